@@ -1,0 +1,142 @@
+//! The one error of the crate.
+//!
+//! The service's error type is [`BoxError`], as in tower's own middleware: an error of the wrapped service is boxed
+//! and downcasts to itself. Ours is [`Error`]; [`Error::find`] gets it out of any chain of causes:
+//!
+//! ```
+//! use tower_token_refresh::{BoxError, Error};
+//!
+//! fn say(error: &BoxError) -> &'static str {
+//!     match Error::find(&**error) {
+//!         Some(error) if error.is_login_required() => "run `acme login`",
+//!         Some(error) if error.is_transient() => "try again later",
+//!         _ => "the request failed",
+//!     }
+//! }
+//! # let _ = say;
+//! ```
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+/// A boxed error, as in tower.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why a token could not be attached, refreshed or changed.
+///
+/// Cloning is cheap: every waiter of a failed refresh gets the same cause. The text never holds a credential of
+/// ours; a cause that a [`TokenSource`](crate::TokenSource) supplies is shown by `source()` only, as it came.
+#[derive(Clone)]
+pub struct Error(Arc<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    message: &'static str,
+    cause: Option<BoxError>,
+    retry_after: Option<Duration>,
+}
+
+/// The kinds of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A value cannot be used as given: a token with a line break, an origin with a path, a limit of zero.
+    Encode,
+    /// The authority's word that the grant or the credentials are not valid (any more).
+    Grant,
+    /// There is nothing left to get a token with: somebody has to log in.
+    LoginRequired,
+    /// The authority refuses this client or its request as such; the session is kept.
+    Configuration,
+    /// The authority could not be asked or did not answer in full; trying again later may help.
+    Transient,
+    /// The refresh took longer than `refresh_timeout`; it goes on and its result will be used.
+    Timeout,
+    /// The authority has refused several times without saying that the session is over; a login is recommended.
+    Stalled,
+    /// The token store failed.
+    Store,
+    /// A token source called through the layer that waits for this very source.
+    Reentrant,
+    /// The token source panicked.
+    Panic,
+    /// There is no runtime (with time enabled) to refresh on.
+    NoRuntime,
+    /// Another identity has logged in while the request was under way.
+    SessionChanged,
+    /// The session was logged out.
+    SessionEnded,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: &'static str) -> Self {
+        Error(Arc::new(Repr { kind, message, cause: None, retry_after: None }))
+    }
+
+    pub(crate) fn with_cause(kind: ErrorKind, message: &'static str, cause: impl Into<BoxError>) -> Self {
+        Error(Arc::new(Repr { kind, message, cause: Some(cause.into()), retry_after: None }))
+    }
+
+    /// A failed fetch, with what the authority said of the next one.
+    pub(crate) fn of_fetch(
+        kind: ErrorKind,
+        message: &'static str,
+        cause: BoxError,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        Error(Arc::new(Repr { kind, message, cause: Some(cause), retry_after }))
+    }
+
+    /// The first of our errors in a chain of causes, the error itself included.
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+        let mut link = Some(error);
+        while let Some(current) = link {
+            if let Some(found) = current.downcast_ref() {
+                return Some(found);
+            }
+            link = current.source();
+        }
+        None
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::Store | ErrorKind::Panic)
+    }
+
+    /// Whether only a login helps.
+    pub fn is_login_required(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::Grant | ErrorKind::SessionEnded)
+    }
+
+    /// How long the authority asked us to wait before the next try.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    /// Prints the kind and the message. The cause is somebody else's text and may hold anything: ask `source()`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.cause.as_deref().map(|cause| cause as _)
+    }
+}

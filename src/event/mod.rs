@@ -1,0 +1,55 @@
+//! What happens in a session, for logs and metrics.
+//!
+//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on. Events carry
+//! generations, never tokens.
+
+use crate::{error::Error, generation::Generation};
+
+/// Is told what happens.
+///
+/// Called in the task that refreshes, never under a lock. It must not block: whoever waits for the refresh waits
+/// for it too (at most `refresh_timeout`). A panic in it is caught and ignored.
+pub trait Observer: Send + Sync + 'static {
+    /// One event.
+    fn observe(&self, event: &Event<'_>);
+}
+
+impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Observer for F {
+    fn observe(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// One thing that happened in a session.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A new token is in use.
+    #[non_exhaustive]
+    Issued {
+        /// The token before it.
+        old: Option<Generation>,
+        /// The new token.
+        new: Generation,
+    },
+    /// A refresh brought no token and will be tried again.
+    #[non_exhaustive]
+    RefreshFailed {
+        /// Why.
+        error: &'a Error,
+    },
+    /// A refresh ended the session: somebody has to log in.
+    #[non_exhaustive]
+    LoginRequired {
+        /// Why.
+        error: &'a Error,
+    },
+    /// The session was logged out.
+    LoggedOut,
+    /// The store failed; the session goes on in memory.
+    #[non_exhaustive]
+    StoreFailed {
+        /// Why.
+        error: &'a Error,
+    },
+}

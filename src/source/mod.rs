@@ -1,0 +1,120 @@
+//! Where tokens come from.
+//!
+//! A [`TokenSource`] asks the authority once per call; everything around it (one call at a time, sharing the result,
+//! cooling down, saving) is the session's work. The shortest source is a closure:
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
+//!
+//! let session = Session::builder(source_fn(|cx: FetchContext| async move {
+//!     let _old = cx.refresh_token();
+//!     Ok::<_, FetchError>(Token::new("fresh").expires_in(Duration::from_secs(7200)))
+//! }))
+//! .build();
+//! # let _ = session;
+//! ```
+
+mod error;
+
+use std::{fmt, future::Future, pin::Pin};
+
+pub(crate) use self::error::FailureClass;
+pub use self::error::FetchError;
+use crate::{secret::Secret, token::Token};
+
+/// Asks an authority for tokens.
+pub trait TokenSource: Send + Sync + 'static {
+    /// One call of the authority.
+    ///
+    /// # Cancel safety
+    ///
+    /// The session runs the future in a task of its own and drops it only at `abandon_after` or when the runtime
+    /// shuts down; no caller's cancellation reaches it.
+    fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send;
+}
+
+/// What a source may want to know about the fetch.
+#[derive(Clone, Debug)]
+pub struct FetchContext {
+    pub(crate) refresh_token: Option<Secret>,
+    pub(crate) cause: Cause,
+    pub(crate) fruitless: u32,
+}
+
+/// Why a token is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// There is no token.
+    Absent,
+    /// The token has expired by one of the clocks.
+    Expired,
+    /// The resource server did not accept the token.
+    Refused,
+    /// Somebody asked for a new one ([`Session::refresh`](crate::Session::refresh)).
+    Forced,
+}
+
+impl FetchContext {
+    /// The refresh token of the present session, if there is one.
+    pub fn refresh_token(&self) -> Option<&Secret> {
+        self.refresh_token.as_ref()
+    }
+
+    /// Why the session asks.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// How many refreshes in a row brought a token that was refused again.
+    pub fn fruitless(&self) -> u32 {
+        self.fruitless
+    }
+}
+
+/// Makes a source of a closure that returns a future.
+pub fn source_fn<F, Fut>(fetch: F) -> SourceFn<F>
+where
+    F: Fn(FetchContext) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Token, FetchError>> + Send,
+{
+    SourceFn { fetch }
+}
+
+/// The source made by [`source_fn`].
+#[derive(Clone)]
+pub struct SourceFn<F> {
+    fetch: F,
+}
+
+impl<F, Fut> TokenSource for SourceFn<F>
+where
+    F: Fn(FetchContext) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Token, FetchError>> + Send,
+{
+    fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
+        (self.fetch)(cx)
+    }
+}
+
+impl<F> fmt::Debug for SourceFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceFn").finish_non_exhaustive()
+    }
+}
+
+/// The object-safe face of [`TokenSource`].
+pub(crate) trait DynTokenSource: Send + Sync {
+    fn fetch(&self, cx: FetchContext)
+    -> Pin<Box<dyn Future<Output = Result<Token, FetchError>> + Send + '_>>;
+}
+
+impl<T: TokenSource> DynTokenSource for T {
+    fn fetch(
+        &self,
+        cx: FetchContext,
+    ) -> Pin<Box<dyn Future<Output = Result<Token, FetchError>> + Send + '_>> {
+        Box::pin(TokenSource::fetch(self, cx))
+    }
+}

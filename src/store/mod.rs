@@ -1,0 +1,102 @@
+//! Where a session's token outlives the process, or is shared with others.
+//!
+//! A refresh takes the store's [`Lease`], loads, fetches, saves and only then publishes. [`MemoryStore`] is the
+//! default; clones of it are one store, so two sessions can share their token through it.
+
+mod memory;
+
+use std::{any::Any, fmt, future::Future, pin::Pin, time::SystemTime};
+
+pub use self::memory::MemoryStore;
+use crate::{error::BoxError, secret::Secret};
+
+/// Keeps one session's [`Record`].
+///
+/// Every call is bounded by the session's `store_timeout` (`lock` by its lease wait). A store that fails stops no
+/// request: the session goes on in memory, reports the failure and saves again later.
+pub trait TokenStore: Send + Sync + 'static {
+    /// The record that was saved last, or `None` where nothing ever was.
+    fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
+
+    /// Replaces the record. `fence` is the number of the [`Lease`] under which the record was made; a store that is
+    /// shared refuses one that is older than a lease it has handed out since. Login and logout save without one.
+    ///
+    /// Must be all or nothing: whoever loads sees the old record or the new one.
+    fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// The right to refresh, held by one session of all that share this store until it is dropped.
+    fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
+}
+
+/// The right to refresh. It ends when it is dropped.
+pub struct Lease {
+    fence: u64,
+    _guard: Box<dyn Any + Send>,
+}
+
+impl Lease {
+    /// A lease with its number, which must be greater than that of every lease before, and whatever ends it on drop.
+    pub fn new(fence: u64, guard: impl Send + 'static) -> Self {
+        Lease { fence, _guard: Box::new(guard) }
+    }
+
+    /// The lease's number.
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("fence", &self.fence).finish_non_exhaustive()
+    }
+}
+
+/// What a store keeps: one identity's token, or the mark that it has logged out.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Made at login and kept through every refresh.
+    pub session: SessionId,
+    /// Grows with every save of the session.
+    pub revision: u64,
+    /// The token; `None` marks a logout.
+    pub token: Option<StoredToken>,
+}
+
+/// A token as it is stored. Lifetimes are moments, because a duration means nothing to another process.
+#[derive(Clone, Debug)]
+pub struct StoredToken {
+    /// The access token.
+    pub access: Secret,
+    /// The refresh token.
+    pub refresh: Option<Secret>,
+    /// When the access token dies by the wall clock, if that is known.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// Tells one login from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u128);
+
+/// The object-safe face of [`TokenStore`].
+pub(crate) trait DynTokenStore: Send + Sync {
+    fn load(&self) -> Answer<'_, Option<Record>>;
+    fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> Answer<'a, ()>;
+    fn lock(&self) -> Answer<'_, Lease>;
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
+
+impl<T: TokenStore> DynTokenStore for T {
+    fn load(&self) -> Answer<'_, Option<Record>> {
+        Box::pin(TokenStore::load(self))
+    }
+
+    fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> Answer<'a, ()> {
+        Box::pin(TokenStore::save(self, record, fence))
+    }
+
+    fn lock(&self) -> Answer<'_, Lease> {
+        Box::pin(TokenStore::lock(self))
+    }
+}

@@ -1,0 +1,105 @@
+//! The two clocks that decide whether a token has expired.
+//!
+//! A monotonic clock may stand still while a laptop sleeps, a wall clock may be set back: a token has expired when
+//! either of them says so.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+/// Where the time comes from. [`SystemClock`] is the default; the test kit has one that can be moved.
+pub trait Clock: Send + Sync + 'static {
+    /// Time since a fixed moment of this clock. It never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// The time of day; it may jump.
+    fn wall(&self) -> SystemTime;
+}
+
+/// The clocks of the machine. The monotonic one is tokio's, so that paused time in tests moves it.
+#[derive(Clone, Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// A clock that starts now.
+    pub fn new() -> Self {
+        SystemClock { start: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// One reading of both clocks, as durations since the start of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Now {
+    pub(crate) monotonic: Duration,
+    /// Since the Unix epoch, up to a second old.
+    pub(crate) wall: Duration,
+}
+
+/// Reads the monotonic clock each time and the wall clock at most once a second.
+pub(crate) struct Timekeeper {
+    clock: Box<dyn Clock>,
+    wall_read_at_ms: AtomicU64,
+    wall_ms: AtomicU64,
+}
+
+impl Timekeeper {
+    pub(crate) fn new(clock: impl Clock) -> Self {
+        let keeper = Timekeeper {
+            clock: Box::new(clock),
+            wall_read_at_ms: AtomicU64::new(0),
+            wall_ms: AtomicU64::new(0),
+        };
+        keeper.read_wall(keeper.clock.monotonic());
+        keeper
+    }
+
+    /// Both clocks, for the request path.
+    pub(crate) fn now(&self) -> Now {
+        let monotonic = self.clock.monotonic();
+        let since_read = millis(monotonic).saturating_sub(self.wall_read_at_ms.load(Ordering::Relaxed));
+        let wall = if since_read < 1000 {
+            Duration::from_millis(self.wall_ms.load(Ordering::Relaxed))
+        } else {
+            self.read_wall(monotonic)
+        };
+        Now { monotonic, wall }
+    }
+
+    /// Both clocks read afresh, for the moment at which a token is issued.
+    pub(crate) fn exact(&self) -> Now {
+        let monotonic = self.clock.monotonic();
+        Now { monotonic, wall: self.read_wall(monotonic) }
+    }
+
+    fn read_wall(&self, monotonic: Duration) -> Duration {
+        let wall = self.clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.wall_ms.store(millis(wall), Ordering::Relaxed);
+        self.wall_read_at_ms.store(millis(monotonic), Ordering::Relaxed);
+        wall
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

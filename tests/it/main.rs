@@ -1,0 +1,1 @@
+//! Integration tests, a module per topic.
