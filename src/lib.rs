@@ -5,10 +5,17 @@ pub mod body;
 pub mod classify;
 pub mod error;
 pub mod event;
+mod extension;
+mod future;
 mod generation;
+mod layer;
 pub mod placement;
+mod random;
+mod reentry;
 pub mod scope;
 mod secret;
+mod service;
+pub mod session;
 pub mod source;
 pub mod store;
 #[cfg(feature = "test-util")]
@@ -17,9 +24,18 @@ pub mod time;
 mod token;
 
 pub use self::{
+    body::ReplayBody,
+    classify::{Classify, Standard, Verdict},
     error::{BoxError, Error, ErrorKind},
+    extension::{NoToken, NotResent, Outcome, RefreshFailure, SkipRefresh},
+    future::ResponseFuture,
     generation::Generation,
+    layer::TokenRefreshLayer,
+    placement::Placement,
+    scope::{Origin, Scope},
     secret::Secret,
+    service::TokenRefresh,
+    session::Session,
     source::{FetchContext, FetchError, TokenSource, source_fn},
     token::Token,
 };

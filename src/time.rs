@@ -4,11 +4,17 @@
 //! either of them says so.
 
 use std::{
+    panic::catch_unwind,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep, sleep},
+};
+
+use crate::error::{Error, ErrorKind};
 
 /// Where the time comes from. [`SystemClock`] is the default; the test kit has one that can be moved.
 pub trait Clock: Send + Sync + 'static {
@@ -98,6 +104,13 @@ impl Timekeeper {
         self.wall_read_at_ms.store(millis(monotonic), Ordering::Relaxed);
         wall
     }
+}
+
+/// A timer of the current runtime.
+pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
+    let missing = |message| Error::new(ErrorKind::NoRuntime, message);
+    Handle::try_current().map_err(|_| missing("there is no tokio runtime to wait on"))?;
+    catch_unwind(|| sleep(limit)).map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -21,7 +21,9 @@ use std::{fmt, future::Future, pin::Pin};
 
 pub(crate) use self::error::FailureClass;
 pub use self::error::FetchError;
-use crate::{secret::Secret, token::Token};
+use http::Request;
+
+use crate::{reentry::Mark, secret::Secret, token::Token};
 
 /// Asks an authority for tokens.
 pub trait TokenSource: Send + Sync + 'static {
@@ -40,6 +42,7 @@ pub struct FetchContext {
     pub(crate) refresh_token: Option<Secret>,
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
+    pub(crate) mark: Mark,
 }
 
 /// Why a token is fetched.
@@ -65,6 +68,12 @@ impl FetchContext {
     /// Why the session asks.
     pub fn cause(&self) -> Cause {
         self.cause
+    }
+
+    /// Marks a request as made by this fetch, so that it fails at once, instead of waiting for the fetch that waits
+    /// for it, if it should come by the layer that the source serves, through whatever queue or task.
+    pub fn mark<B>(&self, request: &mut Request<B>) {
+        request.extensions_mut().insert(self.mark);
     }
 
     /// How many refreshes in a row brought a token that was refused again.

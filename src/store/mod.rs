@@ -8,7 +8,7 @@ mod memory;
 use std::{any::Any, fmt, future::Future, pin::Pin, time::SystemTime};
 
 pub use self::memory::MemoryStore;
-use crate::{error::BoxError, secret::Secret};
+use crate::{error::BoxError, random, secret::Secret};
 
 /// Keeps one session's [`Record`].
 ///
@@ -77,6 +77,13 @@ pub struct StoredToken {
 /// Tells one login from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u128);
+
+impl SessionId {
+    /// A new one, for a login.
+    pub(crate) fn random() -> Self {
+        SessionId(u128::from(random::number()) << 64 | u128::from(random::number()))
+    }
+}
 
 /// The object-safe face of [`TokenStore`].
 pub(crate) trait DynTokenStore: Send + Sync {

@@ -1,0 +1,79 @@
+//! What callers can say on a request, and what they are told on a response.
+//!
+//! ```
+//! use http::Request;
+//! use tower_token_refresh::SkipRefresh;
+//!
+//! let request = Request::get("https://api.example.com/me").extension(SkipRefresh).body(())?;
+//! # let _ = request;
+//! # Ok::<_, http::Error>(())
+//! ```
+
+use crate::{body::NotReplayable, error::Error, generation::Generation};
+
+/// Request extension: send with the token, and return a refusal at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SkipRefresh;
+
+/// Request extension: send as it is, without a token (a login endpoint, say).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoToken;
+
+/// Response extension: what the layer did. Absent on a first answer that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub(crate) generation: Generation,
+    pub(crate) attempts: u8,
+    pub(crate) refused: bool,
+    pub(crate) not_resent: Option<NotResent>,
+}
+
+impl Outcome {
+    /// The token that the answered request was sent with.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// How often the request was sent: 1 or 2.
+    pub fn attempts(&self) -> u8 {
+        self.attempts
+    }
+
+    /// Whether this response is a refusal.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Why a refused request was not sent again.
+    pub fn not_resent(&self) -> Option<NotResent> {
+        self.not_resent
+    }
+}
+
+/// Why a refused request was not sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotResent {
+    /// Its body could not be sent a second time. The token is refreshed all the same, for the next request.
+    Body(NotReplayable),
+    /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. The token is refreshed all the same.
+    Forbidden,
+    /// [`max_held`](crate::TokenRefreshLayer::max_held) refused requests wait already. The token is refreshed all the
+    /// same.
+    TooManyWaiting,
+    /// The refresh failed; the reason is in [`RefreshFailure`].
+    RefreshFailed,
+    /// The latest refreshes brought tokens that were refused at once, so that this refusal starts none.
+    Damped,
+}
+
+/// Response extension: the refresh that this refused response waited for has failed.
+#[derive(Clone, Debug)]
+pub struct RefreshFailure(pub(crate) Error);
+
+impl RefreshFailure {
+    /// Why it failed.
+    pub fn error(&self) -> &Error {
+        &self.0
+    }
+}

@@ -1,0 +1,214 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use http::{HeaderMap, Method, Request, Uri};
+use tower_layer::Layer;
+
+use crate::{
+    classify::{Classify, Standard},
+    error::{Error, ErrorKind},
+    scope::{Origin, Scope},
+    service::TokenRefresh,
+    session::Session,
+};
+
+/// Wraps a client service so that refused tokens are refreshed silently.
+///
+/// Cloning is cheap, and all layers and services made from one [`Session`] share its token. See the
+/// [crate documentation](crate) for the order among other layers.
+///
+/// ```
+/// use tower_layer::Layer;
+/// use tower_token_refresh::{FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let http_client = ();
+/// let session = Session::builder(source_fn(|_: FetchContext| async {
+///     Ok::<_, FetchError>(Token::new("from-the-authority"))
+/// }))
+/// .build();
+/// let layer = TokenRefreshLayer::new(session, "https://api.example.com".parse::<Origin>()?);
+/// let client = layer.layer(http_client);
+/// # let _ = client;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With options:
+///
+/// ```
+/// use http::{Method, StatusCode};
+/// use tower_token_refresh::{
+///     FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer,
+///     classify::{Answer, Verdict},
+///     source_fn,
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+/// let layer = TokenRefreshLayer::new(session, "https://api.example.com".parse::<Origin>()?)
+///     .classifier(|answer: &Answer<'_>| match answer.status() {
+///         StatusCode::FORBIDDEN => Verdict::Reject,
+///         _ => Verdict::Accept,
+///     })
+///     .resend_if(|method, _, _| method != Method::POST)
+///     .replay_limit(1024 * 1024)?;
+/// # let _ = layer;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct TokenRefreshLayer {
+    policy: Arc<Policy>,
+}
+
+/// What all services of one layer share.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) session: Session,
+    pub(crate) scope: Scope,
+    pub(crate) classifier: Arc<dyn Classify>,
+    /// 0 keeps nothing.
+    pub(crate) replay_limit: usize,
+    resend: Option<Arc<ResendPredicate>>,
+    assumed: Option<Origin>,
+    max_held: usize,
+    held: Arc<AtomicUsize>,
+}
+
+type ResendPredicate = dyn Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync;
+
+impl TokenRefreshLayer {
+    /// A layer that shows the session's token to `scope` only, with the [`Standard`] classifier, and keeps up to
+    /// 64 KiB of a request's body for the resend.
+    pub fn new(session: Session, scope: impl Into<Scope>) -> Self {
+        TokenRefreshLayer {
+            policy: Arc::new(Policy {
+                session,
+                scope: scope.into(),
+                classifier: Arc::new(Standard),
+                replay_limit: 64 * 1024,
+                resend: None,
+                assumed: None,
+                max_held: usize::MAX,
+                held: Arc::default(),
+            }),
+        }
+    }
+
+    /// Which answers refuse the token. Replaces the classifier before; combine with
+    /// [`or`](Classify::or) and [`and`](Classify::and).
+    pub fn classifier(mut self, classifier: impl Classify) -> Self {
+        self.policy().classifier = Arc::new(classifier);
+        self
+    }
+
+    /// How many bytes of a request's body are kept for the resend (its frames, with 64 bytes for each further one).
+    /// Above it the body is streamed once, and a refused request is returned refused.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for 0; [`without_replay`](Self::without_replay) turns the replay off.
+    pub fn replay_limit(mut self, bytes: usize) -> Result<Self, Error> {
+        if bytes == 0 {
+            return Err(Error::new(ErrorKind::Encode, "a replay limit must be at least 1 byte; `without_replay` keeps none"));
+        }
+        self.policy().replay_limit = bytes;
+        Ok(self)
+    }
+
+    /// Keeps nothing of a request's body. Requests without a body are still sent again, and those with a
+    /// [`Rebuild`](crate::body::Rebuild) extension.
+    pub fn without_replay(mut self) -> Self {
+        self.policy().replay_limit = 0;
+        self
+    }
+
+    /// Which requests may be sent a second time; all, by default, because a refused request was not processed.
+    pub fn resend_if(mut self, allows: impl Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
+        self.policy().resend = Some(Arc::new(allows));
+        self
+    }
+
+    /// The origin of requests whose URI names none, for a service that is bound to one origin (hyper's
+    /// `SendRequest`, tonic's `Channel`). Without it such requests go out as they are: a `Host` header decides
+    /// nothing.
+    pub fn assume_origin(mut self, origin: Origin) -> Self {
+        self.policy().assumed = Some(origin);
+        self
+    }
+
+    /// How many refused requests may wait for a refresh at once, with their responses held; no limit by default.
+    /// Above it a refusal is returned at once while the refresh goes on.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for 0.
+    pub fn max_held(mut self, requests: usize) -> Result<Self, Error> {
+        if requests == 0 {
+            return Err(Error::new(ErrorKind::Encode, "at least 1 refused request must be allowed to wait"));
+        }
+        self.policy().max_held = requests;
+        Ok(self)
+    }
+
+    fn policy(&mut self) -> &mut Policy {
+        Arc::make_mut(&mut self.policy)
+    }
+}
+
+impl Policy {
+    /// Whether the credential may be shown to where this request goes.
+    pub(crate) fn covers<B>(&self, request: &Request<B>) -> bool {
+        match &self.assumed {
+            Some(origin) if request.uri().authority().is_none() => self.scope.covers(origin, request.uri()),
+            _ => self.scope.contains(request.uri()),
+        }
+    }
+
+    pub(crate) fn allows_resend(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+        self.resend.as_ref().is_none_or(|allows| allows(method, uri, headers))
+    }
+
+    pub(crate) fn names_no_origin<B>(&self, request: &Request<B>) -> bool {
+        self.assumed.is_none() && request.uri().authority().is_none()
+    }
+}
+
+/// A refused request's right to wait with its response held.
+pub(crate) struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    pub(crate) fn one_more(policy: &Policy) -> Option<Held> {
+        let held = Held(policy.held.clone());
+        let before = held.0.fetch_add(1, Ordering::Relaxed);
+        // Dropping it takes it off the count again.
+        (before < policy.max_held).then_some(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S> Layer<S> for TokenRefreshLayer {
+    type Service = TokenRefresh<S>;
+
+    fn layer(&self, inner: S) -> TokenRefresh<S> {
+        TokenRefresh::new(inner, self.policy.clone())
+    }
+}
+
+impl fmt::Debug for TokenRefreshLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRefreshLayer").field("scope", &self.policy.scope).finish_non_exhaustive()
+    }
+}

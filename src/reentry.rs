@@ -1,0 +1,45 @@
+//! Marks by which a source that calls through the layer it serves is recognised.
+//!
+//! Such a call would wait for the refresh that waits for it. Two marks tell: a task-local around the fetch, and a
+//! request extension that survives a `Buffer`, a `spawn` or a `Retry` in between.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::Extensions;
+
+use crate::error::{Error, ErrorKind};
+
+tokio::task_local! {
+    static FETCHING: Mark;
+}
+
+/// One session, as its own sources see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(u64);
+
+impl Mark {
+    /// A mark of its own for each session.
+    pub(crate) fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Mark(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Runs a fetch of the marked session.
+    pub(crate) async fn around<F: Future>(self, fetch: F) -> F::Output {
+        FETCHING.scope(self, fetch).await
+    }
+
+    /// Whether this very task runs a fetch of the marked session.
+    pub(crate) fn is_around_us(self) -> bool {
+        FETCHING.try_with(|around| *around == self).unwrap_or(false)
+    }
+
+    /// Whether a request with these extensions was made by a fetch of the marked session.
+    pub(crate) fn is_on(self, extensions: &Extensions) -> bool {
+        extensions.get::<Mark>() == Some(&self)
+    }
+}
+
+pub(crate) fn error() -> Error {
+    Error::new(ErrorKind::Reentrant, "a token source called through the layer that waits for it; give it a client of its own")
+}

@@ -1,0 +1,152 @@
+//! The wait for a token, for requests and for callers alike.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use super::{
+    engine::Engine,
+    flight::{Landed, Landing},
+    issued::Issued,
+    kernel::{Ask, Decision, answers},
+    transaction,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    reentry,
+};
+
+/// How many refreshes in a row one caller waits for before it takes what they brought, condemned or not.
+const PATIENCE: u8 = 2;
+
+/// Resolves to a token that answers an [`Ask`], after waiting for whatever refresh that takes.
+pub(crate) struct Acquire {
+    engine: Arc<Engine>,
+    ask: Ask,
+    landing: Option<Landing>,
+    /// This caller's ask has started the flight.
+    started: bool,
+    changes: u8,
+    interruptions: u8,
+}
+
+/// Why there is no token.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    Failed(Error),
+    /// Recent refreshes were fruitless: the refusal stands.
+    Damped,
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Failed(error) => error,
+            Denied::Damped => Error::new(ErrorKind::Transient, "the latest tokens were refused as soon as they were used"),
+        }
+    }
+}
+
+/// The first step of an ask.
+pub(crate) enum Step {
+    Have(Arc<Issued>),
+    Wait(Landing),
+    Denied(Denied),
+}
+
+impl Acquire {
+    pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
+        Acquire { engine, ask, landing: None, started: false, changes: 0, interruptions: 0 }
+    }
+
+    /// Whether this caller's own ask has started a refresh.
+    pub(crate) fn has_started_a_refresh(&self) -> bool {
+        self.started
+    }
+
+    /// Asks, without waiting for what the ask may start.
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let engine = &self.engine;
+        let now = engine.now();
+        if let Some(token) = engine.present().filter(|token| answers(token, self.ask, now)) {
+            return Poll::Ready(Step::Have(token));
+        }
+        if engine.mark().is_around_us() {
+            return Poll::Ready(Step::Denied(Denied::Failed(reentry::error())));
+        }
+        let mut slot = ready!(engine.poll_slot(cx));
+        Poll::Ready(match slot.ask(self.ask, now) {
+            Decision::Use(token) => Step::Have(token),
+            Decision::Join(flight) => Step::Wait(flight.landing()),
+            Decision::Start(flight, plan) => {
+                let Some(runtime) = engine.runtime() else {
+                    slot.unstart();
+                    let error = Error::new(ErrorKind::NoRuntime, "a refresh needs a tokio runtime to run on");
+                    return Poll::Ready(Step::Denied(Denied::Failed(error)));
+                };
+                drop(slot);
+                self.started = true;
+                let landing = flight.landing();
+                transaction::launch(engine.clone(), &runtime, flight, plan);
+                engine.pulse().send_replace(());
+                Step::Wait(landing)
+            }
+            Decision::Fail(error) => Step::Denied(Denied::Failed(error)),
+            Decision::Damped => Step::Denied(Denied::Damped),
+        })
+    }
+
+    /// What a failed refresh leaves: a token that may still be sent, for those who have sent nothing yet.
+    fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
+        let now = self.engine.now();
+        let remaining = self.engine.present().filter(|token| matches!(self.ask, Ask::Need | Ask::Take) && token.is_usable(now));
+        remaining.ok_or(Denied::Failed(error))
+    }
+
+    /// The present token, for a caller that has waited often enough.
+    fn settle_for(&self) -> Option<Arc<Issued>> {
+        let is_other = |token: &Arc<Issued>| match self.ask {
+            Ask::Refuse { stamp, .. } => token.stamp().epoch == stamp.epoch && token.stamp().generation > stamp.generation,
+            _ => true,
+        };
+        self.engine.present().filter(|token| self.changes >= PATIENCE && is_other(token))
+    }
+}
+
+impl Future for Acquire {
+    type Output = Result<Arc<Issued>, Denied>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            if let Some(landing) = &mut self.landing {
+                let landed = ready!(Pin::new(landing).poll(cx));
+                self.landing = None;
+                match landed {
+                    Landed::Changed => {
+                        self.changes = self.changes.saturating_add(1);
+                        if matches!(self.ask, Ask::Need | Ask::Force) {
+                            self.ask = Ask::Take;
+                        }
+                    }
+                    Landed::Failed(error) => return Poll::Ready(self.after(error)),
+                    Landed::Interrupted if self.interruptions > 0 => {
+                        let gone = "the refresh's runtime has shut down or has no timers";
+                        return Poll::Ready(Err(Denied::Failed(Error::new(ErrorKind::NoRuntime, gone))));
+                    }
+                    Landed::Interrupted => self.interruptions += 1,
+                }
+                if let Some(token) = self.settle_for() {
+                    return Poll::Ready(Ok(token));
+                }
+            }
+            match ready!(self.poll_step(cx)) {
+                Step::Have(token) => return Poll::Ready(Ok(token)),
+                Step::Wait(landing) => self.landing = Some(landing),
+                Step::Denied(denied) => return Poll::Ready(Err(denied)),
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! When may the next fetch start?
+
+use std::time::Duration;
+
+use crate::random;
+
+/// The longest `Retry-After` that is granted.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// How long a session cools down after failed refreshes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) most: Duration,
+}
+
+impl Backoff {
+    /// The wait after this many failures in a row: doubling, up to the longest, spread by a quarter to both sides so
+    /// that processes that failed together do not come back together; never shorter than the authority asked for.
+    pub(crate) fn wait(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
+        let wait = self.first.saturating_mul(1 << doublings).min(self.most);
+        let spread = wait.mul_f64(0.75 + 0.5 * random::fraction());
+        spread.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+
+    #[test]
+    fn waits_double_up_to_the_longest_within_a_quarter() {
+        for (failures, seconds) in [(1, 1.0), (2, 2.0), (3, 4.0), (6, 32.0), (7, 60.0), (40, 60.0), (u32::MAX, 60.0)] {
+            for _ in 0..50 {
+                let wait = BACKOFF.wait(failures, None).as_secs_f64();
+                assert!((seconds * 0.75..=seconds * 1.25).contains(&wait), "{failures} failures: {wait} s");
+            }
+        }
+    }
+
+    #[test]
+    fn retry_after_is_granted_up_to_ten_minutes() {
+        assert_eq!(BACKOFF.wait(1, Some(Duration::from_secs(90))), Duration::from_secs(90));
+        assert_eq!(BACKOFF.wait(1, Some(Duration::MAX)), LONGEST_RETRY_AFTER);
+    }
+
+    #[test]
+    fn a_first_wait_of_zero_disables_the_cooling() {
+        let off = Backoff { first: Duration::ZERO, ..BACKOFF };
+        assert_eq!(off.wait(5, None), Duration::ZERO);
+    }
+}

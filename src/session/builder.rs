@@ -1,0 +1,181 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, watch},
+};
+
+use super::{
+    Session,
+    backoff::Backoff,
+    engine::{Engine, Limits},
+    kernel::Slot,
+    storage::Storage,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    event::Observer,
+    placement::Placement,
+    reentry::Mark,
+    source::{DynTokenSource, TokenSource},
+    store::{DynTokenStore, MemoryStore, SessionId, TokenStore},
+    time::{Clock, SystemClock, Timekeeper},
+};
+
+/// Builds a [`Session`]. Building does no I/O, spawns nothing and needs no runtime.
+#[must_use]
+pub struct SessionBuilder {
+    source: Box<dyn DynTokenSource>,
+    store: Box<dyn DynTokenStore>,
+    placement: Placement,
+    observers: Vec<Box<dyn Observer>>,
+    clock: Timekeeper,
+    runtime: Option<Handle>,
+    limits: Limits,
+    store_timeout: Duration,
+    lease_wait: Duration,
+}
+
+impl SessionBuilder {
+    pub(crate) fn new(source: impl TokenSource) -> Self {
+        SessionBuilder {
+            source: Box::new(source),
+            store: Box::new(MemoryStore::new()),
+            placement: Placement::bearer(),
+            observers: Vec::new(),
+            clock: Timekeeper::new(SystemClock::new()),
+            runtime: None,
+            limits: Limits {
+                refresh: Duration::from_secs(30),
+                abandon: Duration::from_secs(120),
+                cooling: Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) },
+            },
+            store_timeout: Duration::from_secs(5),
+            lease_wait: Duration::from_secs(10),
+        }
+    }
+
+    /// Where the token is kept; [`MemoryStore`] by default.
+    pub fn store(mut self, store: impl TokenStore) -> Self {
+        self.store = Box::new(store);
+        self
+    }
+
+    /// How the token is put on a request; [`Placement::bearer`] by default.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Who is told what happens. May be called several times.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Box::new(observer));
+        self
+    }
+
+    /// Where the time comes from; [`SystemClock`] by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Timekeeper::new(clock);
+        self
+    }
+
+    /// Makes refreshes run on the tokio runtime that is current now, instead of on that of the caller that happens to
+    /// start one. For processes with several runtimes, of which this one lives longest.
+    ///
+    /// # Errors
+    ///
+    /// `NoRuntime` outside of a runtime.
+    pub fn on_current_runtime(mut self) -> Result<Self, Error> {
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::new(ErrorKind::NoRuntime, "there is no current tokio runtime to refresh on"))?;
+        self.runtime = Some(runtime);
+        Ok(self)
+    }
+
+    /// How long callers wait for one refresh, from the store's lease to the save; 30 s by default. The fetch goes on
+    /// afterwards, and its late result is used.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn refresh_timeout(mut self, limit: Duration) -> Result<Self, Error> {
+        self.limits.refresh = positive(limit, "a refresh timeout must be longer than zero")?;
+        Ok(self)
+    }
+
+    /// How long a refresh may go on after its start before it is given up; 120 s by default. One that is shorter than
+    /// `refresh_timeout` counts as that long.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn abandon_after(mut self, limit: Duration) -> Result<Self, Error> {
+        self.limits.abandon = positive(limit, "a refresh must be given more time than zero")?;
+        Ok(self)
+    }
+
+    /// How long one call of the store may take; 5 s by default.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn store_timeout(mut self, limit: Duration) -> Result<Self, Error> {
+        self.store_timeout = positive(limit, "a store timeout must be longer than zero")?;
+        Ok(self)
+    }
+
+    /// How long a refresh waits for the store's lease; 10 s by default.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn lease_wait(mut self, limit: Duration) -> Result<Self, Error> {
+        self.lease_wait = positive(limit, "a lease wait must be longer than zero")?;
+        Ok(self)
+    }
+
+    /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
+    /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
+    /// the cooling off.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` if `first` is longer than `most`.
+    pub fn cooling(mut self, first: Duration, most: Duration) -> Result<Self, Error> {
+        if first > most {
+            return Err(Error::new(ErrorKind::Encode, "the first cooling must not be longer than the longest one"));
+        }
+        self.limits.cooling = Backoff { first, most };
+        Ok(self)
+    }
+
+    /// The session.
+    pub fn build(self) -> Session {
+        let pulse = watch::Sender::new(());
+        let storage = Storage::new(self.store, self.store_timeout, self.lease_wait, pulse.clone());
+        Session::of(Arc::new(Engine {
+            cell: ArcSwapOption::empty(),
+            slot: Mutex::new(Slot::new(SessionId::random())),
+            clock: self.clock,
+            placement: self.placement,
+            source: self.source,
+            storage: Arc::new(storage),
+            observers: self.observers,
+            limits: self.limits,
+            runtime: self.runtime,
+            mark: Mark::new(),
+            pulse,
+        }))
+    }
+}
+
+fn positive(limit: Duration, otherwise: &'static str) -> Result<Duration, Error> {
+    if limit.is_zero() { Err(Error::new(ErrorKind::Encode, otherwise)) } else { Ok(limit) }
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,73 @@
+//! What a session is doing, for those who want to follow it.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::watch;
+
+use super::{
+    engine::Engine,
+    kernel::{Fetch, Slot},
+};
+use crate::generation::Generation;
+
+/// The state of a session as [`Changes`] tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// There is no token yet.
+    Empty,
+    /// A refresh is on.
+    Refreshing,
+    /// This token is in use.
+    Issued(Generation),
+    /// The last refresh failed; the next one waits for its back-off.
+    Cooling,
+    /// Nothing is fetched until somebody logs in.
+    LoginRequired,
+    /// The session was logged out.
+    LoggedOut,
+}
+
+impl State {
+    fn of(slot: &Slot) -> Self {
+        match (slot.fetch(), slot.token()) {
+            (Fetch::Flight(_) | Fetch::Overdue(..), _) => State::Refreshing,
+            (Fetch::Cooling { .. }, _) => State::Cooling,
+            (Fetch::Dead(_), _) => State::LoginRequired,
+            (Fetch::LoggedOut, _) => State::LoggedOut,
+            (Fetch::Idle, Some(token)) => State::Issued(token.stamp().generation),
+            (Fetch::Idle, None) => State::Empty,
+        }
+    }
+}
+
+/// Follows a session. Whoever is slow sees the newest state and misses the ones between.
+#[derive(Debug)]
+pub struct Changes {
+    engine: Weak<Engine>,
+    pulse: watch::Receiver<()>,
+    last: Option<State>,
+}
+
+impl Changes {
+    pub(crate) fn of(engine: &Arc<Engine>) -> Self {
+        Changes { engine: Arc::downgrade(engine), pulse: engine.pulse().subscribe(), last: None }
+    }
+
+    /// The state, as soon as it is another one than the last that was returned; the first call returns at once.
+    /// `None` when the session is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<State> {
+        loop {
+            self.pulse.mark_unchanged();
+            let state = State::of(&*self.engine.upgrade()?.slot().await);
+            if self.last.replace(state) != Some(state) {
+                return Some(state);
+            }
+            self.pulse.changed().await.ok()?;
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What all clones of a session share, and the steps that change it.
+//!
+//! The slot is only ever taken with `try_lock`, for a section without an await: a failed try wakes its task and
+//! yields. Nobody queues for it, because a queued waiter that is no longer polled would be handed the lock and stop
+//! everybody.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, MutexGuard, watch},
+};
+
+use super::{
+    backoff::Backoff,
+    flight::{Flight, Landed},
+    issued::{Issued, Sendable},
+    kernel::{Change, Fetch, RecordHead, Slot},
+    storage::{Storage, Written},
+};
+use crate::{
+    error::Error,
+    event::{Event, Observer},
+    placement::Placement,
+    reentry::Mark,
+    source::{DynTokenSource, FailureClass},
+    store::{Record, StoredToken},
+    time::{Now, Timekeeper},
+    token::Token,
+};
+
+pub(crate) struct Engine {
+    /// The published token; written in the slot's critical section only.
+    pub(super) cell: ArcSwapOption<Issued>,
+    pub(super) slot: Mutex<Slot>,
+    pub(super) clock: Timekeeper,
+    pub(super) placement: Placement,
+    pub(super) source: Box<dyn DynTokenSource>,
+    pub(super) storage: Arc<Storage>,
+    pub(super) observers: Vec<Box<dyn Observer>>,
+    pub(super) limits: Limits,
+    pub(super) runtime: Option<Handle>,
+    pub(super) mark: Mark,
+    pub(super) pulse: watch::Sender<()>,
+}
+
+/// How long a refresh may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) refresh: Duration,
+    pub(crate) abandon: Duration,
+    pub(crate) cooling: Backoff,
+}
+
+/// Why a flight brought no token.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: FailureClass,
+    pub(crate) error: Error,
+}
+
+impl Engine {
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    pub(crate) fn pulse(&self) -> &watch::Sender<()> {
+        &self.pulse
+    }
+
+    /// The published token, whatever state it is in.
+    pub(crate) fn present(&self) -> Option<Arc<Issued>> {
+        self.cell.load_full()
+    }
+
+    pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<MutexGuard<'_, Slot>> {
+        match self.slot.try_lock() {
+            Ok(slot) => Poll::Ready(slot),
+            Err(_taken) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) async fn slot(&self) -> MutexGuard<'_, Slot> {
+        std::future::poll_fn(|cx| self.poll_slot(cx)).await
+    }
+
+    /// The runtime to refresh on.
+    pub(crate) fn runtime(&self) -> Option<Handle> {
+        self.runtime.clone().or_else(|| Handle::try_current().ok())
+    }
+
+    pub(crate) fn sendable(&self, token: Token) -> Result<Sendable, Error> {
+        Sendable::new(token, &self.placement, self.clock.exact())
+    }
+
+    /// Tells the observers; a panic in one of them is its own affair.
+    pub(crate) fn announce(&self, event: &Event<'_>) {
+        for observer in &self.observers {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(event)));
+        }
+    }
+
+    /// Puts a refreshed token into use, unless its flight has lost.
+    pub(crate) async fn publish(&self, flight: &Flight, fresh: Sendable, record: RecordHead) {
+        self.settle_flight(flight, |slot| slot.publish(flight, fresh, record)).await;
+    }
+
+    /// Goes over to another identity, which the flight has found in the store.
+    pub(crate) async fn adopt(&self, flight: &Flight, fresh: Sendable, record: RecordHead) {
+        self.settle_flight(flight, |slot| slot.adopt(flight, fresh, record)).await;
+    }
+
+    async fn settle_flight(&self, flight: &Flight, change: impl FnOnce(&mut Slot) -> Option<Change>) {
+        let change = {
+            let mut slot = self.slot().await;
+            let change = change(&mut slot);
+            match &change {
+                Some(change) => self.cell.store(Some(change.token.clone())),
+                None => slot.release(flight),
+            }
+            change
+        };
+        self.changed(change.as_ref(), Some(flight));
+    }
+
+    /// Ends the session, because the flight has found its end in the store.
+    pub(crate) async fn ended(&self, flight: &Flight, record: RecordHead) {
+        let ended = {
+            let mut slot = self.slot().await;
+            let ended = slot.ended(flight, record);
+            if ended {
+                self.cell.store(None);
+            } else {
+                slot.release(flight);
+            }
+            ended
+        };
+        if ended {
+            self.announce(&Event::LoggedOut);
+        }
+        self.changed(None, Some(flight));
+    }
+
+    /// The fetch of a flight that has lost is over.
+    pub(crate) async fn release(&self, flight: &Flight) {
+        self.settle_flight(flight, |_| None).await;
+    }
+
+    /// Ends a flight that has brought nothing.
+    pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
+        let Failure { class, error } = failure;
+        let counted = {
+            let mut slot = self.slot().await;
+            let then = if class == FailureClass::LoginRequired {
+                Fetch::Dead(error.clone())
+            } else {
+                let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
+                Fetch::Cooling { until: self.clock.now().monotonic.saturating_add(wait), error: error.clone() }
+            };
+            slot.fail(flight, then)
+        };
+        if !counted {
+            return self.release(flight).await;
+        }
+        self.announce(&match class {
+            FailureClass::LoginRequired => Event::LoginRequired { error: &error },
+            _ => Event::RefreshFailed { error: &error },
+        });
+        flight.land(Landed::Failed(error));
+        self.pulse.send_replace(());
+    }
+
+    /// Releases the waiters of a flight that takes too long.
+    pub(crate) async fn overdue(&self, flight: &Flight, error: Error) {
+        let on = self.slot().await.overdue(flight, error.clone());
+        if on {
+            self.announce(&Event::RefreshFailed { error: &error });
+            flight.land(Landed::Failed(error));
+            self.pulse.send_replace(());
+        }
+    }
+
+    /// Another identity.
+    pub(crate) async fn login(&self, token: Sendable) -> Written {
+        let (change, flight, written) = {
+            let mut slot = self.slot().await;
+            let (change, flight) = slot.login(token);
+            let written = self.enact(&change);
+            (change, flight, written)
+        };
+        self.changed(Some(&change), flight.as_ref());
+        written
+    }
+
+    /// A new token of the same identity, from outside.
+    pub(crate) async fn replace(&self, token: Sendable) -> Result<Written, Error> {
+        let (change, flight, written) = {
+            let mut slot = self.slot().await;
+            let (change, flight) = slot.replace(token)?;
+            let written = self.enact(&change);
+            (change, flight, written)
+        };
+        self.changed(Some(&change), None);
+        if let Some(flight) = flight {
+            flight.lose();
+        }
+        Ok(written)
+    }
+
+    /// The end of the identity.
+    pub(crate) async fn logout(&self) -> Written {
+        let (flight, written) = {
+            let mut slot = self.slot().await;
+            self.cell.store(None);
+            let (RecordHead { session, revision }, flight) = slot.logout();
+            (flight, self.storage.enqueue(Record { session, revision, token: None }, None, None))
+        };
+        self.announce(&Event::LoggedOut);
+        self.changed(None, flight.as_ref());
+        written
+    }
+
+    /// Waits until no refresh is on and everything is saved.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        let mut pulse = self.pulse.subscribe();
+        loop {
+            pulse.mark_unchanged();
+            let flying = self.slot().await.is_flying();
+            if !flying && self.storage.is_settled() {
+                return Ok(());
+            }
+            if let (false, Some(runtime)) = (flying, self.runtime()) {
+                match self.storage.enqueue_owed(None) {
+                    Some(owed) => self.save(&runtime, owed).await?,
+                    None => self.storage.drain(&runtime),
+                }
+            }
+            // The sender is ours, so this ends with a change.
+            let _ = pulse.changed().await;
+        }
+    }
+
+    /// How long [`settle`](Self::settle) may take: one refresh up to where it is given up, and what is left to save.
+    pub(crate) fn time_to_settle(&self) -> Duration {
+        self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.timeout())
+    }
+
+    /// Sees a write to its end. A store that fails stops no request: it is reported, and the record stays owed.
+    pub(crate) async fn save(&self, runtime: &Handle, written: Written) -> Result<(), Error> {
+        self.storage.drain(runtime);
+        let saved = written.end().await;
+        if let Err(error) = &saved {
+            self.announce(&Event::StoreFailed { error });
+        }
+        saved
+    }
+
+    /// What follows every change of the session: first it is announced, then the waiters of a flight go on.
+    fn changed(&self, change: Option<&Change>, flight: Option<&Flight>) {
+        if let Some(change) = change {
+            self.announce(&Event::Issued { old: change.old, new: change.token.stamp().generation });
+        }
+        if let Some(flight) = flight {
+            flight.land(Landed::Changed);
+        }
+        self.pulse.send_replace(());
+    }
+
+    /// Publishes a change and puts it into the store's queue, in the critical section that makes it.
+    fn enact(&self, change: &Change) -> Written {
+        self.cell.store(Some(change.token.clone()));
+        self.storage.enqueue(record(change.record, change.token.sendable()), None, None)
+    }
+}
+
+/// The record of a token, as the store keeps it.
+pub(crate) fn record(head: RecordHead, fresh: &Sendable) -> Record {
+    let token = StoredToken {
+        access: fresh.token.access().clone(),
+        refresh: fresh.token.refresh().cloned(),
+        expires_at: fresh.expires_at(),
+    };
+    Record { session: head.session, revision: head.revision, token: Some(token) }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,148 @@
+//! One refresh in progress, shared by everybody who waits for it.
+//!
+//! Waiters hold a [`Landing`], a nameable future without a box. Whoever ends the wait (the supervisor, a logout, a
+//! dropped runtime) lands the flight; the first to do so wins. The slot is never freed from a destructor: a flight
+//! whose tasks are gone is marked as such here, and whoever takes the slot next sees it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures_util::{FutureExt, future::Shared};
+use tokio::{sync::oneshot, task::AbortHandle};
+
+use crate::error::Error;
+
+/// How a wait ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Landed {
+    /// The session has changed (a new token, a login, a logout): decide again.
+    Changed,
+    /// The refresh failed.
+    Failed(Error),
+    /// The runtime of the refresh went away: decide again, on another one.
+    Interrupted,
+}
+
+/// A handle on a refresh in progress.
+#[derive(Clone)]
+pub(crate) struct Flight(Arc<Core>);
+
+struct Core {
+    wait: Mutex<Wait>,
+    /// Its result is no longer wanted: the session was replaced, or is another one now.
+    lost: AtomicBool,
+    /// Its tasks are gone.
+    gone: AtomicBool,
+}
+
+struct Wait {
+    sender: Option<oneshot::Sender<Landed>>,
+    landing: Shared<oneshot::Receiver<Landed>>,
+    fetch: Option<AbortHandle>,
+}
+
+impl Flight {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let wait = Wait { sender: Some(sender), landing: receiver.shared(), fetch: None };
+        Flight(Arc::new(Core {
+            wait: Mutex::new(wait),
+            lost: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        }))
+    }
+
+    pub(crate) fn is(&self, other: &Flight) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A future that ends when the flight lands.
+    pub(crate) fn landing(&self) -> Landing {
+        Landing(self.wait().landing.clone())
+    }
+
+    /// Releases the present waiters. Only the first call does anything.
+    pub(crate) fn land(&self, landed: Landed) {
+        let sender = self.wait().sender.take();
+        if let Some(sender) = sender {
+            // Nobody waiting is no failure.
+            let _ = sender.send(landed);
+        }
+    }
+
+    /// Its result is no longer wanted; the fetch runs to its end all the same.
+    pub(crate) fn disown(&self) {
+        self.0.lost.store(true, Ordering::Release);
+    }
+
+    /// Disowns the flight and aborts its fetch. Its waiters decide again; who comes from now on waits for the end of
+    /// the fetch.
+    pub(crate) fn lose(&self) {
+        self.disown();
+        let (sender, receiver) = oneshot::channel();
+        let (released, fetch) = {
+            let mut wait = self.wait();
+            wait.landing = receiver.shared();
+            (wait.sender.replace(sender), wait.fetch.clone())
+        };
+        if let Some(released) = released {
+            let _ = released.send(Landed::Changed);
+        }
+        if let Some(fetch) = fetch {
+            fetch.abort();
+        }
+        if self.is_gone() {
+            self.land(Landed::Interrupted);
+        }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Acquire)
+    }
+
+    /// Makes the fetch's task known, so that a lost flight ends it.
+    pub(crate) fn fetching(&self, fetch: AbortHandle) {
+        self.wait().fetch = Some(fetch);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Acquire)
+    }
+
+    /// Marks the flight as gone, and releases its waiters, when dropped.
+    pub(crate) fn guard(&self) -> Guard {
+        Guard(self.clone())
+    }
+
+    fn wait(&self) -> MutexGuard<'_, Wait> {
+        self.0.wait.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lives in the flight's task.
+pub(crate) struct Guard(Flight);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.0.gone.store(true, Ordering::Release);
+        self.0.land(Landed::Interrupted);
+    }
+}
+
+/// A wait for the end of a flight.
+pub(crate) struct Landing(Shared<oneshot::Receiver<Landed>>);
+
+impl Future for Landing {
+    type Output = Landed;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
+        Pin::new(&mut self.0).poll(cx).map(|landed| landed.unwrap_or(Landed::Interrupted))
+    }
+}

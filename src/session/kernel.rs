@@ -1,0 +1,347 @@
+//! The decisions of a session: a small state and pure transitions on it, without clock, lock or I/O of its own.
+//!
+//! The state has two independent halves, the *token* and the *fetch*, so that a living access token beside a dead
+//! refresh token, or a valid token while renewals fail, can be expressed.
+
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+use super::{
+    flight::{Flight, Landed},
+    issued::{Issued, Sendable},
+};
+use crate::{
+    classify::Verdict,
+    error::{Error, ErrorKind},
+    generation::{Epoch, Generation, Stamp},
+    source::Cause,
+    store::SessionId,
+    time::Now,
+};
+
+/// What the session's slot holds.
+pub(crate) struct Slot {
+    epoch: Epoch,
+    token: Option<Arc<Issued>>,
+    fetch: Fetch,
+    /// Failed refreshes in a row.
+    failures: u32,
+    record: RecordHead,
+}
+
+/// Which record of the store the state stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordHead {
+    pub(crate) session: SessionId,
+    pub(crate) revision: u64,
+}
+
+/// The fetch half of the state.
+pub(crate) enum Fetch {
+    Idle,
+    Flight(Flight),
+    /// It took too long for its waiters, and goes on: with rotation its result is the only living token.
+    Overdue(Flight, Error),
+    Cooling { until: Duration, error: Error },
+    /// The authority's word: nothing is fetched until somebody logs in.
+    Dead(Error),
+    LoggedOut,
+}
+
+/// What a caller wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ask {
+    /// A token to send a request with.
+    Need,
+    /// The same after a refresh that succeeded: what it brought is good enough, expired by our clock or not.
+    Take,
+    /// A better token than this one, which was refused.
+    Refuse { stamp: Stamp, verdict: Verdict },
+    /// A new token, whatever the present one is.
+    Force,
+}
+
+/// What the kernel decides.
+pub(crate) enum Decision {
+    Use(Arc<Issued>),
+    /// Wait for a flight that is on.
+    Join(Flight),
+    /// Start this flight; it is in the slot already.
+    Start(Flight, Plan),
+    Fail(Error),
+    /// Recent refreshes brought nothing: this refusal stands.
+    Damped,
+}
+
+/// What a flight needs to know of the moment at which it was started.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) cause: Cause,
+    pub(crate) record: RecordHead,
+    /// The token before, whose refresh token is used.
+    pub(crate) present: Option<Arc<Issued>>,
+}
+
+impl Slot {
+    pub(crate) fn new(session: SessionId) -> Self {
+        Slot {
+            epoch: Epoch::default(),
+            token: None,
+            fetch: Fetch::Idle,
+            failures: 0,
+            record: RecordHead { session, revision: 0 },
+        }
+    }
+
+    pub(crate) fn token(&self) -> Option<&Arc<Issued>> {
+        self.token.as_ref()
+    }
+
+    pub(crate) fn fetch(&self) -> &Fetch {
+        &self.fetch
+    }
+
+    /// Whether a fetch is on, whatever its waiters were told.
+    pub(crate) fn is_flying(&mut self) -> bool {
+        self.absorb();
+        matches!(self.fetch, Fetch::Flight(_) | Fetch::Overdue(..))
+    }
+
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Decides what an ask comes to.
+    pub(crate) fn ask(&mut self, ask: Ask, now: Now) -> Decision {
+        self.absorb();
+        if let Ask::Refuse { stamp, .. } = ask {
+            if stamp.epoch != self.epoch {
+                return Decision::Fail(self.left());
+            }
+        }
+        if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, now)) {
+            return Decision::Use(token.clone());
+        }
+        match &self.fetch {
+            Fetch::Flight(flight) => {
+                let flight = flight.clone();
+                self.condemn_if_rejected(ask);
+                Decision::Join(flight)
+            }
+            Fetch::Overdue(_, error) | Fetch::Dead(error) => Decision::Fail(error.clone()),
+            Fetch::Cooling { until, error } if now.monotonic < *until => Decision::Fail(error.clone()),
+            Fetch::LoggedOut => Decision::Fail(self.left()),
+            Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, now) => Decision::Damped,
+            Fetch::Idle | Fetch::Cooling { .. } => {
+                self.condemn_if_rejected(ask);
+                let flight = Flight::new();
+                self.fetch = Fetch::Flight(flight.clone());
+                Decision::Start(flight, self.plan(ask))
+            }
+        }
+    }
+
+    /// The flight could not be started.
+    pub(crate) fn unstart(&mut self) {
+        self.end_fetch(Fetch::Idle);
+    }
+
+    /// Puts a refreshed token into use. `None`: the result came too late to count.
+    pub(crate) fn publish(
+        &mut self,
+        flight: &Flight,
+        fresh: Sendable,
+        record: RecordHead,
+    ) -> Option<Change> {
+        if !self.is_wanted(flight) {
+            return None;
+        }
+        self.fetch = Fetch::Idle;
+        let fruitless = self.token.as_ref().map(|token| token.fruitless().clone());
+        Some(self.issue(fresh, record, fruitless.unwrap_or_default()))
+    }
+
+    /// The flight's waiters have waited long enough.
+    pub(crate) fn overdue(&mut self, flight: &Flight, error: Error) -> bool {
+        let on = matches!(&self.fetch, Fetch::Flight(present) if present.is(flight));
+        if on {
+            self.end_fetch(Fetch::Overdue(flight.clone(), error));
+        }
+        on
+    }
+
+    /// The flight has failed, and this follows; unless its result was no longer wanted anyway.
+    pub(crate) fn fail(&mut self, flight: &Flight, then: Fetch) -> bool {
+        let wanted = self.is_wanted(flight);
+        if wanted {
+            self.failures = self.failures.saturating_add(1);
+            self.end_fetch(then);
+        }
+        wanted
+    }
+
+    /// The fetch of a flight that has lost is over: another one may start.
+    pub(crate) fn release(&mut self, flight: &Flight) {
+        if self.is_on(flight) {
+            self.end_fetch(Fetch::Idle);
+        }
+    }
+
+    /// Another identity. The flight of the one before is returned to be released.
+    pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
+        let record = RecordHead { session: SessionId::random(), revision: self.record.revision + 1 };
+        let flight = self.leave(Fetch::Idle);
+        (self.issue(token, record, Arc::default()), flight)
+    }
+
+    /// The same, for an identity that a flight has found in the store.
+    pub(crate) fn adopt(&mut self, flight: &Flight, token: Sendable, record: RecordHead) -> Option<Change> {
+        self.is_wanted(flight).then(|| {
+            self.leave(Fetch::Idle);
+            self.issue(token, record, Arc::default())
+        })
+    }
+
+    /// A new token of the same identity, from outside. A flight that is on loses, and stays in the slot until its
+    /// fetch has ended, because no second one may run beside it.
+    pub(crate) fn replace(&mut self, token: Sendable) -> Result<(Change, Option<Flight>), Error> {
+        self.absorb();
+        if matches!(self.fetch, Fetch::LoggedOut) {
+            return Err(self.left());
+        }
+        let flight = match &self.fetch {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight.clone()),
+            _ => None,
+        };
+        if flight.is_none() {
+            self.fetch = Fetch::Idle;
+        }
+        let record = RecordHead { revision: self.record.revision + 1, ..self.record };
+        Ok((self.issue(token, record, Arc::default()), flight))
+    }
+
+    /// The end of the identity. The flight that is on is returned to be released.
+    pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
+        let flight = self.leave(Fetch::LoggedOut);
+        self.record.revision += 1;
+        (self.record, flight)
+    }
+
+    /// The same, for a logout that a flight has found in the store.
+    pub(crate) fn ended(&mut self, flight: &Flight, record: RecordHead) -> bool {
+        let wanted = self.is_wanted(flight);
+        if wanted {
+            self.leave(Fetch::LoggedOut);
+            self.record = record;
+        }
+        wanted
+    }
+
+    fn issue(&mut self, fresh: Sendable, record: RecordHead, fruitless: Arc<AtomicU32>) -> Change {
+        let old = self.token.as_ref().map(|token| token.stamp().generation);
+        let token = fresh.issue(self.epoch, fruitless);
+        self.token = Some(token.clone());
+        self.record = record;
+        self.failures = 0;
+        Change { old, token, record }
+    }
+
+    /// Ends the epoch.
+    fn leave(&mut self, then: Fetch) -> Option<Flight> {
+        self.epoch = self.epoch.following();
+        self.token = None;
+        self.failures = 0;
+        match std::mem::replace(&mut self.fetch, then) {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => {
+                flight.disown();
+                Some(flight)
+            }
+            _ => None,
+        }
+    }
+
+    /// The fetch half changes without a new token: what was condemned for the sake of the flight goes out again and
+    /// is refused on its own merit.
+    fn end_fetch(&mut self, then: Fetch) {
+        self.fetch = then;
+        if let Some(token) = &self.token {
+            token.condemn(false);
+        }
+    }
+
+    /// A flight whose tasks are gone, with their runtime, is over.
+    fn absorb(&mut self) {
+        if let Fetch::Flight(flight) | Fetch::Overdue(flight, _) = &self.fetch {
+            if flight.is_gone() {
+                self.end_fetch(Fetch::Idle);
+            }
+        }
+    }
+
+    fn is_wanted(&self, flight: &Flight) -> bool {
+        self.is_on(flight) && !flight.is_lost()
+    }
+
+    fn is_on(&self, flight: &Flight) -> bool {
+        matches!(&self.fetch, Fetch::Flight(present) | Fetch::Overdue(present, _) if present.is(flight))
+    }
+
+    fn condemn_if_rejected(&self, ask: Ask) {
+        if let (Ask::Refuse { verdict: Verdict::Reject, .. }, Some(token)) = (ask, &self.token) {
+            token.condemn(true);
+        }
+    }
+
+    /// Whether refreshes have brought so little of late that a young token's refusal starts none. The wait doubles
+    /// with every refresh in a row whose token was refused again.
+    fn is_damped(&self, ask: Ask, now: Now) -> bool {
+        let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
+        let fruitless = token.fruitless_refreshes();
+        let cap = if verdict == Verdict::Reject { DAMPED_AFTER_REJECT } else { DAMPED_AFTER_SUSPECT };
+        fruitless > 0 && token.age(now) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
+    }
+
+    fn plan(&self, ask: Ask) -> Plan {
+        let cause = match ask {
+            Ask::Force => Cause::Forced,
+            Ask::Refuse { .. } => Cause::Refused,
+            Ask::Need | Ask::Take if self.token.is_some() => Cause::Expired,
+            Ask::Need | Ask::Take => Cause::Absent,
+        };
+        Plan { cause, record: self.record, present: self.token.clone() }
+    }
+
+    /// Why a request of an earlier epoch gets no token.
+    fn left(&self) -> Error {
+        match self.fetch {
+            Fetch::LoggedOut => Error::new(ErrorKind::SessionEnded, "the session was logged out"),
+            _ => Error::new(ErrorKind::SessionChanged, "another identity has logged in"),
+        }
+    }
+}
+
+const DAMPED_AFTER_REJECT: Duration = Duration::from_secs(5);
+const DAMPED_AFTER_SUSPECT: Duration = Duration::from_secs(60);
+
+/// A new token has come into use.
+pub(crate) struct Change {
+    pub(crate) old: Option<Generation>,
+    pub(crate) token: Arc<Issued>,
+    pub(crate) record: RecordHead,
+}
+
+/// Whether the present token is the answer to an ask, so that nothing has to be fetched.
+pub(crate) fn answers(token: &Issued, ask: Ask, now: Now) -> bool {
+    match ask {
+        Ask::Need => token.is_usable(now),
+        Ask::Take => !token.is_condemned(),
+        Ask::Refuse { stamp, .. } => {
+            token.stamp().epoch == stamp.epoch
+                && token.stamp().generation > stamp.generation
+                && !token.is_condemned()
+        }
+        Ask::Force => false,
+    }
+}

@@ -1,0 +1,219 @@
+//! A refresh from its start to its end: lease, reload, fetch, save, publish.
+//!
+//! Two tasks: one obtains the token, the other watches over it with a timer of its own, because the first may block.
+//! Whether the result is still wanted is asked after every await and before the fetch.
+
+use std::sync::Arc;
+
+use futures_util::future::{Either, select};
+use tokio::{
+    runtime::Handle,
+    task::JoinError,
+    time::timeout,
+};
+
+use super::{
+    engine::{Engine, Failure, record},
+    flight::Flight,
+    issued::Sendable,
+    kernel::{Plan, RecordHead},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    event::Event,
+    secret::Secret,
+    source::{FailureClass, FetchContext},
+    store::{Lease, Record, StoredToken},
+    time::timer,
+    token::Token,
+};
+
+/// Starts the flight's tasks.
+pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
+    let guard = flight.guard();
+    runtime.spawn(async move {
+        let _guard = guard;
+        watch_over(engine, flight, plan).await;
+    });
+}
+
+/// What the first task brings.
+enum Obtained {
+    /// A token, fetched and saved or found in the store.
+    Token { fresh: Sendable, record: RecordHead, _lease: Option<Lease> },
+    /// Another identity was found in the store.
+    Replaced { fresh: Sendable, record: RecordHead },
+    /// The identity's end was found in the store.
+    Ended { record: RecordHead },
+    /// The flight is lost: nobody wants its result.
+    Nothing,
+}
+
+async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
+    let deadline = match timer(engine.limits.refresh) {
+        Ok(deadline) => std::pin::pin!(deadline),
+        Err(error) => return engine.fail(&flight, Failure { class: FailureClass::Transient, error }).await,
+    };
+    let mut obtaining = tokio::spawn(obtain(engine.clone(), flight.clone(), plan));
+    flight.fetching(obtaining.abort_handle());
+    let ended = match select(&mut obtaining, deadline).await {
+        Either::Left((ended, _)) => ended,
+        Either::Right(_) => {
+            let late = Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
+            engine.overdue(&flight, late).await;
+            let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
+            match timeout(left, &mut obtaining).await {
+                Ok(ended) => ended,
+                Err(_elapsed) => {
+                    obtaining.abort();
+                    // A source that blocks its thread cannot be dropped; no other fetch may run beside it.
+                    obtaining.await
+                }
+            }
+        }
+    };
+    conclude(&engine, &flight, ended).await;
+}
+
+async fn conclude(engine: &Engine, flight: &Flight, ended: Result<Result<Obtained, Failure>, JoinError>) {
+    match ended {
+        Ok(Ok(Obtained::Token { fresh, record, .. })) => engine.publish(flight, fresh, record).await,
+        Ok(Ok(Obtained::Replaced { fresh, record })) => engine.adopt(flight, fresh, record).await,
+        Ok(Ok(Obtained::Ended { record })) => engine.ended(flight, record).await,
+        Ok(Ok(Obtained::Nothing)) => engine.release(flight).await,
+        Ok(Err(failure)) => engine.fail(flight, failure).await,
+        Err(ended) => engine.fail(flight, Failure::of_task(&ended)).await,
+    }
+}
+
+async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
+    let lease = engine.storage.lease().await;
+    if flight.is_lost() {
+        return Ok(Obtained::Nothing);
+    }
+    let lease = match lease {
+        Ok(lease) => Some(lease),
+        Err(error) => {
+            engine.announce(&Event::StoreFailed { error: &error });
+            None
+        }
+    };
+    let fence = lease.as_ref().map(Lease::fence);
+    if let Some(owed) = engine.storage.enqueue_owed(fence) {
+        // Reported, and tried again with the next refresh.
+        let _ = engine.save(&Handle::current(), owed).await;
+        if flight.is_lost() {
+            return Ok(Obtained::Nothing);
+        }
+    }
+    let found = match engine.storage.load().await {
+        Ok(found) => found,
+        Err(error) => {
+            engine.announce(&Event::StoreFailed { error: &error });
+            None
+        }
+    };
+    if flight.is_lost() {
+        return Ok(Obtained::Nothing);
+    }
+    let (base, refresh_token) = match reload(&plan, found) {
+        Reloaded::Token(record, token) => {
+            if let Some(fresh) = alive(&engine, &plan, &token) {
+                return Ok(Obtained::Token { fresh, record, _lease: lease });
+            }
+            (record, token.refresh)
+        }
+        Reloaded::Replaced(record, token) => {
+            let fresh = engine.sendable(stored(&token)).map_err(Failure::of_token)?;
+            return Ok(Obtained::Replaced { fresh, record });
+        }
+        Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
+        Reloaded::Nothing(record) => (record, plan.present.as_ref().and_then(|token| token.token().refresh().cloned())),
+    };
+    let context = FetchContext {
+        refresh_token: refresh_token.clone(),
+        cause: plan.cause,
+        fruitless: plan.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
+        mark: engine.mark,
+    };
+    let fetched = engine.mark.around(engine.source.fetch(context)).await;
+    if flight.is_lost() {
+        return Ok(Obtained::Nothing);
+    }
+    let mut token = fetched.map_err(|error| Failure { class: error.class(), error: error.into_error() })?;
+    if let (None, Some(kept)) = (token.refresh(), refresh_token) {
+        token = token.refresh_token(kept);
+    }
+    let fresh = engine.sendable(token).map_err(Failure::of_token)?;
+    let head = RecordHead { revision: base.revision + 1, ..base };
+    let written = engine.storage.enqueue(record(head, &fresh), fence, Some(flight));
+    // One that failed was reported and stays owed; the token is used all the same.
+    let _ = engine.save(&Handle::current(), written).await;
+    Ok(Obtained::Token { fresh, record: head, _lease: lease })
+}
+
+/// What the store's record means for a flight.
+#[derive(Debug)]
+enum Reloaded {
+    /// Nothing new: go on from what the session has.
+    Nothing(RecordHead),
+    /// A newer token of this session.
+    Token(RecordHead, StoredToken),
+    /// Another identity.
+    Replaced(RecordHead, StoredToken),
+    /// The session has ended.
+    Ended(RecordHead),
+}
+
+/// Only a record with a higher revision than memory's counts. A session that has never had a token takes whatever
+/// identity it finds.
+fn reload(plan: &Plan, found: Option<Record>) -> Reloaded {
+    let known = plan.record;
+    let Some(Record { session, revision, token }) = found.filter(|found| found.revision > known.revision) else {
+        return Reloaded::Nothing(known);
+    };
+    let head = RecordHead { session, revision };
+    let is_ours = session == known.session;
+    match (token, &plan.present) {
+        (Some(token), None) => Reloaded::Token(head, token),
+        (Some(token), Some(_)) if is_ours => Reloaded::Token(head, token),
+        (Some(token), Some(_)) => Reloaded::Replaced(head, token),
+        (None, Some(_)) if is_ours => Reloaded::Ended(head),
+        (None, _) => Reloaded::Nothing(RecordHead { revision, ..known }),
+    }
+}
+
+/// The stored token, unless it is the one that was refused, has expired, or cannot be sent.
+fn alive(engine: &Engine, plan: &Plan, found: &StoredToken) -> Option<Sendable> {
+    let is_present = |present: &Secret| present.same_as(&found.access);
+    if plan.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
+        return None;
+    }
+    let fresh = engine.sendable(stored(found)).ok()?;
+    let has_life_left = found.expires_at.is_none() || fresh.expires_at().is_some();
+    has_life_left.then_some(fresh)
+}
+
+fn stored(found: &StoredToken) -> Token {
+    let token = Token::new(found.access.clone()).expires_at(found.expires_at);
+    match &found.refresh {
+        Some(refresh) => token.refresh_token(refresh.clone()),
+        None => token,
+    }
+}
+
+impl Failure {
+    /// The source brought something that cannot be sent; nothing of it is stored.
+    fn of_token(error: Error) -> Self {
+        Failure { class: FailureClass::Transient, error }
+    }
+
+    fn of_task(ended: &JoinError) -> Self {
+        let error = if ended.is_panic() {
+            Error::new(ErrorKind::Panic, "the token source panicked")
+        } else {
+            Error::new(ErrorKind::Timeout, "the refresh was given up; whether the authority has answered is unknown")
+        };
+        Failure { class: FailureClass::Transient, error }
+    }
+}
