@@ -17,8 +17,11 @@ pub mod time;
 mod token;
 
 pub use self::{
+    classify::{Answer, Challenged, Classify, Standard, Statuses, Verdict},
     error::{BoxError, Error, ErrorKind},
     generation::Generation,
+    placement::Placement,
+    scope::{Origin, Scope},
     secret::Secret,
     source::{FetchContext, FetchError, TokenSource, source_fn},
     token::Token,
