@@ -303,8 +303,8 @@ impl Host {
     }
 }
 
-/// Where a request to this URI goes: scheme, host as written, port. Nowhere that we would follow it to, if the URI
-/// has no authority, one with user information, or a port that is none.
+/// Scheme, host as written and port of a URI, if it has an authority and its port is one. User information is left in
+/// the host, which then equals the host of no origin.
 fn target(uri: &Uri) -> Option<(Scheme, &str, u16)> {
     let scheme = Scheme::of(uri)?;
     let authority = uri.authority()?.as_str();
@@ -317,7 +317,7 @@ fn target(uri: &Uri) -> Option<(Scheme, &str, u16)> {
         digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
         _ => return None,
     };
-    (!authority.contains('@')).then_some((scheme, host, port))
+    Some((scheme, host, port))
 }
 
 fn address_v6(host: &str) -> Option<Ipv6Addr> {
