@@ -25,7 +25,7 @@ mod token;
 
 pub use self::{
     body::ReplayBody,
-    classify::{Classify, Standard, Verdict},
+    classify::{Answer, Challenged, Classify, Standard, Statuses, Verdict},
     error::{BoxError, Error, ErrorKind},
     extension::{NoToken, NotResent, Outcome, RefreshFailure, SkipRefresh},
     future::ResponseFuture,

@@ -1,1 +1,596 @@
-//! To come.
+//! How the token is put on a request.
+//!
+//! | placement | sent |
+//! |---|---|
+//! | [`Placement::bearer`] | `Authorization: Bearer T` |
+//! | [`Placement::basic`] | `Authorization: Basic base64(T:)`, the token as a user name without a password |
+//! | [`Placement::header`] | `X-API-Key: T` |
+//! | [`Placement::header_with_scheme`] | `Authorization: Token T` |
+//! | [`Placement::query`] | `?access_token=T` |
+//! | [`Placement::custom`] | whatever a closure does to the head |
+//!
+//! What is sent is built once for each token and shared by all requests; the header value is marked sensitive, so
+//! that HTTP/2 keeps it out of its tables and `Debug` does not show it. A request that carries the header or the
+//! parameter already is the caller's own affair and left alone.
+//!
+//! ```
+//! use tower_token_refresh::Placement;
+//!
+//! let placement = Placement::header_with_scheme("authorization", "Token")?;
+//!
+//! assert!(Placement::header("no spaces, please").is_err());
+//! # let _ = placement;
+//! # Ok::<(), tower_token_refresh::Error>(())
+//! ```
+//!
+//! A gateway that wants the token twice:
+//!
+//! ```
+//! use http::HeaderValue;
+//! use tower_token_refresh::Placement;
+//!
+//! let placement = Placement::custom(|head, token| {
+//!     let mut value = HeaderValue::from_str(token.access().expose())?;
+//!     value.set_sensitive(true);
+//!     head.headers_mut().insert("x-gateway-token", value.clone());
+//!     head.headers_mut().insert("x-upstream-token", value);
+//!     Ok(())
+//! });
+//! # let _ = placement;
+//! ```
+
+use std::{fmt, iter, mem, sync::Arc};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION, uri::PathAndQuery};
+use zeroize::Zeroizing;
+
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    secret::Secret,
+    token::Token,
+};
+
+/// How the token is put on a request. Cloning is cheap. See the [module docs](self).
+///
+/// Every placement but a custom one takes tokens of visible ASCII characters only; another token is an error when
+/// the session takes it, before anything is sent.
+#[derive(Clone)]
+pub struct Placement(Form);
+
+#[derive(Clone)]
+enum Form {
+    Header { name: HeaderName, scheme: Option<Arc<str>> },
+    Basic,
+    Query(Arc<str>),
+    Custom(Arc<Custom>),
+}
+
+type Custom = dyn Fn(&mut Request<()>, &Token) -> Result<(), BoxError> + Send + Sync;
+
+impl Placement {
+    /// `Authorization: Bearer T` (RFC 6750 §2.1).
+    pub fn bearer() -> Self {
+        Placement(Form::Header { name: AUTHORIZATION, scheme: Some("Bearer".into()) })
+    }
+
+    /// `Authorization: Basic base64(T:)` (RFC 7617), the token as the user name and no password.
+    ///
+    /// A token with a colon is an error: the server would read what follows it as the password.
+    pub fn basic() -> Self {
+        Placement(Form::Basic)
+    }
+
+    /// The bare token in a header: `X-API-Key: T`.
+    ///
+    /// # Errors
+    ///
+    /// What is not a header name (RFC 9110 §5.1) is refused.
+    pub fn header(name: impl TryInto<HeaderName>) -> Result<Self, Error> {
+        Ok(Placement(Form::Header { name: header_name(name)?, scheme: None }))
+    }
+
+    /// A word and the token in a header: `Authorization: Token T`.
+    ///
+    /// # Errors
+    ///
+    /// What is not a header name (RFC 9110 §5.1) or not a scheme (§11.1) is refused.
+    pub fn header_with_scheme(name: impl TryInto<HeaderName>, scheme: &str) -> Result<Self, Error> {
+        let name = header_name(name)?;
+        // Schemes and header names have the same grammar, that of a token.
+        if HeaderName::from_bytes(scheme.as_bytes()).is_err() {
+            return Err(refused("a scheme must be one word of letters, digits and !#$%&'*+-.^_`|~"));
+        }
+        Ok(Placement(Form::Header { name, scheme: Some(scheme.into()) }))
+    }
+
+    /// The token in the URI's query: `?access_token=T`, after the caller's own parameters.
+    ///
+    /// # Security
+    ///
+    /// URIs are written to the logs of servers and proxies and passed on in `Referer`; OAuth forbids it (RFC 9700
+    /// §4.3.2). Use it where the server leaves no choice, and place logging layers outside this one.
+    ///
+    /// # Errors
+    ///
+    /// An empty name is refused.
+    pub fn query(name: impl Into<String>) -> Result<Self, Error> {
+        let name = name.into();
+        if name.is_empty() {
+            return Err(refused("a query parameter needs a name of at least one character"));
+        }
+        Ok(Placement(Form::Query(name.into())))
+    }
+
+    /// Whatever the closure does to the head of the request.
+    ///
+    /// It runs for each attempt, so it should be quick, and *replace* what it sets. The error it returns becomes the
+    /// cause of ours; it should not hold the token. It sees every request: whether the caller has set a credential
+    /// is its to decide.
+    pub fn custom<F>(attach: F) -> Self
+    where
+        F: Fn(&mut Request<()>, &Token) -> Result<(), BoxError> + Send + Sync + 'static,
+    {
+        Placement(Form::Custom(Arc::new(attach)))
+    }
+
+    /// Builds what is sent with a token, once for all requests that send it.
+    pub(crate) fn prepare(&self, token: &Token) -> Result<Credential, Error> {
+        let access = token.access().expose();
+        if access.is_empty() {
+            return Err(refused("the token is empty: it must have at least one visible ASCII character"));
+        }
+        let visible = access.bytes().all(|byte| byte.is_ascii_graphic());
+        if !visible && !matches!(self.0, Form::Custom(_)) {
+            return Err(refused("the token holds something else than visible ASCII characters"));
+        }
+        match &self.0 {
+            Form::Header { name, scheme: None } => Ok(Credential::header(name, access)),
+            Form::Header { name, scheme: Some(scheme) } => {
+                Ok(Credential::header(name, &Zeroizing::new([scheme, " ", access].concat())))
+            }
+            Form::Basic => Ok(Credential::header(&AUTHORIZATION, &basic(access)?)),
+            Form::Query(name) => Ok(Credential::Query { name: Arc::clone(name), pair: pair(name, access) }),
+            Form::Custom(attach) => {
+                Ok(Credential::Custom { attach: Arc::clone(attach), token: token.clone() })
+            }
+        }
+    }
+
+    /// Whether the caller has set the credential itself.
+    pub(crate) fn is_set<B>(&self, request: &Request<B>) -> bool {
+        match &self.0 {
+            Form::Header { name, .. } => request.headers().contains_key(name),
+            Form::Basic => request.headers().contains_key(AUTHORIZATION),
+            Form::Query(name) => pairs(request.uri()).any(|pair| is_named(pair, name)),
+            Form::Custom(_) => false,
+        }
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Form::Header { name, scheme } => {
+                f.debug_struct("Header").field("name", name).field("scheme", scheme).finish()
+            }
+            Form::Basic => f.write_str("Basic"),
+            Form::Query(name) => f.debug_tuple("Query").field(name).finish(),
+            Form::Custom(_) => f.write_str("Custom(..)"),
+        }
+    }
+}
+
+/// What is sent with one token, ready to be put on any number of requests.
+#[derive(Clone)]
+pub(crate) enum Credential {
+    Header { name: HeaderName, value: HeaderValue },
+    Query { name: Arc<str>, pair: Secret },
+    Custom { attach: Arc<Custom>, token: Token },
+}
+
+impl Credential {
+    /// Puts the credential on the request, in place of any it carries. After an error the request must not be sent.
+    pub(crate) fn attach<B>(&self, request: &mut Request<B>) -> Result<(), Error> {
+        match self {
+            Credential::Header { name, value } => {
+                request.headers_mut().insert(name, value.clone());
+                Ok(())
+            }
+            Credential::Query { name, pair } => {
+                *request.uri_mut() = with_pair(request.uri(), name, pair)?;
+                Ok(())
+            }
+            Credential::Custom { attach, token } => {
+                let mut head = Request::new(());
+                swap_heads(&mut head, request);
+                let attached = attach(&mut head, token);
+                swap_heads(&mut head, request);
+                attached.map_err(|cause| {
+                    Error::with_cause(
+                        ErrorKind::Encode,
+                        "the custom placement could not attach the token",
+                        cause,
+                    )
+                })
+            }
+        }
+    }
+
+    /// `value` is made of visible ASCII characters and single spaces.
+    fn header(name: &HeaderName, value: &str) -> Self {
+        let mut value = HeaderValue::from_str(value).expect("visible ASCII is a header value");
+        value.set_sensitive(true);
+        Credential::Header { name: name.clone(), value }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(..)")
+    }
+}
+
+// The buffers below are made large enough at once: one that grows leaves a copy of its text behind, unzeroized.
+
+fn basic(access: &str) -> Result<Zeroizing<String>, Error> {
+    if access.contains(':') {
+        return Err(refused("the token holds a colon, which ends the user name in basic authentication"));
+    }
+    let user_and_password = Zeroizing::new([access, ":"].concat());
+    let mut value = Zeroizing::new(String::with_capacity(16 + 2 * access.len()));
+    value.push_str("Basic ");
+    BASE64_STANDARD.encode_string(user_and_password.as_bytes(), &mut value);
+    Ok(value)
+}
+
+/// `name=value`, with everything but the unreserved characters of RFC 3986 §2.3 percent-encoded.
+fn pair(name: &str, value: &str) -> Secret {
+    let mut pair = String::with_capacity(3 * name.len() + 1 + 3 * value.len());
+    percent_encode(name, &mut pair);
+    pair.push('=');
+    percent_encode(value, &mut pair);
+    pair.into()
+}
+
+fn percent_encode(text: &str, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            out.extend(['%', HEX[usize::from(byte >> 4)].into(), HEX[usize::from(byte & 15)].into()]);
+        }
+    }
+}
+
+/// The URI with this pair at the end of its query, and no other of the same name in it.
+fn with_pair(uri: &Uri, name: &str, pair: &Secret) -> Result<Uri, Error> {
+    let room = uri.path().len() + uri.query().map_or(0, str::len) + pair.expose().len() + 2;
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    text.push_str(uri.path());
+    text.push('?');
+    for other in pairs(uri).filter(|pair| !is_named(pair, name)) {
+        text.push_str(other);
+        text.push('&');
+    }
+    text.push_str(pair.expose());
+
+    let unfit = || refused("the URI cannot take the query parameter: it is too long or has no path");
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(text.as_str()).map_err(|_| unfit())?);
+    Uri::from_parts(parts).map_err(|_| unfit())
+}
+
+fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.query().filter(|query| !query.is_empty()).into_iter().flat_map(|query| query.split('&'))
+}
+
+/// Whether a pair of a query has this name, however it is encoded.
+fn is_named(pair: &str, name: &str) -> bool {
+    let key = pair.split_once('=').map_or(pair, |(key, _)| key);
+    percent_decode(key).eq(name.bytes())
+}
+
+/// As servers read a query: `+` is a space, and a `%` without two hexadecimal digits stands for itself.
+fn percent_decode(text: &str) -> impl Iterator<Item = u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut rest = text.bytes();
+    iter::from_fn(move || {
+        let byte = rest.next()?;
+        if byte == b'%' {
+            let mut ahead = rest.clone();
+            if let (Some(high), Some(low)) = (ahead.next().and_then(digit), ahead.next().and_then(digit)) {
+                rest = ahead;
+                return Some(high << 4 | low);
+            }
+        }
+        Some(if byte == b'+' { b' ' } else { byte })
+    })
+}
+
+fn swap_heads<A, B>(one: &mut Request<A>, other: &mut Request<B>) {
+    mem::swap(one.method_mut(), other.method_mut());
+    mem::swap(one.uri_mut(), other.uri_mut());
+    mem::swap(one.version_mut(), other.version_mut());
+    mem::swap(one.headers_mut(), other.headers_mut());
+    mem::swap(one.extensions_mut(), other.extensions_mut());
+}
+
+fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
+    name.try_into().map_err(|_| refused("a header name must be letters, digits and !#$%&'*+-.^_`|~"))
+}
+
+fn refused(message: &'static str) -> Error {
+    Error::new(ErrorKind::Encode, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use http::{HeaderMap, Method, Version};
+
+    use super::*;
+
+    fn request(uri: &str) -> Request<&'static str> {
+        Request::builder().uri(uri).body("body").unwrap()
+    }
+
+    fn credential(placement: &Placement, token: &str) -> Credential {
+        placement.prepare(&Token::new(token)).unwrap()
+    }
+
+    fn attached(
+        placement: &Placement,
+        token: &str,
+        mut request: Request<&'static str>,
+    ) -> Request<&'static str> {
+        credential(placement, token).attach(&mut request).unwrap();
+        request
+    }
+
+    fn forms() -> [Placement; 5] {
+        [
+            Placement::bearer(),
+            Placement::basic(),
+            Placement::header("x-api-key").unwrap(),
+            Placement::header_with_scheme(AUTHORIZATION, "Token").unwrap(),
+            Placement::query("access_token").unwrap(),
+        ]
+    }
+
+    #[test]
+    fn the_header_is_written_exactly_so() {
+        let api_key = Placement::header("X-API-Key").unwrap();
+        let token = Placement::header_with_scheme("Authorization", "Token").unwrap();
+        for (placement, name, value) in [
+            (Placement::bearer(), "authorization", "Bearer t"),
+            (Placement::basic(), "authorization", "Basic dDo="),
+            (api_key, "x-api-key", "t"),
+            (token, "authorization", "Token t"),
+        ] {
+            let request = attached(&placement, "t", request("https://api.example.com/"));
+            let expected =
+                HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
+            assert_eq!(*request.headers(), expected);
+        }
+    }
+
+    #[test]
+    fn basic_is_the_token_as_a_user_name_in_padded_standard_base64() {
+        for (token, value) in [
+            ("T", "Basic VDo="),
+            ("NEW2", "Basic TkVXMjo="),
+            ("ab", "Basic YWI6"),
+            ("~~~?>", "Basic fn5+Pz46"),
+        ] {
+            let request = attached(&Placement::basic(), token, request("/"));
+            assert_eq!(request.headers()[AUTHORIZATION], value);
+        }
+        let long = "x".repeat(5000);
+        let request = attached(&Placement::basic(), &long, request("/"));
+        let value = request.headers()[AUTHORIZATION].to_str().unwrap().strip_prefix("Basic ").unwrap();
+        assert_eq!(BASE64_STANDARD.decode(value).unwrap(), format!("{long}:").into_bytes());
+    }
+
+    #[test]
+    fn basic_refuses_a_token_with_a_colon() {
+        let error = Placement::basic().prepare(&Token::new("user:word")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(Placement::bearer().prepare(&Token::new("user:word")).is_ok());
+    }
+
+    #[test]
+    fn an_empty_token_is_an_error_and_not_an_empty_credential() {
+        for placement in forms().into_iter().chain([Placement::custom(|_, _| Ok(()))]) {
+            let error = placement.prepare(&Token::new("")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Encode, "{placement:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_with_a_line_break_or_invisible_bytes_is_an_error_that_does_not_show_it() {
+        for bad in ["\r\n", "\n", "\0", "\t", " ", "\u{7f}", "\u{e9}", "\u{200b}"] {
+            let token = Token::new(format!("canary{bad}canary"));
+            for placement in forms() {
+                let error = placement.prepare(&token).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Encode, "{placement:?} {bad:?}");
+                assert!(!format!("{error} {error:?} {:?}", error.source()).contains("canary"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_header_value_is_built_once_shared_and_sensitive() {
+        let credential = credential(&Placement::bearer(), "canary");
+        let [mut first, mut second] = [request("/"), request("/")];
+        credential.attach(&mut first).unwrap();
+        credential.clone().attach(&mut second).unwrap();
+        let [first, second] = [&first.headers()[AUTHORIZATION], &second.headers()[AUTHORIZATION]];
+        assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr(), "one buffer");
+        assert!(first.is_sensitive() && second.is_sensitive());
+    }
+
+    #[test]
+    fn attaching_again_replaces_the_header_and_keeps_the_others() {
+        let mut request = request("/");
+        let headers = request.headers_mut();
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer b"));
+        headers.append("x-other", HeaderValue::from_static("1"));
+        headers.append("x-other", HeaderValue::from_static("2"));
+        let request = attached(&Placement::bearer(), "new", attached(&Placement::bearer(), "old", request));
+        let values: Vec<_> = request.headers().get_all(AUTHORIZATION).iter().collect();
+        assert_eq!(values, ["Bearer new"]);
+        assert_eq!(request.headers().get_all("x-other").iter().count(), 2);
+    }
+
+    #[test]
+    fn the_query_parameter_is_replaced_and_the_others_keep_their_bytes_and_order() {
+        let placement = Placement::query("access_token").unwrap();
+        for (before, after) in [
+            ("https://a.example", "https://a.example/?access_token=T"),
+            ("https://a.example/p", "https://a.example/p?access_token=T"),
+            ("https://a.example/p?", "https://a.example/p?access_token=T"),
+            ("/p?b=2&a=1&b=%7e+", "/p?b=2&a=1&b=%7e+&access_token=T"),
+            ("/p?access_token=old", "/p?access_token=T"),
+            ("/p?access_token", "/p?access_token=T"),
+            ("/p?b=2&access_token=old&a=1&access_token=older", "/p?b=2&a=1&access_token=T"),
+            ("/p?b&access%5ftoken=old&%61ccess_token=x", "/p?b&access_token=T"),
+            (
+                "/p?access_token2=x&xaccess_token=y&Access_Token=z",
+                "/p?access_token2=x&xaccess_token=y&Access_Token=z&access_token=T",
+            ),
+            ("/p?a&&b=&", "/p?a&&b=&&access_token=T"),
+            ("/p?%zz%4=%", "/p?%zz%4=%&access_token=T"),
+        ] {
+            let once = attached(&placement, "T", request(before));
+            assert_eq!(once.uri().to_string(), after, "{before}");
+            let resent = attached(&placement, "NEW2", once);
+            assert_eq!(resent.uri().to_string(), after.replace("=T", "=NEW2"), "{before}, resent");
+        }
+    }
+
+    #[test]
+    fn name_and_value_of_the_query_parameter_are_percent_encoded() {
+        let placement = Placement::query("my key+é").unwrap();
+        let once = attached(&placement, "a+b/c=&#%?~-._", request("/p?x=1"));
+        assert_eq!(once.uri(), "/p?x=1&my%20key%2B%C3%A9=a%2Bb%2Fc%3D%26%23%25%3F~-._");
+        assert!(placement.is_set(&once));
+        assert!(placement.is_set(&request("/p?my+key%2b%c3%a9")));
+        assert_eq!(attached(&placement, "t", once).uri(), "/p?x=1&my%20key%2B%C3%A9=t");
+    }
+
+    #[test]
+    fn a_uri_that_cannot_take_the_parameter_is_an_error_that_does_not_show_the_token() {
+        let credential = credential(&Placement::query("key").unwrap(), "canary");
+        for uri in ["*".to_owned(), "api.example.com:443".to_owned(), format!("/{}", "x".repeat(65_530))] {
+            let mut request = request(&uri);
+            let error = credential.attach(&mut request).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Encode);
+            assert!(!format!("{error} {error:?} {:?}", error.source()).contains("canary"));
+            assert_eq!(request.uri().to_string(), uri, "unchanged");
+        }
+    }
+
+    #[test]
+    fn a_credential_of_the_callers_own_is_noticed() {
+        let [bearer, basic, api_key, token, query] = forms();
+        let with = |name: &'static str| Request::builder().header(name, "mine").body(()).unwrap();
+        for (placement, name) in [
+            (bearer, "authorization"),
+            (basic, "authorization"),
+            (api_key, "x-api-key"),
+            (token, "authorization"),
+        ] {
+            assert!(placement.is_set(&with(name)), "{placement:?}");
+            assert!(!placement.is_set(&with("x-other")), "{placement:?}");
+        }
+        for (uri, set) in [
+            ("/?access_token=mine", true),
+            ("/?a=b&access%5Ftoken=", true),
+            ("/?access_token", true),
+            ("/?a=access_token", false),
+            ("/access_token", false),
+        ] {
+            assert_eq!(query.is_set(&request(uri)), set, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_custom_placement_sees_and_changes_the_whole_head_and_nothing_else() {
+        let placement = Placement::custom(|head, token| {
+            assert_eq!(
+                (head.method(), head.uri().path(), head.version()),
+                (&Method::PUT, "/p", Version::HTTP_2)
+            );
+            assert_eq!(
+                (head.headers()["x-other"].as_bytes(), head.extensions().get()),
+                (&b"1"[..], Some(&7_u8))
+            );
+            let value = HeaderValue::from_str(token.access().expose())?;
+            head.headers_mut().insert("x-custom", value);
+            head.extensions_mut().insert("seen");
+            Ok(())
+        });
+        let mut request = request("/p");
+        *request.method_mut() = Method::PUT;
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert("x-other", HeaderValue::from_static("1"));
+        request.extensions_mut().insert(7_u8);
+
+        let request = attached(&placement, "t", request);
+
+        assert_eq!(
+            (request.method(), request.uri(), request.version()),
+            (&Method::PUT, &Uri::from_static("/p"), Version::HTTP_2)
+        );
+        assert_eq!(
+            (&request.headers()["x-other"], &request.headers()["x-custom"]),
+            (&HeaderValue::from_static("1"), &HeaderValue::from_static("t"))
+        );
+        assert_eq!((request.extensions().get(), request.extensions().get()), (Some(&7_u8), Some(&"seen")));
+        assert_eq!(*request.body(), "body");
+    }
+
+    #[test]
+    fn an_error_of_a_custom_placement_is_the_cause_and_leaves_the_request_whole() {
+        let credential = credential(&Placement::custom(|_, _| Err("no key at hand".into())), "canary");
+        let mut request = request("/p");
+        let error = credential.attach(&mut request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert_eq!(error.source().unwrap().to_string(), "no key at hand");
+        assert_eq!((request.uri().path(), *request.body()), ("/p", "body"));
+    }
+
+    #[test]
+    fn a_custom_placement_may_take_a_token_of_any_text() {
+        let token = Token::new("{\"id\": \"é\"}\n");
+        assert!(Placement::custom(|_, _| Ok(())).prepare(&token).is_ok());
+    }
+
+    #[test]
+    fn an_unfit_name_is_refused_when_the_placement_is_built() {
+        for name in ["", "x api", "x:api", "é", "x\r\n"] {
+            assert_eq!(Placement::header(name).unwrap_err().kind(), ErrorKind::Encode, "{name:?}");
+            assert_eq!(
+                Placement::header_with_scheme("x-api", name).unwrap_err().kind(),
+                ErrorKind::Encode,
+                "{name:?}"
+            );
+        }
+        assert_eq!(Placement::query("").unwrap_err().kind(), ErrorKind::Encode);
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        for placement in forms().into_iter().chain([Placement::custom(|_, _| Ok(()))]) {
+            let credential = credential(&placement, "canary");
+            assert_eq!(format!("{credential:?}"), "Credential(..)");
+            let mut request = request("/");
+            credential.attach(&mut request).unwrap();
+            assert!(!format!("{:?}", request.headers()).contains("canary"), "{placement:?}");
+        }
+    }
+}

@@ -1,1 +1,527 @@
-//! To come.
+//! Where the credential may be shown.
+//!
+//! A request outside the [`Scope`] passes through untouched: it gets no credential, and its answer is nobody's
+//! evidence about the token.
+//!
+//! ```
+//! use tower_token_refresh::{Origin, Scope};
+//!
+//! let scope = Scope::from("https://api.example.com".parse::<Origin>()?);
+//!
+//! assert!(scope.contains(&"https://API.example.com:443/orders?page=2".parse()?));
+//! assert!(!scope.contains(&"https://api.example.com:8443/orders".parse()?));
+//! assert!(!scope.contains(&"http://api.example.com/orders".parse()?));
+//! assert!(!scope.contains(&"https://api.example.com@evil.example/".parse()?));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Several origins, of which one takes the credential on some paths only:
+//!
+//! ```
+//! use tower_token_refresh::{Origin, Scope};
+//!
+//! let files = Scope::from("https://cdn.example.com".parse::<Origin>()?)
+//!     .only(|uri| uri.path().starts_with("/private/"));
+//! let scope = files.and("https://api.example.com".parse::<Origin>()?);
+//!
+//! assert!(scope.contains(&"https://cdn.example.com/private/invoice".parse()?));
+//! assert!(!scope.contains(&"https://cdn.example.com/logo".parse()?));
+//! assert!(scope.contains(&"https://api.example.com/logo".parse()?));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    sync::Arc,
+};
+
+use http::Uri;
+
+use crate::error::{Error, ErrorKind};
+
+/// The origins to which the credential may be shown.
+///
+/// The URI of the request decides and nothing else; a `Host` header does not. A URI without an authority is in no
+/// scope, and neither is one with user information (`https://name@host`), which RFC 9110 §4.2.4 forbids to send.
+///
+/// An empty scope shows the credential to nobody. See the [module docs](self).
+#[derive(Clone)]
+pub struct Scope {
+    parts: Vec<Part>,
+}
+
+/// An origin and what narrows it.
+#[derive(Clone)]
+struct Part {
+    origin: Origin,
+    only: Vec<Predicate>,
+}
+
+type Predicate = Arc<dyn Fn(&Uri) -> bool + Send + Sync>;
+
+impl Scope {
+    /// The scope of one origin that may be plain `http` although its host is not this machine.
+    ///
+    /// # Security
+    ///
+    /// Over plain `http` everybody on the way can read and keep the credential. This is for networks that encrypt
+    /// below HTTP, such as a service mesh.
+    ///
+    /// # Errors
+    ///
+    /// As [`Origin`], except for the plain `http`.
+    pub fn danger_plain_http(origin: &str) -> Result<Self, Error> {
+        Ok(Origin::parse(origin)?.into())
+    }
+
+    /// Both scopes together.
+    #[must_use]
+    pub fn and(mut self, other: impl Into<Scope>) -> Self {
+        self.parts.extend(other.into().parts);
+        self
+    }
+
+    /// Narrows what is in the scope so far; origins that are added later are not concerned.
+    ///
+    /// The predicate sees every request to these origins, before the credential is attached.
+    #[must_use]
+    pub fn only<F>(mut self, predicate: F) -> Self
+    where
+        F: Fn(&Uri) -> bool + Send + Sync + 'static,
+    {
+        let predicate: Predicate = Arc::new(predicate);
+        for part in &mut self.parts {
+            part.only.push(Arc::clone(&predicate));
+        }
+        self
+    }
+
+    /// Whether the credential may be sent to this URI.
+    pub fn contains(&self, uri: &Uri) -> bool {
+        let Some((scheme, host, port)) = target(uri) else { return false };
+        self.parts.iter().any(|part| {
+            part.origin.is(scheme, host, port) && part.only.iter().all(|predicate| predicate(uri))
+        })
+    }
+}
+
+impl From<Origin> for Scope {
+    fn from(origin: Origin) -> Self {
+        Scope::from_iter([origin])
+    }
+}
+
+impl FromIterator<Origin> for Scope {
+    fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
+        Scope { parts: origins.into_iter().map(|origin| Part { origin, only: Vec::new() }).collect() }
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.parts.iter().map(|part| &part.origin)).finish()
+    }
+}
+
+/// A scheme, a host and a port: `https://api.example.com`, the same as `https://API.example.com:443/`.
+///
+/// # Errors
+///
+/// Parsing refuses, and says why:
+///
+/// 1. what is not a URI, has no scheme, or another than `https` and `http`;
+/// 2. a path other than `/`, a query, a fragment, user information: they would promise a limit that an origin does
+///    not set (see [`Scope::only`] for paths);
+/// 3. a host that is not a name of ASCII letters, digits, `-`, `_` and `.`, or an IP address. There are no wildcards;
+///    an international name is written in its `xn--` form;
+/// 4. plain `http`, unless the host is this machine: `localhost`, a name below it, `127.0.0.0/8`, `[::1]`. For other
+///    hosts there is [`Scope::danger_plain_http`].
+///
+/// A host with a trailing dot is another origin than the one without, as in browsers (RFC 6454 §4).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    scheme: Scheme,
+    host: Host,
+    port: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Host {
+    /// A name or an IPv4 address, in lower case.
+    Name(Box<str>),
+    V6(Ipv6Addr),
+}
+
+impl Origin {
+    /// All rules but the one on plain `http`.
+    fn parse(text: &str) -> Result<Self, Error> {
+        if text.contains('#') {
+            return Err(refused("an origin has no fragment: write `https://host` or `https://host:port`"));
+        }
+        match text.parse() {
+            Ok(uri) => Self::of(&uri),
+            Err(_) => Err(refused("an origin is written `https://host` or `https://host:port`")),
+        }
+    }
+
+    fn of(uri: &Uri) -> Result<Self, Error> {
+        if uri.scheme().is_none() {
+            return Err(refused("an origin needs its scheme: write `https://host` or `https://host:port`"));
+        }
+        if !matches!(uri.path(), "" | "/") {
+            return Err(refused(
+                "an origin has no path: write `https://host`, and narrow it with `Scope::only`",
+            ));
+        }
+        if uri.query().is_some() {
+            return Err(refused("an origin has no query: write `https://host` or `https://host:port`"));
+        }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(refused(
+                "an origin has no user information: write `https://host` or `https://host:port`",
+            ));
+        }
+        let scheme =
+            Scheme::of(uri).ok_or_else(|| refused("the scheme of an origin is `https` or `http`"))?;
+        let (_, host, port) = target(uri).ok_or_else(|| {
+            refused("the port of an origin is a number up to 65535, or left out for the default")
+        })?;
+        Ok(Origin { scheme, host: Host::parse(host)?, port })
+    }
+
+    fn secure(self) -> Result<Self, Error> {
+        if self.scheme == Scheme::Http && !self.host.is_loopback() {
+            return Err(refused(
+                "plain http is allowed for this machine only: write `https://`, or use `Scope::danger_plain_http`",
+            ));
+        }
+        Ok(self)
+    }
+
+    fn is(&self, scheme: Scheme, host: &str, port: u16) -> bool {
+        self.port == port && self.scheme == scheme && self.host.is(host)
+    }
+}
+
+impl FromStr for Origin {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)?.secure()
+    }
+}
+
+impl TryFrom<&Uri> for Origin {
+    type Error = Error;
+
+    fn try_from(uri: &Uri) -> Result<Self, Error> {
+        Self::of(uri)?.secure()
+    }
+}
+
+impl fmt::Display for Origin {
+    /// With the port always, so that two origins are equal when their texts are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        match &self.host {
+            Host::Name(name) => write!(f, "{scheme}://{name}:{}", self.port),
+            Host::V6(address) => write!(f, "{scheme}://[{address}]:{}", self.port),
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Origin({self})")
+    }
+}
+
+impl Scheme {
+    fn of(uri: &Uri) -> Option<Self> {
+        let scheme = uri.scheme_str()?;
+        if scheme.eq_ignore_ascii_case("https") {
+            Some(Scheme::Https)
+        } else if scheme.eq_ignore_ascii_case("http") {
+            Some(Scheme::Http)
+        } else {
+            None
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+impl Host {
+    fn parse(host: &str) -> Result<Self, Error> {
+        if host.starts_with('[') {
+            return match address_v6(host) {
+                Some(address) => Ok(Host::V6(address)),
+                None => Err(refused("the host in brackets is not an IPv6 address without a zone")),
+            };
+        }
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if host.is_empty() || !host.bytes().all(is_name) {
+            return Err(refused(
+                "the host of an origin is a name of ASCII letters, digits, `-`, `_` and `.`, or an IP address",
+            ));
+        }
+        Ok(Host::Name(host.to_ascii_lowercase().into()))
+    }
+
+    fn is(&self, host: &str) -> bool {
+        match self {
+            Host::Name(name) => name.eq_ignore_ascii_case(host),
+            Host::V6(address) => address_v6(host) == Some(*address),
+        }
+    }
+
+    fn is_loopback(&self) -> bool {
+        match self {
+            Host::Name(name) => {
+                &**name == "localhost"
+                    || name.ends_with(".localhost")
+                    || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+            }
+            Host::V6(address) => address.is_loopback(),
+        }
+    }
+}
+
+/// Scheme, host as written and port of a URI, if it has an authority and its port is one. User information is left in
+/// the host, which then equals the host of no origin.
+fn target(uri: &Uri) -> Option<(Scheme, &str, u16)> {
+    let scheme = Scheme::of(uri)?;
+    let authority = uri.authority()?.as_str();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port), // else a colon inside `[::1]`
+        _ => (authority, ""),
+    };
+    let port = match port {
+        "" => scheme.default_port(),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
+        _ => return None,
+    };
+    Some((scheme, host, port))
+}
+
+fn address_v6(host: &str) -> Option<Ipv6Addr> {
+    host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+}
+
+fn refused(message: &'static str) -> Error {
+    Error::new(ErrorKind::Encode, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn origin(text: &str) -> Origin {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn an_origin_is_shown_in_lower_case_with_its_port() {
+        for (text, shown) in [
+            ("https://api.example.com", "https://api.example.com:443"),
+            ("HTTPS://API.Example.COM/", "https://api.example.com:443"),
+            ("https://api.example.com:", "https://api.example.com:443"),
+            ("https://api.example.com:0443", "https://api.example.com:443"),
+            ("https://api.example.com:8443", "https://api.example.com:8443"),
+            ("https://my_api.internal", "https://my_api.internal:443"),
+            ("https://10.0.0.1", "https://10.0.0.1:443"),
+            ("https://[2001:DB8:0::1]", "https://[2001:db8::1]:443"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("http://127.0.0.1", "http://127.0.0.1:80"),
+        ] {
+            assert_eq!(origin(text).to_string(), shown);
+            assert_eq!(origin(shown), origin(text), "{shown} is read back");
+            assert_eq!(Origin::try_from(&uri(text)).unwrap(), origin(text), "{text} as a URI");
+        }
+    }
+
+    #[test]
+    fn equal_origins_hash_alike() {
+        let origins =
+            ["https://a.example", "https://A.example:443", "https://[::1]", "https://[0:0::1]:443/"];
+        assert_eq!(origins.map(origin).into_iter().collect::<HashSet<_>>().len(), 2);
+    }
+
+    #[test]
+    fn a_refused_origin_says_what_is_wrong() {
+        for (text, word) in [
+            ("", "written"),
+            ("https://", "written"),
+            ("https:///path", "written"),
+            ("https://[::1", "written"),
+            ("https://müller.example", "written"),
+            ("api.example.com", "scheme"),
+            ("api.example.com:443", "scheme"),
+            ("/orders", "scheme"),
+            ("ftp://api.example.com", "`https` or `http`"),
+            ("wss://api.example.com", "`https` or `http`"),
+            ("https://api.example.com/v1", "path"),
+            ("https://api.example.com//", "path"),
+            ("https://api.example.com?a=b", "query"),
+            ("https://api.example.com/?", "query"),
+            ("https://api.example.com#top", "fragment"),
+            ("https://api@evil.example", "user information"),
+            ("https://name:word@api.example.com", "user information"),
+            ("https://api.example.com:99999", "port"),
+            ("https://api.example.com:+443", "port"),
+            ("https://:443", "host"),
+            ("https://*.example.com", "host"),
+            ("https://a,b", "host"),
+            ("https://[v1.x]", "IPv6"),
+            ("http://api.example.com", "plain http"),
+        ] {
+            let error = text.parse::<Origin>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Encode, "{text}");
+            assert!(error.to_string().contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_unless_allowed() {
+        for text in [
+            "http://localhost",
+            "http://LOCALHOST:1",
+            "http://a.localhost",
+            "http://127.9.9.9",
+            "http://[::1]",
+        ] {
+            assert!(text.parse::<Origin>().is_ok(), "{text}");
+        }
+        for text in [
+            "http://api.example.com",
+            "http://localhost.example",
+            "http://notlocalhost",
+            "http://128.0.0.1",
+            "http://127.1",
+            "http://127.0.0.1.example",
+            "http://[::2]",
+            "http://[::ffff:127.0.0.1]",
+            "http://0.0.0.0",
+        ] {
+            assert!(text.parse::<Origin>().is_err(), "{text}");
+            assert!(Origin::try_from(&uri(text)).is_err(), "{text} as a URI");
+            assert!(Scope::danger_plain_http(text).unwrap().contains(&uri(text)), "{text}");
+        }
+        assert!(Scope::danger_plain_http("http://api.example.com/v1").is_err());
+    }
+
+    #[test]
+    fn a_scope_is_the_same_scheme_host_and_port() {
+        let scope = Scope::from(origin("https://api.example.com"));
+        for inside in [
+            "https://api.example.com",
+            "https://api.example.com/orders?next=http://other.example",
+            "https://API.EXAMPLE.COM:443/",
+            "HTTPS://api.example.com:/",
+        ] {
+            assert!(scope.contains(&uri(inside)), "{inside}");
+        }
+        for outside in [
+            "http://api.example.com/",
+            "http://api.example.com:443/",
+            "https://api.example.com:80/",
+            "https://api.example.com:8443/",
+            "https://api.example.com:99999/",
+            "https://example.com/",
+            "https://evil-api.example.com/",
+            "https://x.api.example.com/",
+            "https://api.example.com.evil.example/",
+            "https://api.example.com./",
+        ] {
+            assert!(!scope.contains(&uri(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn user_information_does_not_fool_the_scope() {
+        let scope = Scope::from(origin("https://api.example.com"));
+        for outside in [
+            "https://api.example.com@evil.example/",
+            "https://api.example.com:443@evil.example/",
+            "https://evil.example@api.example.com/",
+            "https://name:443@api.example.com/",
+        ] {
+            assert!(!scope.contains(&uri(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_uri_without_scheme_or_authority_is_out_of_scope() {
+        let scope = Scope::from(origin("https://api.example.com"));
+        for outside in ["/", "/orders", "*", "api.example.com", "api.example.com:443"] {
+            assert!(!scope.contains(&uri(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_host_is_the_same_in_every_spelling() {
+        let scope = Scope::from(origin("https://[::1]:8443"));
+        assert!(scope.contains(&uri("https://[::1]:8443/")));
+        assert!(scope.contains(&uri("https://[0:0:0:0:0:0:0:1]:8443/")));
+        assert!(!scope.contains(&uri("https://[::1]/")));
+        assert!(!scope.contains(&uri("https://[::2]:8443/")));
+    }
+
+    #[test]
+    fn a_scheme_in_capitals_is_the_same_scheme() {
+        let shouted =
+            Uri::builder().scheme("HTTPS").authority("api.example.com").path_and_query("/").build().unwrap();
+        assert!(Scope::from(origin("https://api.example.com")).contains(&shouted));
+    }
+
+    #[test]
+    fn several_origins_make_one_scope_and_none_makes_an_empty_one() {
+        let [a, b] = ["https://a.example", "https://b.example"].map(origin);
+        for scope in [Scope::from_iter([a.clone(), b.clone()]), Scope::from(a).and(b)] {
+            assert!(scope.contains(&uri("https://a.example/")) && scope.contains(&uri("https://b.example/")));
+            assert!(!scope.contains(&uri("https://c.example/")));
+        }
+        assert!(!Scope::from_iter([]).contains(&uri("https://a.example/")));
+    }
+
+    #[test]
+    fn a_predicate_narrows_by_path_what_is_in_the_scope_so_far() {
+        let scope = Scope::from(origin("https://a.example"))
+            .only(|uri| uri.path().starts_with("/api/"))
+            .only(|uri| uri.path() != "/api/login")
+            .and(origin("https://b.example"));
+        assert!(scope.contains(&uri("https://a.example/api/orders")));
+        assert!(!scope.contains(&uri("https://a.example/logo")));
+        assert!(!scope.contains(&uri("https://a.example/api/login")));
+        assert!(scope.contains(&uri("https://b.example/logo")));
+        assert!(!scope.contains(&uri("https://c.example/api/orders")), "a predicate never widens");
+    }
+
+    #[test]
+    fn debug_lists_the_origins() {
+        let scope = Scope::from(origin("https://a.example")).only(|_| true);
+        assert_eq!(format!("{scope:?}"), "[Origin(https://a.example:443)]");
+    }
+}
