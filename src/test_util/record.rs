@@ -83,7 +83,6 @@ impl Log {
 
 /// A body that has not been read, and its place in the log.
 pub(super) struct Incoming<B> {
-    // Before the body: whoever sees the body dropped finds it in the log.
     entry: Entry,
     body: B,
 }
@@ -97,7 +96,6 @@ where
     pub(super) async fn read(self) -> Result<Bytes, BoxError> {
         let Incoming { mut entry, body } = self;
         let mut body = pin!(body);
-        entry.upload = Upload::Dropped;
         while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             let frame = frame.map_err(|error| {
                 entry.upload = Upload::Broken;

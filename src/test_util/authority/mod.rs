@@ -183,8 +183,9 @@ impl ModelAuthority {
 
     /// Ends every token.
     pub fn revoke_all(&self) {
-        self.revoke_access();
-        self.revoke_refresh();
+        let ledger = &mut self.state().ledger;
+        ledger.revoke_access();
+        ledger.revoke_refresh();
     }
 
     /// A login code for the first account, good for one exchange.
