@@ -112,8 +112,8 @@ mod tests {
         assert_pending!(first.poll());
         assert_pending!(second.poll());
         gate.let_through(1);
-        assert_pending!(second.poll());
         assert_ready!(first.poll());
+        assert_pending!(second.poll());
         gate.let_through(1);
         assert_ready!(second.poll());
     }

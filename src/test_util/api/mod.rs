@@ -31,9 +31,10 @@ use crate::error::BoxError;
 
 /// An API that answers to the access tokens of a [`ModelAuthority`], as a tower service over HTTP messages.
 ///
-/// A good token is answered with 200 and a JSON object: `method`, `path`, `account`, `length` and `checksum` of the body
-/// ([`ModelApi::checksum`]); the path `/echo` answers with the body itself. Anything else meets the [`Refusal`], and a
-/// credential that is there twice gets 400. The body is read to its end first, unless the path's [`Route`] says otherwise.
+/// A good token is answered with 200 and a JSON object: `method`, `path`, `account`, `length` and `checksum` of the
+/// body ([`ModelApi::checksum`]); the path `/echo` answers with the body itself. Anything else meets the [`Refusal`],
+/// and a credential that is there twice gets 400. The body is read to its end first, unless the path's [`Route`] says
+/// otherwise.
 ///
 /// Clones are the same API. See the [module docs](super) for an example.
 #[derive(Clone)]

@@ -30,7 +30,7 @@ pub enum Endpoint {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// This status and text.
+    /// This status and text, as JSON if it begins with a brace.
     Status(StatusCode, &'static str),
     /// This status with a `Retry-After` in seconds.
     RetryAfter(StatusCode, Duration),
