@@ -1,0 +1,310 @@
+//! The body of both attempts, and the response future's hold on them.
+
+use std::{
+    fmt, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::{
+    NotReplayable, Rebuild,
+    buffer::{Frames, Recording},
+    shared::{Attempt, Read, Second, Shared, State, Turn},
+    source::{Item, Source},
+};
+use crate::BoxError;
+
+/// A request body that can be sent a second time, within limits. See the [module docs](super).
+///
+/// It is `Unpin` whatever `B` is, and not `Clone`: a retry layer *inside* the token refresh sees a body that it cannot
+/// send again.
+///
+/// # Errors
+///
+/// Errors of `B` come through boxed, and downcast to themselves. An upload that has lost its purpose (the request was
+/// sent again, or nobody waits for the response any more) ends with an error too, so that the client resets the stream
+/// instead of keeping a connection open for it.
+pub struct ReplayBody<B>(Kind<B>);
+
+enum Kind<B> {
+    /// All that is left, without trailers. Empty: the end.
+    Whole(Bytes),
+    /// A body that belongs to this attempt alone.
+    Own(Pin<Box<Source<B>>>),
+    Guarded(Guarded<B>),
+}
+
+const END: Bytes = Bytes::new();
+
+impl<B> ReplayBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// A body that is only handed through.
+    pub(crate) fn passing(body: B) -> Self {
+        ReplayBody(if body.is_end_stream() { Kind::Whole(END) } else { Kind::Own(Source::new(body)) })
+    }
+
+    /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
+    pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>) {
+        let second = match rebuild {
+            Some(rebuild) => Second::Rebuild(rebuild),
+            None => Second::Recorded(Recording::new(limit)),
+        };
+        Self::guarded(body, second)
+    }
+
+    fn guarded(body: B, second: Second<B>) -> (Self, Replay<B>) {
+        if body.is_end_stream() {
+            return Self::whole(END);
+        }
+        let hint = body.size_hint();
+        let mut source = Source::new(body);
+        if let (Second::Recorded(recording), Some(length)) = (&second, hint.exact()) {
+            // Only a short body is asked before the client asks: it is ready, or soon is.
+            if recording.has_room_for(length) {
+                if let Some(bytes) = source.as_mut().read_whole(length) {
+                    return Self::whole(bytes);
+                }
+            }
+        }
+        let shared = Arc::new(Shared::new(source, hint, second));
+        let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
+        (ReplayBody(Kind::Guarded(first)), Replay(Hold::Shared(shared)))
+    }
+
+    fn whole(bytes: Bytes) -> (Self, Replay<B>) {
+        (ReplayBody(Kind::Whole(bytes.clone())), Replay(Hold::Whole(bytes)))
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Item> {
+        let guarded = match &mut self.0 {
+            Kind::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Kind::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
+            Kind::Own(source) => return source.as_mut().poll_frame(cx),
+            Kind::Guarded(guarded) => guarded,
+        };
+        match ready!(guarded.poll_step(cx)) {
+            Step::Item(Read { item, last }) => {
+                if last {
+                    self.0 = Kind::Whole(END);
+                }
+                Poll::Ready(item)
+            }
+            Step::Own(source) => {
+                self.0 = Kind::Own(source);
+                self.poll_frame(cx)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Own(source) => source.is_end_stream(),
+            Kind::Guarded(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Own(source) => source.size_hint(),
+            Kind::Guarded(guarded) => guarded.left,
+        }
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0 {
+            Kind::Whole(_) => "Whole",
+            Kind::Own(_) => "Own",
+            Kind::Guarded(_) => "Guarded",
+        };
+        f.debug_tuple("ReplayBody").field(&format_args!("{kind}")).finish()
+    }
+}
+
+/// A body that the response future can still pause, hand to the second attempt, or end.
+struct Guarded<B> {
+    shared: Arc<Shared<B>>,
+    attempt: Attempt,
+    /// What the first attempt had read, if this is the second.
+    backlog: Frames,
+    left: SizeHint,
+}
+
+enum Step<B> {
+    Item(Read),
+    /// Nobody holds on to the body any more.
+    Own(Pin<Box<Source<B>>>),
+}
+
+impl<B> Guarded<B> {
+    fn new(shared: Arc<Shared<B>>, attempt: Attempt, backlog: Frames) -> Self {
+        let left = shared.hint;
+        Guarded { shared, attempt, backlog, left }
+    }
+}
+
+impl<B> Guarded<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step<B>> {
+        let mut waker = None;
+        let read = loop {
+            let turn = self.shared.with(|state| state.turn(self.attempt, self.backlog.len(), &mut waker));
+            match turn {
+                Turn::Wait => waker = Some(cx.waker().clone()),
+                Turn::Parked => return Poll::Pending,
+                Turn::Replay { last } => break Read { item: self.backlog.next().map(Ok), last },
+                Turn::Read(source) => {
+                    if let Some(read) = self.read(source, cx) {
+                        break ready!(read);
+                    }
+                }
+                Turn::Own(source) => return Poll::Ready(Step::Own(source)),
+                Turn::End => break Read { item: None, last: true },
+                Turn::Stop(error) => break Read { item: Some(Err(error.into())), last: false },
+            }
+        };
+        if let Some(Ok(frame)) = &read.item {
+            self.left = less(self.left, frame.data_ref().map_or(0, Bytes::len) as u64);
+        }
+        Poll::Ready(Step::Item(read))
+    }
+
+    /// Polls the live body, with no lock held. `None`: it is not this attempt's any more.
+    fn read(&self, mut source: Pin<Box<Source<B>>>, cx: &mut Context<'_>) -> Option<Poll<Read>> {
+        let on_panic = LoseOnDrop(&self.shared);
+        let mut waker = None;
+        let read = match source.as_mut().poll_frame(cx) {
+            Poll::Ready(item) => {
+                let last = match &item {
+                    Some(Ok(_)) => source.is_end_stream(),
+                    Some(Err(_)) => false,
+                    None => true,
+                };
+                Poll::Ready(Read { item, last })
+            }
+            Poll::Pending => {
+                waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        };
+        mem::forget(on_panic);
+        let (read, remains) = self.shared.with(|state| state.settle(self.attempt, source, read, &mut waker));
+        remains.clear();
+        read
+    }
+}
+
+/// A body that panics is gone: whoever waits for it must hear of it.
+struct LoseOnDrop<'a, B>(&'a Shared<B>);
+
+impl<B> Drop for LoseOnDrop<'_, B> {
+    fn drop(&mut self) {
+        self.0.with(State::lose).clear();
+    }
+}
+
+fn less(hint: SizeHint, passed: u64) -> SizeHint {
+    let mut left = SizeHint::new();
+    left.set_lower(hint.lower().saturating_sub(passed));
+    if let Some(upper) = hint.upper() {
+        left.set_upper(upper.saturating_sub(passed));
+    }
+    left
+}
+
+/// The response future's hold on the body of its request.
+///
+/// Dropping it ends the upload that is under way, unless [`release`](Replay::release) was called.
+pub(crate) struct Replay<B>(Hold<B>);
+
+enum Hold<B> {
+    /// Nothing to pause or to end: the attempts have a clone each.
+    Whole(Bytes),
+    Shared(Arc<Shared<B>>),
+}
+
+impl<B> Replay<B> {
+    /// At the refusal: makes the first attempt wait, and stops recording.
+    ///
+    /// # Errors
+    ///
+    /// The body cannot be sent again. The first attempt is not paused.
+    pub(crate) fn pause(&self) -> Result<(), NotReplayable> {
+        match &self.0 {
+            Hold::Whole(_) => Ok(()),
+            Hold::Shared(shared) => shared.with(State::pause),
+        }
+    }
+
+    /// The response is delivered: what was kept is freed, and the attempt goes on by itself.
+    pub(crate) fn release(self) {
+        if let Hold::Shared(shared) = &self.0 {
+            shared.with(State::release).clear();
+        }
+    }
+}
+
+impl<B> Replay<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// The body of the second attempt, which is guarded from now on. The first attempt is cut off.
+    ///
+    /// If the body cannot be sent again, the one that is returned fails when it is polled.
+    pub(crate) fn take_over(&mut self) -> ReplayBody<B> {
+        let shared = match &self.0 {
+            Hold::Whole(bytes) => return ReplayBody(Kind::Whole(bytes.clone())),
+            Hold::Shared(shared) => Arc::clone(shared),
+        };
+        let (second, remains) = shared.with(State::take_over);
+        remains.clear();
+        let backlog = match second {
+            Second::Recorded(recording) => recording.into_frames(),
+            Second::Rebuild(rebuild) => {
+                let spent = Second::Impossible(NotReplayable::Spent);
+                let (body, replay) = ReplayBody::guarded(rebuild.make(), spent);
+                *self = replay;
+                return body;
+            }
+            Second::Impossible(_) => Frames::default(),
+        };
+        ReplayBody(Kind::Guarded(Guarded::new(shared, Attempt::Second, backlog)))
+    }
+}
+
+impl<B> Drop for Replay<B> {
+    fn drop(&mut self) {
+        if let Hold::Shared(shared) = &self.0 {
+            shared.with(State::abandon).clear();
+        }
+    }
+}
+
+impl<B> fmt::Debug for Replay<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replay(..)")
+    }
+}

@@ -1,0 +1,291 @@
+//! Whose turn it is to read the live body.
+//!
+//! The two attempts of a request and its response future share one [`State`]. Its methods are transitions: they run
+//! under the lock, and neither poll, wake nor drop anything that is not ours. The body is lent to the attempt that
+//! polls it, and what a transition leaves over goes out in [`Remains`].
+
+use std::{
+    error::Error as StdError,
+    fmt, mem,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::{
+    NotReplayable, Rebuild,
+    buffer::Recording,
+    source::{Item, Source},
+};
+
+pub(super) struct Shared<B> {
+    /// Of the body before it was read: both attempts begin with it.
+    pub(super) hint: SizeHint,
+    state: Mutex<State<B>>,
+}
+
+impl<B> Shared<B> {
+    pub(super) fn new(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> Self {
+        let state = State {
+            reader: Attempt::First,
+            standing: Standing::Guarded,
+            live: Live::Here(source),
+            second,
+            waker: None,
+        };
+        Shared { hint, state: Mutex::new(state) }
+    }
+
+    /// Runs a transition; the lock is free again when it returns.
+    pub(super) fn with<T>(&self, transition: impl FnOnce(&mut State<B>) -> T) -> T {
+        transition(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Second,
+}
+
+pub(super) struct State<B> {
+    /// The attempt that may read.
+    reader: Attempt,
+    standing: Standing,
+    live: Live<B>,
+    second: Second<B>,
+    /// Of the reader, while it waits.
+    waker: Option<Waker>,
+}
+
+/// How the response future stands to the reader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It would end the reader if it was dropped.
+    Guarded,
+    /// The same, and the reader waits.
+    Paused,
+    /// The response was delivered: the reader is on its own.
+    Released,
+    /// It was dropped: the reader ends.
+    Abandoned,
+}
+
+/// Where the live body is.
+enum Live<B> {
+    Here(Pin<Box<Source<B>>>),
+    /// Being polled, or given away for good.
+    Lent,
+    Ended,
+    /// It failed, panicked or was dropped.
+    Lost,
+}
+
+/// Where the body of a second attempt would come from.
+pub(super) enum Second<B> {
+    Recorded(Recording),
+    Rebuild(Rebuild<B>),
+    Impossible(NotReplayable),
+}
+
+/// What an attempt may do now.
+pub(super) enum Turn<B> {
+    /// Come back with a waker: it is cloned where no lock is held.
+    Wait,
+    /// The waker was left here.
+    Parked,
+    /// Yield a frame of the backlog, which is the last of the body or not.
+    Replay {
+        last: bool,
+    },
+    /// Poll the body and settle.
+    Read(Pin<Box<Source<B>>>),
+    /// Keep the body: nobody will ask for it any more.
+    Own(Pin<Box<Source<B>>>),
+    End,
+    Stop(CutOff),
+}
+
+/// What a poll of the live body has brought, and whether nothing comes after it.
+pub(super) struct Read {
+    pub(super) item: Item,
+    pub(super) last: bool,
+}
+
+impl<B> State<B> {
+    /// What `attempt` may do, with `backlog` recorded frames still to replay.
+    pub(super) fn turn(&mut self, attempt: Attempt, backlog: usize, waker: &mut Option<Waker>) -> Turn<B> {
+        if self.reader != attempt || self.standing == Standing::Abandoned {
+            return Turn::Stop(CutOff::Withdrawn);
+        }
+        if self.standing == Standing::Paused {
+            return self.park(waker);
+        }
+        if backlog > 0 {
+            return Turn::Replay { last: backlog == 1 && matches!(self.live, Live::Ended) };
+        }
+        match mem::replace(&mut self.live, Live::Lent) {
+            Live::Here(source) if self.standing == Standing::Released && source.is_untouched() => {
+                Turn::Own(source)
+            }
+            Live::Here(source) => Turn::Read(source),
+            Live::Lent => self.park(waker),
+            Live::Ended => {
+                self.live = Live::Ended;
+                Turn::End
+            }
+            Live::Lost => {
+                self.live = Live::Lost;
+                Turn::Stop(CutOff::Lost)
+            }
+        }
+    }
+
+    fn park(&mut self, waker: &mut Option<Waker>) -> Turn<B> {
+        if waker.is_none() {
+            return Turn::Wait;
+        }
+        mem::swap(&mut self.waker, waker);
+        Turn::Parked
+    }
+
+    /// Takes the lent body back. `None`: the attempt has lost its turn, and what it read was put back.
+    pub(super) fn settle(
+        &mut self,
+        attempt: Attempt,
+        mut source: Pin<Box<Source<B>>>,
+        read: Poll<Read>,
+        waker: &mut Option<Waker>,
+    ) -> (Option<Poll<Read>>, Remains<B>) {
+        let superseded = self.reader != attempt;
+        if superseded || matches!(self.standing, Standing::Paused | Standing::Abandoned) {
+            if let Poll::Ready(read) = read {
+                source.as_mut().put_back(read.item);
+            }
+            self.live = Live::Here(source);
+            let remains = match self.standing {
+                Standing::Abandoned => self.abandon(),
+                _ if superseded => Remains { wake: self.waker.take(), ..Remains::default() },
+                _ => Remains::default(),
+            };
+            return (None, remains);
+        }
+        self.live = Live::Here(source);
+        let mut remains = Remains::default();
+        match &read {
+            Poll::Pending => mem::swap(&mut self.waker, waker),
+            Poll::Ready(Read { item: Some(Err(_)), .. }) => remains = self.lose(),
+            Poll::Ready(Read { item, last }) => {
+                if let Some(Ok(frame)) = item {
+                    remains.second = self.record(frame);
+                }
+                if *last {
+                    remains.live = mem::replace(&mut self.live, Live::Ended);
+                }
+            }
+        }
+        (Some(read), remains)
+    }
+
+    fn record(&mut self, frame: &Frame<Bytes>) -> Option<Second<B>> {
+        let Second::Recorded(recording) = &mut self.second else { return None };
+        let why = recording.push(frame).err()?;
+        Some(mem::replace(&mut self.second, Second::Impossible(why)))
+    }
+
+    /// The live body failed, or panicked while it was lent.
+    pub(super) fn lose(&mut self) -> Remains<B> {
+        let second = match self.second {
+            Second::Recorded(_) => {
+                Some(mem::replace(&mut self.second, Second::Impossible(NotReplayable::Failed)))
+            }
+            _ => None,
+        };
+        Remains { wake: self.waker.take(), live: mem::replace(&mut self.live, Live::Lost), second }
+    }
+
+    pub(super) fn pause(&mut self) -> Result<(), NotReplayable> {
+        if let Second::Impossible(why) = self.second {
+            return Err(why);
+        }
+        self.standing = Standing::Paused;
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self) -> Remains<B> {
+        let mut remains = Remains { second: Some(self.spend()), ..Remains::default() };
+        if mem::replace(&mut self.standing, Standing::Released) == Standing::Paused {
+            remains.wake = self.waker.take();
+        }
+        remains
+    }
+
+    /// Puts the second attempt in the reader's place, if it is to go on with this body; else the reader ends.
+    pub(super) fn take_over(&mut self) -> (Second<B>, Remains<B>) {
+        let second = self.spend();
+        if !matches!(second, Second::Recorded(_)) {
+            return (second, self.abandon());
+        }
+        self.reader = Attempt::Second;
+        self.standing = Standing::Guarded;
+        (second, Remains { wake: self.waker.take(), ..Remains::default() })
+    }
+
+    /// Ends the reader, unless it is on its own.
+    pub(super) fn abandon(&mut self) -> Remains<B> {
+        if self.standing == Standing::Released {
+            return Remains::default();
+        }
+        self.standing = Standing::Abandoned;
+        // A body that is lent is dropped when it comes back.
+        let live = mem::replace(&mut self.live, Live::Lost);
+        Remains { wake: self.waker.take(), live, second: Some(self.spend()) }
+    }
+
+    fn spend(&mut self) -> Second<B> {
+        mem::replace(&mut self.second, Second::Impossible(NotReplayable::Spent))
+    }
+}
+
+/// What a transition leaves over. Waking and dropping run other people's code, so they wait until the lock is free.
+#[must_use]
+pub(super) struct Remains<B> {
+    wake: Option<Waker>,
+    live: Live<B>,
+    second: Option<Second<B>>,
+}
+
+impl<B> Remains<B> {
+    pub(super) fn clear(self) {
+        if let Some(waker) = self.wake {
+            waker.wake();
+        }
+    }
+}
+
+impl<B> Default for Remains<B> {
+    fn default() -> Self {
+        Remains { wake: None, live: Live::Lost, second: None }
+    }
+}
+
+/// The error that an attempt gets which must not go on. Its client is to reset the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CutOff {
+    Withdrawn,
+    Lost,
+}
+
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CutOff::Withdrawn => "the upload was cut off: the request was sent again or given up",
+            CutOff::Lost => "the upload was cut off: the body has failed before",
+        })
+    }
+}
+
+impl StdError for CutOff {}

@@ -1,0 +1,80 @@
+//! The caller's body, seen as frames of `Bytes`.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::BoxError;
+
+/// What a body answers when it is ready.
+pub(super) type Item = Option<Result<Frame<Bytes>, BoxError>>;
+
+pin_project! {
+    /// A body from which the last item read can be put back.
+    pub(super) struct Source<B> {
+        unread: Option<Item>,
+        #[pin]
+        body: B,
+    }
+}
+
+impl<B> Source<B> {
+    pub(super) fn new(body: B) -> Pin<Box<Self>> {
+        Box::pin(Source { unread: None, body })
+    }
+
+    /// Puts back what was read last.
+    pub(super) fn put_back(self: Pin<&mut Self>, item: Item) {
+        *self.project().unread = Some(item);
+    }
+
+    pub(super) fn is_untouched(&self) -> bool {
+        self.unread.is_none()
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// Everything there is, if it is ready as one frame of the length that the body has announced.
+    pub(super) fn read_whole(mut self: Pin<&mut Self>, length: u64) -> Option<Bytes> {
+        let Poll::Ready(item) = self.as_mut().poll_frame(&mut Context::from_waker(Waker::noop())) else {
+            return None;
+        };
+        let item = match item {
+            Some(Ok(frame)) if self.is_end_stream() => match frame.into_data() {
+                Ok(data) if data.len() as u64 == length => return Some(data),
+                Ok(data) => Some(Ok(Frame::data(data))),
+                Err(frame) => Some(Ok(frame)),
+            },
+            item => item,
+        };
+        self.put_back(item);
+        None
+    }
+
+    pub(super) fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Item> {
+        let this = self.project();
+        if let Some(item) = this.unread.take() {
+            return Poll::Ready(item);
+        }
+        let polled = this.body.poll_frame(cx).map_err(Into::into);
+        polled.map_ok(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.unread.is_none() && self.body.is_end_stream()
+    }
+
+    /// What is left, apart from an item that was put back.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
