@@ -244,7 +244,8 @@ where
     /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
     fn look_again(&self, acquired: &Issued) -> Option<Arc<Issued>> {
         let token = self.engine.present()?;
-        let is_same_identity = self.sent.as_ref().is_none_or(|sent| sent.stamp().epoch == token.stamp().epoch);
+        let is_same_identity =
+            self.sent.as_ref().is_none_or(|sent| sent.stamp().epoch == token.stamp().epoch);
         let is_fresh = token.stamp() == acquired.stamp() || !token.is_expired(self.engine.now());
         let is_good = self.has_waited_again || (is_fresh && !token.is_condemned());
         (is_same_identity && is_good).then_some(token)
@@ -295,11 +296,21 @@ where
     }
 
     /// The response as it came, with what happened beside it.
-    fn deliver(&mut self, mut response: Response<R>, refused: bool, not_resent: Option<NotResent>) -> Response<R> {
+    fn deliver(
+        &mut self,
+        mut response: Response<R>,
+        refused: bool,
+        not_resent: Option<NotResent>,
+    ) -> Response<R> {
         self.release();
         if let Some(sent) = &self.sent {
             let generation = sent.stamp().generation;
-            response.extensions_mut().insert(Outcome { generation, attempts: self.attempts, refused, not_resent });
+            response.extensions_mut().insert(Outcome {
+                generation,
+                attempts: self.attempts,
+                refused,
+                not_resent,
+            });
         }
         response
     }

@@ -117,7 +117,10 @@ impl TokenRefreshLayer {
     /// `Encode` for 0; [`without_replay`](Self::without_replay) turns the replay off.
     pub fn replay_limit(mut self, bytes: usize) -> Result<Self, Error> {
         if bytes == 0 {
-            return Err(Error::new(ErrorKind::Encode, "a replay limit must be at least 1 byte; `without_replay` keeps none"));
+            return Err(Error::new(
+                ErrorKind::Encode,
+                "a replay limit must be at least 1 byte; `without_replay` keeps none",
+            ));
         }
         self.policy().replay_limit = bytes;
         Ok(self)
@@ -131,7 +134,10 @@ impl TokenRefreshLayer {
     }
 
     /// Which requests may be sent a second time; all, by default, because a refused request was not processed.
-    pub fn resend_if(mut self, allows: impl Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
+    pub fn resend_if(
+        mut self,
+        allows: impl Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.policy().resend = Some(Arc::new(allows));
         self
     }
@@ -167,7 +173,9 @@ impl Policy {
     /// Whether the credential may be shown to where this request goes.
     pub(crate) fn covers<B>(&self, request: &Request<B>) -> bool {
         match &self.assumed {
-            Some(origin) if request.uri().authority().is_none() => self.scope.covers(origin, request.uri()),
+            Some(origin) if request.uri().authority().is_none() => {
+                self.scope.contains_at(origin, request.uri())
+            }
             _ => self.scope.contains(request.uri()),
         }
     }

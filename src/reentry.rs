@@ -41,5 +41,8 @@ impl Mark {
 }
 
 pub(crate) fn error() -> Error {
-    Error::new(ErrorKind::Reentrant, "a token source called through the layer that waits for it; give it a client of its own")
+    Error::new(
+        ErrorKind::Reentrant,
+        "a token source called through the layer that waits for it; give it a client of its own",
+    )
 }

@@ -101,9 +101,18 @@ impl Scope {
     /// Whether the credential may be sent to this URI.
     pub fn contains(&self, uri: &Uri) -> bool {
         let Some((scheme, host, port)) = target(uri) else { return false };
-        self.parts.iter().any(|part| {
-            part.origin.is(scheme, host, port) && part.only.iter().all(|predicate| predicate(uri))
-        })
+        self.admits(uri, |origin| origin.is(scheme, host, port))
+    }
+
+    /// The same for a URI without an authority that is known to go to this origin.
+    pub(crate) fn contains_at(&self, destination: &Origin, uri: &Uri) -> bool {
+        self.admits(uri, |origin| origin == destination)
+    }
+
+    fn admits(&self, uri: &Uri, is_there: impl Fn(&Origin) -> bool) -> bool {
+        self.parts
+            .iter()
+            .any(|part| is_there(&part.origin) && part.only.iter().all(|predicate| predicate(uri)))
     }
 }
 

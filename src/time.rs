@@ -110,7 +110,8 @@ impl Timekeeper {
 pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
     let missing = |message| Error::new(ErrorKind::NoRuntime, message);
     Handle::try_current().map_err(|_| missing("there is no tokio runtime to wait on"))?;
-    catch_unwind(|| sleep(limit)).map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
+    catch_unwind(|| sleep(limit))
+        .map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -83,6 +83,13 @@ where
     }
 }
 
+impl<B> Default for ReplayBody<B> {
+    /// An empty body.
+    fn default() -> Self {
+        ReplayBody(Kind::Whole(END))
+    }
+}
+
 impl<B> Body for ReplayBody<B>
 where
     B: Body,

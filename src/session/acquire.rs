@@ -45,7 +45,9 @@ impl From<Denied> for Error {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Failed(error) => error,
-            Denied::Damped => Error::new(ErrorKind::Transient, "the latest tokens were refused as soon as they were used"),
+            Denied::Damped => {
+                Error::new(ErrorKind::Transient, "the latest tokens were refused as soon as they were used")
+            }
         }
     }
 }
@@ -102,14 +104,19 @@ impl Acquire {
     /// What a failed refresh leaves: a token that may still be sent, for those who have sent nothing yet.
     fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
         let now = self.engine.now();
-        let remaining = self.engine.present().filter(|token| matches!(self.ask, Ask::Need | Ask::Take) && token.is_usable(now));
+        let remaining = self
+            .engine
+            .present()
+            .filter(|token| matches!(self.ask, Ask::Need | Ask::Take) && token.is_usable(now));
         remaining.ok_or(Denied::Failed(error))
     }
 
     /// The present token, for a caller that has waited often enough.
     fn settle_for(&self) -> Option<Arc<Issued>> {
         let is_other = |token: &Arc<Issued>| match self.ask {
-            Ask::Refuse { stamp, .. } => token.stamp().epoch == stamp.epoch && token.stamp().generation > stamp.generation,
+            Ask::Refuse { stamp, .. } => {
+                token.stamp().epoch == stamp.epoch && token.stamp().generation > stamp.generation
+            }
             _ => true,
         };
         self.engine.present().filter(|token| self.changes >= PATIENCE && is_other(token))

@@ -33,7 +33,9 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest_within_a_quarter() {
-        for (failures, seconds) in [(1, 1.0), (2, 2.0), (3, 4.0), (6, 32.0), (7, 60.0), (40, 60.0), (u32::MAX, 60.0)] {
+        for (failures, seconds) in
+            [(1, 1.0), (2, 2.0), (3, 4.0), (6, 32.0), (7, 60.0), (40, 60.0), (u32::MAX, 60.0)]
+        {
             for _ in 0..50 {
                 let wait = BACKOFF.wait(failures, None).as_secs_f64();
                 assert!((seconds * 0.75..=seconds * 1.25).contains(&wait), "{failures} failures: {wait} s");

@@ -87,8 +87,9 @@ impl SessionBuilder {
     ///
     /// `NoRuntime` outside of a runtime.
     pub fn on_current_runtime(mut self) -> Result<Self, Error> {
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::new(ErrorKind::NoRuntime, "there is no current tokio runtime to refresh on"))?;
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::NoRuntime, "there is no current tokio runtime to refresh on")
+        })?;
         self.runtime = Some(runtime);
         Ok(self)
     }
@@ -144,7 +145,10 @@ impl SessionBuilder {
     /// `Encode` if `first` is longer than `most`.
     pub fn cooling(mut self, first: Duration, most: Duration) -> Result<Self, Error> {
         if first > most {
-            return Err(Error::new(ErrorKind::Encode, "the first cooling must not be longer than the longest one"));
+            return Err(Error::new(
+                ErrorKind::Encode,
+                "the first cooling must not be longer than the longest one",
+            ));
         }
         self.limits.cooling = Backoff { first, most };
         Ok(self)

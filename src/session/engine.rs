@@ -173,7 +173,10 @@ impl Engine {
                 Fetch::Dead(error.clone())
             } else {
                 let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
-                Fetch::Cooling { until: self.clock.now().monotonic.saturating_add(wait), error: error.clone() }
+                Fetch::Cooling {
+                    until: self.clock.now().monotonic.saturating_add(wait),
+                    error: error.clone(),
+                }
             };
             slot.fail(flight, then)
         };

@@ -94,7 +94,9 @@ impl Issued {
     }
 
     pub(crate) fn is_expired(&self, now: Now) -> bool {
-        self.sendable.expiry.is_some_and(|expiry| expiry.monotonic <= now.monotonic || expiry.wall <= now.wall)
+        self.sendable
+            .expiry
+            .is_some_and(|expiry| expiry.monotonic <= now.monotonic || expiry.wall <= now.wall)
     }
 
     pub(crate) fn is_condemned(&self) -> bool {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    flight::{Flight, Landed},
+    flight::Flight,
     issued::{Issued, Sendable},
 };
 use crate::{
@@ -44,7 +44,10 @@ pub(crate) enum Fetch {
     Flight(Flight),
     /// It took too long for its waiters, and goes on: with rotation its result is the only living token.
     Overdue(Flight, Error),
-    Cooling { until: Duration, error: Error },
+    Cooling {
+        until: Duration,
+        error: Error,
+    },
     /// The authority's word: nothing is fetched until somebody logs in.
     Dead(Error),
     LoggedOut,
@@ -149,12 +152,7 @@ impl Slot {
     }
 
     /// Puts a refreshed token into use. `None`: the result came too late to count.
-    pub(crate) fn publish(
-        &mut self,
-        flight: &Flight,
-        fresh: Sendable,
-        record: RecordHead,
-    ) -> Option<Change> {
+    pub(crate) fn publish(&mut self, flight: &Flight, fresh: Sendable, record: RecordHead) -> Option<Change> {
         if !self.is_wanted(flight) {
             return None;
         }

@@ -32,8 +32,9 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::{Either, select};
 
+use self::storage::Written;
 pub(crate) use self::{
-    acquire::{Acquire, Denied, Step},
+    acquire::{Acquire, Denied},
     engine::Engine,
     issued::Issued,
     kernel::Ask,
@@ -42,7 +43,6 @@ pub use self::{
     builder::SessionBuilder,
     changes::{Changes, State},
 };
-use self::storage::Written;
 use crate::{
     error::{Error, ErrorKind},
     source::TokenSource,
@@ -156,7 +156,10 @@ impl Session {
     /// Waits for a write that a change has put into the queue.
     async fn save(&self, written: Written) -> Result<(), Error> {
         let Some(runtime) = self.engine.runtime() else {
-            return Err(Error::new(ErrorKind::NoRuntime, "the change holds, but there is no tokio runtime to save it on"));
+            return Err(Error::new(
+                ErrorKind::NoRuntime,
+                "the change holds, but there is no tokio runtime to save it on",
+            ));
         };
         self.engine.save(&runtime, written).await
     }

@@ -13,7 +13,11 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{runtime::Handle, sync::{oneshot, watch}, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 use super::flight::Flight;
 use crate::{
@@ -131,7 +135,8 @@ impl Drain {
             Ok(())
         };
         if result.is_ok() {
-            let written = |owed: &mut Record| owed.revision == record.revision && owed.session == record.session;
+            let written =
+                |owed: &mut Record| owed.revision == record.revision && owed.session == record.session;
             storage.queue().owed.take_if(written);
         }
         // Whoever asked for the write may be gone.

@@ -6,11 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
-use tokio::{
-    runtime::Handle,
-    task::JoinError,
-    time::timeout,
-};
+use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
     engine::{Engine, Failure, record},
@@ -59,7 +55,8 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let ended = match select(&mut obtaining, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
-            let late = Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
+            let late =
+                Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
             engine.overdue(&flight, late).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
             match timeout(left, &mut obtaining).await {
@@ -128,7 +125,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             return Ok(Obtained::Replaced { fresh, record });
         }
         Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
-        Reloaded::Nothing(record) => (record, plan.present.as_ref().and_then(|token| token.token().refresh().cloned())),
+        Reloaded::Nothing(record) => {
+            (record, plan.present.as_ref().and_then(|token| token.token().refresh().cloned()))
+        }
     };
     let context = FetchContext {
         refresh_token: refresh_token.clone(),
@@ -169,7 +168,8 @@ enum Reloaded {
 /// identity it finds.
 fn reload(plan: &Plan, found: Option<Record>) -> Reloaded {
     let known = plan.record;
-    let Some(Record { session, revision, token }) = found.filter(|found| found.revision > known.revision) else {
+    let Some(Record { session, revision, token }) = found.filter(|found| found.revision > known.revision)
+    else {
         return Reloaded::Nothing(known);
     };
     let head = RecordHead { session, revision };
@@ -212,7 +212,10 @@ impl Failure {
         let error = if ended.is_panic() {
             Error::new(ErrorKind::Panic, "the token source panicked")
         } else {
-            Error::new(ErrorKind::Timeout, "the refresh was given up; whether the authority has answered is unknown")
+            Error::new(
+                ErrorKind::Timeout,
+                "the refresh was given up; whether the authority has answered is unknown",
+            )
         };
         Failure { class: FailureClass::Transient, error }
     }

@@ -1,3 +1,5 @@
 //! Integration tests, a module per topic.
 
 mod promises;
+mod recovery;
+mod world;
