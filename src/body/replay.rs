@@ -53,28 +53,27 @@ where
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
     pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>) {
-        let second = match rebuild {
-            Some(rebuild) => Second::Rebuild(rebuild),
-            None => Second::Recorded(Box::new(Recording::new(limit))),
-        };
-        Self::guarded(body, second)
+        match rebuild {
+            Some(rebuild) => Self::guarded(body, None, || Second::Rebuild(rebuild)),
+            None => Self::guarded(body, Some(limit), || Second::Recorded(Box::new(Recording::new(limit)))),
+        }
     }
 
-    fn guarded(body: B, second: Second<B>) -> (Self, Replay<B>) {
+    /// A body that is not shared if it is empty, or ready as a whole and no longer than `short`.
+    fn guarded(body: B, short: Option<usize>, second: impl FnOnce() -> Second<B>) -> (Self, Replay<B>) {
         if body.is_end_stream() {
             return Self::whole(END);
         }
         let hint = body.size_hint();
         let mut source = Source::new(body);
-        if let (Second::Recorded(recording), Some(length)) = (&second, hint.exact()) {
-            // Only a short body is asked before the client asks: it is ready, or soon is.
-            if recording.has_room_for(length) {
+        if let (Some(short), Some(length)) = (short, hint.exact()) {
+            if length <= short as u64 {
                 if let Some(bytes) = source.as_mut().read_whole(length) {
                     return Self::whole(bytes);
                 }
             }
         }
-        let shared = Arc::new(Shared::new(source, hint, second));
+        let shared = Arc::new(Shared::new(source, hint, second()));
         let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
         (ReplayBody(Kind::Guarded(first)), Replay(Hold::Shared(shared)))
     }
@@ -191,8 +190,8 @@ where
         let backlog = match second {
             Second::Recorded(recording) => recording.into_frames(),
             Second::Rebuild(rebuild) => {
-                let spent = Second::Impossible(NotReplayable::Spent);
-                let (body, replay) = ReplayBody::guarded(rebuild.make(), spent);
+                let spent = || Second::Impossible(NotReplayable::Spent);
+                let (body, replay) = ReplayBody::guarded(rebuild.make(), None, spent);
                 *self = replay;
                 return body;
             }
