@@ -167,16 +167,14 @@ impl Engine {
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
         let Failure { class, error } = failure;
+        let now = self.clock.now().monotonic;
         let counted = {
             let mut slot = self.slot().await;
             let then = if class == FailureClass::LoginRequired {
                 Fetch::Dead(error.clone())
             } else {
                 let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
-                Fetch::Cooling {
-                    until: self.clock.now().monotonic.saturating_add(wait),
-                    error: error.clone(),
-                }
+                Fetch::Cooling { until: now.saturating_add(wait), error: error.clone() }
             };
             slot.fail(flight, then)
         };

@@ -433,10 +433,9 @@ async fn a_source_that_panics_is_an_error_for_its_waiters_and_the_next_call_work
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_panics_before_its_future_is_an_error_too() {
-    #[allow(clippy::diverging_sub_expression, reason = "the source is the panic")]
-    let session = Session::builder(source_fn(|_: FetchContext| {
-        let nothing: std::future::Ready<Result<Token, FetchError>> = panic!("before the future");
-        nothing
+    let session = Session::builder(source_fn(|cx: FetchContext| {
+        assert!(cx.refresh_token().is_some(), "before the future");
+        std::future::ready(Ok::<_, FetchError>(Token::new("never")))
     }))
     .build();
     assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Panic);
@@ -585,10 +584,7 @@ async fn an_unchanged_token_is_resent_once_all_the_same() {
             Ok::<_, BoxError>(http::Response::builder().status(status).body(ModelBody::from("")).unwrap())
         }
     });
-    let client = tower::Layer::layer(
-        &tower_token_refresh::TokenRefreshLayer::new(session, crate::world::origin()),
-        inner,
-    );
+    let client = TokenRefreshLayer::new(session, origin()).layer(inner);
     let response = client.oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(sends.load(Ordering::SeqCst), 2);

@@ -2,6 +2,8 @@
 
 mod flight;
 mod identity;
+mod locks;
 mod promises;
 mod recovery;
+mod storage;
 mod world;
