@@ -5,5 +5,6 @@ mod identity;
 mod locks;
 mod promises;
 mod recovery;
+mod secrets;
 mod storage;
 mod world;
