@@ -195,7 +195,6 @@ impl Engine {
         if on {
             self.announce(&Event::RefreshFailed { error: &error });
             flight.land(Landed::Failed(error));
-            self.pulse.send_replace(());
         }
     }
 

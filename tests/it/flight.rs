@@ -590,19 +590,24 @@ async fn an_unchanged_token_is_resent_once_all_the_same() {
     assert_eq!(sends.load(Ordering::SeqCst), 2);
 }
 
-/// Requests to an endpoint that refuses every token, and to a healthy one, for a while.
+/// Ten requests a second to an endpoint that refuses every token, each with a request to a healthy one in flight: on an
+/// authority that keeps the newest token alive only, every refresh makes that one be refused, and accepted when it is
+/// sent again.
 async fn refused_for_ever(refusal: Refusal) -> (usize, Duration) {
-    let time = Duration::from_secs(600);
+    let time = Duration::from_secs(300);
     let authority = ModelAuthority::new().newest_only().rotation(Rotation::ReuseKillsFamily);
     let mut world = World::with(authority, |session| session, |layer| layer);
     world.api = world.api.clone().route("/sick", Route::Always(refusal));
     world.session.token().await.unwrap();
-    let start = tokio::time::Instant::now();
-    while start.elapsed() < time {
-        let (sick, healthy) = tokio::join!(world.get("/sick"), world.get("/"));
-        let sick = sick.unwrap();
+    for turn in 0..time.as_millis() / 100 {
+        let path = format!("/healthy/{turn}");
+        let gate = world.api.hold_path(Phase::Judge, &path);
+        let mut healthy = task::spawn(world.get(&path));
+        assert_pending!(healthy.poll());
+        let sick = world.get("/sick").await.unwrap();
         assert!(sick.status().is_client_error());
-        assert_eq!(healthy.unwrap().status(), StatusCode::OK);
+        gate.open();
+        assert_eq!(in_time(healthy).await.unwrap().status(), StatusCode::OK);
         if world.authority.counts().refreshes > 0 {
             let outcome = sick.extensions().get::<Outcome>().unwrap();
             assert!(outcome.attempts() == 2 || outcome.not_resent() == Some(NotResent::Damped));
