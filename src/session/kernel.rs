@@ -3,6 +3,9 @@
 //! The state has two independent halves, the *token* and the *fetch*, so that a living access token beside a dead
 //! refresh token, or a valid token while renewals fail, can be expressed.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::{Arc, atomic::AtomicU32},
     time::Duration,

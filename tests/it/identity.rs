@@ -2,7 +2,11 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -315,26 +319,55 @@ async fn every_change_is_announced_once_before_the_waiters_go_on() {
     assert_eq!(count("LoggedOut"), 1);
 }
 
+/// Notes that it was woken.
+#[derive(Default)]
+struct Alarm(AtomicBool);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_grant_is_announced_before_its_waiters_know() {
-    let announced = Arc::new(Mutex::new(false));
-    let seen = announced.clone();
-    let gate = Gate::new();
-    let held = gate.clone();
-    let session = Session::builder(source_fn(move |_: FetchContext| {
-        let gate = held.clone();
-        async move {
-            gate.pass().await;
-            Err::<Token, _>(FetchError::login_required("over"))
-        }
-    }))
-    .observer(|_: &Event<'_>| panic!("an observer that fails harms nobody"))
-    .observer(move |event: &Event<'_>| *seen.lock().unwrap() |= matches!(event, Event::LoginRequired { .. }))
-    .build();
-    let mut waiter = task::spawn(session.token());
-    assert_pending!(waiter.poll());
-    gate.open();
-    let error = in_time(waiter).await.unwrap_err();
-    assert!(error.is_login_required());
-    assert!(*announced.lock().unwrap());
+async fn waiters_are_released_after_the_announcement_although_an_observer_panics() {
+    type Ending = Box<dyn Fn(&World)>;
+    let endings: [(&str, Ending); 4] = [
+        ("Issued", Box::new(|_| ())),
+        ("RefreshFailed", Box::new(|world| world.authority.fail_next(Endpoint::Login, Failure::Reset))),
+        (
+            "LoginRequired",
+            Box::new(|world| world.authority.fail_next(Endpoint::Login, Failure::OAuth("invalid_grant"))),
+        ),
+        ("LoggedOut", Box::new(|world| drop(task::spawn(world.session.logout()).poll()))),
+    ];
+    for (event, ending) in endings {
+        let alarm = Arc::new(Alarm::default());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let (watched, told) = (alarm.clone(), order.clone());
+        let world = World::with(
+            ModelAuthority::new(),
+            |session| {
+                session.observer(|_: &Event<'_>| panic!("an observer that fails harms nobody")).observer(
+                    move |event: &Event<'_>| {
+                        told.lock().unwrap().push((format!("{event:?}"), watched.0.load(Ordering::SeqCst)));
+                    },
+                )
+            },
+            |layer| layer,
+        );
+        let gate = world.authority.hold(Endpoint::Login);
+        let waker = Waker::from(alarm.clone());
+        let mut waiter = Box::pin(world.session.token());
+        assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        gate.waiting(1).await;
+        ending(&world);
+        gate.open();
+        orphans_end().await;
+        assert!(alarm.0.load(Ordering::SeqCst), "{event}: the waiter goes on");
+        let order = order.lock().unwrap();
+        assert_eq!(order.len(), 1, "{event} is announced once");
+        assert!(order[0].0.starts_with(event));
+        assert!(!order[0].1, "{event} is announced before its waiters are released");
+    }
 }

@@ -247,6 +247,28 @@ async fn a_save_whose_session_has_ended_meanwhile_is_never_begun() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_queued_save_is_left_out_when_its_session_has_ended_meanwhile() {
+    let store = Watched::default();
+    let world = world(&store);
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut login = task::spawn(world.session.login(world.authority.login().await.unwrap()));
+    assert_pending!(login.poll());
+    gate.waiting(1).await;
+    let mut refresh = task::spawn(world.session.refresh());
+    assert_pending!(refresh.poll());
+    // The refresh has its token and waits for its turn in the queue.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.authority.counts().refreshes, 1);
+    let mut logout = task::spawn(world.session.logout());
+    assert_pending!(logout.poll());
+    gate.open();
+    in_time(logout).await.unwrap();
+    assert_eq!(store.saved().len(), 2, "the login's and the tombstone");
+    assert_eq!(store.saved()[1], None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_logout_holds_in_memory_although_the_store_fails() {
     let store = Watched::default();
     let world = world(&store);

@@ -1,0 +1,252 @@
+use super::*;
+use crate::{placement::Placement, token::Token};
+
+const NOW: Now = Now { monotonic: Duration::from_secs(1000), wall: Duration::from_secs(1_000_000) };
+
+fn later(seconds: u64) -> Now {
+    let passed = Duration::from_secs(seconds);
+    Now { monotonic: NOW.monotonic + passed, wall: NOW.wall + passed }
+}
+
+fn sendable_at(token: Token, now: Now) -> Sendable {
+    Sendable::new(token, &Placement::bearer(), now).expect("a token that can be sent")
+}
+
+fn sendable() -> Sendable {
+    sendable_at(Token::new("token").expires_in(Duration::from_secs(3600)), NOW)
+}
+
+fn error() -> Error {
+    Error::new(ErrorKind::Transient, "of a test")
+}
+
+fn empty() -> Slot {
+    Slot::new(SessionId(1))
+}
+
+/// A slot with a token, and that token's stamp.
+fn issued() -> (Slot, Stamp) {
+    let mut slot = empty();
+    let (change, _) = slot.login(sendable());
+    (slot, change.token.stamp())
+}
+
+fn start(slot: &mut Slot, ask: Ask) -> Flight {
+    match slot.ask(ask, NOW) {
+        Decision::Start(flight, _) => flight,
+        other => panic!("no flight was started, but {}", name(&other)),
+    }
+}
+
+fn name(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Use(_) => "use",
+        Decision::Join(_) => "join",
+        Decision::Start(..) => "start",
+        Decision::Fail(_) => "fail",
+        Decision::Damped => "damped",
+    }
+}
+
+fn decide(slot: &mut Slot, ask: Ask, now: Now) -> &'static str {
+    name(&slot.ask(ask, now))
+}
+
+fn publish(slot: &mut Slot, flight: &Flight) -> Option<Change> {
+    let record = slot.record;
+    slot.publish(flight, sendable(), record)
+}
+
+fn reject(stamp: Stamp) -> Ask {
+    Ask::Refuse { stamp, verdict: Verdict::Reject }
+}
+
+fn suspect(stamp: Stamp) -> Ask {
+    Ask::Refuse { stamp, verdict: Verdict::Suspect }
+}
+
+#[test]
+fn who_needs_a_token_starts_one_flight_and_the_others_join_it() {
+    let mut slot = empty();
+    start(&mut slot, Ask::Need);
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "join");
+    assert_eq!(decide(&mut slot, Ask::Force, NOW), "join");
+    let (mut slot, stamp) = issued();
+    start(&mut slot, reject(stamp));
+    assert_eq!(decide(&mut slot, suspect(stamp), NOW), "join");
+}
+
+#[test]
+fn a_token_is_used_until_it_expires() {
+    let (mut slot, _) = issued();
+    assert_eq!(decide(&mut slot, Ask::Need, later(3599)), "use");
+    assert_eq!(decide(&mut slot, Ask::Take, later(3600)), "use");
+    assert_eq!(decide(&mut slot, Ask::Need, later(3600)), "start");
+}
+
+#[test]
+fn a_refusal_of_an_older_generation_starts_nothing_whatever_the_fetch_is_doing() {
+    for then in [
+        Fetch::Idle,
+        Fetch::Cooling { until: later(60).monotonic, error: error() },
+        Fetch::Dead(error()),
+        Fetch::Flight(Flight::new()),
+        Fetch::Overdue(Flight::new(), error()),
+    ] {
+        let (mut slot, stamp) = issued();
+        slot.replace(sendable()).ok().expect("a session that is on");
+        slot.fetch = then;
+        assert_eq!(decide(&mut slot, reject(stamp), NOW), "use");
+        assert_eq!(decide(&mut slot, suspect(stamp), NOW), "use");
+    }
+}
+
+#[test]
+fn a_refusal_of_another_epoch_fails_whatever_the_token() {
+    let (mut slot, stamp) = issued();
+    slot.login(sendable());
+    let Decision::Fail(error) = slot.ask(reject(stamp), NOW) else { panic!("another identity") };
+    assert_eq!(error.kind(), ErrorKind::SessionChanged);
+    slot.logout();
+    let Decision::Fail(error) = slot.ask(reject(stamp), NOW) else { panic!("no identity") };
+    assert_eq!(error.kind(), ErrorKind::SessionEnded);
+}
+
+#[test]
+fn refusals_get_the_remembered_error_while_the_fetch_is_cooling_overdue_or_dead() {
+    for (then, after) in [
+        (Fetch::Cooling { until: later(60).monotonic, error: error() }, "start"),
+        (Fetch::Overdue(Flight::new(), error()), "fail"),
+        (Fetch::Dead(error()), "fail"),
+    ] {
+        let (mut slot, stamp) = issued();
+        slot.fetch = then;
+        assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "the present token is good");
+        assert_eq!(decide(&mut slot, reject(stamp), later(59)), "fail");
+        assert_eq!(decide(&mut slot, Ask::Force, later(59)), "fail");
+        assert_eq!(decide(&mut slot, reject(stamp), later(60)), after);
+    }
+}
+
+#[test]
+fn a_condemned_token_is_not_used_until_its_flight_ends() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, suspect(stamp));
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "suspected only");
+    assert_eq!(decide(&mut slot, reject(stamp), NOW), "join");
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "join");
+    assert!(slot.fail(&flight, Fetch::Cooling { until: later(1).monotonic, error: error() }));
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "it goes out, to be refused on its own merit");
+}
+
+#[test]
+fn an_overdue_flight_still_publishes() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    assert!(slot.overdue(&flight, error()));
+    assert!(!slot.overdue(&flight, error()), "once");
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
+    assert!(publish(&mut slot, &flight).is_some());
+    assert_eq!(decide(&mut slot, reject(stamp), NOW), "use");
+}
+
+#[test]
+fn a_flight_of_another_epoch_changes_nothing() {
+    for logs_out in [false, true] {
+        let (mut slot, stamp) = issued();
+        let flight = start(&mut slot, reject(stamp));
+        let released = if logs_out { slot.logout().1 } else { slot.login(sendable()).1 };
+        assert!(released.is_some_and(|released| released.is(&flight)));
+        assert!(flight.is_lost());
+        let before = slot.token().map(|token| token.stamp());
+        let record = slot.record;
+        assert!(publish(&mut slot, &flight).is_none());
+        assert!(slot.adopt(&flight, sendable(), record).is_none());
+        assert!(!slot.fail(&flight, Fetch::Dead(error())));
+        assert!(!slot.overdue(&flight, error()));
+        assert!(!slot.ended(&flight, record));
+        assert_eq!(slot.token().map(|token| token.stamp()), before);
+        assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "start" });
+    }
+}
+
+#[test]
+fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
+    let (mut slot, _) = issued();
+    let flight = start(&mut slot, Ask::Force);
+    let (change, lost) = slot.replace(sendable()).ok().expect("a session that is on");
+    lost.expect("the flight that was on").lose();
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
+    assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "join");
+    assert!(publish(&mut slot, &flight).is_none(), "its result is not wanted");
+    assert!(!slot.fail(&flight, Fetch::Dead(error())), "nor is its failure");
+    slot.release(&flight);
+    assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "start");
+}
+
+#[test]
+fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    drop(flight.guard());
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "no longer condemned");
+    assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
+}
+
+#[test]
+fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
+    for (fruitless, reject_seconds, suspect_seconds) in
+        [(0, 0, 0), (1, 2, 2), (2, 4, 4), (3, 5, 8), (6, 5, 60), (40, 5, 60)]
+    {
+        for (verdict, seconds) in [(Verdict::Reject, reject_seconds), (Verdict::Suspect, suspect_seconds)] {
+            let (mut slot, stamp) = issued();
+            for _ in 0..fruitless {
+                slot.token().expect("a token").judge(false);
+            }
+            let ask = Ask::Refuse { stamp, verdict };
+            if seconds > 0 {
+                assert_eq!(decide(&mut slot, ask, later(seconds - 1)), "damped", "{fruitless} {verdict:?}");
+            }
+            assert_eq!(decide(&mut slot, ask, later(seconds)), "start", "{fruitless} {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn an_accepted_resend_ends_the_damping_and_a_new_token_keeps_it() {
+    let (mut slot, _) = issued();
+    slot.token().expect("a token").judge(false);
+    let flight = start(&mut slot, Ask::Force);
+    let change = publish(&mut slot, &flight).expect("a new token");
+    assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "damped");
+    assert_eq!(decide(&mut slot, Ask::Force, NOW), "start", "whoever asks by name is not damped");
+    slot.unstart();
+    change.token.judge(true);
+    assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "start");
+}
+
+#[test]
+fn nothing_is_fetched_after_a_logout_until_a_login() {
+    let (mut slot, _) = issued();
+    slot.logout();
+    for ask in [Ask::Need, Ask::Take, Ask::Force] {
+        assert_eq!(decide(&mut slot, ask, later(3600)), "fail");
+    }
+    assert!(slot.replace(sendable()).is_err());
+    slot.login(sendable());
+    assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
+}
+
+#[test]
+fn revisions_only_grow_and_sessions_change_with_the_identity() {
+    let mut slot = empty();
+    let first = slot.login(sendable()).0.record;
+    let second = slot.replace(sendable()).ok().expect("a session that is on").0.record;
+    let third = slot.logout().0;
+    let fourth = slot.login(sendable()).0.record;
+    let heads = [first, second, third, fourth];
+    assert!(heads.is_sorted_by(|before, after| before.revision < after.revision));
+    assert!(
+        first.session == second.session && second.session == third.session && third.session != fourth.session
+    );
+}
