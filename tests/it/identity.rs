@@ -13,12 +13,11 @@ use std::{
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
+    Error, ErrorKind, RefreshFailure, Token,
     event::Event,
     session::State,
-    source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, Failure, Gate, ModelAuthority, Phase},
+    test_util::{Endpoint, Failure, ModelAuthority, Phase},
 };
 
 use crate::world::World;

@@ -57,6 +57,10 @@ fn publish(slot: &mut Slot, flight: &Flight) -> Option<Change> {
     slot.publish(flight, sendable(), record)
 }
 
+fn replace(slot: &mut Slot) -> (Change, Option<Flight>) {
+    slot.replace(sendable()).unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn reject(stamp: Stamp) -> Ask {
     Ask::Refuse { stamp, verdict: Verdict::Reject }
 }
@@ -94,7 +98,7 @@ fn a_refusal_of_an_older_generation_starts_nothing_whatever_the_fetch_is_doing()
         Fetch::Overdue(Flight::new(), error()),
     ] {
         let (mut slot, stamp) = issued();
-        slot.replace(sendable()).ok().expect("a session that is on");
+        replace(&mut slot);
         slot.fetch = then;
         assert_eq!(decide(&mut slot, reject(stamp), NOW), "use");
         assert_eq!(decide(&mut slot, suspect(stamp), NOW), "use");
@@ -174,7 +178,7 @@ fn a_flight_of_another_epoch_changes_nothing() {
 fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
     let (mut slot, _) = issued();
     let flight = start(&mut slot, Ask::Force);
-    let (change, lost) = slot.replace(sendable()).ok().expect("a session that is on");
+    let (change, lost) = replace(&mut slot);
     lost.expect("the flight that was on").lose();
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "join");
@@ -241,7 +245,7 @@ fn nothing_is_fetched_after_a_logout_until_a_login() {
 fn revisions_only_grow_and_sessions_change_with_the_identity() {
     let mut slot = empty();
     let first = slot.login(sendable()).0.record;
-    let second = slot.replace(sendable()).ok().expect("a session that is on").0.record;
+    let second = replace(&mut slot).0.record;
     let third = slot.logout().0;
     let fourth = slot.login(sendable()).0.record;
     let heads = [first, second, third, fourth];
