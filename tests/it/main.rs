@@ -2,4 +2,5 @@
 
 mod promises;
 mod recovery;
+mod stacks;
 mod world;
