@@ -30,8 +30,8 @@ use tower::{
     util::{BoxCloneService, BoxCloneSyncService, Either, option_layer},
 };
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, NoToken, Outcome, RefreshFailure, ReplayBody, ResponseFuture, Session,
-    Token, TokenRefresh, TokenRefreshLayer, TokenSource,
+    Error, ErrorKind, FetchContext, NoToken, Outcome, Placement, RefreshFailure, ReplayBody, ResponseFuture,
+    Session, Token, TokenRefresh, TokenRefreshLayer, TokenSource,
     session::SessionBuilder,
     source_fn,
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody, Phase},
@@ -292,6 +292,24 @@ async fn a_waiting_request_holds_no_permit() {
         gate.open();
         assert_eq!(soon(call).await.unwrap().unwrap().status(), StatusCode::OK);
         parts.authority.revoke_access();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_be_sent_holds_no_permit() {
+    let limit = Arc::new(Semaphore::new(1));
+    let placement = Placement::custom(|_, _| Err("no key at hand".into()));
+    let parts = Parts::with(|authority| authority.source(), |builder| builder.placement(placement));
+    let mut client = parts.layer.layer(ConcurrencyLimit::with_semaphore(parts.api.clone(), limit.clone()));
+
+    // Having waited for the first token, and at once.
+    for _ in 0..2 {
+        reserve(&mut client);
+        let mut call = Box::pin(client.call(get("/me")));
+        let error = soon(&mut call).await.unwrap_err();
+        assert_eq!(kind(&error), ErrorKind::Encode);
+        assert_eq!(limit.available_permits(), 1);
+        assert!(parts.api.requests().is_empty());
     }
 }
 
