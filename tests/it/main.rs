@@ -2,5 +2,6 @@
 
 mod promises;
 mod recovery;
+mod runtimes;
 mod stacks;
 mod world;
