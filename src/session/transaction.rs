@@ -113,7 +113,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     if flight.is_lost() {
         return Ok(Obtained::Nothing);
     }
-    let (base, refresh_token) = match reload(&plan, found) {
+    let (base, refresh_token) = match reload(&plan, engine.storage.or_owed(found)) {
         Reloaded::Token(record, token) => {
             if let Some(fresh) = alive(&engine, &plan, &token) {
                 return Ok(Obtained::Token { fresh, record, _lease: lease });

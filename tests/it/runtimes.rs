@@ -71,6 +71,30 @@ fn a_runtime_that_ends_during_the_save_loses_no_token() {
     assert!(world.authority.is_alive(record.token.unwrap().access.expose()));
 }
 
+/// And if it still cannot be saved there, it is used all the same: the refresh token before it is spent.
+#[test]
+fn a_runtime_that_ends_during_the_save_loses_no_token_to_a_store_that_fails() {
+    let (store, gate) = HeldStore::at(Call::Save);
+    let fails = store.fails.clone();
+    let world = World::with(ModelAuthority::new(), |builder| builder.store(store), |layer| layer);
+    let (first, second) = (runtime(), runtime());
+    gate.let_through(1);
+    first.block_on(world.session.token()).unwrap();
+    world.authority.revoke_access();
+    first.block_on(async {
+        tokio::spawn(world.client.clone().oneshot(get("/me")));
+        gate.waiting(1).await;
+    });
+    drop(first);
+
+    *fails.lock().unwrap() = true;
+    gate.open();
+    let answer = second.block_on(world.get("/me")).unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().presented_again(), 0);
+    assert_eq!(world.authority.counts().family_deaths, 0);
+}
+
 /// One runtime ends while its refresh is at the gate, and a request on another waits for that.
 fn a_runtime_ends_during_a_refresh(world: &World, gate: &Gate) {
     let (first, second) = (runtime(), runtime());
@@ -298,11 +322,12 @@ fn requests_on_two_runtimes_at_once_share_one_refresh() {
 
 // Tools.
 
-/// A store in memory, one of whose calls is held at a gate.
+/// A store in memory, one of whose calls is held at a gate and can be made to fail behind it.
 struct HeldStore {
     inner: MemoryStore,
     call: Call,
     gate: Gate,
+    fails: Arc<Mutex<bool>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -315,29 +340,33 @@ enum Call {
 impl HeldStore {
     fn at(call: Call) -> (Self, Gate) {
         let gate = Gate::new();
-        (HeldStore { inner: MemoryStore::new(), call, gate: gate.clone() }, gate)
+        (HeldStore { inner: MemoryStore::new(), call, gate: gate.clone(), fails: Arc::default() }, gate)
     }
 
-    async fn pass(&self, call: Call) {
+    async fn pass(&self, call: Call) -> Result<(), BoxError> {
         if self.call == call {
             self.gate.pass().await;
+            if *self.fails.lock().unwrap() {
+                return Err("the disk is full".into());
+            }
         }
+        Ok(())
     }
 }
 
 impl TokenStore for HeldStore {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        self.pass(Call::Load).await;
+        self.pass(Call::Load).await?;
         self.inner.load().await
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        self.pass(Call::Save).await;
+        self.pass(Call::Save).await?;
         self.inner.save(record, fence).await
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
-        self.pass(Call::Lock).await;
+        self.pass(Call::Lock).await?;
         self.inner.lock().await
     }
 }
