@@ -198,6 +198,9 @@ impl Engine {
             self.announce(&Event::RefreshFailed { error: &error });
             flight.land(Landed::Failed(error));
             self.pulse.send_replace(());
+        } else {
+            // It has ended already, and an observer keeps it from saying so.
+            flight.land(Landed::Changed);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A refresh from its start to its end: lease, reload, fetch, save, publish.
 //!
-//! Two tasks: one obtains the token, the other watches over it with a timer of its own, because the first may block.
+//! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
 use std::sync::Arc;
@@ -50,36 +50,38 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Ok(deadline) => std::pin::pin!(deadline),
         Err(error) => return engine.fail(&flight, Failure { class: FailureClass::Transient, error }).await,
     };
-    let mut obtaining = tokio::spawn(obtain(engine.clone(), flight.clone(), plan));
-    flight.fetching(obtaining.abort_handle());
-    let ended = match select(&mut obtaining, deadline).await {
+    let mut refreshing = tokio::spawn(refresh(engine.clone(), flight.clone(), plan));
+    flight.fetching(refreshing.abort_handle());
+    let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
             let late =
                 Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
             engine.overdue(&flight, late).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
-            match timeout(left, &mut obtaining).await {
+            match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,
                 Err(_elapsed) => {
-                    obtaining.abort();
+                    refreshing.abort();
                     // A source that blocks its thread cannot be dropped; no other fetch may run beside it.
-                    obtaining.await
+                    refreshing.await
                 }
             }
         }
     };
-    conclude(&engine, &flight, ended).await;
+    if let Err(ended) = ended {
+        engine.fail(&flight, Failure::of_task(&ended)).await;
+    }
 }
 
-async fn conclude(engine: &Engine, flight: &Flight, ended: Result<Result<Obtained, Failure>, JoinError>) {
-    match ended {
-        Ok(Ok(Obtained::Token { fresh, record, .. })) => engine.publish(flight, fresh, record).await,
-        Ok(Ok(Obtained::Replaced { fresh, record })) => engine.adopt(flight, fresh, record).await,
-        Ok(Ok(Obtained::Ended { record })) => engine.ended(flight, record).await,
-        Ok(Ok(Obtained::Nothing)) => engine.release(flight).await,
-        Ok(Err(failure)) => engine.fail(flight, failure).await,
-        Err(ended) => engine.fail(flight, Failure::of_task(&ended)).await,
+/// Obtains a token and puts it into use. The observers, which are told of that, may block as a source may.
+async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
+    match obtain(engine.clone(), flight.clone(), plan).await {
+        Ok(Obtained::Token { fresh, record, .. }) => engine.publish(&flight, fresh, record).await,
+        Ok(Obtained::Replaced { fresh, record }) => engine.adopt(&flight, fresh, record).await,
+        Ok(Obtained::Ended { record }) => engine.ended(&flight, record).await,
+        Ok(Obtained::Nothing) => engine.release(&flight).await,
+        Err(failure) => engine.fail(&flight, failure).await,
     }
 }
 

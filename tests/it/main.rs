@@ -2,6 +2,7 @@
 
 mod promises;
 mod recovery;
+mod reentry;
 mod runtimes;
 mod stacks;
 mod world;
