@@ -200,6 +200,11 @@ async fn a_source_that_calls_through_its_own_layer_in_another_task_ends_by_the_r
 async fn a_source_that_asks_its_own_session_fails_at_once() {
     Circle::new(|circle, _| async move { Ok(circle.session.token().await?) }).fails_fast().await;
     Circle::new(|circle, _| async move { Ok(circle.session.refresh().await?) }).fails_fast().await;
+    let settles = Circle::new(|circle, _| async move {
+        circle.session.settle().await?;
+        circle.authority.login().await
+    });
+    settles.fails_fast().await;
 }
 
 #[tokio::test(start_paused = true)]
