@@ -282,6 +282,7 @@ fn a_pinned_session_refreshes_where_it_was_told() {
     let mut token = task::spawn(session.token());
     passing.block_on(async { assert_pending!(token.poll()) });
     drop(passing);
+    assert!(!token.is_woken(), "the refresh ended with the wrong runtime");
     pinned.block_on(token).unwrap();
     assert_eq!(*place.lock().unwrap(), Some(pinned.handle().id()));
 }
