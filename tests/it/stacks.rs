@@ -313,6 +313,33 @@ async fn a_request_that_cannot_be_sent_holds_no_permit() {
     }
 }
 
+/// Its token was refused elsewhere while it waited for the permit.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_to_wait_again_holds_no_permit() {
+    let limit = Arc::new(Semaphore::new(1));
+    let parts = Parts::new();
+    let gate = parts.authority.hold(Endpoint::Refresh);
+    let other = parts.layer.layer(parts.api.clone());
+    let client = parts.layer.layer(ConcurrencyLimit::with_semaphore(parts.api.clone(), limit.clone()));
+    let mut call = task::spawn(client.oneshot(get("/me")));
+    assert_pending!(call.poll());
+    let taken = limit.clone().acquire_owned().await.unwrap();
+    parts.session.settle().await.unwrap();
+    assert_pending!(call.poll());
+
+    parts.authority.revoke_access();
+    let refused = tokio::spawn(other.oneshot(get("/other")));
+    gate.waiting(1).await;
+    drop(taken);
+    assert!(call.is_woken());
+    assert_pending!(call.poll());
+    assert_eq!(limit.available_permits(), 1);
+    gate.open();
+    assert_eq!(soon(call).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(soon(refused).await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(parts.api.requests().len(), 3);
+}
+
 /// The wrong order: the permit is held while the request waits, and a source behind the same limiter never gets one.
 #[tokio::test(start_paused = true)]
 async fn a_concurrency_limit_outside_holds_its_permit_for_as_long_as_the_refresh_takes() {
