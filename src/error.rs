@@ -41,8 +41,6 @@ struct Repr {
 pub enum ErrorKind {
     /// A value cannot be used as given: a token with a line break, an origin with a path, a limit of zero.
     Encode,
-    /// The authority's word that the grant or the credentials are not valid (any more).
-    Grant,
     /// There is nothing left to get a token with: somebody has to log in.
     LoginRequired,
     /// The authority refuses this client or its request as such; the session is kept.
@@ -51,8 +49,6 @@ pub enum ErrorKind {
     Transient,
     /// The refresh took longer than `refresh_timeout`; it goes on and its result will be used.
     Timeout,
-    /// The authority has refused several times without saying that the session is over; a login is recommended.
-    Stalled,
     /// The token store failed.
     Store,
     /// A token source called through the layer that waits for this very source.
@@ -110,7 +106,7 @@ impl Error {
 
     /// Whether only a login helps.
     pub fn is_login_required(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::Grant | ErrorKind::SessionEnded)
+        matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::SessionEnded)
     }
 
     /// How long the authority asked us to wait before the next try.

@@ -1,4 +1,76 @@
-//! Silent token refresh for HTTP clients built on tower.
+//! Silent token refresh for HTTP clients built on tower (无感知刷新).
+//!
+//! [`TokenRefreshLayer`] wraps any client [`Service`](tower_service::Service). It puts the present access token on
+//! each request, notices when the server refuses that token, gets a new one *once* for everybody, and sends the
+//! refused request again, so that the caller sees one call and one answer.
+//!
+//! # Quick start
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use tower::{Layer, ServiceExt};
+//! use tower_token_refresh::{FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
+//!
+//! # use tower_token_refresh::{BoxError, ReplayBody};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! # let http_client = tower::service_fn(|request: http::Request<ReplayBody<String>>| async move {
+//! #     assert_eq!(request.headers()["authorization"], "Bearer an-access-token");
+//! #     Ok::<_, BoxError>(http::Response::new(String::new()))
+//! # });
+//! // One session for each identity. Here a new token comes from a closure; `?` on any error inside it means
+//! // *try again later*, `FetchError::login_required` ends the session.
+//! let session = Session::builder(source_fn(|cx: FetchContext| async move {
+//!     let _refresh_token = cx.refresh_token();
+//!     Ok::<_, FetchError>(Token::new("an-access-token").expires_in(Duration::from_secs(7200)))
+//! }))
+//! .build();
+//!
+//! // One layer around the client, with the origin that may see the token.
+//! let layer = TokenRefreshLayer::new(session.clone(), "https://api.example.com".parse::<Origin>()?);
+//! let client = layer.layer(http_client);
+//!
+//! let request = http::Request::get("https://api.example.com/me").body(String::new())?;
+//! let response = client.oneshot(request).await?;
+//! assert!(response.status().is_success());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Anatomy
+//!
+//! | part | what it decides | default |
+//! |---|---|---|
+//! | [`TokenSource`] | how a token is got: [`source_fn`] | – |
+//! | [`Session`] | who gets it, when, and who waits | – |
+//! | [`TokenStore`](store::TokenStore) | where it is kept | in memory |
+//! | [`Placement`] | where it goes on a request | `Authorization: Bearer …` |
+//! | [`Scope`] | who may see it | the origins you name |
+//! | [`Classify`] | which answers refuse it | [`Standard`]: 401, 403 |
+//! | [`ReplayBody`] | what of a body is kept for the resend | 64 KiB |
+//!
+//! A request says more by its extensions: [`SkipRefresh`], [`NoToken`], a [`Session`] of its own,
+//! [`Rebuild`](body::Rebuild). A response tells what happened by [`Outcome`] and [`RefreshFailure`].
+//!
+//! # What can be relied upon
+//!
+//! - A refusal names the token it refuses; one of an older token never starts a refresh.
+//! - A refresh runs in a task of its own. Callers that give up cancel nothing, and every caller gets an answer: the
+//!   resend's, or the refused response with a [`RefreshFailure`], or an [`Error`] where nothing was sent.
+//! - A request is sent at most twice, and only with all of its body.
+//! - The new token is saved before anybody sees it; a result that comes after a logout changes nothing.
+//! - Only the authority's word ends a session, never a failure to reach it. A failed refresh cools down.
+//! - No secret is in our `Debug`, `Display`, errors or events.
+//!
+//! # Runtime
+//!
+//! A refresh needs tokio with `rt` and `time`. A session can be built anywhere, and outlives any runtime.
+//!
+//! # Features
+//!
+//! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
+//!   for the tests of programs that use this crate.
 #![forbid(unsafe_code)]
 
 pub mod body;
