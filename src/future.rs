@@ -200,10 +200,14 @@ where
                 StateProj::Ready { token } => {
                     ready!(self.spare.poll_ready(cx)).map_err(Into::into)?;
                     match self.look_again(token) {
-                        Some(token) => {
-                            let request = self.request(token)?;
-                            State::Send { future: self.spare.call(request) }
-                        }
+                        Some(token) => match self.request(token) {
+                            Ok(request) => State::Send { future: self.spare.call(request) },
+                            Err(error) => {
+                                // Nothing is sent: its permit goes back, however long this future is kept.
+                                self.spare = self.spare.clone();
+                                return Poll::Ready(Err(error.into()));
+                            }
+                        },
                         None => {
                             self.has_waited_again = true;
                             self.spare = self.spare.clone();

@@ -111,3 +111,8 @@ pub use self::{
     source::{FetchContext, FetchError, TokenSource, source_fn},
     token::Token,
 };
+
+// Compiles the example of that document.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/composition.md")]
+mod composition {}

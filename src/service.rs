@@ -36,6 +36,14 @@ impl<S> TokenRefresh<S> {
     }
 }
 
+impl<S: Clone> TokenRefresh<S> {
+    /// Nothing is sent, or not for a while: the service that was polled ready drops its permit. Whoever keeps this
+    /// handle (a `Buffer`'s worker, say) would else keep the permit too, until the next request.
+    fn give_readiness_back(&mut self) {
+        self.inner = self.inner.clone();
+    }
+}
+
 impl<S, B, R> Service<Request<B>> for TokenRefresh<S>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
@@ -63,6 +71,7 @@ where
             return ResponseFuture::pass(self.inner.call(request.map(ReplayBody::passing)));
         }
         if engine.mark().is_around_us() || engine.mark().is_on(request.extensions()) {
+            self.give_readiness_back();
             return ResponseFuture::fail(reentry::error());
         }
         let (head, body) = request.into_parts();
@@ -78,11 +87,13 @@ where
         match present {
             Some(token) => match call.request(token) {
                 Ok(request) => ResponseFuture::send(self.inner.call(request), call),
-                Err(error) => ResponseFuture::fail(error),
+                Err(error) => {
+                    self.give_readiness_back();
+                    ResponseFuture::fail(error)
+                }
             },
             None => {
-                // The service that was polled ready gives its permit back: nothing is sent for a while.
-                self.inner = self.inner.clone();
+                self.give_readiness_back();
                 ResponseFuture::wait(call)
             }
         }

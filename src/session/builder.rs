@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
 use super::{
     Session,
     backoff::Backoff,
-    engine::{Engine, Limits},
+    engine::{Engine, Limits, Revoke},
     kernel::Slot,
     storage::Storage,
 };
@@ -21,6 +21,7 @@ use crate::{
     source::{DynTokenSource, TokenSource},
     store::{DynTokenStore, MemoryStore, SessionId, TokenStore},
     time::{Clock, SystemClock, Timekeeper},
+    token::Token,
 };
 
 /// Builds a [`Session`]. Building does no I/O, spawns nothing and needs no runtime.
@@ -30,6 +31,7 @@ pub struct SessionBuilder {
     store: Box<dyn DynTokenStore>,
     placement: Placement,
     observers: Vec<Box<dyn Observer>>,
+    revoke: Option<Box<Revoke>>,
     clock: Timekeeper,
     runtime: Option<Handle>,
     limits: Limits,
@@ -44,6 +46,7 @@ impl SessionBuilder {
             store: Box::new(MemoryStore::new()),
             placement: Placement::bearer(),
             observers: Vec::new(),
+            revoke: None,
             clock: Timekeeper::new(SystemClock::new()),
             runtime: None,
             limits: Limits {
@@ -71,6 +74,17 @@ impl SessionBuilder {
     /// Who is told what happens. May be called several times.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Box::new(observer));
+        self
+    }
+
+    /// What to do with a token that a refresh brings after its session has ended or changed: asking the authority to
+    /// revoke it, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take.
+    pub fn revoke_discarded<F, Fut>(mut self, revoke: F) -> Self
+    where
+        F: Fn(Token) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.revoke = Some(Box::new(move |token| Box::pin(revoke(token))));
         self
     }
 
@@ -166,6 +180,7 @@ impl SessionBuilder {
             source: self.source,
             storage: Arc::new(storage),
             observers: self.observers,
+            revoke: self.revoke,
             limits: self.limits,
             runtime: self.runtime,
             mark: Mark::new(),

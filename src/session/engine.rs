@@ -6,7 +6,9 @@
 
 use std::{
     fmt,
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -16,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, MutexGuard, watch},
+    time::timeout,
 };
 
 use super::{
@@ -45,11 +48,15 @@ pub(crate) struct Engine {
     pub(super) source: Box<dyn DynTokenSource>,
     pub(super) storage: Arc<Storage>,
     pub(super) observers: Vec<Box<dyn Observer>>,
+    pub(super) revoke: Option<Box<Revoke>>,
     pub(super) limits: Limits,
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
     pub(super) pulse: watch::Sender<()>,
 }
+
+/// Takes a token that nobody wants.
+pub(crate) type Revoke = dyn Fn(Token) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
 /// How long a refresh may take.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +171,14 @@ impl Engine {
         self.finish(flight, |_| None).await;
     }
 
+    /// Offers a token that came too late to whoever can revoke it, in a task of its own.
+    pub(crate) fn discard(&self, token: Token) {
+        if let Some(revoke) = &self.revoke {
+            let revoking = self.mark.around(revoke(token));
+            tokio::spawn(timeout(self.limits.refresh, revoking));
+        }
+    }
+
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
         let Failure { class, error } = failure;
@@ -193,8 +208,12 @@ impl Engine {
     pub(crate) async fn overdue(&self, flight: &Flight, error: Error) {
         let on = self.slot().await.overdue(flight, error.clone());
         if on {
+            // They have waited long enough: not for an observer, too.
+            flight.land(Landed::Failed(error.clone()));
             self.announce(&Event::RefreshFailed { error: &error });
-            flight.land(Landed::Failed(error));
+        } else {
+            // It has ended already, and an observer keeps it from saying so.
+            flight.land(Landed::Changed);
         }
     }
 

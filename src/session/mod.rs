@@ -45,6 +45,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, ErrorKind},
+    reentry,
     source::TokenSource,
     time::timer,
     token::Token,
@@ -140,8 +141,11 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Timeout` when that time is over, `Store` if the last save failed.
+    /// `Timeout` when that time is over, `Store` if the last save failed, `Reentrant` inside a source of this session.
     pub async fn settle(&self) -> Result<(), Error> {
+        if self.engine.mark().is_around_us() {
+            return Err(reentry::error());
+        }
         let bound = std::pin::pin!(timer(self.engine.time_to_settle())?);
         match select(std::pin::pin!(self.engine.settle()), bound).await {
             Either::Left((settled, _)) => settled,

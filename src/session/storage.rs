@@ -85,6 +85,16 @@ impl Storage {
         bounded(self.store_timeout, async { self.store.load().await }).await
     }
 
+    /// What was found in the store, unless something at least as new is owed to it. That may be a token whose refresh
+    /// ended between the authority's answer and the save: the refresh token before it is spent.
+    pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
+        let owed = self.queue().owed.clone();
+        match (found, owed) {
+            (Some(found), Some(owed)) if found.revision > owed.revision => Some(found),
+            (found, owed) => owed.or(found),
+        }
+    }
+
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
         let (done, written) = oneshot::channel();

@@ -1,6 +1,6 @@
 //! A refresh from its start to its end: lease, reload, fetch, save, publish.
 //!
-//! Two tasks: one obtains the token, the other watches over it with a timer of its own, because the first may block.
+//! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan
 /// What the first task brings.
 enum Obtained {
     /// A token, fetched and saved or found in the store.
-    Token { fresh: Sendable, record: RecordHead, _lease: Option<Lease> },
+    Token { fresh: Sendable, record: RecordHead },
     /// Another identity was found in the store.
     Replaced { fresh: Sendable, record: RecordHead },
     /// The identity's end was found in the store.
@@ -49,36 +49,38 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Ok(deadline) => std::pin::pin!(deadline),
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
     };
-    let mut obtaining = tokio::spawn(obtain(engine.clone(), flight.clone(), plan));
-    flight.fetching(obtaining.abort_handle());
-    let ended = match select(&mut obtaining, deadline).await {
+    let mut refreshing = tokio::spawn(refresh(engine.clone(), flight.clone(), plan));
+    flight.fetching(refreshing.abort_handle());
+    let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
             let late =
                 Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
             engine.overdue(&flight, late).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
-            match timeout(left, &mut obtaining).await {
+            match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,
                 Err(_elapsed) => {
-                    obtaining.abort();
+                    refreshing.abort();
                     // A source that blocks its thread cannot be dropped; no other fetch may run beside it.
-                    obtaining.await
+                    refreshing.await
                 }
             }
         }
     };
-    conclude(&engine, &flight, ended).await;
+    if let Err(ended) = ended {
+        engine.fail(&flight, Failure::of_task(&ended)).await;
+    }
 }
 
-async fn conclude(engine: &Engine, flight: &Flight, ended: Result<Result<Obtained, Failure>, JoinError>) {
-    match ended {
-        Ok(Ok(Obtained::Token { fresh, record, .. })) => engine.publish(flight, fresh, record).await,
-        Ok(Ok(Obtained::Replaced { fresh, record })) => engine.adopt(flight, fresh, record).await,
-        Ok(Ok(Obtained::Ended { record })) => engine.ended(flight, record).await,
-        Ok(Ok(Obtained::Nothing)) => engine.release(flight).await,
-        Ok(Err(failure)) => engine.fail(flight, failure).await,
-        Err(ended) => engine.fail(flight, Failure::of_task(&ended)).await,
+/// Obtains a token and puts it into use. The observers, which are told of that, may block as a source may.
+async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
+    match obtain(engine.clone(), flight.clone(), plan).await {
+        Ok(Obtained::Token { fresh, record }) => engine.publish(&flight, fresh, record).await,
+        Ok(Obtained::Replaced { fresh, record }) => engine.adopt(&flight, fresh, record).await,
+        Ok(Obtained::Ended { record }) => engine.ended(&flight, record).await,
+        Ok(Obtained::Nothing) => engine.release(&flight).await,
+        Err(failure) => engine.fail(&flight, failure).await,
     }
 }
 
@@ -88,7 +90,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     let (base, refresh_token) = match reloaded {
         Reloaded::Token(record, token) => match alive(&engine, &plan, &token) {
-            Some(fresh) => return Ok(Obtained::Token { fresh, record, _lease: lease }),
+            Some(fresh) => return Ok(Obtained::Token { fresh, record }),
             None => (record, token.refresh),
         },
         Reloaded::Replaced(record, token) => {
@@ -109,20 +111,25 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         mark: engine.mark(),
     };
     let fetched = engine.mark().around(engine.source.fetch(context)).await;
+    let mut token = fetched.map_err(|error| Failure { class: error.class(), error: error.into_error() })?;
     if flight.is_lost() {
+        engine.discard(token);
         return Ok(Obtained::Nothing);
     }
-    let mut token = fetched.map_err(|error| Failure { class: error.class(), error: error.into_error() })?;
     if let (None, Some(kept)) = (token.refresh(), refresh_token) {
         token = token.refresh_token(kept);
     }
-    let fresh = engine.sendable(token).map_err(Failure::transient)?;
+    let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
     let record = RecordHead { revision: base.revision + 1, ..base };
     let fence = lease.as_ref().map(Lease::fence);
-    let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight));
+    let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
     let _ = engine.save(&Handle::current(), written).await;
-    Ok(Obtained::Token { fresh, record, _lease: lease })
+    if flight.is_lost() {
+        engine.discard(token);
+        return Ok(Obtained::Nothing);
+    }
+    Ok(Obtained::Token { fresh, record })
 }
 
 /// What a flight finds before it may fetch.
@@ -154,7 +161,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
-    Some(Reread { lease, may_fetch, reloaded: reload(plan, found.flatten()) })
+    Some(Reread { lease, may_fetch, reloaded: reload(plan, engine.storage.or_owed(found.flatten())) })
 }
 
 /// What the store's record means for a flight.

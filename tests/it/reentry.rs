@@ -1,0 +1,452 @@
+//! Foreign code that calls back, fails, panics or blocks: sources and observers.
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use http::{Request, Response, StatusCode};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tokio_test::task;
+use tower::{
+    BoxError, Layer, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit, util::BoxCloneSyncService,
+};
+use tower_token_refresh::{
+    Error, ErrorKind, FetchContext, FetchError, NoToken, RefreshFailure, Session, Token, TokenRefreshLayer,
+    event::Event,
+    session::State,
+    source_fn,
+    test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody},
+};
+
+use crate::world::{API, World, get, origin};
+
+type Client = BoxCloneSyncService<Request<ModelBody>, Response<ModelBody>, BoxError>;
+
+/// Far earlier than any time limit of the session.
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(Duration::from_secs(5), future).await.expect("nothing waits for a time limit of the session")
+}
+
+fn kind(error: &BoxError) -> ErrorKind {
+    Error::find(&**error).expect("an error of ours").kind()
+}
+
+/// The kind of our error that a source has returned, and the session wrapped.
+fn kind_of_cause(error: &BoxError) -> ErrorKind {
+    let ours = Error::find(&**error).expect("an error of ours");
+    let cause = std::error::Error::source(ours).expect("what the source said");
+    Error::find(cause).expect("an error of ours").kind()
+}
+
+// Sources that call back.
+
+/// A client whose source is made of that very client and its session.
+#[derive(Clone)]
+struct Circle {
+    authority: ModelAuthority,
+    session: Session,
+    client: Client,
+}
+
+impl Circle {
+    fn new<F, Fut>(fetch: F) -> Self
+    where
+        F: Fn(Circle, FetchContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Token, FetchError>> + Send,
+    {
+        Self::stacked(|layer, api| BoxCloneSyncService::new(layer.layer(api)), fetch)
+    }
+
+    /// Whose client is behind a buffer, as a task of its own.
+    fn buffered<F, Fut>(fetch: F) -> Self
+    where
+        F: Fn(Circle, FetchContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Token, FetchError>> + Send,
+    {
+        Self::stacked(|layer, api| BoxCloneSyncService::new(Buffer::new(layer.layer(api), 1)), fetch)
+    }
+
+    fn stacked<F, Fut>(stack: impl FnOnce(TokenRefreshLayer, ModelApi) -> Client, fetch: F) -> Self
+    where
+        F: Fn(Circle, FetchContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Token, FetchError>> + Send,
+    {
+        let whole = Arc::new(OnceLock::<Circle>::new());
+        let source = {
+            let whole = whole.clone();
+            source_fn(move |cx| fetch(whole.get().expect("set below").clone(), cx))
+        };
+        let authority = ModelAuthority::new();
+        let session = Session::builder(source).build();
+        let layer = TokenRefreshLayer::new(session.clone(), origin());
+        let client = stack(layer, ModelApi::new(authority.clone()));
+        let circle = Circle { authority, session, client };
+        assert!(whole.set(circle.clone()).is_ok());
+        circle
+    }
+
+    async fn get(&self) -> Result<StatusCode, BoxError> {
+        Ok(self.client.clone().oneshot(get("/me")).await?.status())
+    }
+
+    /// The source is told at once that it goes in a circle, and the caller what the source said.
+    async fn fails_fast(&self) {
+        let error = soon(self.get()).await.unwrap_err();
+        assert_eq!(kind(&error), ErrorKind::Transient);
+        assert_eq!(kind_of_cause(&error), ErrorKind::Reentrant);
+        assert_eq!(self.authority.counts().token_calls(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_calls_through_its_own_layer_fails_at_once() {
+    let circle = Circle::new(|circle, _| async move {
+        circle.get().await.map_err(FetchError::transient)?;
+        circle.authority.login().await
+    });
+    circle.fails_fast().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_calls_through_its_own_layer_in_another_task_fails_at_once_by_its_mark() {
+    let circle = Circle::buffered(|circle, cx| async move {
+        let mut request = get("/token");
+        cx.mark(&mut request);
+        tokio::spawn(circle.client.oneshot(request)).await?.map_err(FetchError::transient)?;
+        circle.authority.login().await
+    });
+    circle.fails_fast().await;
+}
+
+/// Also while there is a token: that one may be the very reason of the fetch.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_calls_through_its_own_layer_fails_at_once_while_there_is_a_token() {
+    let circle = Circle::new(|circle, _| async move {
+        circle.get().await.map_err(FetchError::transient)?;
+        circle.authority.login().await
+    });
+    circle.session.login(circle.authority.login().await.unwrap()).await.unwrap();
+    let error = soon(circle.session.refresh()).await.unwrap_err().into();
+    assert_eq!(kind_of_cause(&error), ErrorKind::Reentrant);
+    assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+
+    circle.authority.revoke_access();
+    assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::UNAUTHORIZED);
+}
+
+/// The worker of the buffer has made the limiter ready for the call that fails.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_as_reentrant_holds_no_permit() {
+    let limit = Arc::new(Semaphore::new(1));
+    let stack = {
+        let limit = limit.clone();
+        move |layer: TokenRefreshLayer, api| {
+            let limited = ConcurrencyLimit::with_semaphore(api, limit);
+            BoxCloneSyncService::new(Buffer::new(layer.layer(limited), 1))
+        }
+    };
+    let circle = Circle::stacked(stack, move |circle, cx| {
+        let limit = limit.clone();
+        async move {
+            let mut request = get("/token");
+            cx.mark(&mut request);
+            let error = circle.client.oneshot(request).await.unwrap_err();
+            assert_eq!(kind(&error), ErrorKind::Reentrant);
+            let _permit = limit.acquire().await?;
+            circle.authority.login().await
+        }
+    });
+    assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+}
+
+/// The source itself polls what it waits for.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_calls_through_its_own_layer_behind_a_buffer_fails_at_once_unmarked() {
+    let circle = Circle::buffered(|circle, _| async move {
+        circle.get().await.map_err(FetchError::transient)?;
+        circle.authority.login().await
+    });
+    circle.fails_fast().await;
+}
+
+/// Nothing tells such a call from a user's. It is not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_calls_through_its_own_layer_in_another_task_ends_by_the_refresh_timeout_unmarked() {
+    let circle = Circle::new(|circle, _| async move {
+        let call = tokio::spawn(async move { circle.get().await });
+        call.await?.map_err(FetchError::transient)?;
+        unreachable!("the call waits for this fetch");
+    });
+    let start = Instant::now();
+    assert_eq!(kind(&circle.get().await.unwrap_err()), ErrorKind::Timeout);
+    assert_eq!(start.elapsed(), Duration::from_secs(30));
+    // Its own call got the same answer, and so it ends.
+    soon(circle.session.settle()).await.unwrap();
+    let error = soon(circle.get()).await.unwrap_err();
+    assert_eq!((kind(&error), kind_of_cause(&error)), (ErrorKind::Transient, ErrorKind::Timeout));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_asks_its_own_session_fails_at_once() {
+    Circle::new(|circle, _| async move { Ok(circle.session.token().await?) }).fails_fast().await;
+    Circle::new(|circle, _| async move { Ok(circle.session.refresh().await?) }).fails_fast().await;
+    let settles = Circle::new(|circle, _| async move {
+        circle.session.settle().await?;
+        circle.authority.login().await
+    });
+    settles.fails_fast().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_may_log_in_or_replace_the_token_itself() {
+    let login = Circle::new(|circle, _| async move {
+        circle.session.login(circle.authority.login().await?).await?;
+        Err(FetchError::transient("nobody wants to know"))
+    });
+    let replace = Circle::new(|circle, _| async move {
+        circle.session.replace(circle.authority.login().await?).await?;
+        Err(FetchError::transient("nobody wants to know"))
+    });
+    for circle in [login, replace] {
+        assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+        soon(circle.session.settle()).await.unwrap();
+        assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+        assert_eq!(circle.authority.counts().token_calls(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_may_call_through_its_own_layer_where_no_token_is_shown() {
+    let circle = Circle::new(|circle, cx| async move {
+        let bare = Request::get(format!("{API}/bare")).extension(NoToken);
+        let own = Request::get(format!("{API}/own")).header("authorization", "Bearer of-the-source");
+        let elsewhere = Request::get("https://authority.test/elsewhere");
+        for request in [bare, own, elsewhere] {
+            let mut request = request.body(ModelBody::default())?;
+            cx.mark(&mut request);
+            let answer = circle.client.clone().oneshot(request).await.map_err(FetchError::transient)?;
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        }
+        circle.authority.login().await
+    });
+    assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_may_call_through_the_layer_of_another_session() {
+    let hub = Circle::new(|hub, _| async move { hub.authority.login().await });
+    let hub_client = hub.clone();
+    let circle = Circle::new(move |circle, cx| {
+        let hub = hub_client.clone();
+        async move {
+            let mut request = get("/token");
+            cx.mark(&mut request);
+            let answer = hub.client.oneshot(request).await.map_err(FetchError::transient)?;
+            assert_eq!(answer.status(), StatusCode::OK);
+            circle.authority.login().await
+        }
+    });
+    for _ in 0..2 {
+        assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+        hub.authority.revoke_access();
+        circle.authority.revoke_access();
+    }
+    assert_eq!(hub.authority.counts().logins, 2);
+}
+
+/// Each call is fine by itself; the circle is seen by nobody, and ended by the timeout.
+#[tokio::test(start_paused = true)]
+async fn two_sessions_that_fetch_through_each_other_end_by_the_refresh_timeout() {
+    let other = Arc::new(OnceLock::<Circle>::new());
+    let one = Circle::new({
+        let other = other.clone();
+        move |_, _| {
+            let other = other.get().expect("set below").clone();
+            async move { Ok(other.session.token().await?) }
+        }
+    });
+    let back = one.clone();
+    let two = Circle::new(move |_, _| {
+        let one = back.clone();
+        async move { Ok(one.session.token().await?) }
+    });
+    assert!(other.set(two.clone()).is_ok());
+    assert_eq!(kind(&one.get().await.unwrap_err()), ErrorKind::Timeout);
+    soon(one.session.settle()).await.unwrap();
+    soon(two.session.settle()).await.unwrap();
+}
+
+// Sources that fail.
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_failed_once_leaves_nothing_behind() {
+    type Fault = fn() -> Result<(), FetchError>;
+    let faults: [(Fault, ErrorKind); 4] = [
+        (|| Err(FetchError::transient("no route")), ErrorKind::Transient),
+        (|| Err(FetchError::configuration("no such client")), ErrorKind::Configuration),
+        (|| panic!("a bug in the source"), ErrorKind::Panic),
+        (|| std::panic::panic_any(7_u8), ErrorKind::Panic),
+    ];
+    for (fault, expected) in faults {
+        for is_in_closure in [false, true] {
+            let authority = ModelAuthority::new();
+            let calls = Arc::new(AtomicUsize::new(0));
+            let source = {
+                let (authority, calls) = (authority.clone(), calls.clone());
+                source_fn(move |_: FetchContext| {
+                    let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+                    let early = if is_first && is_in_closure { fault() } else { Ok(()) };
+                    let authority = authority.clone();
+                    async move {
+                        early?;
+                        if is_first {
+                            fault()?;
+                        }
+                        authority.login().await
+                    }
+                })
+            };
+            let session = Session::builder(source).build();
+            let client = TokenRefreshLayer::new(session, origin()).layer(ModelApi::new(authority));
+            let mut waiting = JoinSet::new();
+            for _ in 0..20 {
+                waiting.spawn(client.clone().oneshot(get("/me")));
+            }
+            for answer in soon(waiting.join_all()).await {
+                assert_eq!(kind(&answer.unwrap_err()), expected);
+            }
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert_eq!(soon(client.oneshot(get("/me"))).await.unwrap().status(), StatusCode::OK);
+            assert_eq!(calls.load(Ordering::SeqCst), 2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_fails_leaves_no_refused_request_hanging() {
+    let world = World::revoked().await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let mut waiting = JoinSet::new();
+    for _ in 0..20 {
+        waiting.spawn(world.client.clone().oneshot(get("/me")));
+    }
+    gate.waiting(1).await;
+    gate.open();
+    for answer in soon(waiting.join_all()).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(answer.extensions().get::<RefreshFailure>().unwrap().error().is_transient());
+    }
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(soon(world.get("/me")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 2);
+}
+
+// Observers.
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_is_ignored() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = {
+        let seen = seen.clone();
+        move |_: &Event<'_>| {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let world = World::with(
+        ModelAuthority::new(),
+        |builder| builder.observer(|_: &Event<'_>| panic!("a bug in the observer")).observer(count),
+        |layer| layer,
+    );
+    assert_eq!(soon(world.get("/me")).await.unwrap().status(), StatusCode::OK);
+    world.authority.revoke_access();
+    assert_eq!(soon(world.get("/me")).await.unwrap().status(), StatusCode::OK);
+    world.authority.revoke_access();
+    world.authority.fail_next(Endpoint::Refresh, Failure::OAuth("invalid_grant"));
+    assert_eq!(soon(world.get("/me")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    soon(world.session.logout()).await.unwrap();
+    // Issued twice, login required, logged out: the next observer hears it all.
+    assert_eq!(seen.load(Ordering::SeqCst), 4);
+}
+
+/// The state is read under the session's one lock: it is free wherever an observer is called.
+#[tokio::test(start_paused = true)]
+async fn an_observer_is_called_under_no_lock() {
+    let session = Arc::new(OnceLock::<Session>::new());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let (session, seen) = (session.clone(), seen.clone());
+        move |_: &Event<'_>| {
+            let mut changes = session.get().expect("set below").subscribe();
+            seen.lock().unwrap().push(task::spawn(changes.next()).poll());
+        }
+    };
+    let world = World::with(ModelAuthority::new(), |builder| builder.observer(observer), |layer| layer);
+    assert!(session.set(world.session.clone()).is_ok());
+
+    let first = issued(&world.get("/me").await.unwrap(), &world.session).await;
+    world.authority.revoke_access();
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    world.get("/me").await.unwrap();
+    world.session.replace(world.authority.login().await.unwrap()).await.unwrap();
+    let second = issued(&world.get("/me").await.unwrap(), &world.session).await;
+    world.session.logout().await.unwrap();
+    let states = [first, State::Cooling, second, State::LoggedOut];
+    assert_eq!(*seen.lock().unwrap(), states.map(|state| Poll::Ready(Some(state))));
+}
+
+/// The present state, of a session that has just been used with success.
+async fn issued(answer: &Response<ModelBody>, session: &Session) -> State {
+    assert_eq!(answer.status(), StatusCode::OK);
+    let state = session.subscribe().next().await.unwrap();
+    assert!(matches!(state, State::Issued(_)));
+    state
+}
+
+/// It blocks the thread that refreshes. What has happened holds already, and who waits for the refresh does so no
+/// longer than `refresh_timeout`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_observer_that_blocks_stops_no_request_for_longer_than_the_refresh_timeout() {
+    for is_healthy in [true, false] {
+        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let observer = move |_: &Event<'_>| {
+            arrived.send(()).unwrap();
+            // Until the test lets go of the other end.
+            let _ = released.lock().unwrap().recv();
+        };
+        let limit = Duration::from_millis(50);
+        let world = World::with(
+            ModelAuthority::new(),
+            |builder| builder.observer(observer).refresh_timeout(limit).unwrap(),
+            |layer| layer,
+        );
+        if !is_healthy {
+            world.authority.fail_always(Endpoint::Login, Failure::Reset);
+        }
+        let waiting = tokio::spawn(world.client.clone().oneshot(get("/me")));
+        arrivals.recv().await.unwrap();
+        for answer in [soon(world.get("/me")).await, soon(waiting).await.unwrap()] {
+            match answer {
+                Ok(answer) => assert!(is_healthy && answer.status() == StatusCode::OK),
+                Err(error) => assert!(!is_healthy && kind(&error) == ErrorKind::Transient),
+            }
+        }
+        assert_eq!(world.authority.counts().token_calls(), 1);
+        drop(release);
+        soon(world.session.settle()).await.unwrap();
+    }
+}

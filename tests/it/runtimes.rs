@@ -1,0 +1,393 @@
+//! Sessions that outlive a runtime, serve several, or have none.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_test::{assert_pending, assert_ready_err, task};
+use tower::{BoxError, Layer, ServiceExt};
+use tower_token_refresh::{
+    Error, ErrorKind, FetchContext, RefreshFailure, Session, TokenRefreshLayer, TokenSource, source_fn,
+    store::{Lease, MemoryStore, Record, TokenStore},
+    test_util::{Endpoint, Gate, ModelApi, ModelAuthority},
+};
+
+use crate::world::{World, get, origin};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+fn kind(error: &BoxError) -> ErrorKind {
+    Error::find(&**error).expect("an error of ours").kind()
+}
+
+// A runtime goes away.
+
+#[test]
+fn a_runtime_that_ends_during_the_fetch_leaves_a_session_that_works_on_the_next() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    a_runtime_ends_during_a_refresh(&world, &gate);
+    assert_eq!(world.authority.counts().logins, 2);
+    assert_eq!(world.authority.counts().max_in_flight, 1);
+}
+
+#[test]
+fn a_runtime_that_ends_while_the_lease_is_waited_for_leaves_a_session_that_works_on_the_next() {
+    let (store, gate) = HeldStore::at(Call::Lock);
+    let world = World::with(ModelAuthority::new(), |builder| builder.store(store), |layer| layer);
+    a_runtime_ends_during_a_refresh(&world, &gate);
+    assert_eq!(world.authority.counts().logins, 1);
+}
+
+#[test]
+fn a_runtime_that_ends_while_the_lease_is_held_gives_it_back() {
+    let (store, gate) = HeldStore::at(Call::Load);
+    let world = World::with(ModelAuthority::new(), |builder| builder.store(store), |layer| layer);
+    a_runtime_ends_during_a_refresh(&world, &gate);
+    assert_eq!(world.authority.counts().logins, 1);
+}
+
+/// The authority has answered already: its token is saved by the next refresh, and used without another fetch.
+#[test]
+fn a_runtime_that_ends_during_the_save_loses_no_token() {
+    let (store, gate) = HeldStore::at(Call::Save);
+    let kept = store.inner.clone();
+    let world = World::with(ModelAuthority::new(), |builder| builder.store(store), |layer| layer);
+    a_runtime_ends_during_a_refresh(&world, &gate);
+    assert_eq!(world.authority.counts().logins, 1);
+    let record = runtime().block_on(kept.load()).unwrap().unwrap();
+    assert!(world.authority.is_alive(record.token.unwrap().access.expose()));
+}
+
+/// And if it still cannot be saved there, it is used all the same: the refresh token before it is spent.
+#[test]
+fn a_runtime_that_ends_during_the_save_loses_no_token_to_a_store_that_fails() {
+    let (store, gate) = HeldStore::at(Call::Save);
+    let fails = store.fails.clone();
+    let world = World::with(ModelAuthority::new(), |builder| builder.store(store), |layer| layer);
+    let (first, second) = (runtime(), runtime());
+    gate.let_through(1);
+    first.block_on(world.session.token()).unwrap();
+    world.authority.revoke_access();
+    first.block_on(async {
+        tokio::spawn(world.client.clone().oneshot(get("/me")));
+        gate.waiting(1).await;
+    });
+    drop(first);
+
+    *fails.lock().unwrap() = true;
+    gate.open();
+    let answer = second.block_on(world.get("/me")).unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().presented_again(), 0);
+    assert_eq!(world.authority.counts().family_deaths, 0);
+}
+
+/// One runtime ends while its refresh is at the gate, and a request on another waits for that.
+fn a_runtime_ends_during_a_refresh(world: &World, gate: &Gate) {
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async {
+        tokio::spawn(world.client.clone().oneshot(get("/me")));
+        gate.waiting(1).await;
+    });
+    let mut waiter = task::spawn(world.client.clone().oneshot(get("/me")));
+    second.block_on(async { assert_pending!(waiter.poll()) });
+    drop(first);
+    assert!(waiter.is_woken());
+
+    gate.open();
+    second.block_on(async {
+        let soon = timeout(Duration::from_secs(5), waiter);
+        assert_eq!(soon.await.unwrap().unwrap().status(), StatusCode::OK);
+        world.session.settle().await.unwrap();
+        world.authority.revoke_access();
+        assert_eq!(world.get("/me").await.unwrap().status(), StatusCode::OK);
+    });
+}
+
+// The service goes away.
+
+#[tokio::test(start_paused = true)]
+async fn a_service_dropped_during_a_refresh_lets_it_end_and_leaks_nothing() {
+    let authority = ModelAuthority::new();
+    let gate = authority.hold(Endpoint::Login);
+    let store = MemoryStore::new();
+    let (source, alive) = watched(authority.source());
+    let session = Session::builder(source).store(store.clone()).build();
+    let client = TokenRefreshLayer::new(session, origin()).layer(ModelApi::new(authority.clone()));
+    let call = tokio::spawn(client.oneshot(get("/me")));
+    gate.waiting(1).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    assert!(alive.upgrade().is_some());
+
+    gate.open();
+    gone(&alive).await;
+    let record = store.load().await.unwrap().unwrap();
+    assert!(authority.is_alive(record.token.unwrap().access.expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_dropped_after_use_leaks_nothing() {
+    let authority = ModelAuthority::new();
+    let (source, alive) = watched(authority.source());
+    let session = Session::builder(source).build();
+    let client = TokenRefreshLayer::new(session.clone(), origin()).layer(ModelApi::new(authority.clone()));
+    let mut changes = session.subscribe();
+    for _ in 0..3 {
+        assert_eq!(client.clone().oneshot(get("/me")).await.unwrap().status(), StatusCode::OK);
+        authority.revoke_access();
+    }
+    session.logout().await.unwrap();
+    client.clone().oneshot(get("/me")).await.unwrap_err();
+    drop((session, client));
+    gone(&alive).await;
+    while changes.next().await.is_some() {}
+}
+
+/// A source that is noticed when it is dropped.
+fn watched(source: impl TokenSource + Clone) -> (impl TokenSource, Weak<()>) {
+    let alive = Arc::new(());
+    let weak = Arc::downgrade(&alive);
+    let source = source_fn(move |cx: FetchContext| {
+        let (source, _alive) = (source.clone(), alive.clone());
+        async move { source.fetch(cx).await }
+    });
+    (source, weak)
+}
+
+async fn gone(alive: &Weak<()>) {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    assert!(alive.upgrade().is_none(), "the source is still held");
+}
+
+// No runtime, or half of one.
+
+#[test]
+fn a_session_is_built_and_asked_without_a_runtime() {
+    let world = World::new();
+    assert_eq!(kind(&block_on(world.get("/me")).unwrap_err()), ErrorKind::NoRuntime);
+    assert_eq!(block_on(world.session.token()).unwrap_err().kind(), ErrorKind::NoRuntime);
+    assert_eq!(block_on(world.session.settle()).unwrap_err().kind(), ErrorKind::NoRuntime);
+    let pinned = Session::builder(world.authority.source()).on_current_runtime();
+    assert_eq!(pinned.unwrap_err().kind(), ErrorKind::NoRuntime);
+    assert_eq!(world.authority.counts().token_calls(), 0);
+    // Nobody cools down for that.
+    assert_eq!(runtime().block_on(world.get("/me")).unwrap().status(), StatusCode::OK);
+}
+
+#[test]
+fn a_request_with_a_good_token_needs_no_runtime() {
+    let world = World::new();
+    runtime().block_on(world.session.token()).unwrap();
+    assert_eq!(block_on(world.get("/me")).unwrap().status(), StatusCode::OK);
+
+    world.authority.revoke_access();
+    let answer = block_on(world.get("/me")).unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let failure = answer.extensions().get::<RefreshFailure>().unwrap();
+    assert_eq!(failure.error().kind(), ErrorKind::NoRuntime);
+    assert_eq!(world.authority.counts().refreshes, 0);
+    assert_eq!(runtime().block_on(world.get("/me")).unwrap().status(), StatusCode::OK);
+}
+
+#[test]
+fn a_change_without_a_runtime_holds_and_is_saved_later() {
+    let authority = ModelAuthority::new();
+    let token = runtime().block_on(authority.login()).unwrap();
+    let store = MemoryStore::new();
+    let world = World::with(authority, |builder| builder.store(store.clone()), |layer| layer);
+    assert_eq!(block_on(world.session.login(token)).unwrap_err().kind(), ErrorKind::NoRuntime);
+    assert_eq!(block_on(world.get("/me")).unwrap().status(), StatusCode::OK);
+    runtime().block_on(async {
+        assert!(store.load().await.unwrap().is_none());
+        world.session.settle().await.unwrap();
+        assert!(store.load().await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_runtime_without_timers_is_an_error_and_no_fetch() {
+    let world = World::new();
+    let timeless = Builder::new_current_thread().enable_io().build().unwrap();
+    assert_eq!(kind(&timeless.block_on(world.get("/me")).unwrap_err()), ErrorKind::NoRuntime);
+    assert_eq!(timeless.block_on(world.session.settle()).unwrap_err().kind(), ErrorKind::NoRuntime);
+    assert_eq!(world.authority.counts().token_calls(), 0);
+}
+
+#[test]
+fn a_session_pinned_to_a_runtime_that_has_ended_fails_at_once() {
+    let pinned = runtime();
+    let world = World::with(
+        ModelAuthority::new(),
+        |builder| {
+            let _inside = pinned.enter();
+            builder.on_current_runtime().unwrap()
+        },
+        |layer| layer,
+    );
+    assert_eq!(pinned.block_on(world.get("/me")).unwrap().status(), StatusCode::OK);
+    drop(pinned);
+    world.authority.revoke_access();
+    world.authority.revoke_refresh();
+
+    let other = runtime();
+    let _inside = other.enter();
+    for _ in 0..3 {
+        // In a single poll.
+        let error = assert_ready_err!(task::spawn(world.session.refresh()).poll());
+        assert_eq!(error.kind(), ErrorKind::NoRuntime);
+    }
+    let answer = block_on(world.get("/me")).unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let failure = answer.extensions().get::<RefreshFailure>().unwrap();
+    assert_eq!(failure.error().kind(), ErrorKind::NoRuntime);
+    assert_eq!(world.authority.counts().token_calls(), 1);
+}
+
+// Several at once.
+
+#[test]
+fn a_pinned_session_refreshes_where_it_was_told() {
+    let (pinned, passing) = (runtime(), runtime());
+    let (authority, place) = (ModelAuthority::new(), Arc::new(Mutex::new(None)));
+    let source = {
+        let (source, place) = (authority.source(), place.clone());
+        source_fn(move |cx: FetchContext| {
+            let (source, place) = (source.clone(), place.clone());
+            async move {
+                *place.lock().unwrap() = Some(tokio::runtime::Handle::current().id());
+                source.fetch(cx).await
+            }
+        })
+    };
+    let session = {
+        let _inside = pinned.enter();
+        Session::builder(source).on_current_runtime().unwrap().build()
+    };
+    let mut token = task::spawn(session.token());
+    passing.block_on(async { assert_pending!(token.poll()) });
+    drop(passing);
+    assert!(!token.is_woken(), "the refresh ended with the wrong runtime");
+    pinned.block_on(token).unwrap();
+    assert_eq!(*place.lock().unwrap(), Some(pinned.handle().id()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_on_many_threads_share_one_refresh() {
+    let world = World::new();
+    for refreshes in 0..3 {
+        let mut calls = JoinSet::new();
+        for _ in 0..200 {
+            let client = world.client.clone();
+            calls.spawn(async move { client.oneshot(get("/me")).await.unwrap().status() });
+        }
+        assert_eq!(calls.join_all().await, [StatusCode::OK; 200]);
+        let counts = world.authority.counts();
+        assert_eq!((counts.logins, counts.refreshes, counts.max_in_flight), (1, refreshes, 1));
+        world.authority.revoke_access();
+    }
+}
+
+#[test]
+fn requests_on_two_runtimes_at_once_share_one_refresh() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let runtimes = [1, 2]
+        .map(|threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap());
+    let calls = runtimes.each_ref().map(|runtime| {
+        let client = world.client.clone();
+        runtime.spawn(client.oneshot(get("/me")))
+    });
+    block_on(gate.waiting(1));
+    gate.open();
+    for call in calls {
+        assert_eq!(block_on(call).unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(world.authority.counts().token_calls(), 1);
+}
+
+// Tools.
+
+/// A store in memory, one of whose calls is held at a gate and can be made to fail behind it.
+struct HeldStore {
+    inner: MemoryStore,
+    call: Call,
+    gate: Gate,
+    fails: Arc<Mutex<bool>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Call {
+    Lock,
+    Load,
+    Save,
+}
+
+impl HeldStore {
+    fn at(call: Call) -> (Self, Gate) {
+        let gate = Gate::new();
+        (HeldStore { inner: MemoryStore::new(), call, gate: gate.clone(), fails: Arc::default() }, gate)
+    }
+
+    async fn pass(&self, call: Call) -> Result<(), BoxError> {
+        if self.call == call {
+            self.gate.pass().await;
+            if *self.fails.lock().unwrap() {
+                return Err("the disk is full".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TokenStore for HeldStore {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.pass(Call::Load).await?;
+        self.inner.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.pass(Call::Save).await?;
+        self.inner.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.pass(Call::Lock).await?;
+        self.inner.lock().await
+    }
+}
+
+/// Runs a future without tokio.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
