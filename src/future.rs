@@ -127,6 +127,8 @@ where
             WayProj::Guarded { mut state, call } => {
                 let result = ready!(call.poll(state.as_mut(), cx));
                 state.set(State::Over);
+                // Its end, not its drop, makes room for another waiter: a combinator may keep what has ended.
+                call.held = None;
                 if result.is_err() {
                     // Ends the body of whatever attempt is still under way.
                     call.replay = None;
