@@ -224,6 +224,11 @@ where
                 }
                 StateProj::Tell { acquire, reason } => {
                     let _ = ready!(acquire.poll_step(cx));
+                    if let (true, Some(sent)) = (acquire.has_started_a_refresh(), &self.sent) {
+                        // No resend will judge what this refresh brings. It counts as fruitless, else an endpoint
+                        // that always refuses would cost one fetch for each request that cannot be resent.
+                        sent.judge(false);
+                    }
                     let reason = *reason;
                     let response = self.refused.take().ok_or_else(polled_again)?;
                     return Poll::Ready(Ok(self.deliver(response, true, Some(reason))));
