@@ -32,7 +32,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, ToMock, numbered, status},
+    script::{Lab, ToMock, numbered, status, within},
     world::{API, World, get, origin, post},
 };
 
@@ -57,7 +57,7 @@ async fn requests_wait_for_the_first_fetch_and_never_go_out_empty() {
             let session = world.session.clone();
             async move { session.token().await }
         });
-        gate.waiting(1).await;
+        within(gate.waiting(1)).await;
         let mut requests = [(); 3].map(|()| task::spawn(world.client.clone().oneshot(get("/me"))));
         for request in &mut requests {
             assert_pending!(request.poll());
@@ -65,9 +65,9 @@ async fn requests_wait_for_the_first_fetch_and_never_go_out_empty() {
         assert_eq!(world.api.requests().len(), 0, "nothing goes out without a token");
         gate.open();
         for request in requests {
-            assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+            assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
         }
-        start_up.await.unwrap().unwrap();
+        within(start_up).await.unwrap().unwrap();
         assert_eq!(world.authority.counts().token_calls(), 1);
         for received in world.api.requests() {
             assert_ne!(received.head.headers[AUTHORIZATION], empty);
@@ -135,12 +135,12 @@ async fn a_request_marked_no_token_does_not_wait_for_a_fetch() {
     let gate = world.authority.hold(Endpoint::Login);
     let mut waits = task::spawn(world.client.clone().oneshot(get("/me")));
     assert_pending!(waits.poll());
-    gate.waiting(1).await;
+    within(gate.waiting(1)).await;
     let mut login = post("/login", "alice");
     login.extensions_mut().insert(NoToken);
     assert_eq!(world.send(login).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     gate.open();
-    assert_eq!(waits.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(waits).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().token_calls(), 1);
 }
 
@@ -523,15 +523,15 @@ async fn a_request_that_waits_in_a_queue_takes_the_token_of_the_moment_it_leaves
         .service(inner);
     session.token().await.unwrap();
     let first = tokio::spawn(client.clone().oneshot(get("/first")));
-    gate.waiting(1).await;
+    within(gate.waiting(1)).await;
     let mut second = task::spawn(client.oneshot(get("/second")));
     assert_pending!(second.poll());
     tokio::task::yield_now().await;
     session.replace(Token::new("swapped")).await.unwrap();
     gate.let_through(1);
-    first.await.unwrap().unwrap();
+    within(first).await.unwrap().unwrap();
     gate.open();
-    second.await.unwrap();
+    within(second).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), ["Bearer token-1", "Bearer swapped"]);
 }
 
@@ -554,7 +554,7 @@ async fn an_attempt_that_waits_for_the_service_takes_the_token_of_the_moment_it_
     handle.allow(1);
     assert!(request.is_woken());
     assert_pending!(request.poll());
-    let (sent, answer) = handle.next_request().await.unwrap();
+    let (sent, answer) = within(handle.next_request()).await.unwrap();
     assert_eq!(sent.headers()[AUTHORIZATION], "Bearer swapped");
 
     // The resend: the refresh has brought a token, which is replaced before the service is ready.
@@ -568,10 +568,10 @@ async fn an_attempt_that_waits_for_the_service_takes_the_token_of_the_moment_it_
     handle.allow(1);
     assert!(request.is_woken());
     assert_pending!(request.poll());
-    let (sent, answer) = handle.next_request().await.unwrap();
+    let (sent, answer) = within(handle.next_request()).await.unwrap();
     assert_eq!(sent.headers().get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer swapped-again"]);
     answer.send_response(status(200).unwrap());
-    assert_eq!(request.await.unwrap().extensions().get::<Outcome>().unwrap().attempts(), 2);
+    assert_eq!(within(request).await.unwrap().extensions().get::<Outcome>().unwrap().attempts(), 2);
 }
 
 #[tokio::test(start_paused = true)]

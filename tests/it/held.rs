@@ -11,7 +11,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::outcome,
+    script::{outcome, within},
     world::{World, get, post},
 };
 
@@ -35,9 +35,9 @@ async fn above_the_limit_a_refusal_comes_back_at_once_while_the_refresh_goes_on(
     let refresh = world.authority.hold(Endpoint::Refresh);
     let requests: Vec<_> =
         (0..5).map(|_| tokio::spawn(world.client.clone().oneshot(post("/echo", "hello")))).collect();
-    answers.waiting(5).await;
+    within(answers.waiting(5)).await;
     answers.open();
-    refresh.waiting(1).await;
+    within(refresh.waiting(1)).await;
 
     let (mut waiting, mut returned) = (Vec::new(), 0);
     for _ in 0..20 {
@@ -48,7 +48,7 @@ async fn above_the_limit_a_refusal_comes_back_at_once_while_the_refresh_goes_on(
             waiting.push(request);
             continue;
         }
-        let response = request.await.unwrap().unwrap();
+        let response = within(request).await.unwrap().unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(response.body().bytes(), r#"{"error":"invalid_token"}"#);
         assert_eq!(outcome(&response).not_resent(), Some(NotResent::TooManyWaiting));
@@ -58,7 +58,7 @@ async fn above_the_limit_a_refusal_comes_back_at_once_while_the_refresh_goes_on(
     assert_eq!((waiting.len(), returned), (2, 3));
     refresh.open();
     for request in waiting {
-        assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
+        assert_eq!(within(request).await.unwrap().unwrap().status(), StatusCode::OK);
     }
     assert_eq!(world.authority.counts().refreshes, 1);
 }
@@ -75,14 +75,14 @@ async fn a_waiter_that_is_dropped_makes_room_for_another() {
     answers.open();
     let [first, second, third] = &mut requests;
     assert_pending!(first.as_mut().unwrap().poll());
-    refresh.waiting(1).await;
+    within(refresh.waiting(1)).await;
     drop(first.take());
     // Its place is free; the one after that finds none.
     assert_pending!(second.as_mut().unwrap().poll());
-    let response = third.take().unwrap().await.unwrap();
+    let response = within(third.take().unwrap()).await.unwrap();
     assert_eq!(outcome(&response).not_resent(), Some(NotResent::TooManyWaiting));
     refresh.open();
-    assert_eq!(second.take().unwrap().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(second.take().unwrap()).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
 }
 

@@ -26,7 +26,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, Sent, chunked, numbered, outcome, status},
+    script::{Lab, Sent, chunked, numbered, outcome, status, within},
     world::{API, get, origin, post},
 };
 
@@ -231,7 +231,7 @@ async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness(
     let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
     handle.allow(1);
     let mut request = task::spawn(client.ready().await.unwrap().call(get("/me")));
-    let (_, answer) = handle.next_request().await.unwrap();
+    let (_, answer) = within(handle.next_request()).await.unwrap();
     let mut refusal = Response::new(Held(held.clone()));
     *refusal.status_mut() = StatusCode::UNAUTHORIZED;
     answer.send_response(refusal);
@@ -242,9 +242,9 @@ async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness(
     assert_eq!(Arc::strong_count(&held), 1, "the service is not ready, and may wait for this very response");
     handle.allow(1);
     assert_pending!(request.poll());
-    let (_, answer) = handle.next_request().await.unwrap();
+    let (_, answer) = within(handle.next_request()).await.unwrap();
     answer.send_response(Response::new(Held(held.clone())));
-    request.await.unwrap();
+    within(request).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, Reset, ToMock, numbered, outcome, status},
+    script::{Lab, Reset, ToMock, numbered, outcome, status, within},
     world::{World, get, origin, post},
 };
 
@@ -91,10 +91,10 @@ async fn a_service_that_is_not_ready_for_the_resend_ends_the_request() {
     let mut client = TokenRefreshLayer::new(builder.build(), origin()).layer(mock);
     let request = client.ready().await.unwrap().call(get("/me"));
     let request = tokio::spawn(request);
-    let (_, answer) = handle.next_request().await.unwrap();
+    let (_, answer) = within(handle.next_request()).await.unwrap();
     handle.send_error(Reset);
     answer.send_response(status(401).unwrap());
-    let failure = request.await.unwrap().unwrap_err();
+    let failure = within(request).await.unwrap().unwrap_err();
     assert_eq!(failure.downcast_ref(), Some(&Reset));
     assert_eq!(fetches.load(Ordering::Relaxed), 2);
 }
@@ -182,7 +182,7 @@ async fn each_step_follows_from_the_one_before() {
     let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
     let mut request = task::spawn(client.ready().await.unwrap().call(get("/me")));
     // It is sent by the call itself.
-    let (sent, answer) = handle.next_request().await.unwrap();
+    let (sent, answer) = within(handle.next_request()).await.unwrap();
     assert_eq!(sent.headers()[AUTHORIZATION], "Bearer token-1");
     assert_pending!(request.poll());
     answer.send_response(status(401).unwrap());
@@ -192,11 +192,11 @@ async fn each_step_follows_from_the_one_before() {
     session.token().await.unwrap();
     assert!(request.is_woken());
     assert_pending!(request.poll());
-    let (sent, answer) = handle.next_request().await.unwrap();
+    let (sent, answer) = within(handle.next_request()).await.unwrap();
     assert_eq!(sent.headers()[AUTHORIZATION], "Bearer token-2");
     answer.send_response(status(401).unwrap());
     assert!(request.is_woken());
-    assert_eq!(request.await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     assert!(handle.poll_request().is_pending());
 }
 
@@ -208,11 +208,11 @@ async fn a_late_refusal_of_a_replaced_token_costs_no_fetch() {
     // Refused with the old token, but the answer is on its way for long.
     let gate = world.api.hold_path(Phase::Answer, "/late");
     let late = tokio::spawn(world.client.clone().oneshot(post("/late", "hello")));
-    gate.waiting(1).await;
+    within(gate.waiting(1)).await;
     assert_eq!(world.get("/me").await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
     gate.open();
-    let response = late.await.unwrap().unwrap();
+    let response = within(late).await.unwrap().unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(outcome(&response).attempts(), 2);
     assert_eq!(world.authority.counts().refreshes, 1, "the fresh token is not thrown away");
@@ -227,13 +227,13 @@ async fn a_refusal_of_a_token_replaced_by_hand_costs_no_fetch() {
     session.token().await.unwrap();
     let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
     let request = tokio::spawn(client.ready().await.unwrap().call(get("/me")));
-    let (_, answer) = handle.next_request().await.unwrap();
+    let (_, answer) = within(handle.next_request()).await.unwrap();
     session.replace(Token::new("by-hand")).await.unwrap();
     answer.send_response(status(401).unwrap());
-    let (sent, answer) = handle.next_request().await.unwrap();
+    let (sent, answer) = within(handle.next_request()).await.unwrap();
     assert_eq!(sent.headers()[AUTHORIZATION], "Bearer by-hand");
     answer.send_response(status(200).unwrap());
-    request.await.unwrap().unwrap();
+    within(request).await.unwrap().unwrap();
     assert_eq!(fetches.load(Ordering::Relaxed), 1);
 }
 

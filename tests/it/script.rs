@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use futures_util::stream;
 use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, StreamBody};
+use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 use tower_token_refresh::{
     BoxError, FetchContext, FetchError, Outcome, ReplayBody, Session, Token, TokenRefresh, TokenRefreshLayer,
@@ -130,7 +132,7 @@ impl Lab {
     where
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        self.client.clone().oneshot(request).await
+        within(self.client.clone().oneshot(request)).await
     }
 
     /// The service under the client, for other stacks on it.
@@ -162,6 +164,11 @@ pub(crate) fn numbered() -> (SessionBuilder, Arc<AtomicUsize>) {
         async move { Ok::<_, FetchError>(Token::new(format!("token-{number}"))) }
     });
     (Session::builder(source), fetches)
+}
+
+/// Fails instead of waiting for ever; with paused time it does so at once.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    timeout(Duration::from_secs(24 * 3600), future).await.expect("it comes to an end")
 }
 
 /// An answer with this status and nothing else.

@@ -11,7 +11,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, numbered, outcome, status},
+    script::{Lab, numbered, outcome, status, within},
     world::{World, get, origin, post},
 };
 
@@ -32,11 +32,11 @@ async fn two_stacks_of_one_session_share_one_refresh() {
         .map(|client| tokio::spawn(client.oneshot(post("/echo", "hello"))))
         .collect();
     for gate in &gates {
-        gate.waiting(2).await;
+        within(gate.waiting(2)).await;
     }
     gates.iter().for_each(Gate::open);
     for request in requests {
-        assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
+        assert_eq!(within(request).await.unwrap().unwrap().status(), StatusCode::OK);
     }
     assert_eq!(authority.counts().refreshes, 1);
     assert_eq!(apis.map(|api| api.requests().len()), [4, 4]);
