@@ -1,6 +1,6 @@
 //! How many refused responses are held.
 
-use std::{task::Poll, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
@@ -11,7 +11,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{outcome, within},
+    script::{outcome, until, within},
     world::{World, get, post},
 };
 
@@ -40,9 +40,7 @@ async fn above_the_limit_a_refusal_comes_back_at_once_while_the_refresh_goes_on(
     within(refresh.waiting(1)).await;
 
     let (mut waiting, mut returned) = (Vec::new(), 0);
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
+    until(|| requests.iter().filter(|request| request.is_finished()).count() == 3).await;
     for request in requests {
         if !request.is_finished() {
             waiting.push(request);
@@ -99,13 +97,8 @@ async fn the_place_of_a_waiter_is_free_again_however_its_wait_ended() {
     let mut kept = Vec::new();
     for _ in 0..3 {
         // Polled to its end and kept: what has ended holds nothing.
-        let mut request = task::spawn(world.client.clone().call(get("/me")));
-        let response = loop {
-            if let Poll::Ready(response) = request.poll() {
-                break response.unwrap();
-            }
-            tokio::task::yield_now().await;
-        };
+        let mut request = Box::pin(world.client.clone().call(get("/me")));
+        let response = within(&mut request).await.unwrap();
         assert_eq!(outcome(&response).not_resent(), Some(NotResent::RefreshFailed));
         kept.push(request);
     }

@@ -22,12 +22,12 @@ use tower_test::mock;
 use tower_token_refresh::{
     NotResent, Placement, ReplayBody, TokenRefreshLayer,
     body::{NotReplayable, Rebuild},
-    test_util::ModelBody,
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Route, Upload},
 };
 
 use crate::{
-    script::{Lab, Sent, chunked, numbered, outcome, status, within},
-    world::{API, get, origin, post},
+    script::{Lab, Sent, chunked, numbered, outcome, status, until, within},
+    world::{API, World, get, origin, post},
 };
 
 const LIMIT: usize = 1000;
@@ -260,4 +260,62 @@ async fn a_body_that_fails_is_not_resent() {
     let response = client.oneshot(posting(body)).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::Failed)));
+}
+
+/// An upload of ten times the limit, of which little more than a tenth of the limit comes before the gate.
+fn upload(
+    gate: &Gate,
+) -> (&'static [u8], Request<impl Body<Data = Bytes, Error = Infallible> + Send + use<>>) {
+    let bytes = pattern(10 * LIMIT);
+    let gate = gate.clone();
+    let frames = stream::unfold((bytes.chunks(LIMIT / 8), gate, 0), |(mut chunks, gate, at)| async move {
+        if at == 1 {
+            gate.pass().await;
+        }
+        let chunk = Bytes::from_static(chunks.next()?);
+        Some((Ok(Frame::data(chunk)), (chunks, gate, at + 1)))
+    });
+    (bytes, Request::post(format!("{API}/upload")).body(StreamBody::new(Box::pin(frames))).unwrap())
+}
+
+/// The API refuses `/upload` before it reads it; the token is revoked.
+async fn early() -> World {
+    let world = World::with(ModelAuthority::new(), |session| session, limited);
+    let _ = world.api.clone().route("/upload", Route::RefuseEarly);
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_refused_early_is_resent_whole_though_it_is_larger_than_the_limit() {
+    let world = early().await;
+    let gate = Gate::new();
+    let (bytes, request) = upload(&gate);
+    let response = tokio::spawn(world.client.clone().oneshot(request));
+    // The second attempt has replayed what there was and waits for the rest.
+    within(gate.waiting(1)).await;
+    until(|| world.api.requests().len() == 2).await;
+    gate.open();
+    let response = within(response).await.unwrap().unwrap();
+    assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
+    let [first, second] = &world.api.requests()[..] else { panic!("it is sent twice") };
+    assert_eq!((&*second.body, second.upload), (bytes, Upload::Complete));
+    assert_eq!(first.upload, Upload::Broken, "the first attempt is cut off");
+    assert!(bytes.starts_with(&first.body));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_refused_early_goes_on_if_the_refresh_fails() {
+    let world = early().await;
+    world.authority.fail_always(Endpoint::Refresh, Failure::Reset);
+    let gate = Gate::new();
+    let (bytes, request) = upload(&gate);
+    let response = within(world.client.clone().oneshot(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::RefreshFailed));
+    gate.open();
+    until(|| world.api.requests()[0].upload != Upload::Open).await;
+    assert_eq!(world.api.requests().len(), 1);
+    assert_eq!((&*world.api.requests()[0].body, world.api.requests()[0].upload), (bytes, Upload::Complete));
 }

@@ -171,6 +171,17 @@ pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(24 * 3600), future).await.expect("it comes to an end")
 }
 
+/// Lets the other tasks run until this holds, and fails if it never does.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never happens");
+}
+
 /// An answer with this status and nothing else.
 pub(crate) fn status(code: u16) -> Answer {
     let mut response = Response::new(ModelBody::default());
