@@ -19,7 +19,8 @@ pub struct SkipRefresh;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoToken;
 
-/// Response extension: what the layer did. Absent on a first answer that was accepted.
+/// Response extension: what the layer did. Absent on a first answer that was accepted, and where a request is marked
+/// [`SkipRefresh`] or [`NoToken`]: nobody looks at those answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub(crate) generation: Generation,

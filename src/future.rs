@@ -127,6 +127,8 @@ where
             WayProj::Guarded { mut state, call } => {
                 let result = ready!(call.poll(state.as_mut(), cx));
                 state.set(State::Over);
+                // Its end, not its drop, makes room for another waiter: a combinator may keep what has ended.
+                call.held = None;
                 if result.is_err() {
                     // Ends the body of whatever attempt is still under way.
                     call.replay = None;
@@ -226,6 +228,11 @@ where
                 }
                 StateProj::Tell { acquire, reason } => {
                     let _ = ready!(acquire.poll_step(cx));
+                    if let (true, Some(sent)) = (acquire.has_started_a_refresh(), &self.sent) {
+                        // No resend will judge what this refresh brings. It counts as fruitless, else an endpoint
+                        // that always refuses would cost one fetch for each request that cannot be resent.
+                        sent.judge(false);
+                    }
                     let reason = *reason;
                     let response = self.refused.take().ok_or_else(polled_again)?;
                     return Poll::Ready(Ok(self.deliver(response, true, Some(reason))));

@@ -63,9 +63,10 @@ where
         let policy = &self.policy;
         let session = request.extensions().get::<Session>().unwrap_or(&policy.session);
         let engine = session.engine().clone();
-        let is_bare = request.extensions().get::<NoToken>().is_some();
-        if is_bare || !policy.covers(&request) || engine.placement().is_set(&request) {
-            if policy.names_no_origin(&request) {
+        let wants_no_token =
+            request.extensions().get::<NoToken>().is_some() || engine.placement().is_set(&request);
+        if wants_no_token || !policy.covers(&request) {
+            if !wants_no_token && policy.names_no_origin(&request) {
                 engine.announce(&Event::Unscoped);
             }
             return ResponseFuture::pass(self.inner.call(request.map(ReplayBody::passing)));

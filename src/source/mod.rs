@@ -76,7 +76,8 @@ impl FetchContext {
         request.extensions_mut().insert(self.mark);
     }
 
-    /// How many refreshes in a row brought a token that was refused again.
+    /// How many refreshes in a row brought a token that was refused again, or that nobody has tried: the request which
+    /// asked for it could not be sent again.
     pub fn fruitless(&self) -> u32 {
         self.fruitless
     }

@@ -1,13 +1,22 @@
 //! Integration tests, a module per topic.
 
+mod answers;
+mod attach;
 mod flight;
+mod held;
 mod identity;
+mod input;
 mod locks;
 mod promises;
 mod recovery;
 mod reentry;
+mod replay;
+mod resend;
 mod runtimes;
+mod scope;
+mod script;
 mod secrets;
+mod sessions;
 mod stacks;
 mod storage;
 mod world;

@@ -1,0 +1,108 @@
+//! How many refused responses are held.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio_test::{assert_pending, task};
+use tower::{Service, ServiceExt};
+use tower_token_refresh::{
+    NotResent, Outcome,
+    test_util::{Endpoint, Failure, ModelAuthority, Phase},
+};
+
+use crate::{
+    script::{outcome, until, within},
+    world::{World, get, post},
+};
+
+/// At most `limit` refused requests may wait; the token is revoked.
+async fn revoked(limit: usize) -> World {
+    let world = World::with(
+        ModelAuthority::new(),
+        |session| session.cooling(Duration::ZERO, Duration::ZERO).unwrap(),
+        |layer| layer.max_held(limit).unwrap(),
+    );
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_limit_a_refusal_comes_back_at_once_while_the_refresh_goes_on() {
+    let world = revoked(2).await;
+    // They have to be sent before the first refusal condemns the token.
+    let answers = world.api.hold(Phase::Answer);
+    let refresh = world.authority.hold(Endpoint::Refresh);
+    let requests: Vec<_> =
+        (0..5).map(|_| tokio::spawn(world.client.clone().oneshot(post("/echo", "hello")))).collect();
+    within(answers.waiting(5)).await;
+    answers.open();
+    within(refresh.waiting(1)).await;
+
+    let (mut waiting, mut returned) = (Vec::new(), 0);
+    until(|| requests.iter().filter(|request| request.is_finished()).count() == 3).await;
+    for request in requests {
+        if !request.is_finished() {
+            waiting.push(request);
+            continue;
+        }
+        let response = within(request).await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.body().bytes(), r#"{"error":"invalid_token"}"#);
+        assert_eq!(outcome(&response).not_resent(), Some(NotResent::TooManyWaiting));
+        assert_eq!(outcome(&response).attempts(), 1);
+        returned += 1;
+    }
+    assert_eq!((waiting.len(), returned), (2, 3));
+    refresh.open();
+    for request in waiting {
+        assert_eq!(within(request).await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_is_dropped_makes_room_for_another() {
+    let world = revoked(1).await;
+    let answers = world.api.hold(Phase::Answer);
+    let refresh = world.authority.hold(Endpoint::Refresh);
+    let mut requests = [(); 3].map(|()| Some(task::spawn(world.client.clone().oneshot(get("/me")))));
+    for request in requests.iter_mut().flatten() {
+        assert_pending!(request.poll());
+    }
+    answers.open();
+    let [first, second, third] = &mut requests;
+    assert_pending!(first.as_mut().unwrap().poll());
+    within(refresh.waiting(1)).await;
+    drop(first.take());
+    // Its place is free; the one after that finds none.
+    assert_pending!(second.as_mut().unwrap().poll());
+    let response = within(third.take().unwrap()).await.unwrap();
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::TooManyWaiting));
+    refresh.open();
+    assert_eq!(within(second.take().unwrap()).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_place_of_a_waiter_is_free_again_however_its_wait_ended() {
+    let world = revoked(1).await;
+    for _ in 0..3 {
+        world.authority.revoke_access();
+        let response = world.get("/me").await.unwrap();
+        assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
+    }
+    world.authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, ""));
+    world.authority.revoke_access();
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        // Polled to its end and kept: what has ended holds nothing.
+        let mut request = Box::pin(world.client.clone().call(get("/me")));
+        let response = within(&mut request).await.unwrap();
+        assert_eq!(outcome(&response).not_resent(), Some(NotResent::RefreshFailed));
+        kept.push(request);
+    }
+    world.authority.heal(Endpoint::Refresh);
+    let response = world.get("/me").await.unwrap();
+    assert_eq!(response.extensions().get::<Outcome>().map(Outcome::attempts), Some(2));
+}

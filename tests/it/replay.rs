@@ -1,0 +1,321 @@
+//! The body of the second attempt, and what happens where there can be none.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio_test::{assert_pending, task};
+use tower::{Layer, Service, ServiceExt};
+use tower_test::mock;
+use tower_token_refresh::{
+    NotResent, Placement, ReplayBody, TokenRefreshLayer,
+    body::{NotReplayable, Rebuild},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Route, Upload},
+};
+
+use crate::{
+    script::{Lab, Sent, chunked, numbered, outcome, status, until, within},
+    world::{API, World, get, origin, post},
+};
+
+const LIMIT: usize = 1000;
+
+fn limited(layer: TokenRefreshLayer) -> TokenRefreshLayer {
+    layer.replay_limit(LIMIT).unwrap()
+}
+
+/// Bytes of which no two stretches are alike.
+fn pattern(length: usize) -> &'static [u8] {
+    (0..length).map(|at| (at * 7 + at / 251) as u8).collect::<Vec<_>>().leak()
+}
+
+fn trailers() -> HeaderMap {
+    HeaderMap::from_iter([("x-digest".parse().unwrap(), HeaderValue::from_static("abcd"))])
+}
+
+fn posting<B>(body: B) -> Request<B> {
+    Request::post(API).body(body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_within_the_limit_is_sent_twice_byte_for_byte() {
+    for length in [0, 1, 2, LIMIT - 1, LIMIT] {
+        let bytes = pattern(length);
+        let check = |sent: Vec<Sent>, hint, trailers: Option<&HeaderMap>| {
+            assert_eq!(sent.len(), 2, "{length} bytes");
+            for sent in &sent {
+                assert_eq!((&*sent.body, sent.trailers.as_ref()), (bytes, trailers), "{length} bytes");
+                assert_eq!(sent.hint.exact(), hint, "what a content-length is made of");
+            }
+        };
+        let lab = Lab::with([status(401), status(200)], |session| session, limited);
+        lab.send(posting(Full::<Bytes>::from(bytes))).await.unwrap();
+        check(lab.sent(), Some(length as u64), None);
+        for chunk in [1, 100, LIMIT] {
+            let lab = Lab::with([status(401), status(200)], |session| session, limited);
+            lab.send(posting(chunked(bytes.chunks(chunk), None))).await.unwrap();
+            check(lab.sent(), None, None);
+        }
+        if length + 100 <= LIMIT {
+            let lab = Lab::with([status(401), status(200)], |session| session, limited);
+            lab.send(posting(chunked(bytes.chunks(100), Some(trailers())))).await.unwrap();
+            check(lab.sent(), None, Some(&trailers()));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_beyond_the_limit_is_sent_once_whole_and_the_caller_is_told_why() {
+    let bytes = pattern(LIMIT + 1);
+    let refusal = || Ok(Response::builder().status(401).body(ModelBody::from("why not")).unwrap());
+    for chunk in [None, Some(1), Some(100), Some(LIMIT)] {
+        let lab = Lab::with([refusal(), status(200)], |session| session, limited);
+        let response = match chunk {
+            None => lab.send(posting(Full::<Bytes>::from(bytes))).await,
+            Some(chunk) => lab.send(posting(chunked(bytes.chunks(chunk), None))).await,
+        }
+        .unwrap();
+        assert_eq!(
+            (response.status(), &**response.body().bytes()),
+            (StatusCode::UNAUTHORIZED, &b"why not"[..])
+        );
+        let outcome = outcome(&response);
+        assert_eq!((outcome.attempts(), outcome.is_refused()), (1, true));
+        assert_eq!(outcome.not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
+        assert_eq!((lab.sent().len(), &*lab.sent()[0].body), (1, bytes), "whole, and once");
+
+        // The token is refreshed for the next request all the same.
+        assert!(lab.send(get("/me")).await.unwrap().extensions().is_empty());
+        assert_eq!(lab.sent()[1].authorization(), ["Bearer token-2"]);
+        assert_eq!(lab.fetches(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_beyond_the_limit_that_is_accepted_passes_whole() {
+    let bytes = pattern(100 * LIMIT);
+    let lab = Lab::with([status(200)], |session| session, limited);
+    let body = chunked(bytes.chunks(4096), Some(trailers()));
+    assert!(lab.send(posting(body)).await.unwrap().extensions().is_empty());
+    assert_eq!((&*lab.sent()[0].body, &lab.sent()[0].trailers), (bytes, &Some(trailers())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_that_do_not_fit_make_a_body_that_is_sent_once() {
+    let lab = Lab::with([status(401)], |session| session, limited);
+    let body = chunked([pattern(LIMIT)], Some(trailers()));
+    let response = lab.send(posting(body)).await.unwrap();
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
+    assert_eq!(lab.sent()[0].trailers, Some(trailers()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_the_caller_can_rebuild_is_resent_whatever_its_size() {
+    let bytes = pattern(10 * LIMIT);
+    type Layers = fn(TokenRefreshLayer) -> TokenRefreshLayer;
+    for layer in [limited as Layers, TokenRefreshLayer::without_replay] {
+        let made = Arc::new(AtomicUsize::new(0));
+        let count = made.clone();
+        let rebuild = Rebuild::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Full::<Bytes>::from(bytes)
+        });
+        let request = || {
+            let mut request = posting(Full::<Bytes>::from(bytes));
+            request.extensions_mut().insert(rebuild.clone());
+            request
+        };
+        let lab = Lab::with([status(401), status(200), status(200)], |session| session, layer);
+        assert_eq!(lab.send(request()).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(made.load(Ordering::Relaxed), 1);
+        lab.send(request()).await.unwrap();
+        assert_eq!(made.load(Ordering::Relaxed), 1, "an accepted body is not made again");
+        for sent in lab.sent() {
+            assert_eq!((&*sent.body, sent.hint.exact()), (bytes, Some(bytes.len() as u64)));
+        }
+        assert_eq!(lab.sent().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_replay_only_requests_without_a_body_are_resent() {
+    let lab = Lab::with(
+        [status(401), status(200), status(401), status(401)],
+        |session| session,
+        TokenRefreshLayer::without_replay,
+    );
+    assert_eq!(lab.send(get("/me")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!((lab.sent().len(), lab.fetches()), (2, 2));
+    for response in [
+        lab.send(post("/", "x")).await.unwrap(),
+        lab.send(posting(chunked([&b"x"[..]], None))).await.unwrap(),
+    ] {
+        assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
+        assert_eq!(lab.sent().pop().unwrap().body, "x");
+    }
+    assert_eq!(lab.sent().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_method_is_resent_by_default() {
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "x-own"] {
+        let lab = Lab::new([status(401), status(200)]);
+        let request = Request::builder().method(method).uri(API).body(ModelBody::from("x")).unwrap();
+        assert_eq!(lab.send(request).await.unwrap().status(), StatusCode::OK);
+        assert_eq!((lab.sent().len(), lab.sent()[1].head.method.as_str()), (2, method));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predicate_on_the_head_can_forbid_the_resend() {
+    let query = Placement::query("access_token").unwrap();
+    let lab = Lab::with(
+        [status(401), status(200), status(403), status(200), status(401), status(200)],
+        |session| session.placement(query),
+        |layer| {
+            layer.resend_if(|method, uri, headers| {
+                assert_eq!(uri.query(), None, "it sees the caller's own head");
+                method != Method::POST || headers.contains_key("idempotency-key")
+            })
+        },
+    );
+    let response = lab.send(post("/orders", "an order")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::Forbidden));
+    assert_eq!(outcome(&response).attempts(), 1);
+    // Refreshed all the same: the next request is accepted at once.
+    assert!(lab.send(get("/me")).await.unwrap().extensions().is_empty());
+    assert_eq!((lab.sent().len(), lab.fetches()), (2, 2));
+    // Methods and heads that it allows are resent, once the new token is old enough to be doubted.
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(lab.send(get("/me")).await.unwrap().status(), StatusCode::OK);
+    let mut keyed = post("/orders", "an order");
+    keyed.headers_mut().insert("idempotency-key", HeaderValue::from_static("1"));
+    assert_eq!(lab.send(keyed).await.unwrap().status(), StatusCode::OK);
+    assert_eq!((lab.sent().len(), lab.fetches()), (6, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness() {
+    #[derive(Debug)]
+    struct Held(#[allow(dead_code, reason = "it is there to be dropped")] Arc<()>);
+
+    impl Body for Held {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(None)
+        }
+    }
+
+    let held = Arc::new(());
+    let (mock, mut handle) = mock::pair::<Request<ReplayBody<ModelBody>>, Response<Held>>();
+    let session = numbered().0.build();
+    session.token().await.unwrap();
+    let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
+    handle.allow(1);
+    let mut request = task::spawn(client.ready().await.unwrap().call(get("/me")));
+    let (_, answer) = within(handle.next_request()).await.unwrap();
+    let mut refusal = Response::new(Held(held.clone()));
+    *refusal.status_mut() = StatusCode::UNAUTHORIZED;
+    answer.send_response(refusal);
+    assert_pending!(request.poll());
+    assert_eq!(Arc::strong_count(&held), 2, "kept while the refresh runs");
+    session.token().await.unwrap();
+    assert_pending!(request.poll());
+    assert_eq!(Arc::strong_count(&held), 1, "the service is not ready, and may wait for this very response");
+    handle.allow(1);
+    assert_pending!(request.poll());
+    let (_, answer) = within(handle.next_request()).await.unwrap();
+    answer.send_response(Response::new(Held(held.clone())));
+    within(request).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_fails_is_not_resent() {
+    let body = StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from("some"))), Err("disk on fire")]));
+    // A server that answers although the body broke off.
+    let inner = tower::service_fn(|request: Request<ReplayBody<_>>| async move {
+        let error = BodyExt::collect(request.into_body()).await.unwrap_err();
+        assert_eq!(error.to_string(), "disk on fire");
+        status(401)
+    });
+    let client = TokenRefreshLayer::new(numbered().0.build(), origin()).layer(inner);
+    let response = client.oneshot(posting(body)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::Failed)));
+}
+
+/// An upload of ten times the limit, of which little more than a tenth of the limit comes before the gate.
+fn upload(
+    gate: &Gate,
+) -> (&'static [u8], Request<impl Body<Data = Bytes, Error = Infallible> + Send + use<>>) {
+    let bytes = pattern(10 * LIMIT);
+    let gate = gate.clone();
+    let frames = stream::unfold((bytes.chunks(LIMIT / 8), gate, 0), |(mut chunks, gate, at)| async move {
+        if at == 1 {
+            gate.pass().await;
+        }
+        let chunk = Bytes::from_static(chunks.next()?);
+        Some((Ok(Frame::data(chunk)), (chunks, gate, at + 1)))
+    });
+    (bytes, Request::post(format!("{API}/upload")).body(StreamBody::new(Box::pin(frames))).unwrap())
+}
+
+/// The API refuses `/upload` before it reads it; the token is revoked.
+async fn early() -> World {
+    let world = World::with(ModelAuthority::new(), |session| session, limited);
+    let _ = world.api.clone().route("/upload", Route::RefuseEarly);
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_refused_early_is_resent_whole_though_it_is_larger_than_the_limit() {
+    let world = early().await;
+    let gate = Gate::new();
+    let (bytes, request) = upload(&gate);
+    let response = tokio::spawn(world.client.clone().oneshot(request));
+    // The second attempt has replayed what there was and waits for the rest.
+    within(gate.waiting(1)).await;
+    until(|| world.api.requests().len() == 2).await;
+    gate.open();
+    let response = within(response).await.unwrap().unwrap();
+    assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
+    let [first, second] = &world.api.requests()[..] else { panic!("it is sent twice") };
+    assert_eq!((&*second.body, second.upload), (bytes, Upload::Complete));
+    assert_eq!(first.upload, Upload::Broken, "the first attempt is cut off");
+    assert!(bytes.starts_with(&first.body));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_refused_early_goes_on_if_the_refresh_fails() {
+    let world = early().await;
+    world.authority.fail_always(Endpoint::Refresh, Failure::Reset);
+    let gate = Gate::new();
+    let (bytes, request) = upload(&gate);
+    let response = within(world.client.clone().oneshot(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::RefreshFailed));
+    gate.open();
+    until(|| world.api.requests()[0].upload != Upload::Open).await;
+    assert_eq!(world.api.requests().len(), 1);
+    assert_eq!((&*world.api.requests()[0].body, world.api.requests()[0].upload), (bytes, Upload::Complete));
+}
