@@ -72,7 +72,8 @@ pub(crate) struct Outcome {
     pub(crate) connections: usize,
     pub(crate) first_launch_was_anonymous: bool,
     pub(crate) exchanges: Vec<Exchange>,
-    pub(crate) storm: (Duration, Duration),
+    /// When the storm began, by the clock of `exchanges`.
+    pub(crate) began: Duration,
 }
 
 impl Outcome {
@@ -141,7 +142,6 @@ pub(crate) async fn run(variant: Variant, options: &Options) -> Result<Outcome, 
     judge.waiting(0).await;
     tokens.waiting(0).await;
     stage.falls_silent().await;
-    let ended = record.elapsed();
 
     // Whoever is pending now waits for nothing that could still come.
     let mut outcome = Outcome {
@@ -154,7 +154,7 @@ pub(crate) async fn run(variant: Variant, options: &Options) -> Result<Outcome, 
         connections: connector.peak(),
         first_launch_was_anonymous,
         exchanges: record.exchanges(),
-        storm: (began, ended),
+        began,
     };
     while let Some(call) = calls.try_join_next() {
         match call? {

@@ -18,7 +18,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
 };
 use tower::Service;
@@ -40,7 +40,10 @@ impl Server {
     pub(crate) async fn start(http2: bool) -> io::Result<Server> {
         let authority = ModelAuthority::new().newest_only();
         let api = ModelApi::new(authority.clone()).refusal(Refusal::ForbiddenCode(10_006));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        // The usual queue is shorter than the storm, and who finds it full tries again a second later.
+        let listener = socket.listen(4096)?;
         let address = listener.local_addr()?;
         let site = Site { authority: authority.clone(), api: api.clone() };
         let mut running = JoinSet::new();
