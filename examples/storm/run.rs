@@ -74,6 +74,8 @@ pub(crate) struct Outcome {
     pub(crate) exchanges: Vec<Exchange>,
     /// When the storm began, by the clock of `exchanges`.
     pub(crate) began: Duration,
+    /// When the server revoked the token.
+    pub(crate) revoked: Duration,
 }
 
 impl Outcome {
@@ -120,6 +122,7 @@ pub(crate) async fn run(variant: Variant, options: &Options) -> Result<Outcome, 
     stage
         .says(&format!("{} have reached the server, and their token is revoked", count(requests, "request")));
     authority.revoke_access();
+    let revoked = record.elapsed();
     judge.let_through(requests);
 
     let at_once = variant.token_calls_at_once(requests);
@@ -155,6 +158,7 @@ pub(crate) async fn run(variant: Variant, options: &Options) -> Result<Outcome, 
         first_launch_was_anonymous,
         exchanges: record.exchanges(),
         began,
+        revoked,
     };
     while let Some(call) = calls.try_join_next() {
         match call? {

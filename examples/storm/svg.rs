@@ -38,6 +38,7 @@ const STYLE: &str = "
   .grid { stroke: #e2e8f0 }
   .first { stroke: #60a5fa } .wait { stroke: #cbd5e1 } .resend { stroke: #10b981 } .again { stroke: #fb923c }
   .never { stroke: #f43f5e; stroke-opacity: .55 }
+  .mark { stroke: #334155; stroke-dasharray: 3 3 }
   .token { fill: #7c3aed }
 ";
 
@@ -168,6 +169,17 @@ fn draw_band(svg: &mut String, outcome: &Outcome, scale: &Scale, top: f64) {
         line(svg, &format!(r#"<path class="grid" d="M{:.1} {top}v{height}"/>"#, scale.x(moment)));
     }
 
+    let x = scale.x(since(outcome.revoked));
+    line(svg, &format!(r#"<path class="mark" d="M{x:.1} {top}v{height}"/>"#));
+    line(
+        svg,
+        &format!(
+            r#"<text class="small" x="{:.1}" y="{}" text-anchor="end">token revoked</text>"#,
+            x - 6.0,
+            top + 16.0
+        ),
+    );
+
     let bars = token_calls.iter().map(|call| {
         let end = call.answer.map_or(scale.end, |(moment, _)| since(moment));
         (scale.x(since(call.start)), scale.x(end))
@@ -246,9 +258,7 @@ fn label(svg: &mut String, outcome: &Outcome, top: f64, shown: usize, all: usize
     if outcome.never > 0 {
         lines.push(("bad", format!("{} never answered", grouped(outcome.never))));
     }
-    if outcome.variant == Variant::Ours
-        && let Some(slowest) = outcome.latencies.last()
-    {
+    if let (Variant::Ours, Some(slowest)) = (outcome.variant, outcome.latencies.last()) {
         lines.push(("small", format!("the last after {}", duration(*slowest))));
     }
     if shown < all {
