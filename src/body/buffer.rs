@@ -34,10 +34,6 @@ impl Recording {
         Recording { frames: Vec::new(), tail: BytesMut::new(), room: limit }
     }
 
-    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
-        bytes <= self.room as u64
-    }
-
     /// Keeps one more frame.
     ///
     /// # Errors

@@ -35,6 +35,7 @@
 //! ```
 
 mod buffer;
+mod guarded;
 mod replay;
 mod shared;
 mod source;
@@ -43,7 +44,6 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
-#[allow(unused_imports, reason = "the response future holds it")]
 pub(crate) use self::replay::Replay;
 pub use self::replay::ReplayBody;
 

@@ -4,7 +4,7 @@ use std::{
     fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     NotReplayable, Rebuild,
     buffer::{Frames, Recording},
-    shared::{Attempt, Read, Second, Shared, State, Turn},
+    guarded::{Guarded, Unguarded},
+    shared::{Attempt, Second, Shared, State},
     source::{Item, Source},
 };
 use crate::BoxError;
@@ -52,28 +53,27 @@ where
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
     pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>) {
-        let second = match rebuild {
-            Some(rebuild) => Second::Rebuild(rebuild),
-            None => Second::Recorded(Recording::new(limit)),
-        };
-        Self::guarded(body, second)
+        match rebuild {
+            Some(rebuild) => Self::guarded(body, None, || Second::Rebuild(rebuild)),
+            None => Self::guarded(body, Some(limit), || Second::Recorded(Box::new(Recording::new(limit)))),
+        }
     }
 
-    fn guarded(body: B, second: Second<B>) -> (Self, Replay<B>) {
+    /// A body that is not shared if it is empty, or ready as a whole and no longer than `short`.
+    fn guarded(body: B, short: Option<usize>, second: impl FnOnce() -> Second<B>) -> (Self, Replay<B>) {
         if body.is_end_stream() {
             return Self::whole(END);
         }
         let hint = body.size_hint();
         let mut source = Source::new(body);
-        if let (Second::Recorded(recording), Some(length)) = (&second, hint.exact()) {
-            // Only a short body is asked before the client asks: it is ready, or soon is.
-            if recording.has_room_for(length) {
+        if let (Some(short), Some(length)) = (short, hint.exact()) {
+            if length <= short as u64 {
                 if let Some(bytes) = source.as_mut().read_whole(length) {
                     return Self::whole(bytes);
                 }
             }
         }
-        let shared = Arc::new(Shared::new(source, hint, second));
+        let shared = Arc::new(Shared::new(source, hint, second()));
         let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
         (ReplayBody(Kind::Guarded(first)), Replay(Hold::Shared(shared)))
     }
@@ -99,22 +99,22 @@ where
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Item> {
-        let guarded = match &mut self.0 {
-            Kind::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            Kind::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
-            Kind::Own(source) => return source.as_mut().poll_frame(cx),
-            Kind::Guarded(guarded) => guarded,
-        };
-        match ready!(guarded.poll_step(cx)) {
-            Step::Item(Read { item, last }) => {
-                if last {
-                    self.0 = Kind::Whole(END);
+        match &mut self.0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
+            Kind::Own(source) => source.as_mut().poll_frame(cx),
+            Kind::Guarded(guarded) => {
+                let mut next = None;
+                let polled = guarded.poll_frame(cx, &mut next);
+                match next {
+                    None => {}
+                    Some(Unguarded::Ended) => self.0 = Kind::Whole(END),
+                    Some(Unguarded::Own(source)) => {
+                        self.0 = Kind::Own(source);
+                        return self.poll_frame(cx);
+                    }
                 }
-                Poll::Ready(item)
-            }
-            Step::Own(source) => {
-                self.0 = Kind::Own(source);
-                self.poll_frame(cx)
+                polled
             }
         }
     }
@@ -131,7 +131,7 @@ where
         match &self.0 {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Own(source) => source.size_hint(),
-            Kind::Guarded(guarded) => guarded.left,
+            Kind::Guarded(guarded) => guarded.size_hint(),
         }
     }
 }
@@ -145,100 +145,6 @@ impl<B> fmt::Debug for ReplayBody<B> {
         };
         f.debug_tuple("ReplayBody").field(&format_args!("{kind}")).finish()
     }
-}
-
-/// A body that the response future can still pause, hand to the second attempt, or end.
-struct Guarded<B> {
-    shared: Arc<Shared<B>>,
-    attempt: Attempt,
-    /// What the first attempt had read, if this is the second.
-    backlog: Frames,
-    left: SizeHint,
-}
-
-enum Step<B> {
-    Item(Read),
-    /// Nobody holds on to the body any more.
-    Own(Pin<Box<Source<B>>>),
-}
-
-impl<B> Guarded<B> {
-    fn new(shared: Arc<Shared<B>>, attempt: Attempt, backlog: Frames) -> Self {
-        let left = shared.hint;
-        Guarded { shared, attempt, backlog, left }
-    }
-}
-
-impl<B> Guarded<B>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step<B>> {
-        let mut waker = None;
-        let read = loop {
-            let turn = self.shared.with(|state| state.turn(self.attempt, self.backlog.len(), &mut waker));
-            match turn {
-                Turn::Wait => waker = Some(cx.waker().clone()),
-                Turn::Parked => return Poll::Pending,
-                Turn::Replay { last } => break Read { item: self.backlog.next().map(Ok), last },
-                Turn::Read(source) => {
-                    if let Some(read) = self.read(source, cx) {
-                        break ready!(read);
-                    }
-                }
-                Turn::Own(source) => return Poll::Ready(Step::Own(source)),
-                Turn::End => break Read { item: None, last: true },
-                Turn::Stop(error) => break Read { item: Some(Err(error.into())), last: false },
-            }
-        };
-        if let Some(Ok(frame)) = &read.item {
-            self.left = less(self.left, frame.data_ref().map_or(0, Bytes::len) as u64);
-        }
-        Poll::Ready(Step::Item(read))
-    }
-
-    /// Polls the live body, with no lock held. `None`: it is not this attempt's any more.
-    fn read(&self, mut source: Pin<Box<Source<B>>>, cx: &mut Context<'_>) -> Option<Poll<Read>> {
-        let on_panic = LoseOnDrop(&self.shared);
-        let mut waker = None;
-        let read = match source.as_mut().poll_frame(cx) {
-            Poll::Ready(item) => {
-                let last = match &item {
-                    Some(Ok(_)) => source.is_end_stream(),
-                    Some(Err(_)) => false,
-                    None => true,
-                };
-                Poll::Ready(Read { item, last })
-            }
-            Poll::Pending => {
-                waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        };
-        mem::forget(on_panic);
-        let (read, remains) = self.shared.with(|state| state.settle(self.attempt, source, read, &mut waker));
-        remains.clear();
-        read
-    }
-}
-
-/// A body that panics is gone: whoever waits for it must hear of it.
-struct LoseOnDrop<'a, B>(&'a Shared<B>);
-
-impl<B> Drop for LoseOnDrop<'_, B> {
-    fn drop(&mut self) {
-        self.0.with(State::lose).clear();
-    }
-}
-
-fn less(hint: SizeHint, passed: u64) -> SizeHint {
-    let mut left = SizeHint::new();
-    left.set_lower(hint.lower().saturating_sub(passed));
-    if let Some(upper) = hint.upper() {
-        left.set_upper(upper.saturating_sub(passed));
-    }
-    left
 }
 
 /// The response future's hold on the body of its request.
@@ -291,8 +197,8 @@ where
         let backlog = match second {
             Second::Recorded(recording) => recording.into_frames(),
             Second::Rebuild(rebuild) => {
-                let spent = Second::Impossible(NotReplayable::Spent);
-                let (body, replay) = ReplayBody::guarded(rebuild.make(), spent);
+                let spent = || Second::Impossible(NotReplayable::Spent);
+                let (body, replay) = ReplayBody::guarded(rebuild.make(), None, spent);
                 *self = replay;
                 return body;
             }

@@ -86,7 +86,7 @@ enum Live<B> {
 
 /// Where the body of a second attempt would come from.
 pub(super) enum Second<B> {
-    Recorded(Recording),
+    Recorded(Box<Recording>),
     Rebuild(Rebuild<B>),
     Impossible(NotReplayable),
 }
@@ -109,12 +109,6 @@ pub(super) enum Turn<B> {
     Stop(CutOff),
 }
 
-/// What a poll of the live body has brought, and whether nothing comes after it.
-pub(super) struct Read {
-    pub(super) item: Item,
-    pub(super) last: bool,
-}
-
 impl<B> State<B> {
     /// What `attempt` may do, with `backlog` recorded frames still to replay.
     pub(super) fn turn(&mut self, attempt: Attempt, backlog: usize, waker: &mut Option<Waker>) -> Turn<B> {
@@ -128,9 +122,7 @@ impl<B> State<B> {
             return Turn::Replay { last: backlog == 1 && matches!(self.live, Live::Ended) };
         }
         match mem::replace(&mut self.live, Live::Lent) {
-            Live::Here(source) if self.standing == Standing::Released && source.is_untouched() => {
-                Turn::Own(source)
-            }
+            Live::Here(source) if self.standing == Standing::Released => Turn::Own(source),
             Live::Here(source) => Turn::Read(source),
             Live::Lent => self.park(waker),
             Live::Ended => {
@@ -152,42 +144,46 @@ impl<B> State<B> {
         Turn::Parked
     }
 
-    /// Takes the lent body back. `None`: the attempt has lost its turn, and what it read was put back.
+    /// Takes the lent body back, with what a poll of it has brought and whether that was the last of it.
+    ///
+    /// # Errors
+    ///
+    /// The attempt has lost its turn: it must put back what it has read and [`give_back`](State::give_back) the body.
     pub(super) fn settle(
         &mut self,
         attempt: Attempt,
-        mut source: Pin<Box<Source<B>>>,
-        read: Poll<Read>,
+        source: Pin<Box<Source<B>>>,
+        polled: &Poll<Item>,
+        last: bool,
         waker: &mut Option<Waker>,
-    ) -> (Option<Poll<Read>>, Remains<B>) {
-        let superseded = self.reader != attempt;
-        if superseded || matches!(self.standing, Standing::Paused | Standing::Abandoned) {
-            if let Poll::Ready(read) = read {
-                source.as_mut().put_back(read.item);
-            }
-            self.live = Live::Here(source);
-            let remains = match self.standing {
-                Standing::Abandoned => self.abandon(),
-                _ if superseded => Remains { wake: self.waker.take(), ..Remains::default() },
-                _ => Remains::default(),
-            };
-            return (None, remains);
+    ) -> Result<Option<Remains<B>>, Pin<Box<Source<B>>>> {
+        if self.reader != attempt || matches!(self.standing, Standing::Paused | Standing::Abandoned) {
+            return Err(source);
         }
         self.live = Live::Here(source);
-        let mut remains = Remains::default();
-        match &read {
-            Poll::Pending => mem::swap(&mut self.waker, waker),
-            Poll::Ready(Read { item: Some(Err(_)), .. }) => remains = self.lose(),
-            Poll::Ready(Read { item, last }) => {
-                if let Some(Ok(frame)) = item {
-                    remains.second = self.record(frame);
-                }
-                if *last {
-                    remains.live = mem::replace(&mut self.live, Live::Ended);
-                }
+        Ok(match polled {
+            Poll::Pending => {
+                mem::swap(&mut self.waker, waker);
+                None
             }
+            Poll::Ready(Some(Err(_))) => Some(self.lose()),
+            Poll::Ready(item) => {
+                let second = item.as_ref().and_then(|frame| self.record(frame.as_ref().ok()?));
+                let live = if last { mem::replace(&mut self.live, Live::Ended) } else { Live::Lost };
+                (last || second.is_some()).then_some(Remains { wake: None, live, second })
+            }
+        })
+    }
+
+    /// Takes back a body from which nothing was read.
+    pub(super) fn give_back(&mut self, attempt: Attempt, source: Pin<Box<Source<B>>>) -> Remains<B> {
+        self.live = Live::Here(source);
+        if self.standing == Standing::Abandoned {
+            return self.abandon();
         }
-        (Some(read), remains)
+        // The other attempt may be waiting for it.
+        let wake = if self.reader == attempt { None } else { self.waker.take() };
+        Remains { wake, ..Remains::default() }
     }
 
     fn record(&mut self, frame: &Frame<Bytes>) -> Option<Second<B>> {
@@ -260,9 +256,11 @@ pub(super) struct Remains<B> {
 
 impl<B> Remains<B> {
     pub(super) fn clear(self) {
-        if let Some(waker) = self.wake {
+        let Remains { wake, live, second } = self;
+        if let Some(waker) = wake {
             waker.wake();
         }
+        drop((live, second));
     }
 }
 

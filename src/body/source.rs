@@ -32,10 +32,6 @@ impl<B> Source<B> {
     pub(super) fn put_back(self: Pin<&mut Self>, item: Item) {
         *self.project().unread = Some(item);
     }
-
-    pub(super) fn is_untouched(&self) -> bool {
-        self.unread.is_none()
-    }
 }
 
 impl<B> Source<B>
@@ -62,18 +58,21 @@ where
 
     pub(super) fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Item> {
         let this = self.project();
-        if let Some(item) = this.unread.take() {
-            return Poll::Ready(item);
+        if this.unread.is_some() {
+            return Poll::Ready(this.unread.take().flatten());
         }
-        let polled = this.body.poll_frame(cx).map_err(Into::into);
-        polled.map_ok(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+        this.body.poll_frame(cx).map(|item| match item {
+            Some(Ok(frame)) => Some(Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))),
+            Some(Err(error)) => Some(Err(error.into())),
+            None => None,
+        })
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
         self.unread.is_none() && self.body.is_end_stream()
     }
 
-    /// What is left, apart from an item that was put back.
+    /// What is left of the body, apart from an item that was put back.
     pub(super) fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

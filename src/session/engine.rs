@@ -120,15 +120,15 @@ impl Engine {
 
     /// Puts a refreshed token into use, unless its flight has lost.
     pub(crate) async fn publish(&self, flight: &Flight, fresh: Sendable, record: RecordHead) {
-        self.settle_flight(flight, |slot| slot.publish(flight, fresh, record)).await;
+        self.finish(flight, |slot| slot.publish(flight, fresh, record)).await;
     }
 
     /// Goes over to another identity, which the flight has found in the store.
     pub(crate) async fn adopt(&self, flight: &Flight, fresh: Sendable, record: RecordHead) {
-        self.settle_flight(flight, |slot| slot.adopt(flight, fresh, record)).await;
+        self.finish(flight, |slot| slot.adopt(flight, fresh, record)).await;
     }
 
-    async fn settle_flight(&self, flight: &Flight, change: impl FnOnce(&mut Slot) -> Option<Change>) {
+    async fn finish(&self, flight: &Flight, change: impl FnOnce(&mut Slot) -> Option<Change>) {
         let change = {
             let mut slot = self.slot().await;
             let change = change(&mut slot);
@@ -161,22 +161,20 @@ impl Engine {
 
     /// The fetch of a flight that has lost is over.
     pub(crate) async fn release(&self, flight: &Flight) {
-        self.settle_flight(flight, |_| None).await;
+        self.finish(flight, |_| None).await;
     }
 
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
         let Failure { class, error } = failure;
+        let now = self.clock.now().monotonic;
         let counted = {
             let mut slot = self.slot().await;
             let then = if class == FailureClass::LoginRequired {
                 Fetch::Dead(error.clone())
             } else {
                 let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
-                Fetch::Cooling {
-                    until: self.clock.now().monotonic.saturating_add(wait),
-                    error: error.clone(),
-                }
+                Fetch::Cooling { until: now.saturating_add(wait), error: error.clone() }
             };
             slot.fail(flight, then)
         };
@@ -266,7 +264,15 @@ impl Engine {
         self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.timeout())
     }
 
-    /// Sees a write to its end. A store that fails stops no request: it is reported, and the record stays owed.
+    /// A store that fails stops no request: it is reported.
+    pub(crate) fn reported<T>(&self, result: Result<T, Error>) -> Option<T> {
+        if let Err(error) = &result {
+            self.announce(&Event::StoreFailed { error });
+        }
+        result.ok()
+    }
+
+    /// Sees a write to its end. A failure is reported, and the record stays owed.
     pub(crate) async fn save(&self, runtime: &Handle, written: Written) -> Result<(), Error> {
         self.storage.drain(runtime);
         let saved = written.end().await;

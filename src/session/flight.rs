@@ -46,12 +46,14 @@ struct Wait {
     sender: Option<oneshot::Sender<Landed>>,
     landing: Shared<oneshot::Receiver<Landed>>,
     fetch: Option<AbortHandle>,
+    /// The fetch is to be aborted, as soon as there is one.
+    aborts: bool,
 }
 
 impl Flight {
     pub(crate) fn new() -> Self {
         let (sender, receiver) = oneshot::channel();
-        let wait = Wait { sender: Some(sender), landing: receiver.shared(), fetch: None };
+        let wait = Wait { sender: Some(sender), landing: receiver.shared(), fetch: None, aborts: false };
         Flight(Arc::new(Core {
             wait: Mutex::new(wait),
             lost: AtomicBool::new(false),
@@ -90,6 +92,7 @@ impl Flight {
         let (released, fetch) = {
             let mut wait = self.wait();
             wait.landing = receiver.shared();
+            wait.aborts = true;
             (wait.sender.replace(sender), wait.fetch.clone())
         };
         if let Some(released) = released {
@@ -109,7 +112,11 @@ impl Flight {
 
     /// Makes the fetch's task known, so that a lost flight ends it.
     pub(crate) fn fetching(&self, fetch: AbortHandle) {
-        self.wait().fetch = Some(fetch);
+        let mut wait = self.wait();
+        if wait.aborts {
+            fetch.abort();
+        }
+        wait.fetch = Some(fetch);
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
     generation::{Epoch, Generation, Stamp},
+    secret::Secret,
     source::Cause,
     store::SessionId,
     time::Now,
@@ -85,6 +86,12 @@ pub(crate) struct Plan {
     pub(crate) record: RecordHead,
     /// The token before, whose refresh token is used.
     pub(crate) present: Option<Arc<Issued>>,
+}
+
+impl Plan {
+    pub(crate) fn refresh_token(&self) -> Option<Secret> {
+        self.present.as_ref()?.token().refresh().cloned()
+    }
 }
 
 impl Slot {

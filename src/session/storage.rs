@@ -73,8 +73,12 @@ impl Storage {
         self.store_timeout
     }
 
-    pub(crate) async fn lease(&self) -> Result<Lease, Error> {
-        bounded(self.lease_wait, async { self.store.lock().await }).await
+    /// The right to refresh. `None` when nobody gives it up in time.
+    pub(crate) async fn lease(&self) -> Result<Option<Lease>, Error> {
+        match timeout(self.lease_wait, guarded(async { self.store.lock().await })).await {
+            Ok(lease) => lease.map(Some),
+            Err(_elapsed) => Ok(None),
+        }
     }
 
     pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
@@ -168,11 +172,16 @@ impl Drop for Drain {
 
 /// A call of the store: whatever it does, there is an answer in time.
 async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, BoxError>>) -> Result<T, Error> {
-    match timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(cause))) => Err(Error::with_cause(ErrorKind::Store, "the token store failed", cause)),
-        Ok(Err(_panic)) => Err(failed("the token store panicked")),
-        Err(_elapsed) => Err(failed("the token store did not answer in time")),
+    let late = |_elapsed| Err(failed("the token store did not answer in time"));
+    timeout(limit, guarded(call)).await.unwrap_or_else(late)
+}
+
+/// A call of the store, whose panic is an error like any other.
+async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T, Error> {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(cause)) => Err(Error::with_cause(ErrorKind::Store, "the token store failed", cause)),
+        Err(_panic) => Err(failed("the token store panicked")),
     }
 }
 

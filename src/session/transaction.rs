@@ -9,14 +9,13 @@ use futures_util::future::{Either, select};
 use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
-    engine::{Engine, Failure, record},
+    engine::{self, Engine, Failure},
     flight::Flight,
     issued::Sendable,
     kernel::{Plan, RecordHead},
 };
 use crate::{
     error::{Error, ErrorKind},
-    event::Event,
     secret::Secret,
     source::{FailureClass, FetchContext},
     store::{Lease, Record, StoredToken},
@@ -48,7 +47,7 @@ enum Obtained {
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let deadline = match timer(engine.limits.refresh) {
         Ok(deadline) => std::pin::pin!(deadline),
-        Err(error) => return engine.fail(&flight, Failure { class: FailureClass::Transient, error }).await,
+        Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
     };
     let mut obtaining = tokio::spawn(obtain(engine.clone(), flight.clone(), plan));
     flight.fetching(obtaining.abort_handle());
@@ -84,58 +83,32 @@ async fn conclude(engine: &Engine, flight: &Flight, ended: Result<Result<Obtaine
 }
 
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
-    let lease = engine.storage.lease().await;
-    if flight.is_lost() {
+    let Some(Reread { lease, may_fetch, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
-    }
-    let lease = match lease {
-        Ok(lease) => Some(lease),
-        Err(error) => {
-            engine.announce(&Event::StoreFailed { error: &error });
-            None
-        }
     };
-    let fence = lease.as_ref().map(Lease::fence);
-    if let Some(owed) = engine.storage.enqueue_owed(fence) {
-        // Reported, and tried again with the next refresh.
-        let _ = engine.save(&Handle::current(), owed).await;
-        if flight.is_lost() {
-            return Ok(Obtained::Nothing);
-        }
-    }
-    let found = match engine.storage.load().await {
-        Ok(found) => found,
-        Err(error) => {
-            engine.announce(&Event::StoreFailed { error: &error });
-            None
-        }
-    };
-    if flight.is_lost() {
-        return Ok(Obtained::Nothing);
-    }
-    let (base, refresh_token) = match reload(&plan, found) {
-        Reloaded::Token(record, token) => {
-            if let Some(fresh) = alive(&engine, &plan, &token) {
-                return Ok(Obtained::Token { fresh, record, _lease: lease });
-            }
-            (record, token.refresh)
-        }
+    let (base, refresh_token) = match reloaded {
+        Reloaded::Token(record, token) => match alive(&engine, &plan, &token) {
+            Some(fresh) => return Ok(Obtained::Token { fresh, record, _lease: lease }),
+            None => (record, token.refresh),
+        },
         Reloaded::Replaced(record, token) => {
-            let fresh = engine.sendable(stored(&token)).map_err(Failure::of_token)?;
+            let fresh = engine.sendable(stored(&token)).map_err(Failure::transient)?;
             return Ok(Obtained::Replaced { fresh, record });
         }
         Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
-        Reloaded::Nothing(record) => {
-            (record, plan.present.as_ref().and_then(|token| token.token().refresh().cloned()))
-        }
+        Reloaded::Nothing(record) => (record, plan.refresh_token()),
     };
+    if !may_fetch {
+        let taken = "another holder of the store's lease is refreshing this token";
+        return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
+    }
     let context = FetchContext {
         refresh_token: refresh_token.clone(),
         cause: plan.cause,
         fruitless: plan.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
-        mark: engine.mark,
+        mark: engine.mark(),
     };
-    let fetched = engine.mark.around(engine.source.fetch(context)).await;
+    let fetched = engine.mark().around(engine.source.fetch(context)).await;
     if flight.is_lost() {
         return Ok(Obtained::Nothing);
     }
@@ -143,12 +116,45 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     if let (None, Some(kept)) = (token.refresh(), refresh_token) {
         token = token.refresh_token(kept);
     }
-    let fresh = engine.sendable(token).map_err(Failure::of_token)?;
-    let head = RecordHead { revision: base.revision + 1, ..base };
-    let written = engine.storage.enqueue(record(head, &fresh), fence, Some(flight));
+    let fresh = engine.sendable(token).map_err(Failure::transient)?;
+    let record = RecordHead { revision: base.revision + 1, ..base };
+    let fence = lease.as_ref().map(Lease::fence);
+    let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight));
     // One that failed was reported and stays owed; the token is used all the same.
     let _ = engine.save(&Handle::current(), written).await;
-    Ok(Obtained::Token { fresh, record: head, _lease: lease })
+    Ok(Obtained::Token { fresh, record, _lease: lease })
+}
+
+/// What a flight finds before it may fetch.
+struct Reread {
+    lease: Option<Lease>,
+    /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
+    /// altogether stops no refresh.
+    may_fetch: bool,
+    reloaded: Reloaded,
+}
+
+/// Takes the lease, saves what is owed and reads the store. `None`: the flight has lost meanwhile.
+async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
+    let lease = engine.storage.lease().await;
+    if flight.is_lost() {
+        return None;
+    }
+    let is_taken = matches!(lease, Ok(None));
+    let lease = engine.reported(lease).flatten();
+    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
+        // Reported, and tried again with the next refresh.
+        let _ = engine.save(&Handle::current(), owed).await;
+        if flight.is_lost() {
+            return None;
+        }
+    }
+    let found = engine.reported(engine.storage.load().await);
+    if flight.is_lost() {
+        return None;
+    }
+    let may_fetch = !is_taken || found.is_none();
+    Some(Reread { lease, may_fetch, reloaded: reload(plan, found.flatten()) })
 }
 
 /// What the store's record means for a flight.
@@ -203,8 +209,7 @@ fn stored(found: &StoredToken) -> Token {
 }
 
 impl Failure {
-    /// The source brought something that cannot be sent; nothing of it is stored.
-    fn of_token(error: Error) -> Self {
+    fn transient(error: Error) -> Self {
         Failure { class: FailureClass::Transient, error }
     }
 
@@ -217,6 +222,6 @@ impl Failure {
                 "the refresh was given up; whether the authority has answered is unknown",
             )
         };
-        Failure { class: FailureClass::Transient, error }
+        Failure::transient(error)
     }
 }

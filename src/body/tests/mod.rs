@@ -2,9 +2,13 @@ mod random;
 mod support;
 
 use std::{
+    convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{Arc, Barrier, Mutex, mpsc},
+    task::{Context, Poll},
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -408,7 +412,7 @@ fn release_after_a_pause_loses_no_wakeup_and_keeps_the_order() {
 }
 
 #[test]
-fn pause_wakes_the_task_that_waits_now() {
+fn release_wakes_the_task_that_waits_now() {
     let (_feed, body) = Feed::new();
     let (mut first, replay) = record(body, LIMIT);
     assert_eq!(poll(&mut first), Seen::Wait);
@@ -552,7 +556,7 @@ fn error_of_the_body_comes_through_as_itself() {
     feed.fail();
     assert_eq!(poll(&mut first), data("a"));
     let polled = first.enter(|cx, body| body.poll_frame(cx));
-    let std::task::Poll::Ready(Some(Err(error))) = polled else { panic!("{polled:?}") };
+    let Poll::Ready(Some(Err(error))) = polled else { panic!("{polled:?}") };
     assert_eq!(error.downcast_ref(), Some(&Broken));
     assert_eq!(replay.pause(), Err(NotReplayable::Failed));
     assert_eq!(poll(&mut first), lost(), "the end of a broken body would look like a whole one");
@@ -578,6 +582,17 @@ fn body_that_panics_cannot_be_resent() {
     assert_eq!(replay.pause(), Err(NotReplayable::Failed));
     assert_eq!(poll(&mut first), lost());
     assert!(matches!(poll(&mut take_over(&mut replay)), Seen::Error(_)));
+}
+
+#[test]
+fn released_body_that_panics_leaves_nobody_waiting() {
+    let (feed, body) = Feed::new();
+    let (mut first, replay) = record(body, LIMIT);
+    replay.release();
+    feed.on_poll(|| panic!("on purpose"));
+    assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut first))).is_err());
+    feed.data("a");
+    assert_eq!(poll(&mut first), data("a"));
 }
 
 // While the body is being polled.
@@ -686,54 +701,73 @@ fn panic_after_the_take_over_does_not_leave_the_second_attempt_waiting() {
     assert_eq!(poll(&mut second), lost());
 }
 
-#[test]
-fn no_lock_is_held_while_the_body_is_polled_or_dropped() {
-    struct Calls(Option<Full<Bytes>>, Arc<Mutex<Option<Replay<Calls>>>>);
+/// Yields one frame, and pauses itself whenever one of its methods runs.
+struct Meddler {
+    frame: Option<Frame<Bytes>>,
+    only_when_dropped: bool,
+    handle: Arc<Mutex<Option<Replay<Meddler>>>>,
+}
 
-    impl Calls {
-        fn pause(&self) {
-            if let Some(replay) = &*self.1.lock().expect("nobody panics") {
-                let _ = replay.pause();
-            }
+impl Meddler {
+    fn meddle(&self) {
+        if let Some(replay) = &*self.handle.lock().expect("nobody panics") {
+            let _ = replay.pause();
         }
     }
+}
 
-    impl Body for Calls {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
+impl Body for Meddler {
+    type Data = Bytes;
+    type Error = Infallible;
 
-        fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-            self.pause();
-            std::task::Poll::Ready(self.0.take().map(|_| Ok(Frame::data("a".into()))))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if !self.only_when_dropped {
+            self.meddle();
         }
-
-        fn is_end_stream(&self) -> bool {
-            self.pause();
-            self.0.is_none()
-        }
+        Poll::Ready(self.frame.take().map(Ok))
     }
 
-    impl Drop for Calls {
-        fn drop(&mut self) {
-            self.pause();
+    fn is_end_stream(&self) -> bool {
+        if !self.only_when_dropped {
+            self.meddle();
         }
+        self.frame.is_none()
     }
+}
 
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        self.meddle();
+    }
+}
+
+/// Polls a meddler twice and reads what is resent, on a thread: a lock that is held would stop it for ever.
+fn send_a_meddler(only_when_dropped: bool) -> ([Seen; 2], Vec<u8>) {
     let (done, finished) = mpsc::channel();
     thread::spawn(move || {
         let handle = Arc::default();
-        let (mut first, replay) = record(Calls(Some(Full::default()), Arc::clone(&handle)), LIMIT);
+        let frame = Some(Frame::data("a".into()));
+        let body = Meddler { frame, only_when_dropped, handle: Arc::clone(&handle) };
+        let (mut first, replay) = record(body, LIMIT);
         *handle.lock().expect("nobody panics") = Some(replay);
         let seen = [poll(&mut first), poll(&mut first)];
         let mut replay = handle.lock().expect("nobody panics").take().expect("it was put there");
-        let resent = read(&mut take_over(&mut replay)).0;
-        done.send((seen, resent)).expect("the test waits");
+        done.send((seen, read(&mut take_over(&mut replay)).0)).expect("the test waits");
     });
-    let outcome = finished.recv_timeout(std::time::Duration::from_secs(20)).expect("it does not lock up");
-    assert_eq!(outcome, ([Seen::Wait, Seen::Wait], b"a".to_vec()));
+    finished.recv_timeout(Duration::from_secs(20)).expect("it does not lock up")
+}
+
+#[test]
+fn no_lock_is_held_while_the_body_is_polled() {
+    assert_eq!(send_a_meddler(false), ([Seen::Wait, Seen::Wait], b"a".to_vec()));
+}
+
+#[test]
+fn no_lock_is_held_while_the_body_is_dropped() {
+    assert_eq!(send_a_meddler(true), ([data("a"), Seen::End], b"a".to_vec()));
 }
 
 #[test]

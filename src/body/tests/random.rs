@@ -40,6 +40,7 @@ proptest! {
         announces_end: bool,
         known_length: bool,
         limit in prop_oneof![Just(0), Just(1024), Just(10_000), Just(usize::MAX)],
+        ready in 0..3_usize,
         ops in prop::collection::vec(op(), 0..60),
     ) {
         let mut position = 0_u8;
@@ -61,6 +62,7 @@ proptest! {
         if announces_end {
             feed.announce_end();
         }
+        frames.by_ref().take(ready).for_each(|frame| feed.frame(frame));
         let (mut client, replay) = record(body, limit);
         let mut replay = Some(replay);
         let (mut seen, mut trailers_seen, mut paused) = (Vec::new(), None, false);
@@ -72,7 +74,11 @@ proptest! {
                 },
                 Op::Poll => {
                     let hint = http_body::Body::size_hint(&*client);
-                    prop_assert!(hint.lower() <= length - seen.len() as u64);
+                    let left = length - seen.len() as u64;
+                    prop_assert!(hint.lower() <= left && left <= hint.upper().unwrap_or(u64::MAX));
+                    if known_length {
+                        prop_assert_eq!(hint.exact(), Some(left));
+                    }
                     match poll(&mut client) {
                         Seen::Data(data) => seen.extend_from_slice(&data),
                         Seen::Trailers(map) => trailers_seen = Some(map),

@@ -1,0 +1,146 @@
+//! One attempt's view of a body that it shares.
+
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Body, SizeHint};
+
+use super::{
+    buffer::Frames,
+    shared::{Attempt, Shared, State, Turn},
+    source::{Item, Source},
+};
+use crate::BoxError;
+
+/// A body that the response future can still pause, hand to the second attempt, or end.
+pub(super) struct Guarded<B> {
+    shared: Arc<Shared<B>>,
+    attempt: Attempt,
+    /// What the first attempt had read, if this is the second.
+    backlog: Frames,
+    /// How much data this attempt has yielded.
+    passed: u64,
+}
+
+/// What such a body turns into when it needs no guard any more.
+pub(super) enum Unguarded<B> {
+    Ended,
+    /// Still to be polled.
+    Own(Pin<Box<Source<B>>>),
+}
+
+impl<B> Guarded<B> {
+    pub(super) fn new(shared: Arc<Shared<B>>, attempt: Attempt, backlog: Frames) -> Self {
+        Guarded { shared, attempt, backlog, passed: 0 }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let mut left = SizeHint::new();
+        left.set_lower(self.shared.hint.lower().saturating_sub(self.passed));
+        if let Some(upper) = self.shared.hint.upper() {
+            left.set_upper(upper.saturating_sub(self.passed));
+        }
+        left
+    }
+
+    /// Takes note of what is about to be yielded.
+    fn count(&mut self, polled: &Poll<Item>, last: bool, next: &mut Option<Unguarded<B>>) {
+        if last {
+            *next = Some(Unguarded::Ended);
+        } else if let Poll::Ready(Some(Ok(frame))) = polled {
+            self.passed += frame.data_ref().map_or(0, Bytes::len) as u64;
+        }
+    }
+
+    /// Returns the body if it is not this attempt's turn any more.
+    fn settle(
+        &self,
+        source: Pin<Box<Source<B>>>,
+        polled: &Poll<Item>,
+        last: bool,
+        waker: &mut Option<Waker>,
+    ) -> Option<Pin<Box<Source<B>>>> {
+        match self.shared.with(|state| state.settle(self.attempt, source, polled, last, waker)) {
+            Ok(None) => None,
+            Ok(Some(remains)) => {
+                remains.clear();
+                None
+            }
+            Err(source) => Some(source),
+        }
+    }
+
+    #[cold]
+    fn give_back(&self, mut source: Pin<Box<Source<B>>>, polled: Poll<Item>) {
+        if let Poll::Ready(item) = polled {
+            source.as_mut().put_back(item);
+        }
+        self.shared.with(|state| state.give_back(self.attempt, source)).clear();
+    }
+}
+
+impl<B> Guarded<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// Besides the frame, says in `next` if no guard is needed any more.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Unguarded<B>>) -> Poll<Item> {
+        let mut waker = None;
+        loop {
+            match self.shared.with(|state| state.turn(self.attempt, self.backlog.len(), &mut waker)) {
+                Turn::Wait => waker = Some(cx.waker().clone()),
+                Turn::Parked => return Poll::Pending,
+                Turn::Replay { last } => {
+                    let polled = Poll::Ready(self.backlog.next().map(Ok));
+                    self.count(&polled, last, next);
+                    return polled;
+                }
+                Turn::Read(mut source) => {
+                    let on_panic = LoseOnDrop(&self.shared);
+                    let polled = source.as_mut().poll_frame(cx);
+                    let last = match &polled {
+                        Poll::Ready(Some(Ok(_))) => source.is_end_stream(),
+                        Poll::Ready(Some(Err(_))) => false,
+                        Poll::Ready(None) => true,
+                        Poll::Pending => {
+                            waker = Some(cx.waker().clone());
+                            false
+                        }
+                    };
+                    mem::forget(on_panic);
+                    match self.settle(source, &polled, last, &mut waker) {
+                        None => {
+                            self.count(&polled, last, next);
+                            return polled;
+                        }
+                        Some(source) => self.give_back(source, polled),
+                    }
+                }
+                Turn::Own(source) => {
+                    *next = Some(Unguarded::Own(source));
+                    return Poll::Pending;
+                }
+                Turn::End => {
+                    *next = Some(Unguarded::Ended);
+                    return Poll::Ready(None);
+                }
+                Turn::Stop(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+}
+
+/// A body that panics is gone: whoever waits for it must hear of it.
+struct LoseOnDrop<'a, B>(&'a Shared<B>);
+
+impl<B> Drop for LoseOnDrop<'_, B> {
+    fn drop(&mut self) {
+        self.0.with(State::lose).clear();
+    }
+}

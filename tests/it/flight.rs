@@ -1,0 +1,685 @@
+//! One refresh for everybody: who starts it, who joins, who is told what.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::TryFutureExt;
+use http::StatusCode;
+use tokio::{
+    sync::Barrier,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_test::{assert_pending, task};
+use tower::{Layer, ServiceExt};
+use tower_token_refresh::{
+    BoxError, Error, ErrorKind, FetchContext, FetchError, NotResent, Outcome, RefreshFailure, Session, Token,
+    TokenRefreshLayer, source_fn,
+    test_util::{
+        Endpoint, Failure, Gate, ModelAuthority, ModelBody, Phase, Refusal, Rotation, Route, TestClock,
+    },
+};
+
+use crate::world::{World, get, origin};
+
+/// A hang is a failure.
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
+}
+
+fn failure_of(response: &http::Response<ModelBody>) -> &Error {
+    response.extensions().get::<RefreshFailure>().expect("a failed refresh").error()
+}
+
+/// N requests whose refusals are all out before anything goes on, and a first one that leads: its refusal alone has
+/// started the refresh when `meddle` is called.
+async fn storm<F: Future<Output = ()>>(
+    requests: usize,
+    fault: Option<Failure>,
+    meddle: impl FnOnce(JoinHandle<Answered>) -> F,
+) -> (World, Vec<Answered>) {
+    let world = World::with(ModelAuthority::new().newest_only(), |session| session, |layer| layer);
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let leaders = world.api.hold_path(Phase::Answer, "/leader");
+    let others = world.api.hold_path(Phase::Answer, "/");
+    let fetches = world.authority.hold(Endpoint::Refresh);
+    if let Some(fault) = fault {
+        world.authority.fail_next(Endpoint::Refresh, fault);
+    }
+    let barrier = Arc::new(Barrier::new(requests));
+    let mut calls = JoinSet::new();
+    for _ in 0..requests {
+        let (client, barrier) = (world.client.clone(), barrier.clone());
+        calls.spawn(async move {
+            barrier.wait().await;
+            client.oneshot(get("/")).await.map(answered)
+        });
+    }
+    let leader = tokio::spawn(world.client.clone().oneshot(get("/leader")).map_ok(answered));
+    leaders.waiting(1).await;
+    others.waiting(requests).await;
+    leaders.open();
+    fetches.waiting(1).await;
+    meddle(leader).await;
+    others.open();
+    fetches.open();
+    let answers = calls.join_all().await;
+    assert_eq!(answers.len(), requests, "every caller has an answer");
+    (world, answers)
+}
+
+type Answered = Result<(StatusCode, Option<ErrorKind>), BoxError>;
+
+fn answered(response: http::Response<ModelBody>) -> (StatusCode, Option<ErrorKind>) {
+    (response.status(), response.extensions().get::<RefreshFailure>().map(|failure| failure.error().kind()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_refusals_at_once_cost_one_token_call() {
+    for _ in 0..100 {
+        let (world, answers) = storm(1000, None, async |leader| drop(leader)).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Ok((StatusCode::OK, None)))));
+        assert_eq!(world.authority.counts().refreshes, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_refusals_cost_one_token_call_when_their_leader_gives_up() {
+    for _ in 0..20 {
+        let give_up = async |leader: JoinHandle<Answered>| {
+            leader.abort();
+            assert!(leader.await.unwrap_err().is_cancelled());
+        };
+        let (world, answers) = storm(1000, None, give_up).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Ok((StatusCode::OK, None)))));
+        assert_eq!(world.authority.counts().refreshes, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_refusals_are_answered_when_the_authority_fails() {
+    for (fault, kind) in [
+        (Failure::Status(StatusCode::BAD_GATEWAY, "down"), ErrorKind::Transient),
+        (Failure::LostAnswer, ErrorKind::Transient),
+        (Failure::Garbage, ErrorKind::Transient),
+        (Failure::OAuth("invalid_grant"), ErrorKind::LoginRequired),
+    ] {
+        let (world, answers) = storm(1000, Some(fault), async |leader| drop(leader)).await;
+        let refused =
+            |answer: &Answered| matches!(answer, Ok((StatusCode::UNAUTHORIZED, Some(why))) if *why == kind);
+        assert!(answers.iter().all(refused));
+        assert_eq!(world.authority.counts().refreshes, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_refusals_are_answered_when_the_authority_hangs() {
+    let (world, answers) = storm(1000, Some(Failure::Hang), async |leader| drop(leader)).await;
+    let overdue =
+        |answer: &Answered| matches!(answer, Ok((StatusCode::UNAUTHORIZED, Some(ErrorKind::Timeout))));
+    assert!(answers.iter().all(overdue));
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_give_up_cancel_no_refresh_and_leave_the_others_their_answer() {
+    let world = World::revoked().await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut leader = task::spawn(world.get("/"));
+    assert_pending!(leader.poll());
+    gate.waiting(1).await;
+    let mut waiter = task::spawn(world.get("/"));
+    assert_pending!(waiter.poll());
+    drop(leader);
+    gate.open();
+    assert_eq!(in_time(waiter).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().presented_again(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_whose_callers_are_all_gone_is_finished_and_used() {
+    let world = World::revoked().await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut only = task::spawn(world.get("/"));
+    assert_pending!(only.poll());
+    gate.waiting(1).await;
+    drop(only);
+    gate.open();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_dropped_before_its_refusal_starts_no_refresh() {
+    let world = World::revoked().await;
+    let refusals = world.api.hold(Phase::Answer);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    refusals.waiting(1).await;
+    drop(request);
+    refusals.open();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_refusal_joins_the_refresh_in_flight() {
+    let world = World::revoked().await;
+    let late = world.api.hold_path(Phase::Answer, "/late");
+    let mut second = task::spawn(world.get("/late"));
+    assert_pending!(second.poll());
+    late.waiting(1).await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut first = task::spawn(world.get("/"));
+    assert_pending!(first.poll());
+    gate.waiting(1).await;
+    late.open();
+    assert_pending!(second.poll());
+    gate.open();
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!((first.unwrap().status(), second.unwrap().status()), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_refusal_of_an_old_generation_does_not_refresh() {
+    let world = World::revoked().await;
+    let late = world.api.hold_path(Phase::Answer, "/late");
+    let mut request = task::spawn(world.get("/late"));
+    assert_pending!(request.poll());
+    late.waiting(1).await;
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    late.open();
+    let response = in_time(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.extensions().get::<Outcome>().unwrap().attempts(), 2);
+    assert_eq!(world.authority.counts().refreshes, 1, "the late refusal was of a token that is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_refusals_of_many_generations_do_not_refresh() {
+    let world = World::revoked().await;
+    let late = world.api.hold_path(Phase::Answer, "/late");
+    let mut requests = Vec::new();
+    for generation in 1..=5 {
+        let mut request = task::spawn(world.get("/late"));
+        assert_pending!(request.poll());
+        late.waiting(generation).await;
+        requests.push(request);
+        world.session.refresh().await.unwrap();
+        world.authority.revoke_access();
+        world.session.refresh().await.unwrap();
+    }
+    let before = world.authority.counts().refreshes;
+    late.open();
+    for request in requests {
+        assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(world.authority.counts().refreshes, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_success_the_next_refusal_starts_a_new_flight() {
+    let world = World::revoked().await;
+    world.get("/").await.unwrap();
+    world.authority.revoke_access();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_reaches_every_waiter_with_the_same_error() {
+    let world = World::revoked().await;
+    world.authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut requests: Vec<_> = (0..20).map(|_| task::spawn(world.get("/"))).collect();
+    for request in &mut requests {
+        assert_pending!(request.poll());
+    }
+    gate.waiting(1).await;
+    gate.open();
+    let mut causes = Vec::new();
+    for request in requests {
+        let response = in_time(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        let error = failure_of(&response).clone();
+        assert!(error.is_transient());
+        causes.push(std::error::Error::source(&error).map(|cause| std::ptr::from_ref(cause).cast::<()>()));
+    }
+    assert!(causes.iter().all(|cause| cause.is_some() && *cause == causes[0]));
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_cools_down_and_is_then_tried_again() {
+    let world = World::revoked().await;
+    world.authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    for _ in 0..50 {
+        let response = world.get("/").await.unwrap();
+        assert!(failure_of(&response).is_transient());
+    }
+    assert_eq!(world.authority.counts().refreshes, 1, "the failure is remembered while it cools down");
+    tokio::time::advance(Duration::from_millis(1251)).await;
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cooling_lasts_as_long_as_the_authority_asks() {
+    let world = World::revoked().await;
+    let wait = Failure::RetryAfter(StatusCode::TOO_MANY_REQUESTS, Duration::from_secs(90));
+    world.authority.fail_next(Endpoint::Refresh, wait);
+    let response = world.get("/").await.unwrap();
+    assert_eq!(failure_of(&response).retry_after(), Some(Duration::from_secs(90)));
+    tokio::time::advance(Duration::from_secs(89)).await;
+    assert!(failure_of(&world.get("/").await.unwrap()).is_transient());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_over_is_asked_for_once() {
+    let world = World::revoked().await;
+    world.authority.revoke_all();
+    let late = world.api.hold_path(Phase::Answer, "/late");
+    let mut request = task::spawn(world.get("/late"));
+    assert_pending!(request.poll());
+    late.waiting(1).await;
+    for _ in 0..10 {
+        assert!(failure_of(&world.get("/").await.unwrap()).is_login_required());
+        tokio::time::advance(Duration::from_secs(600)).await;
+    }
+    late.open();
+    let response = in_time(request).await.unwrap();
+    assert!(failure_of(&response).is_login_required(), "a late refusal gets the remembered answer");
+    assert!(world.session.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(world.authority.counts().token_calls(), 2, "one login, one refresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_requests_wait_for_one_login() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut requests: Vec<_> = (0..50).map(|_| task::spawn(world.get("/"))).collect();
+    for request in &mut requests {
+        assert_pending!(request.poll());
+    }
+    gate.waiting(1).await;
+    assert!(world.api.requests().is_empty(), "nothing goes out without a token");
+    gate.open();
+    for request in requests {
+        assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(world.authority.counts().logins, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_and_a_refresh_by_hand_share_one_flight() {
+    let world = World::revoked().await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    let mut by_hand = task::spawn(world.session.refresh());
+    assert_pending!(by_hand.poll());
+    let mut other = task::spawn(world.session.refresh());
+    assert_pending!(other.poll());
+    gate.waiting(1).await;
+    gate.open();
+    let (response, first, second) = tokio::join!(request, by_hand, other);
+    assert_eq!(response.unwrap().status(), StatusCode::OK);
+    assert!(world.authority.is_alive(first.unwrap().access().expose()));
+    assert!(world.authority.is_alive(second.unwrap().access().expose()));
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_by_hand_always_reports_its_failure() {
+    let world = World::new();
+    world.session.token().await.unwrap();
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    assert!(world.session.refresh().await.unwrap_err().is_transient());
+    assert!(world.session.refresh().await.unwrap_err().is_transient(), "it respects the cooling");
+    assert!(world.session.token().await.is_ok(), "the present token is as good as before");
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_requests_wait_after_a_reject_and_go_on_after_a_suspect() {
+    for (refusal, waits) in [(Refusal::Unauthorized, true), (Refusal::Status(StatusCode::FORBIDDEN), false)] {
+        let mut world = World::new();
+        world.api = world.api.clone().route("/refused", Route::Always(refusal));
+        world.session.token().await.unwrap();
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let mut refused = task::spawn(world.get("/refused"));
+        assert_pending!(refused.poll());
+        gate.waiting(1).await;
+        let mut healthy = task::spawn(world.get("/"));
+        match healthy.poll() {
+            std::task::Poll::Pending => assert!(waits),
+            std::task::Poll::Ready(response) => {
+                assert!(!waits);
+                assert_eq!(response.unwrap().status(), StatusCode::OK);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reject_that_joins_a_suspects_flight_makes_new_requests_wait() {
+    let mut world = World::new();
+    world.api = world
+        .api
+        .clone()
+        .route("/suspect", Route::Always(Refusal::Status(StatusCode::FORBIDDEN)))
+        .route("/reject", Route::Always(Refusal::Unauthorized));
+    world.session.token().await.unwrap();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut suspect = task::spawn(world.get("/suspect"));
+    assert_pending!(suspect.poll());
+    let mut before = task::spawn(world.get("/"));
+    assert!(before.poll().is_ready());
+    let mut reject = task::spawn(world.get("/reject"));
+    assert_pending!(reject.poll());
+    let mut after = task::spawn(world.get("/"));
+    assert_pending!(after.poll());
+    gate.open();
+    assert_eq!(in_time(after).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_go_out_again_when_the_refresh_that_condemned_their_token_fails() {
+    let mut world = World::new();
+    world.api = world.api.clone().route("/refused", Route::Always(Refusal::Unauthorized));
+    world.session.token().await.unwrap();
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refused = task::spawn(world.get("/refused"));
+    assert_pending!(refused.poll());
+    let mut healthy = task::spawn(world.get("/"));
+    assert_pending!(healthy.poll());
+    gate.open();
+    assert!(failure_of(&in_time(refused).await.unwrap()).is_transient());
+    assert_eq!(in_time(healthy).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_is_an_error_for_its_waiters_and_the_next_call_works() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            assert!(call > 0, "the first call panics");
+            Ok::<_, FetchError>(Token::new("second"))
+        }
+    }))
+    .build();
+    let (first, second) = tokio::join!(session.token(), session.token());
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Panic);
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Panic);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(session.token().await.unwrap().access().expose(), "second");
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_before_its_future_is_an_error_too() {
+    let session = Session::builder(source_fn(|cx: FetchContext| {
+        assert!(cx.refresh_token().is_some(), "before the future");
+        std::future::ready(Ok::<_, FetchError>(Token::new("never")))
+    }))
+    .build();
+    assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Panic);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_is_an_error_within_the_refresh_timeout_for_newcomers_too() {
+    let world = World::revoked().await;
+    world.authority.fail_next(Endpoint::Refresh, Failure::Hang);
+    let start = tokio::time::Instant::now();
+    let response = in_time(world.get("/")).await.unwrap();
+    assert_eq!(failure_of(&response).kind(), ErrorKind::Timeout);
+    assert_eq!(start.elapsed(), Duration::from_secs(30));
+    let response = world.get("/").await.unwrap();
+    assert_eq!(failure_of(&response).kind(), ErrorKind::Timeout);
+    assert_eq!(world.session.refresh().await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(start.elapsed(), Duration::from_secs(30), "newcomers do not wait at all");
+    assert_eq!(world.authority.counts().refreshes, 1);
+
+    tokio::time::sleep(Duration::from_secs(92)).await;
+    assert_eq!(
+        world.get("/").await.unwrap().status(),
+        StatusCode::OK,
+        "given up after two minutes, then tried again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_blocks_its_thread_is_an_error_within_the_refresh_timeout() {
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let _ = blocked.lock().unwrap().recv();
+        std::future::ready(Ok::<_, FetchError>(Token::new("late")))
+    }))
+    .refresh_timeout(Duration::from_millis(50))
+    .unwrap()
+    .build();
+    assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Timeout);
+    release.send(()).unwrap();
+    session.settle().await.unwrap();
+    assert_eq!(session.token().await.unwrap().access().expose(), "late");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_result_is_used_because_with_rotation_it_is_the_only_living_token() {
+    let world = World::revoked().await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let response = in_time(world.get("/")).await.unwrap();
+    assert_eq!(failure_of(&response).kind(), ErrorKind::Timeout);
+    gate.open();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    let counts = world.authority.counts();
+    assert_eq!((counts.refreshes, counts.family_deaths), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_one_fetch_runs_whatever_is_asked() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let gate = Gate::new();
+    let (counted, peak, held) = (running.clone(), most.clone(), gate.clone());
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let (running, peak, gate) = (counted.clone(), peak.clone(), held.clone());
+        async move {
+            let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+            peak.fetch_max(now, Ordering::SeqCst);
+            // Also counted when the fetch is dropped.
+            let _running = Leaving(running);
+            gate.pass().await;
+            Ok::<_, FetchError>(Token::new("fetched"))
+        }
+    }))
+    .build();
+    let mut asks = JoinSet::new();
+    let first = session.clone();
+    asks.spawn(async move { first.token().await.map(drop) });
+    gate.waiting(1).await;
+    for round in 0..60 {
+        let session = session.clone();
+        asks.spawn(async move {
+            match round % 3 {
+                0 => session.token().await.map(drop),
+                1 => session.refresh().await.map(drop),
+                _ => session.replace(Token::new("replaced")).await,
+            }
+        });
+    }
+    gate.open();
+    in_time(async { while asks.join_next().await.is_some() {} }).await;
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    assert_eq!(running.load(Ordering::SeqCst), 0);
+}
+
+struct Leaving(Arc<AtomicUsize>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_never_share_a_flight_or_a_token() {
+    let (mine, yours) = (World::revoked().await, World::new());
+    let gate = mine.authority.hold(Endpoint::Refresh);
+    let mut request = task::spawn(mine.get("/"));
+    assert_pending!(request.poll());
+    gate.waiting(1).await;
+    assert_eq!(yours.get("/").await.unwrap().status(), StatusCode::OK);
+    gate.open();
+    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!((mine.authority.counts().logins, yours.authority.counts().logins), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_stacks_on_one_session_share_one_flight() {
+    let world = World::revoked().await;
+    let other = TokenRefreshLayer::new(world.session.clone(), origin()).layer(world.api.clone());
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut first = task::spawn(world.get("/"));
+    let mut second = task::spawn(other.oneshot(get("/")));
+    assert_pending!(first.poll());
+    assert_pending!(second.poll());
+    gate.waiting(1).await;
+    gate.open();
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!((first.unwrap().status(), second.unwrap().status()), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unchanged_token_is_resent_once_all_the_same() {
+    // Some platforms answer the same string with a longer life.
+    let session =
+        Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("same")) }))
+            .build();
+    session.token().await.unwrap();
+    let sends = Arc::new(AtomicUsize::new(0));
+    let counted = sends.clone();
+    let inner = tower::service_fn(move |_: http::Request<tower_token_refresh::ReplayBody<ModelBody>>| {
+        let status = if counted.fetch_add(1, Ordering::SeqCst) == 0 { 401 } else { 200 };
+        async move {
+            Ok::<_, BoxError>(http::Response::builder().status(status).body(ModelBody::from("")).unwrap())
+        }
+    });
+    let client = TokenRefreshLayer::new(session, origin()).layer(inner);
+    let response = client.oneshot(get("/")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(sends.load(Ordering::SeqCst), 2);
+}
+
+/// Requests to an endpoint that refuses every token, and to a healthy one, for a while.
+async fn refused_for_ever(refusal: Refusal) -> (usize, Duration) {
+    let time = Duration::from_secs(600);
+    let authority = ModelAuthority::new().newest_only().rotation(Rotation::ReuseKillsFamily);
+    let mut world = World::with(authority, |session| session, |layer| layer);
+    world.api = world.api.clone().route("/sick", Route::Always(refusal));
+    world.session.token().await.unwrap();
+    let start = tokio::time::Instant::now();
+    while start.elapsed() < time {
+        let (sick, healthy) = tokio::join!(world.get("/sick"), world.get("/"));
+        let sick = sick.unwrap();
+        assert!(sick.status().is_client_error());
+        assert_eq!(healthy.unwrap().status(), StatusCode::OK);
+        if world.authority.counts().refreshes > 0 {
+            let outcome = sick.extensions().get::<Outcome>().unwrap();
+            assert!(outcome.attempts() == 2 || outcome.not_resent() == Some(NotResent::Damped));
+        }
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    (world.authority.counts().refreshes, time)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_always_refuses_costs_a_bounded_number_of_fetches() {
+    let (rejects, time) = refused_for_ever(Refusal::Unauthorized).await;
+    assert!(rejects <= 3 + time.as_secs() as usize / 5, "{rejects} fetches in {time:?}");
+    let (suspects, _) = refused_for_ever(Refusal::Status(StatusCode::FORBIDDEN)).await;
+    assert!(suspects <= 6 + time.as_secs() as usize / 60, "{suspects} fetches in {time:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_real_revocation_recovers_at_once_although_another_endpoint_always_refuses() {
+    let mut world = World::new();
+    world.api = world.api.clone().route("/sick", Route::Always(Refusal::Unauthorized));
+    world.session.token().await.unwrap();
+    for _ in 0..3 {
+        world.get("/sick").await.unwrap();
+        tokio::time::advance(Duration::from_secs(6)).await;
+    }
+    world.authority.revoke_access();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    world.authority.revoke_access();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "an accepted resend ends the damping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_replaced_before_it_is_sent() {
+    let clock = TestClock::new();
+    let authority = ModelAuthority::new().clock(clock.clone());
+    let world = World::with(authority, |session| session.clock(clock.clone()), |layer| layer);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    for (pass, refreshes) in [
+        (TestClock::advance as fn(&TestClock, Duration), 1),
+        (TestClock::suspend as fn(&TestClock, Duration), 2),
+    ] {
+        pass(&clock, Duration::from_secs(2 * 3600));
+        // The wall clock is read once a second.
+        clock.advance(Duration::from_secs(1));
+        let mut requests: Vec<_> = (0..10).map(|_| task::spawn(world.get("/"))).collect();
+        for request in &mut requests {
+            let _ = request.poll();
+        }
+        for request in requests {
+            let response = in_time(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert!(response.extensions().get::<Outcome>().is_none(), "it was sent once");
+        }
+        assert_eq!(world.authority.counts().refreshes, refreshes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_are_always_expired_cost_one_fetch_a_request_and_no_loop() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let clock = TestClock::new();
+    let (counted, moved) = (calls.clone(), clock.clone());
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let clock = moved.clone();
+        async move {
+            let token = Token::new("short").expires_in(Duration::from_nanos(1));
+            // By the time anybody looks it has expired.
+            tokio::spawn(async move { clock.advance(Duration::from_secs(1)) });
+            tokio::task::yield_now().await;
+            Ok::<_, FetchError>(token)
+        }
+    }))
+    .clock(clock)
+    .build();
+    let token = pin!(session.token());
+    assert_eq!(in_time(token).await.unwrap().access().expose(), "short");
+    assert!(calls.load(Ordering::SeqCst) <= 2);
+}

@@ -1,0 +1,340 @@
+//! Login, replace and logout at any moment.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
+    event::Event,
+    session::State,
+    source_fn,
+    store::{MemoryStore, TokenStore},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Phase},
+};
+
+use crate::world::World;
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
+}
+
+/// Paused time moves only when every task has come to its end or waits.
+async fn orphans_end() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+fn kind(error: &tower_token_refresh::BoxError) -> ErrorKind {
+    Error::find(&**error).expect("one of ours").kind()
+}
+
+/// A world whose store can be looked into.
+fn stored() -> (World, MemoryStore) {
+    let store = MemoryStore::new();
+    let seen = store.clone();
+    (
+        World::with(
+            ModelAuthority::new().account("bob", "builder"),
+            |session| session.store(store),
+            |layer| layer,
+        ),
+        seen,
+    )
+}
+
+async fn stored_access(store: &MemoryStore) -> Option<String> {
+    let token = store.load().await.unwrap()?.token?;
+    Some(token.access.expose().to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_during_a_refresh_is_not_undone_by_its_result() {
+    let (world, store) = stored();
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refused = task::spawn(world.get("/"));
+    assert_pending!(refused.poll());
+    gate.waiting(1).await;
+    let mut by_hand = task::spawn(world.session.refresh());
+    assert_pending!(by_hand.poll());
+
+    world.session.logout().await.unwrap();
+    assert!(refused.is_woken() && by_hand.is_woken(), "waiters go on at the logout, not at the fetch's end");
+    let response = in_time(refused).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
+        ErrorKind::SessionEnded
+    );
+    assert_eq!(in_time(by_hand).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+
+    gate.open();
+    world.session.settle().await.unwrap();
+    orphans_end().await;
+    assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(stored_access(&store).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_logout_no_source_logs_in_by_itself() {
+    let world = World::new();
+    world.session.token().await.unwrap();
+    world.session.logout().await.unwrap();
+    assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(world.session.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(kind(&world.get("/").await.unwrap_err()), ErrorKind::SessionEnded);
+    assert_eq!(world.authority.counts().token_calls(), 1);
+    assert!(world.api.requests().is_empty());
+
+    world.session.login(world.authority.login().await.unwrap()).await.unwrap();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_after_a_logout_is_the_end_of_the_session() {
+    let world = World::revoked().await;
+    let late = world.api.hold(Phase::Answer);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    late.waiting(1).await;
+    world.session.logout().await.unwrap();
+    late.open();
+    let response = in_time(request).await.unwrap();
+    assert_eq!(
+        response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
+        ErrorKind::SessionEnded
+    );
+    assert_eq!(world.authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_during_a_refresh_wins() {
+    let (world, store) = stored();
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refused = task::spawn(world.get("/"));
+    assert_pending!(refused.poll());
+    gate.waiting(1).await;
+
+    let bob = world.authority.login_as("bob", "builder").await.unwrap();
+    world.session.login(bob.clone()).await.unwrap();
+    let response = in_time(refused).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "alice's request is never sent again as bob");
+    assert_eq!(
+        response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
+        ErrorKind::SessionChanged
+    );
+    assert_eq!(
+        world.get("/").await.unwrap().status(),
+        StatusCode::OK,
+        "bob does not wait for alice's orphan"
+    );
+
+    gate.open();
+    orphans_end().await;
+    let present = world.session.token().await.unwrap();
+    assert_eq!(world.authority.holder(present.access().expose()).as_deref(), Some("bob"));
+    assert_eq!(stored_access(&store).await.as_deref(), Some(bob.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_sent_nothing_yet_goes_on_with_whoever_logs_in() {
+    let world =
+        World::with(ModelAuthority::new().account("bob", "builder"), |session| session, |layer| layer);
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    gate.waiting(1).await;
+    let bob = {
+        let mut login = task::spawn(world.authority.login_as("bob", "builder"));
+        assert_pending!(login.poll());
+        gate.let_through(2);
+        in_time(login).await.unwrap()
+    };
+    world.session.login(bob).await.unwrap();
+    let response = in_time(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(world.api.requests().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_token_is_what_waiters_resend_with() {
+    let (world, store) = stored();
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refused = task::spawn(world.get("/"));
+    assert_pending!(refused.poll());
+    gate.waiting(1).await;
+    let elsewhere = world.authority.login().await.unwrap();
+    world.session.replace(elsewhere.clone()).await.unwrap();
+    let response = in_time(refused).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK, "it does not wait for the flight that lost");
+    gate.open();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.session.token().await.unwrap().access().expose(), elsewhere.access().expose());
+    assert_eq!(stored_access(&store).await.as_deref(), Some(elsewhere.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_refusal_of_a_replaced_token_is_resent_without_a_refresh() {
+    let world = World::revoked().await;
+    let late = world.api.hold_path(Phase::Answer, "/late");
+    let mut request = task::spawn(world.get("/late"));
+    assert_pending!(request.poll());
+    late.waiting(1).await;
+    world.session.replace(world.authority.login().await.unwrap()).await.unwrap();
+    late.open();
+    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn login_and_replace_end_cooling_and_death() {
+    for dead in [false, true] {
+        for replaces in [false, true] {
+            let world = World::new();
+            let token = world.authority.login().await.unwrap();
+            if dead {
+                world.authority.fail_next(Endpoint::Login, Failure::OAuth("invalid_grant"));
+            } else {
+                world.authority.fail_next(Endpoint::Login, Failure::Reset);
+            }
+            let error = world.session.token().await.unwrap_err();
+            assert_eq!(error.is_login_required(), dead);
+            if replaces {
+                world.session.replace(token).await.unwrap();
+            } else {
+                world.session.login(token).await.unwrap();
+            }
+            assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+            world.authority.revoke_access();
+            assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "a refresh may start at once");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_replaces_the_token_of_a_session_that_has_ended() {
+    let world = World::new();
+    world.session.logout().await.unwrap();
+    let error = world.session.replace(Token::new("elsewhere")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionEnded);
+    assert!(world.session.token().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_from_outside_is_accepted_by_an_empty_session() {
+    for logs_in in [false, true] {
+        let (world, store) = stored();
+        let token = world.authority.login().await.unwrap();
+        if logs_in {
+            world.session.login(token.clone()).await.unwrap();
+        } else {
+            world.session.replace(token.clone()).await.unwrap();
+        }
+        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+        assert_eq!(stored_access(&store).await.as_deref(), Some(token.access().expose()));
+        world.authority.revoke_access();
+        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "its refresh token is used");
+        assert_eq!(world.authority.counts().logins, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn generations_are_never_used_again_after_logout_and_login() {
+    let world = World::new();
+    let mut changes = world.session.subscribe();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        world.session.login(Token::new("of-this-login")).await.unwrap();
+        let Some(State::Issued(generation)) = changes.next().await else { panic!("a token was issued") };
+        seen.push(generation);
+        world.session.logout().await.unwrap();
+        assert_eq!(changes.next().await, Some(State::LoggedOut));
+    }
+    assert!(seen.is_sorted_by(|before, after| before < after));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_session_can_be_followed() {
+    let world = World::new();
+    let mut changes = world.session.subscribe();
+    assert_eq!(changes.next().await, Some(State::Empty));
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut token = task::spawn(world.session.token());
+    assert_pending!(token.poll());
+    assert_eq!(changes.next().await, Some(State::Refreshing));
+    gate.open();
+    in_time(token).await.unwrap();
+    assert!(matches!(changes.next().await, Some(State::Issued(_))));
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    world.session.refresh().await.unwrap_err();
+    assert_eq!(changes.next().await, Some(State::Cooling));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    world.authority.revoke_all();
+    world.session.refresh().await.unwrap_err();
+    assert_eq!(changes.next().await, Some(State::LoginRequired));
+    world.session.logout().await.unwrap();
+    assert_eq!(changes.next().await, Some(State::LoggedOut));
+    drop(world);
+    assert_eq!(changes.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_change_is_announced_once_before_the_waiters_go_on() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    let authority = ModelAuthority::new();
+    let world = World::with(
+        authority,
+        |session| session.observer(move |event: &Event<'_>| seen.lock().unwrap().push(format!("{event:?}"))),
+        |layer| layer,
+    );
+    let count = |name: &str| told.lock().unwrap().iter().filter(|event| event.starts_with(name)).count();
+    let (first, second) = tokio::join!(world.get("/"), world.get("/"));
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(count("Issued"), 1);
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    world.session.refresh().await.unwrap_err();
+    assert_eq!((count("RefreshFailed"), count("LoginRequired")), (1, 0));
+    world.session.refresh().await.unwrap_err();
+    assert_eq!(count("RefreshFailed"), 1, "a remembered failure is no new one");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    world.authority.revoke_all();
+    let (first, second) = tokio::join!(world.session.refresh(), world.session.refresh());
+    assert!(first.is_err() && second.is_err());
+    assert_eq!((count("RefreshFailed"), count("LoginRequired")), (1, 1));
+    world.session.logout().await.unwrap();
+    assert_eq!(count("LoggedOut"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_grant_is_announced_before_its_waiters_know() {
+    let announced = Arc::new(Mutex::new(false));
+    let seen = announced.clone();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let gate = held.clone();
+        async move {
+            gate.pass().await;
+            Err::<Token, _>(FetchError::login_required("over"))
+        }
+    }))
+    .observer(|_: &Event<'_>| panic!("an observer that fails harms nobody"))
+    .observer(move |event: &Event<'_>| *seen.lock().unwrap() |= matches!(event, Event::LoginRequired { .. }))
+    .build();
+    let mut waiter = task::spawn(session.token());
+    assert_pending!(waiter.poll());
+    gate.open();
+    let error = in_time(waiter).await.unwrap_err();
+    assert!(error.is_login_required());
+    assert!(*announced.lock().unwrap());
+}

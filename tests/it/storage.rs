@@ -1,0 +1,415 @@
+//! What is saved, when, and what a store that fails does to requests.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use http::StatusCode;
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    BoxError, ErrorKind, RefreshFailure, Session, Token,
+    event::Event,
+    store::{Lease, MemoryStore, Record, TokenStore},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
+};
+
+use crate::world::World;
+
+/// A memory store whose calls can be held, can fail, and are noted.
+#[derive(Clone, Default)]
+struct Watched {
+    memory: MemoryStore,
+    inner: Arc<Mutex<Watching>>,
+}
+
+#[derive(Default)]
+struct Watching {
+    saves: Vec<Record>,
+    hold_save: Option<Gate>,
+    save: Fault,
+    load: Fault,
+    lock: Fault,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Fault {
+    #[default]
+    None,
+    Error,
+    Hang,
+    Panic,
+}
+
+impl Fault {
+    async fn strike(self) -> Result<(), BoxError> {
+        match self {
+            Fault::None => Ok(()),
+            Fault::Error => Err("the disk is full".into()),
+            Fault::Hang => std::future::pending().await,
+            Fault::Panic => panic!("a store that panics"),
+        }
+    }
+}
+
+impl Watched {
+    fn set(&self, change: impl FnOnce(&mut Watching)) {
+        change(&mut self.inner.lock().unwrap());
+    }
+
+    fn saved(&self) -> Vec<Option<String>> {
+        let access = |record: &Record| record.token.as_ref().map(|token| token.access.expose().to_owned());
+        self.inner.lock().unwrap().saves.iter().map(access).collect()
+    }
+
+    async fn access(&self) -> Option<String> {
+        Some(self.memory.load().await.unwrap()?.token?.access.expose().to_owned())
+    }
+}
+
+impl TokenStore for Watched {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        let fault = self.inner.lock().unwrap().load;
+        fault.strike().await?;
+        self.memory.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        let (fault, gate) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.save, inner.hold_save.clone())
+        };
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        fault.strike().await?;
+        self.inner.lock().unwrap().saves.push(record.clone());
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        let fault = self.inner.lock().unwrap().lock;
+        fault.strike().await?;
+        self.memory.lock().await
+    }
+}
+
+fn world(store: &Watched) -> World {
+    World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer)
+}
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_saved_before_anybody_sees_it() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    gate.waiting(1).await;
+    let before = world.session.token();
+    let mut reader = task::spawn(before);
+    assert_pending!(reader.poll());
+    assert_eq!(world.api.requests().len(), 1, "the resend waits for the save");
+    gate.open();
+    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    let seen = in_time(reader).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(seen.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_in_whatever_way_stops_no_request() {
+    for fault in [Fault::Error, Fault::Hang, Fault::Panic] {
+        let store = Watched::default();
+        let told = Arc::new(Mutex::new(0));
+        let seen = told.clone();
+        let world = World::with(
+            ModelAuthority::new(),
+            |session| {
+                session.store(store.clone()).observer(move |event: &Event<'_>| {
+                    *seen.lock().unwrap() += usize::from(matches!(event, Event::StoreFailed { .. }));
+                })
+            },
+            |layer| layer,
+        );
+        store.set(|store| (store.save, store.load, store.lock) = (fault, fault, fault));
+        assert_eq!(in_time(world.get("/")).await.unwrap().status(), StatusCode::OK);
+        world.authority.revoke_access();
+        assert_eq!(in_time(world.get("/")).await.unwrap().status(), StatusCode::OK);
+        assert!(*told.lock().unwrap() >= 4, "and each failure is reported");
+        assert_eq!(world.authority.counts().token_calls(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_saved_is_saved_before_the_next_fetch() {
+    let store = Watched::default();
+    let world = world(&store);
+    let first = world.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    let unsaved = world.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(first.access().expose()));
+    assert_eq!(
+        world.session.token().await.unwrap().access().expose(),
+        unsaved.access().expose(),
+        "memory wins over an older record"
+    );
+    store.set(|store| store.save = Fault::None);
+    let third = world.session.refresh().await.unwrap();
+    let saved: Vec<_> = store.saved().into_iter().flatten().collect();
+    assert_eq!(saved, [first, unsaved, third].map(|token| token.access().expose().to_owned()));
+    assert_eq!(world.authority.counts().family_deaths, 0, "the rotated refresh token was not lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_saves_what_is_owed() {
+    let store = Watched::default();
+    let world = world(&store);
+    store.set(|store| store.save = Fault::Error);
+    let token = world.session.token().await.unwrap();
+    assert_eq!(world.session.settle().await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.save = Fault::None);
+    world.session.settle().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(token.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_waits_for_the_refresh_that_is_on() {
+    let store = Watched::default();
+    let world = world(&store);
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut only = task::spawn(world.session.token());
+    assert_pending!(only.poll());
+    drop(only);
+    let mut settled = task::spawn(world.session.settle());
+    assert_pending!(settled.poll());
+    gate.open();
+    in_time(settled).await.unwrap();
+    assert!(store.access().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_hangs_when_the_user_logs_out_ends_before_the_tombstone() {
+    let store = Watched::default();
+    let world = world(&store);
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut token = task::spawn(world.session.token());
+    assert_pending!(token.poll());
+    gate.waiting(1).await;
+    let mut logout = task::spawn(world.session.logout());
+    assert_pending!(logout.poll());
+    assert_eq!(in_time(token).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    gate.open();
+    in_time(logout).await.unwrap();
+    assert_eq!(store.saved().len(), 2);
+    assert_eq!(store.saved()[1], None, "the tombstone is last");
+    assert_eq!(store.access().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_during_another_identitys_slow_save_is_what_the_store_keeps() {
+    let store = Watched::default();
+    let world = world(&store);
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut token = task::spawn(world.session.token());
+    assert_pending!(token.poll());
+    gate.waiting(1).await;
+    let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    gate.open();
+    in_time(login).await.unwrap();
+    assert_eq!(in_time(token).await.unwrap().access().expose(), "of-bob", "it had sent nothing yet");
+    world.session.settle().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_whose_session_has_ended_meanwhile_is_never_begun() {
+    let store = Watched::default();
+    let world = world(&store);
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut token = task::spawn(world.session.token());
+    assert_pending!(token.poll());
+    gate.waiting(1).await;
+    world.session.logout().await.unwrap();
+    gate.open();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(store.saved(), [None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_holds_in_memory_although_the_store_fails() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Hang);
+    let start = tokio::time::Instant::now();
+    assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
+    assert_eq!(start.elapsed(), Duration::from_secs(5), "bounded by the store's timeout");
+    assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_goes_on_with_what_was_saved() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new();
+    let before = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let token = before.session.token().await.unwrap();
+    drop(before);
+    let after = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    assert_eq!(after.session.token().await.unwrap().access().expose(), token.access().expose());
+    assert_eq!(authority.counts().token_calls(), 1);
+    authority.revoke_access();
+    assert_eq!(after.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        (authority.counts().logins, authority.counts().refreshes),
+        (1, 1),
+        "its refresh token is used"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_uses_the_refresh_token_of_a_token_that_has_expired() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new();
+    let before = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    before.session.token().await.unwrap();
+    let mut record = store.load().await.unwrap().unwrap();
+    record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
+    store.save(&record, None).await.unwrap();
+    authority.revoke_access();
+    let after = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    assert_eq!(after.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!((authority.counts().logins, authority.counts().refreshes), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_finds_nothing_after_a_logout_during_a_refresh() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new();
+    let before = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    before.session.token().await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(before.session.refresh());
+    assert_pending!(refresh.poll());
+    gate.waiting(1).await;
+    before.session.logout().await.unwrap();
+    gate.open();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(store.load().await.unwrap().unwrap().token.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_on_one_store_refresh_once_between_them() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new().newest_only();
+    let one = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    one.session.token().await.unwrap();
+    let other = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    other.session.token().await.unwrap();
+    authority.revoke_access();
+    let (first, second) = tokio::join!(one.get("/"), other.get("/"));
+    assert_eq!((first.unwrap().status(), second.unwrap().status()), (StatusCode::OK, StatusCode::OK));
+    let counts = authority.counts();
+    assert_eq!((counts.logins, counts.refreshes, counts.presented_again()), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_on_one_session_ends_the_others_on_its_store_at_their_next_refresh() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new();
+    let one = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    one.session.token().await.unwrap();
+    let other = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    other.session.token().await.unwrap();
+    one.session.logout().await.unwrap();
+    assert_eq!(other.session.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_identity_in_the_store_replaces_ours_at_the_next_refresh() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new().account("bob", "builder");
+    let one = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    one.session.token().await.unwrap();
+    let other = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    other.session.token().await.unwrap();
+    let bob = authority.login_as("bob", "builder").await.unwrap();
+    one.session.login(bob.clone()).await.unwrap();
+    authority.revoke_access();
+    let response = other.get("/").await.unwrap();
+    let failure = response.extensions().get::<RefreshFailure>().unwrap().error();
+    assert_eq!(failure.kind(), ErrorKind::SessionChanged, "alice's request is not sent again as bob");
+    assert_eq!(other.session.token().await.unwrap().access().expose(), bob.access().expose());
+    assert_eq!(authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_somebody_keeps_is_waited_for_and_no_longer_than_it_may() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    let lease = store.lock().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let error = in_time(world.session.refresh()).await.unwrap_err();
+    assert!(error.is_transient());
+    assert_eq!(start.elapsed(), Duration::from_secs(10));
+    assert_eq!(world.authority.counts().refreshes, 0, "its holder is spending the refresh token");
+    drop(lease);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    world.session.refresh().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_refresh_token_replaces_the_old_one_and_an_omitted_one_keeps_it() {
+    for (rotation, changes) in [(Rotation::ReuseKillsFamily, true), (Rotation::Omitted, false)] {
+        let world = World::with(ModelAuthority::new().rotation(rotation), |session| session, |layer| layer);
+        let refresh = |token: &Token| token.refresh().unwrap().expose().to_owned();
+        let first = refresh(&world.session.token().await.unwrap());
+        let second = refresh(&world.session.refresh().await.unwrap());
+        assert_eq!(first != second, changes);
+        world.session.refresh().await.unwrap();
+        assert_eq!(world.authority.counts().family_deaths, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_a_usable_token_is_never_stored() {
+    for failure in [
+        Failure::Status(StatusCode::INTERNAL_SERVER_ERROR, "oops"),
+        Failure::EmptyObject,
+        Failure::NullToken,
+        Failure::Html(StatusCode::OK),
+        Failure::Garbage,
+    ] {
+        let store = Watched::default();
+        let world = world(&store);
+        let first = world.session.token().await.unwrap();
+        world.authority.fail_next(Endpoint::Refresh, failure);
+        assert!(world.session.refresh().await.unwrap_err().is_transient());
+        assert_eq!(store.access().await.as_deref(), Some(first.access().expose()));
+        assert_eq!(world.session.token().await.unwrap().access().expose(), first.access().expose());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_sent_is_never_stored() {
+    for bad in ["", "line\r\nbreak", "nul\0"] {
+        let store = Watched::default();
+        let source = tower_token_refresh::source_fn(move |_| async move { Ok(Token::new(bad)) });
+        let session = Session::builder(source).store(store.clone()).build();
+        let error = session.token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(store.saved().is_empty());
+    }
+}
