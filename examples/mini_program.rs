@@ -81,7 +81,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("\nThe user may not do something");
     let response = client.clone().oneshot(server.request(Method::GET, "/admin", "")).await?;
-    println!("  GET /admin → {}, sent once", response.status());
+    println!("  GET /admin → {}, sent {} time", response.status(), server.count("/admin"));
     println!("  {}", tip_of(response).await);
     server.says("no token call: this 403 is not about the token");
 
@@ -256,10 +256,14 @@ impl ModelServer {
         request
     }
 
+    fn count(&self, path: &str) -> usize {
+        self.api.requests().iter().filter(|request| request.head.uri.path() == path).count()
+    }
+
     fn says(&self, remark: &str) {
         let counts = self.authority.counts();
         println!(
-            "  so far {} codes, {} token calls, {} checks: {remark}",
+            "  login codes {}, token calls {}, checks {}: {remark}",
             counts.codes, counts.exchanges, counts.verifies
         );
     }

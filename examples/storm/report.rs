@@ -9,12 +9,12 @@ use crate::{
 
 pub(crate) fn print(outcomes: &[Outcome], options: &Options) {
     println!(
-        "\n{:<20} {:>11} {:>9} {:>12} {:>15} {:>10} {:>10} {:>12}",
+        "\n{:<20} {:>11} {:>9} {:>13} {:>15} {:>10} {:>10} {:>12}",
         "", "token calls", "answered", "returned 403", "never answered", "p50", "p99", "connections"
     );
     for outcome in outcomes {
         println!(
-            "{:<20} {:>11} {:>9} {:>12} {:>15} {:>10} {:>10} {:>12}",
+            "{:<20} {:>11} {:>9} {:>13} {:>15} {:>10} {:>10} {:>12}",
             outcome.variant.name(),
             grouped(outcome.token_calls),
             grouped(outcome.answered()),
