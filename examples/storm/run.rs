@@ -205,8 +205,8 @@ struct Stage<'a> {
     before: Progress,
 }
 
-/// Nothing has moved for so long: then whoever has not come does not come, and the storm goes on without them.
-const GIVE_UP: Duration = Duration::from_secs(5);
+/// Nothing has been sent or answered for so long: then whoever has not come does not come, and the storm goes on.
+const GIVE_UP: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_millis(200);
 
 impl Stage<'_> {
