@@ -7,9 +7,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use tokio::task::JoinSet;
+
 use super::{
-    engine::Engine,
-    flight::{Landed, Landing},
+    engine::{self, Engine},
+    flight::{Flight, Landed, Landing},
     issued::Issued,
     kernel::{Ask, Decision, answers},
     transaction,
@@ -17,6 +19,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     reentry,
+    time::timer,
 };
 
 /// How many refreshes in a row one caller waits for before it takes what they brought, condemned or not.
@@ -26,11 +29,20 @@ const PATIENCE: u8 = 2;
 pub(crate) struct Acquire {
     engine: Arc<Engine>,
     ask: Ask,
-    landing: Option<Landing>,
+    wait: Option<Wait>,
     /// This caller's ask has started the flight.
     started: bool,
     changes: u8,
     interruptions: u8,
+}
+
+/// The wait for a flight.
+pub(crate) struct Wait {
+    flight: Flight,
+    landing: Landing,
+    /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then. A task,
+    /// because this future may move on to yet another runtime, and a timer whose runtime is gone panics.
+    alarm: Option<JoinSet<Result<(), Error>>>,
 }
 
 /// Why there is no token.
@@ -39,6 +51,39 @@ pub(crate) enum Denied {
     Failed(Error),
     /// Recent refreshes were fruitless: the refusal stands.
     Damped,
+}
+
+impl Wait {
+    fn new(flight: Flight, engine: &Engine) -> Self {
+        Wait { landing: flight.landing(), alarm: alarm(&flight, engine), flight }
+    }
+
+    fn poll(&mut self, engine: &Engine, cx: &mut Context<'_>) -> Poll<Landed> {
+        if let Poll::Ready(landed) = Pin::new(&mut self.landing).poll(cx) {
+            return Poll::Ready(landed);
+        }
+        while let Some(set) = &mut self.alarm {
+            self.alarm = match ready!(set.poll_join_next(cx)) {
+                Some(Ok(Ok(()))) => return Poll::Ready(Landed::Failed(engine::late())),
+                // The runtime of the alarm went away before it was time.
+                Some(Err(_)) => alarm(&self.flight, engine),
+                Some(Ok(Err(_))) | None => None,
+            };
+        }
+        Poll::Pending
+    }
+}
+
+fn alarm(flight: &Flight, engine: &Engine) -> Option<JoinSet<Result<(), Error>>> {
+    let limit = engine.limits.refresh;
+    flight.is_elsewhere().then(|| {
+        let mut alarm = JoinSet::new();
+        alarm.spawn(async move {
+            timer(limit)?.await;
+            Ok(())
+        });
+        alarm
+    })
 }
 
 impl From<Denied> for Error {
@@ -55,13 +100,13 @@ impl From<Denied> for Error {
 /// The first step of an ask.
 pub(crate) enum Step {
     Have(Arc<Issued>),
-    Wait(Landing),
+    Wait(Wait),
     Denied(Denied),
 }
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, landing: None, started: false, changes: 0, interruptions: 0 }
+        Acquire { engine, ask, wait: None, started: false, changes: 0, interruptions: 0 }
     }
 
     /// Whether this caller's own ask has started a refresh.
@@ -82,7 +127,7 @@ impl Acquire {
         let mut slot = ready!(engine.poll_slot(cx));
         Poll::Ready(match slot.ask(self.ask, now) {
             Decision::Use(token) => Step::Have(token),
-            Decision::Join(flight) => Step::Wait(flight.landing()),
+            Decision::Join(flight) => Step::Wait(Wait::new(flight, engine)),
             Decision::Start(flight, plan) => {
                 let Some(runtime) = engine.runtime() else {
                     slot.unstart();
@@ -91,10 +136,11 @@ impl Acquire {
                 };
                 drop(slot);
                 self.started = true;
-                let landing = flight.landing();
+                flight.runs_on(&runtime);
+                let wait = Wait::new(flight.clone(), engine);
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse().send_replace(());
-                Step::Wait(landing)
+                Step::Wait(wait)
             }
             Decision::Fail(error) => Step::Denied(Denied::Failed(error)),
             Decision::Damped => Step::Denied(Denied::Damped),
@@ -128,9 +174,10 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            if let Some(landing) = &mut self.landing {
-                let landed = ready!(Pin::new(landing).poll(cx));
-                self.landing = None;
+            let this = &mut *self;
+            if let Some(wait) = &mut this.wait {
+                let landed = ready!(wait.poll(&this.engine, cx));
+                self.wait = None;
                 match landed {
                     Landed::Changed => {
                         self.changes = self.changes.saturating_add(1);
@@ -151,7 +198,7 @@ impl Future for Acquire {
             }
             match ready!(self.poll_step(cx)) {
                 Step::Have(token) => return Poll::Ready(Ok(token)),
-                Step::Wait(landing) => self.landing = Some(landing),
+                Step::Wait(wait) => self.wait = Some(wait),
                 Step::Denied(denied) => return Poll::Ready(Err(denied)),
             }
         }

@@ -29,7 +29,7 @@ use super::{
     storage::{Storage, Written},
 };
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     event::{Event, Observer},
     placement::Placement,
     reentry::Mark,
@@ -316,6 +316,11 @@ impl Engine {
         self.cell.store(Some(change.token.clone()));
         self.storage.enqueue(record(change.record, change.token.sendable()), None, None)
     }
+}
+
+/// What waiters are told at `refresh_timeout`.
+pub(crate) fn late() -> Error {
+    Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on")
 }
 
 /// The record of a token, as the store keeps it.

@@ -8,14 +8,18 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
 };
 
 use futures_util::{FutureExt, future::Shared};
-use tokio::{sync::oneshot, task::AbortHandle};
+use tokio::{
+    runtime::{self, Handle},
+    sync::oneshot,
+    task::AbortHandle,
+};
 
 use crate::error::Error;
 
@@ -35,6 +39,8 @@ pub(crate) enum Landed {
 pub(crate) struct Flight(Arc<Core>);
 
 struct Core {
+    /// Where its tasks run.
+    runtime: OnceLock<runtime::Id>,
     wait: Mutex<Wait>,
     /// Its result is no longer wanted: the session was replaced, or is another one now.
     lost: AtomicBool,
@@ -55,6 +61,7 @@ impl Flight {
         let (sender, receiver) = oneshot::channel();
         let wait = Wait { sender: Some(sender), landing: receiver.shared(), fetch: None, aborts: false };
         Flight(Arc::new(Core {
+            runtime: OnceLock::new(),
             wait: Mutex::new(wait),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -68,6 +75,18 @@ impl Flight {
     /// A future that ends when the flight lands.
     pub(crate) fn landing(&self) -> Landing {
         Landing(self.wait().landing.clone())
+    }
+
+    /// Says where its tasks run, before they do.
+    pub(crate) fn runs_on(&self, runtime: &Handle) {
+        // A flight is started once.
+        let _ = self.0.runtime.set(runtime.id());
+    }
+
+    /// Whether its timer runs on another runtime than this caller's: one that nobody may be driving any more.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let here = Handle::try_current().ok().map(|here| here.id());
+        here.is_some_and(|here| self.0.runtime.get() != Some(&here))
     }
 
     /// Releases the present waiters. Only the first call does anything.

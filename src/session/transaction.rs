@@ -54,9 +54,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
-            let late =
-                Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
-            engine.overdue(&flight, late).await;
+            engine.overdue(&flight, engine::late()).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
             match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -20,7 +20,9 @@ use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     BoxError, Error, ErrorKind, FetchContext, FetchError, NotResent, Outcome, RefreshFailure, Session, Token,
-    TokenRefreshLayer, source_fn,
+    TokenRefreshLayer,
+    event::Event,
+    source_fn,
     test_util::{
         Endpoint, Failure, Gate, ModelAuthority, ModelBody, Phase, Refusal, Rotation, Route, TestClock,
     },
@@ -168,6 +170,74 @@ async fn a_request_dropped_before_its_refusal_starts_no_refresh() {
     refusals.open();
     world.session.settle().await.unwrap();
     assert_eq!(world.authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_dropped_during_its_resend_ends_the_resend_and_nothing_else() {
+    let world = World::revoked().await;
+    let answers = world.api.hold(Phase::Answer);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    answers.let_through(1);
+    while world.api.requests().len() < 2 {
+        assert_pending!(request.poll());
+        tokio::task::yield_now().await;
+    }
+    answers.waiting(1).await;
+    drop(request);
+    answers.waiting(0).await;
+    answers.open();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_after_the_success_causes_no_error_and_no_event() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    let authority = ModelAuthority::new();
+    let world = World::with(
+        authority,
+        |session| session.observer(move |event: &Event<'_>| seen.lock().unwrap().push(format!("{event:?}"))),
+        |layer| layer,
+    );
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    world.session.settle().await.unwrap();
+    assert!(request.is_woken(), "its refresh has succeeded");
+    drop(request);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let told = told.lock().unwrap();
+    assert!(told.len() == 2 && told.iter().all(|event| event.starts_with("Issued")), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_used_once_a_day_never_needs_a_second_login() {
+    let (clock, day) = (TestClock::new(), Duration::from_secs(24 * 3600));
+    let authority = ModelAuthority::new().clock(clock.clone()).refresh_lifetime(30 * day);
+    let world = World::with(authority, |session| session.clock(clock.clone()), |layer| layer);
+    for _ in 0..90 {
+        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+        clock.advance(day);
+    }
+    let counts = world.authority.counts();
+    assert_eq!((counts.logins, counts.refreshes, counts.presented_again()), (1, 89, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_dies_a_second_after_it_was_used_is_recovered_from_by_the_resend() {
+    // Our clock knows of two hours; the server is a second ahead.
+    let (ours, theirs) = (TestClock::new(), TestClock::new());
+    let authority = ModelAuthority::new().clock(theirs.clone());
+    let world = World::with(authority, |session| session.clock(ours.clone()), |layer| layer);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    ours.advance(Duration::from_secs(7199));
+    theirs.advance(Duration::from_secs(7200));
+    let response = world.get("/").await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.extensions().get::<Outcome>().unwrap().attempts(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -466,7 +536,7 @@ async fn a_source_that_hangs_is_an_error_within_the_refresh_timeout_for_newcomer
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_blocks_its_thread_is_an_error_within_the_refresh_timeout() {
     let (release, blocked) = std::sync::mpsc::channel::<()>();
-    let blocked = std::sync::Mutex::new(blocked);
+    let blocked = Mutex::new(blocked);
     let session = Session::builder(source_fn(move |_: FetchContext| {
         let _ = blocked.lock().unwrap().recv();
         std::future::ready(Ok::<_, FetchError>(Token::new("late")))

@@ -318,6 +318,40 @@ async fn every_change_is_announced_once_before_the_waiters_go_on() {
     assert_eq!(count("LoggedOut"), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn tokens_that_come_too_late_are_offered_to_whoever_can_revoke_them() {
+    for logs_out in [false, true] {
+        let discarded = Arc::new(Mutex::new(Vec::new()));
+        let offered = discarded.clone();
+        let world = World::with(
+            ModelAuthority::new(),
+            |session| {
+                session.revoke_discarded(move |token| {
+                    offered.lock().unwrap().push(token.access().expose().to_owned());
+                    // One that never ends holds nobody up.
+                    std::future::pending()
+                })
+            },
+            |layer| layer,
+        );
+        world.session.token().await.unwrap();
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let mut refresh = task::spawn(world.session.refresh());
+        assert_pending!(refresh.poll());
+        gate.waiting(1).await;
+        if logs_out {
+            world.session.logout().await.unwrap();
+        } else {
+            world.session.login(Token::new("of-bob")).await.unwrap();
+        }
+        gate.open();
+        orphans_end().await;
+        let discarded = discarded.lock().unwrap();
+        assert_eq!(discarded.len(), 1);
+        assert!(world.authority.is_alive(&discarded[0]), "it is the token that nobody uses");
+    }
+}
+
 /// Notes that it was woken.
 #[derive(Default)]
 struct Alarm(AtomicBool);

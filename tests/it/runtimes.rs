@@ -282,7 +282,7 @@ fn a_pinned_session_refreshes_where_it_was_told() {
     let mut token = task::spawn(session.token());
     passing.block_on(async { assert_pending!(token.poll()) });
     drop(passing);
-    assert!(!token.is_woken(), "the refresh ended with the wrong runtime");
+    assert_pending!(token.poll(), "the refresh ended with the wrong runtime");
     pinned.block_on(token).unwrap();
     assert_eq!(*place.lock().unwrap(), Some(pinned.handle().id()));
 }
@@ -390,4 +390,27 @@ fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Pending => thread::park(),
         }
     }
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_than_the_refresh_timeout() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let abandoned = runtime();
+    abandoned.block_on(async {
+        let mut first = task::spawn(world.session.token());
+        assert_pending!(first.poll());
+        gate.waiting(1).await;
+    });
+    runtime().block_on(async {
+        for _ in 0..2 {
+            let start = tokio::time::Instant::now();
+            let waited = timeout(Duration::from_secs(3600), world.session.token()).await;
+            assert_eq!(waited.expect("an answer in time").unwrap_err().kind(), ErrorKind::Timeout);
+            assert_eq!(start.elapsed(), Duration::from_secs(30));
+        }
+    });
+    gate.open();
+    drop(abandoned);
+    assert!(runtime().block_on(world.session.token()).is_ok(), "it does not outlive its runtime");
 }
