@@ -185,11 +185,14 @@ impl Engine {
         let now = self.clock.now().monotonic;
         let counted = {
             let mut slot = self.slot().await;
-            let then = if class == FailureClass::LoginRequired {
-                Fetch::Dead(error.clone())
-            } else {
-                let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
-                Fetch::Cooling { until: now.saturating_add(wait), error: error.clone() }
+            let then = match class {
+                FailureClass::LoginRequired => Fetch::Dead(error.clone()),
+                // Nothing was asked.
+                _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
+                _ => {
+                    let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
+                    Fetch::Cooling { until: now.saturating_add(wait), error: error.clone() }
+                }
             };
             slot.fail(flight, then)
         };
