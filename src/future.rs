@@ -19,7 +19,7 @@ use crate::{
     classify::{Answer, Verdict},
     error::{BoxError, Error},
     extension::{NotResent, Outcome, RefreshFailure},
-    layer::{Held, Policy},
+    policy::{Held, Policy},
     session::{Acquire, Ask, Denied, Engine, Issued},
 };
 

@@ -1,17 +1,12 @@
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Method, Uri};
 use tower_layer::Layer;
 
 use crate::{
-    classify::{Classify, Standard},
+    classify::Classify,
     error::{Error, ErrorKind},
+    policy::Policy,
     scope::{Origin, Scope},
     service::TokenRefresh,
     session::Session,
@@ -68,38 +63,11 @@ pub struct TokenRefreshLayer {
     policy: Arc<Policy>,
 }
 
-/// What all services of one layer share.
-#[derive(Clone)]
-pub(crate) struct Policy {
-    pub(crate) session: Session,
-    pub(crate) scope: Scope,
-    pub(crate) classifier: Arc<dyn Classify>,
-    /// 0 keeps nothing.
-    pub(crate) replay_limit: usize,
-    resend: Option<Arc<ResendPredicate>>,
-    assumed: Option<Origin>,
-    max_held: usize,
-    held: Arc<AtomicUsize>,
-}
-
-type ResendPredicate = dyn Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync;
-
 impl TokenRefreshLayer {
-    /// A layer that shows the session's token to `scope` only, with the [`Standard`] classifier, and keeps up to
+    /// A layer that shows the session's token to `scope` only, with the [`Standard`](crate::Standard) classifier, and keeps up to
     /// 64 KiB of a request's body for the resend.
     pub fn new(session: Session, scope: impl Into<Scope>) -> Self {
-        TokenRefreshLayer {
-            policy: Arc::new(Policy {
-                session,
-                scope: scope.into(),
-                classifier: Arc::new(Standard),
-                replay_limit: 64 * 1024,
-                resend: None,
-                assumed: None,
-                max_held: usize::MAX,
-                held: Arc::default(),
-            }),
-        }
+        TokenRefreshLayer { policy: Arc::new(Policy::new(session, scope.into())) }
     }
 
     /// Which answers refuse the token. Replaces the classifier before; combine with
@@ -166,44 +134,6 @@ impl TokenRefreshLayer {
 
     fn policy(&mut self) -> &mut Policy {
         Arc::make_mut(&mut self.policy)
-    }
-}
-
-impl Policy {
-    /// Whether the credential may be shown to where this request goes.
-    pub(crate) fn covers<B>(&self, request: &Request<B>) -> bool {
-        match &self.assumed {
-            Some(origin) if request.uri().authority().is_none() => {
-                self.scope.contains_at(origin, request.uri())
-            }
-            _ => self.scope.contains(request.uri()),
-        }
-    }
-
-    pub(crate) fn allows_resend(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
-        self.resend.as_ref().is_none_or(|allows| allows(method, uri, headers))
-    }
-
-    pub(crate) fn names_no_origin<B>(&self, request: &Request<B>) -> bool {
-        self.assumed.is_none() && request.uri().authority().is_none()
-    }
-}
-
-/// A refused request's right to wait with its response held.
-pub(crate) struct Held(Arc<AtomicUsize>);
-
-impl Held {
-    pub(crate) fn one_more(policy: &Policy) -> Option<Held> {
-        let held = Held(policy.held.clone());
-        let before = held.0.fetch_add(1, Ordering::Relaxed);
-        // Dropping it takes it off the count again.
-        (before < policy.max_held).then_some(held)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -82,6 +82,7 @@ mod future;
 mod generation;
 mod layer;
 pub mod placement;
+mod policy;
 mod random;
 mod reentry;
 pub mod scope;

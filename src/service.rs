@@ -15,7 +15,7 @@ use crate::{
     event::Event,
     extension::{NoToken, SkipRefresh},
     future::{Call, ResponseFuture},
-    layer::Policy,
+    policy::Policy,
     reentry,
     session::Session,
 };

@@ -210,7 +210,9 @@ async fn a_predicate_on_the_head_can_forbid_the_resend() {
 #[tokio::test(start_paused = true)]
 async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness() {
     #[derive(Debug)]
-    struct Held(#[allow(dead_code, reason = "it is there to be dropped")] Arc<()>);
+    struct Held {
+        _until_dropped: Arc<()>,
+    }
 
     impl Body for Held {
         type Data = Bytes;
@@ -232,7 +234,7 @@ async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness(
     handle.allow(1);
     let mut request = task::spawn(client.ready().await.unwrap().call(get("/me")));
     let (_, answer) = within(handle.next_request()).await.unwrap();
-    let mut refusal = Response::new(Held(held.clone()));
+    let mut refusal = Response::new(Held { _until_dropped: held.clone() });
     *refusal.status_mut() = StatusCode::UNAUTHORIZED;
     answer.send_response(refusal);
     assert_pending!(request.poll());
@@ -243,7 +245,7 @@ async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness(
     handle.allow(1);
     assert_pending!(request.poll());
     let (_, answer) = within(handle.next_request()).await.unwrap();
-    answer.send_response(Response::new(Held(held.clone())));
+    answer.send_response(Response::new(Held { _until_dropped: held.clone() }));
     within(request).await.unwrap();
 }
 
