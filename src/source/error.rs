@@ -21,21 +21,36 @@ pub struct FetchError {
     class: FailureClass,
     cause: BoxError,
     retry_after: Option<Duration>,
+    is_final: bool,
 }
 
 /// What a failure means for the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureClass {
     Transient,
+    Unanswered,
+    Ambiguous,
     Configuration,
     LoginRequired,
 }
 
 impl FetchError {
-    /// The authority could not be asked, or did not answer in full. The session is kept and tries again under
-    /// back-off.
+    /// The authority could not be asked, or said that it did not process the request (a connection that failed, 429,
+    /// 503). The session is kept and tries again under back-off, without limit.
     pub fn transient(cause: impl Into<BoxError>) -> Self {
-        FetchError { class: FailureClass::Transient, cause: cause.into(), retry_after: None }
+        FetchError { class: FailureClass::Transient, cause: cause.into(), retry_after: None, is_final: false }
+    }
+
+    /// The request was sent and no complete answer came: a refresh token may have been spent. The session is kept;
+    /// it looks into its store and tries again, not before half a minute has passed.
+    pub fn unanswered(cause: impl Into<BoxError>) -> Self {
+        FetchError { class: FailureClass::Unanswered, ..Self::transient(cause) }
+    }
+
+    /// The authority refused without saying why in a way that can be relied upon (a 403 page of a proxy, say). The
+    /// session is kept; after three of these, five minutes apart at least, it is *stalled* and asks rarely.
+    pub fn ambiguous(cause: impl Into<BoxError>) -> Self {
+        FetchError { class: FailureClass::Ambiguous, ..Self::transient(cause) }
     }
 
     /// The authority refuses this client or the request as such (`invalid_client`, `invalid_scope` …). The session
@@ -44,10 +59,17 @@ impl FetchError {
         FetchError { class: FailureClass::Configuration, ..Self::transient(cause) }
     }
 
-    /// The authority said that the grant is over (`invalid_grant`, wrong password …): no further fetch until
-    /// somebody logs in.
+    /// The authority said that the grant or the credentials are not good (any more): `invalid_grant`, a wrong
+    /// password. The next source of a chain is asked; where there is none, nothing is fetched until somebody logs in.
     pub fn login_required(cause: impl Into<BoxError>) -> Self {
         FetchError { class: FailureClass::LoginRequired, ..Self::transient(cause) }
+    }
+
+    /// Makes a chain of sources stop here: the account is blocked, or a person has to do something.
+    #[must_use]
+    pub fn without_fallback(mut self) -> Self {
+        self.is_final = true;
+        self
     }
 
     /// Asks for at least this much time before the next fetch (the authority's `Retry-After`); ten minutes at most
@@ -62,10 +84,17 @@ impl FetchError {
         self.class
     }
 
+    /// Whether the next source of a chain may be asked.
+    pub(crate) fn allows_fallback(&self) -> bool {
+        self.class == FailureClass::LoginRequired && !self.is_final
+    }
+
     /// The same failure as callers see it.
     pub(crate) fn into_error(self) -> Error {
         let (kind, message) = match self.class {
-            FailureClass::Transient => (ErrorKind::Transient, "no new token could be had for now"),
+            FailureClass::Transient | FailureClass::Unanswered | FailureClass::Ambiguous => {
+                (ErrorKind::Transient, "no new token could be had for now")
+            }
             FailureClass::Configuration => (ErrorKind::Configuration, "the authority refuses this client"),
             FailureClass::LoginRequired => {
                 (ErrorKind::LoginRequired, "the session is over: a login is required")

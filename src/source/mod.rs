@@ -34,6 +34,25 @@ pub trait TokenSource: Send + Sync + 'static {
     /// The session runs the future in a task of its own and drops it only at `abandon_after` or when the runtime
     /// shuts down; no caller's cancellation reaches it.
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send;
+
+    /// Asks the authority whether a stored token is still good, when the session starts. Says
+    /// [`Unknown`](Verification::Unknown) unless it is overridden.
+    fn verify(&self, token: &Token) -> impl Future<Output = Verification> + Send {
+        let _ = token;
+        std::future::ready(Verification::Unknown)
+    }
+}
+
+/// What an authority says of a stored token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verification {
+    /// It is good.
+    Valid,
+    /// It is not: a new one is fetched.
+    Invalid,
+    /// It did not say (no such question, no answer, a failure of its own): the token is kept, requests will show.
+    Unknown,
 }
 
 /// What a source may want to know about the fetch.
