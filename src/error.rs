@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Transient,
     /// The refresh took longer than `refresh_timeout`; it goes on and its result will be used.
     Timeout,
+    /// The authority has refused several times without saying that the session is over; a login is recommended.
+    Stalled,
     /// The token store failed.
     Store,
     /// A token source called through the layer that waits for this very source.
@@ -80,6 +82,13 @@ impl Error {
         retry_after: Option<Duration>,
     ) -> Self {
         Error(Arc::new(Repr { kind, message, cause: Some(cause), retry_after }))
+    }
+
+    /// The same failure, after several that nobody explained.
+    pub(crate) fn stalled(self) -> Self {
+        let message = "the authority keeps refusing without saying why: a login is recommended";
+        let retry_after = self.retry_after();
+        Error::of_fetch(ErrorKind::Stalled, message, self.into(), retry_after)
     }
 
     /// The first of our errors in a chain of causes, the error itself included.

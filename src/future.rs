@@ -107,7 +107,7 @@ where
     }
 
     pub(crate) fn wait(call: Call<S, B>) -> Self {
-        let acquire = Acquire::new(call.engine.clone(), Ask::Need);
+        let acquire = Acquire::new(call.engine.clone(), call.engine.first_ask());
         ResponseFuture { way: Way::Guarded { state: State::Wait { acquire }, call } }
     }
 }
@@ -247,7 +247,7 @@ where
     fn ask(&self) -> Ask {
         match &self.sent {
             Some(sent) => Ask::Refuse { stamp: sent.stamp(), verdict: Verdict::Suspect },
-            None => Ask::Need,
+            None => self.engine.first_ask(),
         }
     }
 

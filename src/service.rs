@@ -17,7 +17,7 @@ use crate::{
     future::{Call, ResponseFuture},
     policy::Policy,
     reentry,
-    session::Session,
+    session::{Session, at_hand},
 };
 
 /// The service made by [`TokenRefreshLayer`](crate::TokenRefreshLayer).
@@ -83,7 +83,7 @@ where
             let (body, replay) = ReplayBody::recording(body, policy.replay_limit, rebuild);
             (body, Some(replay))
         };
-        let present = engine.present().filter(|token| token.is_usable(engine.now()));
+        let present = at_hand(&engine);
         let mut call = Call::new(policy.clone(), engine, head, body, replay, self.inner.clone());
         match present {
             Some(token) => match call.request(token) {

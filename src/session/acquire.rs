@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::task::JoinSet;
@@ -21,6 +21,24 @@ use crate::{
     reentry,
     time::timer,
 };
+
+/// The token to send a request with at once; a due one is renewed meanwhile. `None`: there is something to wait for.
+pub(crate) fn at_hand(engine: &Arc<Engine>) -> Option<Arc<Issued>> {
+    let now = engine.now();
+    let token = engine.present().filter(|token| token.is_usable(now))?;
+    if token.is_due(now) {
+        if engine.renews_inline() {
+            return None;
+        }
+        renew(engine);
+    }
+    Some(token)
+}
+
+/// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
+pub(crate) fn renew(engine: &Arc<Engine>) {
+    let _ = Acquire::new(engine.clone(), Ask::Renew).poll_step(&mut Context::from_waker(Waker::noop()));
+}
 
 /// How many refreshes in a row one caller waits for before it takes what they brought, condemned or not.
 const PATIENCE: u8 = 2;
@@ -153,7 +171,7 @@ impl Acquire {
         let remaining = self
             .engine
             .present()
-            .filter(|token| matches!(self.ask, Ask::Need | Ask::Take) && token.is_usable(now));
+            .filter(|token| !matches!(self.ask, Ask::Refuse { .. } | Ask::Force) && token.is_usable(now));
         remaining.ok_or(Denied::Failed(error))
     }
 
@@ -181,7 +199,7 @@ impl Future for Acquire {
                 match landed {
                     Landed::Changed => {
                         self.changes = self.changes.saturating_add(1);
-                        if matches!(self.ask, Ask::Need | Ask::Force) {
+                        if !matches!(self.ask, Ask::Refuse { .. }) {
                             self.ask = Ask::Take;
                         }
                     }
@@ -199,6 +217,7 @@ impl Future for Acquire {
             match ready!(self.poll_step(cx)) {
                 Step::Have(token) => return Poll::Ready(Ok(token)),
                 Step::Wait(wait) => self.wait = Some(wait),
+                Step::Denied(Denied::Failed(error)) => return Poll::Ready(self.after(error)),
                 Step::Denied(denied) => return Poll::Ready(Err(denied)),
             }
         }

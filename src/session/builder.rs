@@ -11,6 +11,7 @@ use super::{
     backoff::Backoff,
     engine::{Engine, Limits, Revoke},
     kernel::Slot,
+    renewal::{Renewal, RenewalMode},
     storage::Storage,
 };
 use crate::{
@@ -35,6 +36,7 @@ pub struct SessionBuilder {
     clock: Timekeeper,
     runtime: Option<Handle>,
     limits: Limits,
+    renewal: Renewal,
     store_timeout: Duration,
     lease_wait: Duration,
 }
@@ -53,6 +55,11 @@ impl SessionBuilder {
                 refresh: Duration::from_secs(30),
                 abandon: Duration::from_secs(120),
                 cooling: Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) },
+            },
+            renewal: Renewal {
+                mode: RenewalMode::default(),
+                before: Duration::from_secs(60),
+                jitter: Duration::from_secs(5),
             },
             store_timeout: Duration::from_secs(5),
             lease_wait: Duration::from_secs(10),
@@ -77,9 +84,9 @@ impl SessionBuilder {
         self
     }
 
-    /// What to do with a token that a refresh brings after its session has ended or changed: asking the authority to
-    /// revoke it, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take.
-    pub fn revoke_discarded<F, Fut>(mut self, revoke: F) -> Self
+    /// What to do with tokens that nobody wants any more (of a logout, or brought by a refresh after its session has
+    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take.
+    pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
@@ -168,6 +175,26 @@ impl SessionBuilder {
         Ok(self)
     }
 
+    /// How long before its expiry a token is renewed; 60 s by default, and never more than a quarter of its life. Zero
+    /// renews at the moment of expiry.
+    pub fn renew_before(mut self, margin: Duration) -> Self {
+        self.renewal.before = margin;
+        self
+    }
+
+    /// By how much a renewal may come earlier, at random, so that processes which started together do not renew
+    /// together; 5 s by default, and never more than the margin. Zero makes it exact.
+    pub fn renewal_jitter(mut self, most: Duration) -> Self {
+        self.renewal.jitter = most;
+        self
+    }
+
+    /// Whether requests wait for a renewal; [`RenewalMode::Background`] by default.
+    pub fn renewal(mut self, mode: RenewalMode) -> Self {
+        self.renewal.mode = mode;
+        self
+    }
+
     /// The session.
     pub fn build(self) -> Session {
         let pulse = watch::Sender::new(());
@@ -182,6 +209,7 @@ impl SessionBuilder {
             observers: self.observers,
             revoke: self.revoke,
             limits: self.limits,
+            renewal: self.renewal,
             runtime: self.runtime,
             mark: Mark::new(),
             pulse,

@@ -8,7 +8,7 @@ use super::{
     engine::Engine,
     kernel::{Fetch, Slot},
 };
-use crate::generation::Generation;
+use crate::{error::ErrorKind, generation::Generation};
 
 /// The state of a session as [`Changes`] tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub enum State {
     Issued(Generation),
     /// The last refresh failed; the next one waits for its back-off.
     Cooling,
+    /// The authority keeps refusing without saying why; a fetch is tried now and then.
+    Stalled,
     /// Nothing is fetched until somebody logs in.
     LoginRequired,
     /// The session was logged out.
@@ -32,6 +34,7 @@ impl State {
     fn of(slot: &Slot) -> Self {
         match (slot.fetch(), slot.token()) {
             (Fetch::Flight(_) | Fetch::Overdue(..), _) => State::Refreshing,
+            (Fetch::Cooling { error, .. }, _) if error.kind() == ErrorKind::Stalled => State::Stalled,
             (Fetch::Cooling { .. }, _) => State::Cooling,
             (Fetch::Dead(_), _) => State::LoginRequired,
             (Fetch::LoggedOut, _) => State::LoggedOut,

@@ -24,8 +24,9 @@ use tokio::{
 use super::{
     backoff::Backoff,
     flight::{Flight, Landed},
-    issued::{Issued, Sendable},
-    kernel::{Change, Fetch, RecordHead, Slot},
+    issued::{Issued, Provenance, Sendable},
+    kernel::{Ask, Change, Failure, RecordHead, Slot},
+    renewal::{Renewal, RenewalMode},
     storage::{Storage, Written},
 };
 use crate::{
@@ -50,6 +51,7 @@ pub(crate) struct Engine {
     pub(super) observers: Vec<Box<dyn Observer>>,
     pub(super) revoke: Option<Box<Revoke>>,
     pub(super) limits: Limits,
+    pub(super) renewal: Renewal,
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
     pub(super) pulse: watch::Sender<()>,
@@ -64,13 +66,6 @@ pub(crate) struct Limits {
     pub(crate) refresh: Duration,
     pub(crate) abandon: Duration,
     pub(crate) cooling: Backoff,
-}
-
-/// Why a flight brought no token.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) class: FailureClass,
-    pub(crate) error: Error,
 }
 
 impl Engine {
@@ -88,6 +83,15 @@ impl Engine {
 
     pub(crate) fn pulse(&self) -> &watch::Sender<()> {
         &self.pulse
+    }
+
+    pub(crate) fn renews_inline(&self) -> bool {
+        self.renewal.mode == RenewalMode::Inline
+    }
+
+    /// What a request without a token at hand asks for.
+    pub(crate) fn first_ask(&self) -> Ask {
+        if self.renews_inline() { Ask::Renew } else { Ask::Need }
     }
 
     /// The published token, whatever state it is in.
@@ -114,8 +118,8 @@ impl Engine {
         self.runtime.clone().or_else(|| Handle::try_current().ok())
     }
 
-    pub(crate) fn sendable(&self, token: Token) -> Result<Sendable, Error> {
-        Sendable::new(token, &self.placement, self.clock.exact())
+    pub(crate) fn sendable(&self, token: Token, provenance: Provenance) -> Result<Sendable, Error> {
+        Sendable::new(token, &self.placement, &self.renewal, self.clock.exact(), provenance)
     }
 
     /// Tells the observers; a panic in one of them is its own affair.
@@ -171,34 +175,19 @@ impl Engine {
         self.finish(flight, |_| None).await;
     }
 
-    /// Offers a token that came too late to whoever can revoke it, in a task of its own.
+    /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
     pub(crate) fn discard(&self, token: Token) {
-        if let Some(revoke) = &self.revoke {
-            let revoking = self.mark.around(revoke(token));
-            tokio::spawn(timeout(self.limits.refresh, revoking));
+        if let (Some(revoke), Some(runtime)) = (&self.revoke, self.runtime()) {
+            let (limit, revoking) = (self.limits.refresh, self.mark.around(revoke(token)));
+            runtime.spawn(async move { timeout(limit, revoking).await });
         }
     }
 
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
-        let Failure { class, error } = failure;
-        let now = self.clock.now().monotonic;
-        let counted = {
-            let mut slot = self.slot().await;
-            let then = match class {
-                FailureClass::LoginRequired => Fetch::Dead(error.clone()),
-                // Nothing was asked.
-                _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
-                _ => {
-                    let wait = self.limits.cooling.wait(slot.failures() + 1, error.retry_after());
-                    Fetch::Cooling { until: now.saturating_add(wait), error: error.clone() }
-                }
-            };
-            slot.fail(flight, then)
-        };
-        if !counted {
-            return self.release(flight).await;
-        }
+        let now = self.clock.now();
+        let failed = self.slot().await.fail(flight, failure, now, &self.limits.cooling);
+        let Some(Failure { class, error }) = failed else { return self.release(flight).await };
         self.announce(&match class {
             FailureClass::LoginRequired => Event::LoginRequired { error: &error },
             _ => Event::RefreshFailed { error: &error },
@@ -249,15 +238,24 @@ impl Engine {
 
     /// The end of the identity.
     pub(crate) async fn logout(&self) -> Written {
-        let (flight, written) = {
+        let (token, flight, written) = {
             let mut slot = self.slot().await;
-            self.cell.store(None);
+            let token = self.cell.swap(None);
             let (RecordHead { session, revision }, flight) = slot.logout();
-            (flight, self.storage.enqueue(Record { session, revision, token: None }, None, None))
+            (token, flight, self.storage.enqueue(Record { session, revision, token: None }, None, None))
         };
         self.announce(&Event::LoggedOut);
         self.changed(None, flight.as_ref());
+        if let Some(token) = token {
+            self.discard(token.token().clone());
+        }
         written
+    }
+
+    /// There are other credentials: the next ask may start a fetch, whatever was said of the ones before.
+    pub(crate) async fn forgive(&self) {
+        self.slot().await.forgive();
+        self.pulse.send_replace(());
     }
 
     /// Waits until no refresh is on and everything is saved.

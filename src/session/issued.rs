@@ -8,10 +8,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use super::renewal::Renewal;
 use crate::{
     error::Error,
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
+    random,
     time::Now,
     token::Token,
 };
@@ -24,24 +26,56 @@ pub(crate) struct Sendable {
     pub(crate) token: Token,
     credential: Credential,
     received: Now,
-    expiry: Option<Expiry>,
+    expiry: Option<Moment>,
+    /// When it is to be renewed.
+    due: Option<Moment>,
+    provenance: Provenance,
 }
 
-/// When a token dies, by each of the clocks.
+/// A moment by each of the clocks; it has come when either of them says so.
 #[derive(Clone, Copy, Debug)]
-struct Expiry {
+struct Moment {
     monotonic: Duration,
     wall: Duration,
 }
 
+impl Moment {
+    fn after(now: Now, wait: Duration) -> Self {
+        Moment { monotonic: now.monotonic.saturating_add(wait), wall: now.wall.saturating_add(wait) }
+    }
+
+    fn has_come(self, now: Now) -> bool {
+        self.monotonic <= now.monotonic || self.wall <= now.wall
+    }
+
+    fn left(self, now: Now) -> Duration {
+        self.monotonic.saturating_sub(now.monotonic).min(self.wall.saturating_sub(now.wall))
+    }
+}
+
+/// How a token came to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Provenance {
+    /// From the authority, or from the caller.
+    New,
+    /// From the store: it may have been revoked meanwhile.
+    Stored,
+}
+
 impl Sendable {
-    pub(crate) fn new(token: Token, placement: &Placement, now: Now) -> Result<Self, Error> {
+    pub(crate) fn new(
+        token: Token,
+        placement: &Placement,
+        renewal: &Renewal,
+        now: Now,
+        provenance: Provenance,
+    ) -> Result<Self, Error> {
         let credential = placement.prepare(&token)?;
-        let expiry = remaining(&token, now).map(|left| Expiry {
-            monotonic: now.monotonic.saturating_add(left),
-            wall: now.wall.saturating_add(left),
-        });
-        Ok(Sendable { token, credential, received: now, expiry })
+        let left = remaining(&token, now);
+        let expiry = left.map(|left| Moment::after(now, left));
+        let due =
+            left.and_then(|left| renewal.wait(left, random::fraction())).map(|wait| Moment::after(now, wait));
+        Ok(Sendable { token, credential, received: now, expiry, due, provenance })
     }
 
     /// The moment of expiry by the wall clock, for the store.
@@ -94,9 +128,28 @@ impl Issued {
     }
 
     pub(crate) fn is_expired(&self, now: Now) -> bool {
-        self.sendable
-            .expiry
-            .is_some_and(|expiry| expiry.monotonic <= now.monotonic || expiry.wall <= now.wall)
+        self.sendable.expiry.is_some_and(|expiry| expiry.has_come(now))
+    }
+
+    /// Whether it is time to get the next one.
+    pub(crate) fn is_due(&self, now: Now) -> bool {
+        self.sendable.due.is_some_and(|due| due.has_come(now))
+    }
+
+    /// How long until it is due; `None` if it never is.
+    pub(crate) fn until_due(&self, now: Now) -> Option<Duration> {
+        self.sendable.due.map(|due| due.left(now))
+    }
+
+    /// Whether it lives that much longer; or never lived that long, so that the next one would not either.
+    pub(crate) fn is_valid_for(&self, time: Duration, now: Now) -> bool {
+        let Some(expiry) = self.sendable.expiry else { return true };
+        let lives_too_short = expiry.left(self.sendable.received) < time;
+        expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
+    }
+
+    pub(crate) fn is_from_store(&self) -> bool {
+        self.sendable.provenance == Provenance::Stored
     }
 
     pub(crate) fn is_condemned(&self) -> bool {

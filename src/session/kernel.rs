@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    backoff::Backoff,
     flight::Flight,
     issued::{Issued, Sendable},
 };
@@ -20,7 +21,7 @@ use crate::{
     error::{Error, ErrorKind},
     generation::{Epoch, Generation, Stamp},
     secret::Secret,
-    source::Cause,
+    source::{Cause, FailureClass},
     store::SessionId,
     time::Now,
 };
@@ -32,6 +33,9 @@ pub(crate) struct Slot {
     fetch: Fetch,
     /// Failed refreshes in a row.
     failures: u32,
+    /// Refusals of the authority that it did not explain, and when the last one was counted.
+    strikes: u32,
+    last_strike: Option<Duration>,
     record: RecordHead,
 }
 
@@ -57,6 +61,13 @@ pub(crate) enum Fetch {
     LoggedOut,
 }
 
+/// Why a flight brought no token.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: FailureClass,
+    pub(crate) error: Error,
+}
+
 /// What a caller wants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ask {
@@ -66,6 +77,10 @@ pub(crate) enum Ask {
     Take,
     /// A better token than this one, which was refused.
     Refuse { stamp: Stamp, verdict: Verdict },
+    /// The next token ahead of time, if the present one is due.
+    Renew,
+    /// A token that lives this much longer.
+    Last(Duration),
     /// A new token, whatever the present one is.
     Force,
 }
@@ -104,6 +119,8 @@ impl Slot {
             token: None,
             fetch: Fetch::Idle,
             failures: 0,
+            strikes: 0,
+            last_strike: None,
             record: RecordHead { session, revision: 0 },
         }
     }
@@ -120,10 +137,6 @@ impl Slot {
     pub(crate) fn is_flying(&mut self) -> bool {
         self.absorb();
         matches!(self.fetch, Fetch::Flight(_) | Fetch::Overdue(..))
-    }
-
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
     }
 
     /// Decides what an ask comes to.
@@ -151,8 +164,17 @@ impl Slot {
                 self.condemn_if_rejected(ask);
                 let flight = Flight::new();
                 self.fetch = Fetch::Flight(flight.clone());
-                Decision::Start(flight, self.plan(ask))
+                Decision::Start(flight, self.plan(ask, now))
             }
+        }
+    }
+
+    /// There are other credentials: what the authority said of the ones before is forgotten.
+    pub(crate) fn forgive(&mut self) {
+        self.absorb();
+        if matches!(self.fetch, Fetch::Cooling { .. } | Fetch::Dead(_)) {
+            self.forget_failures();
+            self.end_fetch(Fetch::Idle);
         }
     }
 
@@ -180,14 +202,38 @@ impl Slot {
         on
     }
 
-    /// The flight has failed, and this follows; unless its result was no longer wanted anyway.
-    pub(crate) fn fail(&mut self, flight: &Flight, then: Fetch) -> bool {
-        let wanted = self.is_wanted(flight);
-        if wanted {
-            self.failures = self.failures.saturating_add(1);
-            self.end_fetch(then);
+    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted anyway.
+    pub(crate) fn fail(
+        &mut self,
+        flight: &Flight,
+        failure: Failure,
+        now: Now,
+        backoff: &Backoff,
+    ) -> Option<Failure> {
+        if !self.is_wanted(flight) {
+            return None;
         }
-        wanted
+        let Failure { class, mut error } = failure;
+        self.failures = self.failures.saturating_add(1);
+        let wait = backoff.wait(self.failures, error.retry_after());
+        let then = match class {
+            FailureClass::LoginRequired => Fetch::Dead(error.clone()),
+            // Nothing was asked.
+            _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
+            _ => {
+                let wait = match class {
+                    FailureClass::Ambiguous if self.strike(now) >= STRIKES => {
+                        error = error.stalled();
+                        wait.max(STALLED_FOR)
+                    }
+                    FailureClass::Unanswered => wait.max(AFTER_SILENCE),
+                    _ => wait,
+                };
+                Fetch::Cooling { until: now.monotonic.saturating_add(wait), error: error.clone() }
+            }
+        };
+        self.end_fetch(then);
+        Some(Failure { class, error })
     }
 
     /// The fetch of a flight that has lost is over: another one may start.
@@ -252,15 +298,19 @@ impl Slot {
         let token = fresh.issue(self.epoch, fruitless);
         self.token = Some(token.clone());
         self.record = record;
-        self.failures = 0;
+        self.forget_failures();
         Change { old, token, record }
+    }
+
+    fn forget_failures(&mut self) {
+        (self.failures, self.strikes, self.last_strike) = (0, 0, None);
     }
 
     /// Ends the epoch.
     fn leave(&mut self, then: Fetch) -> Option<Flight> {
         self.epoch = self.epoch.following();
         self.token = None;
-        self.failures = 0;
+        self.forget_failures();
         match std::mem::replace(&mut self.fetch, then) {
             Fetch::Flight(flight) | Fetch::Overdue(flight, _) => {
                 flight.disown();
@@ -296,6 +346,16 @@ impl Slot {
         matches!(&self.fetch, Fetch::Flight(present) | Fetch::Overdue(present, _) if present.is(flight))
     }
 
+    /// Counts an unexplained refusal, unless the last one was counted a short while ago.
+    fn strike(&mut self, now: Now) -> u32 {
+        let since = self.last_strike.map(|last| now.monotonic.saturating_sub(last));
+        if since.is_none_or(|since| since >= BETWEEN_STRIKES) {
+            self.strikes += 1;
+            self.last_strike = Some(now.monotonic);
+        }
+        self.strikes
+    }
+
     fn condemn_if_rejected(&self, ask: Ask) {
         if let (Ask::Refuse { verdict: Verdict::Reject, .. }, Some(token)) = (ask, &self.token) {
             token.condemn(true);
@@ -311,12 +371,15 @@ impl Slot {
         fruitless > 0 && token.age(now) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
     }
 
-    fn plan(&self, ask: Ask) -> Plan {
+    fn plan(&self, ask: Ask, now: Now) -> Plan {
         let cause = match ask {
             Ask::Force => Cause::Forced,
+            Ask::Renew | Ask::Last(_) if self.token.as_ref().is_some_and(|token| !token.is_expired(now)) => {
+                Cause::Renewal
+            }
             Ask::Refuse { .. } => Cause::Refused,
-            Ask::Need | Ask::Take if self.token.is_some() => Cause::Expired,
-            Ask::Need | Ask::Take => Cause::Absent,
+            _ if self.token.is_some() => Cause::Expired,
+            _ => Cause::Absent,
         };
         Plan { cause, record: self.record, present: self.token.clone() }
     }
@@ -330,6 +393,11 @@ impl Slot {
     }
 }
 
+const STRIKES: u32 = 3;
+const BETWEEN_STRIKES: Duration = Duration::from_secs(5 * 60);
+const STALLED_FOR: Duration = Duration::from_secs(15 * 60);
+/// A request that got no answer may have spent the refresh token.
+const AFTER_SILENCE: Duration = Duration::from_secs(30);
 const DAMPED_AFTER_REJECT: Duration = Duration::from_secs(5);
 const DAMPED_AFTER_SUSPECT: Duration = Duration::from_secs(60);
 
@@ -350,6 +418,8 @@ pub(crate) fn answers(token: &Issued, ask: Ask, now: Now) -> bool {
                 && token.stamp().generation > stamp.generation
                 && !token.is_condemned()
         }
+        Ask::Renew => token.is_usable(now) && !token.is_due(now),
+        Ask::Last(time) => token.is_usable(now) && token.is_valid_for(time, now),
         Ask::Force => false,
     }
 }

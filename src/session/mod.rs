@@ -24,17 +24,19 @@ mod changes;
 mod engine;
 mod flight;
 mod issued;
+mod keep_fresh;
 mod kernel;
+mod renewal;
 mod storage;
 mod transaction;
+mod verify;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::{Either, select};
 
-use self::storage::Written;
 pub(crate) use self::{
-    acquire::{Acquire, Denied},
+    acquire::{Acquire, Denied, at_hand},
     engine::Engine,
     issued::Issued,
     kernel::Ask,
@@ -42,7 +44,9 @@ pub(crate) use self::{
 pub use self::{
     builder::SessionBuilder,
     changes::{Changes, State},
+    renewal::RenewalMode,
 };
+use self::{issued::Provenance, storage::Written};
 use crate::{
     error::{Error, ErrorKind},
     reentry,
@@ -76,13 +80,43 @@ impl Session {
         &self.engine
     }
 
+    /// Gets the session going: takes the token that is stored, or fetches one where there is none. Optional, because the
+    /// first request does the same.
+    ///
+    /// A stored token is then [verified](TokenSource::verify) in the background: one that the authority calls invalid is
+    /// replaced as if a server had refused it; whatever else comes of it, the token is kept, and requests will show.
+    ///
+    /// # Errors
+    ///
+    /// Why no token could be had. The session works all the same, and the next request tries again.
+    pub async fn start(&self) -> Result<(), Error> {
+        let issued = Acquire::new(self.engine.clone(), Ask::Need).await?;
+        if issued.is_from_store() {
+            verify::in_background(&self.engine, issued);
+        }
+        Ok(())
+    }
+
     /// The present token, or the one that the refresh in progress, or a new one, brings.
     ///
     /// # Errors
     ///
     /// Why there is none: see [`ErrorKind`].
     pub async fn token(&self) -> Result<Token, Error> {
-        self.acquire(Ask::Need).await
+        match at_hand(&self.engine) {
+            Some(issued) => Ok(issued.token().clone()),
+            None => self.acquire(self.engine.first_ask()).await,
+        }
+    }
+
+    /// A token that is good for that much longer, for use outside of HTTP requests: the present one, or else what one
+    /// refresh brings, however long that lives. A token whose whole life is shorter is not refreshed for that.
+    ///
+    /// # Errors
+    ///
+    /// As [`token`](Self::token); a failed refresh is none while the present token has not expired.
+    pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
+        self.acquire(Ask::Last(time)).await
     }
 
     /// Gets a new token, whatever the present one is. Joins the refresh in progress, if there is one.
@@ -103,7 +137,7 @@ impl Session {
     /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
     /// use but was not saved; that is tried again with the next refresh.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
-        let token = self.engine.sendable(token)?;
+        let token = self.engine.sendable(token, Provenance::New)?;
         let written = self.engine.login(token).await;
         self.save(written).await
     }
@@ -115,7 +149,7 @@ impl Session {
     ///
     /// As [`login`](Self::login), and `SessionEnded` after a logout.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
-        let token = self.engine.sendable(token)?;
+        let token = self.engine.sendable(token, Provenance::New)?;
         let written = self.engine.replace(token).await?;
         self.save(written).await
     }
@@ -129,6 +163,28 @@ impl Session {
     pub async fn logout(&self) -> Result<(), Error> {
         let written = self.engine.logout().await;
         self.save(written).await
+    }
+
+    /// The source has other credentials now: forgets that the ones before were refused, so that the next request may
+    /// fetch again.
+    pub async fn credentials_changed(&self) {
+        self.engine.forgive().await;
+    }
+
+    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone. For a task of
+    /// your own, which may be aborted at any time:
+    ///
+    /// ```
+    /// # use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+    /// let keeper = tokio::spawn(session.keep_fresh());
+    /// # keeper.abort();
+    /// # }
+    /// ```
+    pub fn keep_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
+        keep_fresh::until_the_end(Arc::downgrade(&self.engine), self.engine.pulse().subscribe())
     }
 
     /// Follows what the session does.

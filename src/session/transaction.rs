@@ -3,16 +3,20 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{Either, select};
-use tokio::{runtime::Handle, task::JoinError, time::timeout};
+use tokio::{
+    runtime::Handle,
+    task::JoinError,
+    time::{sleep, timeout},
+};
 
 use super::{
-    engine::{self, Engine, Failure},
+    engine::{self, Engine},
     flight::Flight,
-    issued::Sendable,
-    kernel::{Plan, RecordHead},
+    issued::{Provenance, Sendable},
+    kernel::{Failure, Plan, RecordHead},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -86,17 +90,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, refresh_token) = match reloaded {
-        Reloaded::Token(record, token) => match alive(&engine, &plan, &token) {
-            Some(fresh) => return Ok(Obtained::Token { fresh, record }),
-            None => (record, token.refresh),
-        },
-        Reloaded::Replaced(record, token) => {
-            let fresh = engine.sendable(stored(&token)).map_err(Failure::transient)?;
-            return Ok(Obtained::Replaced { fresh, record });
-        }
-        Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
-        Reloaded::Nothing(record) => (record, plan.refresh_token()),
+    let (base, refresh_token) = match take(&engine, &plan, reloaded)? {
+        Taken::Whole(obtained) => return Ok(obtained),
+        Taken::Base(base, refresh_token) => (base, refresh_token),
     };
     if !may_fetch {
         let taken = "another holder of the store's lease is refreshing this token";
@@ -109,7 +105,15 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         mark: engine.mark(),
     };
     let fetched = engine.mark().around(engine.source.fetch(context)).await;
-    let mut token = fetched.map_err(|error| Failure { class: error.class(), error: error.into_error() })?;
+    let mut token = match fetched {
+        Ok(token) => token,
+        Err(error) => {
+            let may_be_spent = error.class() == FailureClass::LoginRequired && refresh_token.is_some();
+            let sibling =
+                if may_be_spent { look_for_a_sibling(&engine, &flight, &plan, base).await } else { None };
+            return sibling.ok_or_else(|| Failure { class: error.class(), error: error.into_error() });
+        }
+    };
     if flight.is_lost() {
         engine.discard(token);
         return Ok(Obtained::Nothing);
@@ -117,7 +121,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     if let (None, Some(kept)) = (token.refresh(), refresh_token) {
         token = token.refresh_token(kept);
     }
-    let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
+    let fresh = engine.sendable(token.clone(), Provenance::New).map_err(Failure::transient)?;
     let record = RecordHead { revision: base.revision + 1, ..base };
     let fence = lease.as_ref().map(Lease::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
@@ -129,6 +133,52 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     }
     Ok(Obtained::Token { fresh, record })
 }
+
+/// What a reloaded record comes to.
+enum Taken {
+    /// All that the flight was for.
+    Whole(Obtained),
+    /// Where the fetch sets out from.
+    Base(RecordHead, Option<Secret>),
+}
+
+fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded) -> Result<Taken, Failure> {
+    Ok(match reloaded {
+        Reloaded::Token(record, token) => match alive(engine, plan, &token) {
+            Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
+            None => Taken::Base(record, token.refresh),
+        },
+        Reloaded::Replaced(record, token) => {
+            let fresh = engine.sendable(stored(&token), Provenance::Stored).map_err(Failure::transient)?;
+            Taken::Whole(Obtained::Replaced { fresh, record })
+        }
+        Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
+        Reloaded::Nothing(record) => Taken::Base(record, plan.refresh_token()),
+    })
+}
+
+/// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares
+/// it may just have spent the refresh token, and be about to save the next one.
+async fn look_for_a_sibling(
+    engine: &Engine,
+    flight: &Flight,
+    plan: &Plan,
+    base: RecordHead,
+) -> Option<Obtained> {
+    for pause in [Duration::ZERO, SIBLING_SAVES_WITHIN] {
+        sleep(pause).await;
+        let found = engine.reported(engine.storage.load().await).flatten();
+        if flight.is_lost() {
+            return None;
+        }
+        if let Ok(Taken::Whole(obtained)) = take(engine, plan, reload(base, plan, found)) {
+            return Some(obtained);
+        }
+    }
+    None
+}
+
+const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a flight finds before it may fetch.
 struct Reread {
@@ -159,7 +209,11 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
-    Some(Reread { lease, may_fetch, reloaded: reload(plan, engine.storage.or_owed(found.flatten())) })
+    Some(Reread {
+        lease,
+        may_fetch,
+        reloaded: reload(plan.record, plan, engine.storage.or_owed(found.flatten())),
+    })
 }
 
 /// What the store's record means for a flight.
@@ -177,8 +231,7 @@ enum Reloaded {
 
 /// Only a record with a higher revision than memory's counts. A session that has never had a token takes whatever
 /// identity it finds.
-fn reload(plan: &Plan, found: Option<Record>) -> Reloaded {
-    let known = plan.record;
+fn reload(known: RecordHead, plan: &Plan, found: Option<Record>) -> Reloaded {
     let Some(Record { session, revision, token }) = found.filter(|found| found.revision > known.revision)
     else {
         return Reloaded::Nothing(known);
@@ -200,7 +253,7 @@ fn alive(engine: &Engine, plan: &Plan, found: &StoredToken) -> Option<Sendable> 
     if plan.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
         return None;
     }
-    let fresh = engine.sendable(stored(found)).ok()?;
+    let fresh = engine.sendable(stored(found), Provenance::Stored).ok()?;
     let has_life_left = found.expires_at.is_none() || fresh.expires_at().is_some();
     has_life_left.then_some(fresh)
 }

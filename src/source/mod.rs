@@ -74,6 +74,8 @@ pub enum Cause {
     Expired,
     /// The resource server did not accept the token.
     Refused,
+    /// The token is about to expire.
+    Renewal,
     /// Somebody asked for a new one ([`Session::refresh`](crate::Session::refresh)).
     Forced,
 }
@@ -135,15 +137,18 @@ impl<F> fmt::Debug for SourceFn<F> {
 
 /// The object-safe face of [`TokenSource`].
 pub(crate) trait DynTokenSource: Send + Sync {
-    fn fetch(&self, cx: FetchContext)
-    -> Pin<Box<dyn Future<Output = Result<Token, FetchError>> + Send + '_>>;
+    fn fetch(&self, cx: FetchContext) -> Answer<'_, Result<Token, FetchError>>;
+    fn verify<'a>(&'a self, token: &'a Token) -> Answer<'a, Verification>;
 }
 
+type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 impl<T: TokenSource> DynTokenSource for T {
-    fn fetch(
-        &self,
-        cx: FetchContext,
-    ) -> Pin<Box<dyn Future<Output = Result<Token, FetchError>> + Send + '_>> {
+    fn fetch(&self, cx: FetchContext) -> Answer<'_, Result<Token, FetchError>> {
         Box::pin(TokenSource::fetch(self, cx))
+    }
+
+    fn verify<'a>(&'a self, token: &'a Token) -> Answer<'a, Verification> {
+        Box::pin(TokenSource::verify(self, token))
     }
 }

@@ -326,7 +326,7 @@ async fn tokens_that_come_too_late_are_offered_to_whoever_can_revoke_them() {
         let world = World::with(
             ModelAuthority::new(),
             |session| {
-                session.revoke_discarded(move |token| {
+                session.revoke_with(move |token| {
                     offered.lock().unwrap().push(token.access().expose().to_owned());
                     // One that never ends holds nobody up.
                     std::future::pending()

@@ -1,0 +1,31 @@
+//! Renewal without traffic.
+
+use std::{pin::pin, sync::Weak, time::Duration};
+
+use futures_util::future::select;
+use tokio::sync::watch;
+
+use super::{acquire::renew, engine::Engine, kernel::Fetch};
+use crate::time::timer;
+
+/// How long to sleep at most: a machine that was suspended has not counted the time.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Renews whenever the token is due, as long as the session is there and not logged out.
+pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
+    loop {
+        pulse.mark_unchanged();
+        let wait = {
+            let Some(engine) = session.upgrade() else { return };
+            if matches!(engine.slot().await.fetch(), Fetch::LoggedOut) {
+                return;
+            }
+            renew(&engine);
+            let until_due = engine.present().and_then(|token| token.until_due(engine.now()));
+            until_due.filter(|wait| !wait.is_zero()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
+        };
+        let Ok(wait) = timer(wait) else { return };
+        // Either the time has come or something has changed: look again. The session going away is a change, too.
+        select(pin!(wait), pin!(pulse.changed())).await;
+    }
+}
