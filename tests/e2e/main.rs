@@ -3,6 +3,7 @@
 //! A scenario is a function that is told which of the two to speak; the tests are its two names. Nothing sleeps: gates,
 //! counters and bodies that wait for the test decide the order, and a scenario that hangs fails.
 
+mod framing;
 mod kit;
 mod recovery;
 mod uploads;
