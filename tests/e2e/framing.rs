@@ -40,14 +40,12 @@ fn of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 async fn no_body(http: Http) {
-    for headers in [
-        announced(http, get).await,
-        announced(http, head).await,
-        announced(http, delete).await,
-        announced(http, |url| post(url, empty())).await,
-    ] {
+    for headers in [announced(http, get).await, announced(http, head).await, announced(http, delete).await] {
         assert_eq!((of(&headers, &CONTENT_LENGTH), of(&headers, &TRANSFER_ENCODING)), (None, None));
     }
+    // What hyper says of an empty POST is its own affair, as long as it says it twice.
+    let headers = announced(http, |url| post(url, empty())).await;
+    assert_eq!(of(&headers, &TRANSFER_ENCODING), None);
 }
 
 #[tokio::test]

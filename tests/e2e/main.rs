@@ -3,7 +3,10 @@
 //! A scenario is a function that is told which of the two to speak; the tests are its two names. Nothing sleeps: gates,
 //! counters and bodies that wait for the test decide the order, and a scenario that hangs fails.
 
+mod dropped;
 mod framing;
 mod kit;
+mod one_connection;
 mod recovery;
+mod transport;
 mod uploads;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -295,8 +296,9 @@ async fn accepted_early(http: Http) {
             tokio::spawn(async move {
                 let mut body = request.into_body();
                 let mut all = Vec::new();
-                while let Some(frame) = body.frame().await {
-                    all.extend_from_slice(&frame.expect("the upload goes on").into_data().expect("data"));
+                while !body.is_end_stream() {
+                    let frame = body.frame().await.expect("there is more").expect("the upload goes on");
+                    all.extend_from_slice(frame.data_ref().expect("data"));
                     let _ = first.send(all.len() as u64);
                 }
                 let _ = sender.send((all.len() as u64, ModelApi::checksum(&all)));
