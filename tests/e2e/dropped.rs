@@ -191,12 +191,13 @@ async fn while_waiting_for_readiness(http: Http) {
     let world = World::revoked(http, |api| api.route("/early", Route::RefuseEarly)).await;
     let fetch = world.authority.hold(Endpoint::Refresh);
     let (layer, mut judged) = watched(world.layer());
-    let door = Door::new(pool(http));
-    let callers = Callers::start(layer.layer(door.clone()), &world.url("/early"));
+    let latch = Latch::default();
+    let door = Door { client: pool(http), latch: latch.clone(), waits: false };
+    let callers = Callers::start(layer.layer(door), &world.url("/early"));
     judged.at_least(CALLERS).await;
-    door.shut();
+    latch.shut();
     refresh_has_ended(&world, &fetch).await;
-    door.waiting(CALLERS).await;
+    latch.waiting(CALLERS).await;
     callers.give_up(&world.server).await;
     assert_eq!(world.api.requests().len(), CALLERS, "nothing was sent again");
 }
@@ -276,19 +277,21 @@ async fn callers_over_http2_that_stop_reading_leave_nothing_open() {
     within(while_reading_the_response(Http::Two)).await;
 }
 
-/// A client that is not ready once its door is shut.
+/// A client that is not ready once its latch is shut.
 struct Door {
     client: Pool,
-    shut: watch::Sender<bool>,
-    waiting: watch::Sender<usize>,
+    latch: Latch,
     waits: bool,
 }
 
-impl Door {
-    fn new(client: Pool) -> Self {
-        Door { client, shut: watch::Sender::default(), waiting: watch::Sender::default(), waits: false }
-    }
+/// The test's side of a [`Door`].
+#[derive(Clone, Default)]
+struct Latch {
+    shut: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
 
+impl Latch {
     fn shut(&self) {
         self.shut.send_replace(true);
     }
@@ -300,12 +303,7 @@ impl Door {
 
 impl Clone for Door {
     fn clone(&self) -> Self {
-        Door {
-            client: self.client.clone(),
-            shut: self.shut.clone(),
-            waiting: self.waiting.clone(),
-            waits: false,
-        }
+        Door { client: self.client.clone(), latch: self.latch.clone(), waits: false }
     }
 }
 
@@ -315,10 +313,10 @@ impl Service<Request<ReplayBody<Payload>>> for Door {
     type Future = legacy::ResponseFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), legacy::Error>> {
-        if *self.shut.borrow() {
+        if *self.latch.shut.borrow() {
             if !self.waits {
                 self.waits = true;
-                self.waiting.send_modify(|waiting| *waiting += 1);
+                self.latch.waiting.send_modify(|waiting| *waiting += 1);
             }
             // Nobody opens it again.
             return Poll::Pending;
@@ -334,7 +332,7 @@ impl Service<Request<ReplayBody<Payload>>> for Door {
 impl Drop for Door {
     fn drop(&mut self) {
         if self.waits {
-            self.waiting.send_modify(|waiting| *waiting -= 1);
+            self.latch.waiting.send_modify(|waiting| *waiting -= 1);
         }
     }
 }

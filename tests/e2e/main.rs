@@ -8,5 +8,6 @@ mod framing;
 mod kit;
 mod one_connection;
 mod recovery;
+mod redirects;
 mod transport;
 mod uploads;
