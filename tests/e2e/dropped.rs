@@ -23,7 +23,8 @@ use tower_token_refresh::{
 };
 
 use crate::kit::{
-    Http, Payload, Pool, Server, Tracked, Upload, UploadControl, World, get, pool, post, watched, within,
+    Http, Payload, Pool, Server, Tracked, Upload, UploadControl, World, get, pool, post, settle, watched,
+    within,
 };
 
 const CALLERS: usize = 20;
@@ -143,7 +144,7 @@ async fn while_sending(http: Http) {
     let callers = Callers::start(world.client(), &world.url("/"));
     callers.produced(SENT).await;
     world.server.until(|traffic| traffic.streams == CALLERS).await;
-    world.settle().await;
+    settle().await;
     callers.give_up(&world.server).await;
     let requests = world.api.requests();
     assert!(requests.iter().all(|request| request.upload == Fate::Broken), "{requests:?}");

@@ -3,11 +3,14 @@
 use std::{
     fmt::Debug,
     future::Future,
-    sync::{Arc, Mutex},
-    task::{Context, Poll},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
@@ -16,29 +19,85 @@ use tower_token_refresh::{Outcome, ReplayBody};
 
 use crate::kit::{Http, Payload, Sender, World, full, get, pool, post, within};
 
-/// One connection for all its clones; ready when the connection is.
+/// A pool of one connection, which a response keeps until it is dropped.
 #[derive(Clone)]
-struct Only(Arc<Mutex<Sender>>);
+struct Only(Arc<Mutex<Slot>>);
 
-impl Service<Request<ReplayBody<Payload>>> for Only {
-    type Response = <Sender as Service<Request<ReplayBody<Payload>>>>::Response;
-    type Error = hyper::Error;
-    type Future = <Sender as Service<Request<ReplayBody<Payload>>>>::Future;
+struct Slot {
+    sender: Sender,
+    lent: bool,
+    waiting: Option<Waker>,
+}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.lock().expect("nothing panics while it sends").poll_ready(cx)
+impl Only {
+    fn new(sender: Sender) -> Self {
+        Only(Arc::new(Mutex::new(Slot { sender, lent: false, waiting: None })))
     }
 
-    fn call(&mut self, request: Request<ReplayBody<Payload>>) -> Self::Future {
-        self.0.lock().expect("nothing panics while it sends").call(request)
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.0.lock().expect("nothing panics while it has the slot")
     }
 }
 
-/// The refused response keeps the connection busy for as long as it lives.
+impl Service<Request<ReplayBody<Payload>>> for Only {
+    type Response = Response<Lent>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = hyper::Result<Response<Lent>>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        let mut slot = self.slot();
+        if slot.lent {
+            slot.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        slot.sender.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReplayBody<Payload>>) -> Self::Future {
+        self.slot().lent = true;
+        let loan = Loan(self.clone());
+        let answer = self.slot().sender.call(request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Lent { body, _loan: loan })) })
+    }
+}
+
+/// Gives the connection back when it is dropped.
+struct Loan(Only);
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut slot = self.0.slot();
+            slot.lent = false;
+            slot.waiting.take()
+        };
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+}
+
+/// The body of a response that still has the connection.
+struct Lent {
+    body: Incoming,
+    _loan: Loan,
+}
+
+impl Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
 async fn one_sender(http: Http) {
     let world = World::with(http, |api| api).await;
-    let sender = Only(Arc::new(Mutex::new(Sender::connect(http, &world.server).await)));
-    let client = world.layer().layer(sender);
+    let client = world.layer().layer(Only::new(Sender::connect(http, &world.server).await));
     for n in 1..=5 {
         world.authority.revoke_access();
         let response = client.clone().oneshot(post(world.url("/echo"), full("hello"))).await.unwrap();

@@ -14,7 +14,7 @@ use tower_token_refresh::{
 };
 
 use crate::kit::{
-    Http, Pool, Server, Tracked, Upload, UploadControl, World, get, json, pattern, post, within,
+    Http, Pool, Server, Tracked, Upload, UploadControl, World, get, json, pattern, post, settle, within,
 };
 
 const LENGTH: u64 = 10 * 1024 * 1024;
@@ -58,7 +58,7 @@ impl Refused {
 
     /// Nothing has moved since the refusal, although it could.
     async fn is_paused_at(&self, sent: u64) {
-        self.world.settle().await;
+        settle().await;
         assert!(!self.call.is_finished());
         let progress = self.upload.progress();
         assert_eq!(
@@ -290,6 +290,43 @@ async fn an_upload_over_http1_that_outran_the_limit_is_not_resent_when_the_serve
 #[tokio::test]
 async fn an_upload_over_http2_that_outran_the_limit_is_not_resent_when_the_server_drops_it() {
     within(ungated(Http::Two, Route::RefuseAndDrop)).await;
+}
+
+/// Nobody decides whether the refusal or the limit comes first.
+async fn racing(http: Http) {
+    for route in [Route::RefuseEarly, Route::RefuseAndDrop, Route::RefuseAndDrop] {
+        let world = World::revoked(http, |api| api.route("/upload", route)).await;
+        let (body, upload) = Upload::new(LENGTH);
+        upload.allow_all();
+        let client = world.client();
+        match client.clone().oneshot(post(world.url("/upload"), body)).await {
+            Ok(response) if response.status() == StatusCode::OK => {
+                assert_eq!(json(response.into_body()).await["checksum"], checksum(LENGTH));
+            }
+            Ok(response) => {
+                let outcome = response.extensions().get::<Outcome>().unwrap();
+                assert_eq!(outcome.not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
+            }
+            Err(error) => assert!(error.is::<hyper_util::client::legacy::Error>(), "{error}"),
+        }
+        world.server.idle().await;
+        upload.gone().await;
+        let requests = world.api.requests();
+        assert!(requests.len() <= 2);
+        for request in requests.iter().filter(|request| request.upload == Fate::Complete) {
+            assert_eq!(ModelApi::checksum(&request.body), checksum(LENGTH));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_over_http1_that_races_its_refusal_is_never_resent_wrong() {
+    within(racing(Http::One)).await;
+}
+
+#[tokio::test]
+async fn an_upload_over_http2_that_races_its_refusal_is_never_resent_wrong() {
+    within(racing(Http::Two)).await;
 }
 
 /// The server answers before the upload has ended, and says yes.

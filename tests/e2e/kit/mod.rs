@@ -91,14 +91,14 @@ impl World {
     pub(crate) fn url(&self, path: &str) -> String {
         self.server.url(path)
     }
+}
 
-    /// Lets everything that is ready run: whatever can happen without the test's doing has happened afterwards.
-    pub(crate) async fn settle(&self) {
-        let bystander = Server::start(Http::One, ModelApi::new(ModelAuthority::new())).await;
-        for _ in 0..10 {
-            let response = pool::<Payload>(Http::One).request(get(bystander.url("/"))).await;
-            response.expect("the bystander answers").into_body().collect().await.expect("all of it");
-        }
+/// Lets everything that is ready run: whatever can happen without the test's doing has happened afterwards.
+pub(crate) async fn settle() {
+    let bystander = Server::start(Http::One, ModelApi::new(ModelAuthority::new())).await;
+    for _ in 0..10 {
+        let response = pool::<Payload>(Http::One).request(get(bystander.url("/"))).await;
+        response.expect("the bystander answers").into_body().collect().await.expect("all of it");
     }
 }
 
