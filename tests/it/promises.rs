@@ -41,7 +41,7 @@ fn no_promise_stands_twice() {
 }
 
 #[test]
-fn no_more_promises_than_allowed_are_unproven() {
+fn every_promise_has_a_test() {
     let unproven: Vec<_> =
         promises().into_iter().filter(|promise| promise.tests.is_empty()).map(|promise| promise.id).collect();
     assert!(unproven.is_empty(), "promises without a test: {unproven:?}");
