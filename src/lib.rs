@@ -109,7 +109,7 @@ pub use self::{
     secret::Secret,
     service::TokenRefresh,
     session::Session,
-    source::{FetchContext, FetchError, TokenSource, source_fn},
+    source::{Cause, FetchContext, FetchError, TokenSource, source_fn},
     token::Token,
 };
 

@@ -1,4 +1,10 @@
-use super::*;
+use super::{
+    super::{
+        issued::Provenance,
+        renewal::{Renewal, RenewalMode},
+    },
+    *,
+};
 use crate::{placement::Placement, token::Token};
 
 const NOW: Now = Now { monotonic: Duration::from_secs(1000), wall: Duration::from_secs(1_000_000) };
@@ -9,7 +15,10 @@ fn later(seconds: u64) -> Now {
 }
 
 fn sendable_at(token: Token, now: Now) -> Sendable {
-    Sendable::new(token, &Placement::bearer(), now).expect("a token that can be sent")
+    let renewal =
+        Renewal { mode: RenewalMode::Background, before: Duration::from_secs(60), jitter: Duration::ZERO };
+    Sendable::new(token, &Placement::bearer(), &renewal, now, Provenance::New)
+        .expect("a token that can be sent")
 }
 
 fn sendable() -> Sendable {
@@ -18,6 +27,12 @@ fn sendable() -> Sendable {
 
 fn error() -> Error {
     Error::new(ErrorKind::Transient, "of a test")
+}
+
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+
+fn fail(slot: &mut Slot, flight: &Flight, class: FailureClass, now: Now) -> Option<ErrorKind> {
+    slot.fail(flight, Failure { class, error: error() }, now, &BACKOFF).map(|failure| failure.error.kind())
 }
 
 fn empty() -> Slot {
@@ -139,7 +154,7 @@ fn a_condemned_token_is_not_used_until_its_flight_ends() {
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "suspected only");
     assert_eq!(decide(&mut slot, reject(stamp), NOW), "join");
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "join");
-    assert!(slot.fail(&flight, Fetch::Cooling { until: later(1).monotonic, error: error() }));
+    assert!(fail(&mut slot, &flight, FailureClass::Transient, NOW).is_some());
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "it goes out, to be refused on its own merit");
 }
 
@@ -166,7 +181,7 @@ fn a_flight_of_another_epoch_changes_nothing() {
         let record = slot.record;
         assert!(publish(&mut slot, &flight).is_none());
         assert!(slot.adopt(&flight, sendable(), record).is_none());
-        assert!(!slot.fail(&flight, Fetch::Dead(error())));
+        assert!(fail(&mut slot, &flight, FailureClass::LoginRequired, NOW).is_none());
         assert!(!slot.overdue(&flight, error()));
         assert!(!slot.ended(&flight, record));
         assert_eq!(slot.token().map(|token| token.stamp()), before);
@@ -183,7 +198,7 @@ fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "join");
     assert!(publish(&mut slot, &flight).is_none(), "its result is not wanted");
-    assert!(!slot.fail(&flight, Fetch::Dead(error())), "nor is its failure");
+    assert!(fail(&mut slot, &flight, FailureClass::LoginRequired, NOW).is_none(), "nor is its failure");
     slot.release(&flight);
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "start");
 }
@@ -253,4 +268,119 @@ fn revisions_only_grow_and_sessions_change_with_the_identity() {
     assert!(
         first.session == second.session && second.session == third.session && third.session != fourth.session
     );
+}
+
+/// Fails refreshes by hand, each as soon as the cooling of the one before is over.
+fn fail_again(slot: &mut Slot, class: FailureClass, at: Now) -> Option<ErrorKind> {
+    let Decision::Start(flight, _) = slot.ask(Ask::Force, at) else { return None };
+    fail(slot, &flight, class, at)
+}
+
+#[test]
+fn unexplained_refusals_stall_the_session_after_three_that_are_five_minutes_apart() {
+    let (mut slot, _) = issued();
+    // Within five minutes they count as one.
+    for seconds in [0, 60, 120, 240] {
+        assert_eq!(
+            fail_again(&mut slot, FailureClass::Ambiguous, later(seconds)),
+            Some(ErrorKind::Transient)
+        );
+    }
+    assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(400)), Some(ErrorKind::Transient));
+    assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(700)), Some(ErrorKind::Stalled));
+    assert_eq!(decide(&mut slot, Ask::Force, later(700 + 899)), "fail");
+    assert_eq!(
+        decide(&mut slot, Ask::Need, later(700 + 899)),
+        "use",
+        "the present token is as good as before"
+    );
+    assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(700 + 900)), Some(ErrorKind::Stalled));
+    let flight = match slot.ask(Ask::Force, later(700 + 1800)) {
+        Decision::Start(flight, _) => flight,
+        other => panic!("{}", name(&other)),
+    };
+    publish(&mut slot, &flight).expect("a new token");
+    assert_eq!(
+        fail_again(&mut slot, FailureClass::Ambiguous, later(4000)),
+        Some(ErrorKind::Transient),
+        "forgotten"
+    );
+}
+
+#[test]
+fn after_silence_the_authority_is_left_alone_for_half_a_minute() {
+    let (mut slot, _) = issued();
+    fail_again(&mut slot, FailureClass::Unanswered, NOW);
+    assert_eq!(decide(&mut slot, Ask::Force, later(29)), "fail");
+    assert_eq!(decide(&mut slot, Ask::Force, later(30)), "start");
+}
+
+#[test]
+fn a_refresh_that_could_not_ask_does_not_cool_down() {
+    let (mut slot, _) = issued();
+    let flight = start(&mut slot, Ask::Force);
+    let error = Error::new(ErrorKind::NoRuntime, "of a test");
+    slot.fail(&flight, Failure { class: FailureClass::Transient, error }, NOW, &BACKOFF);
+    assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
+}
+
+#[test]
+fn other_credentials_end_cooling_and_death_and_nothing_else() {
+    for (then, after) in [
+        (Fetch::Cooling { until: later(60).monotonic, error: error() }, "start"),
+        (Fetch::Dead(error()), "start"),
+        (Fetch::Flight(Flight::new()), "join"),
+        (Fetch::LoggedOut, "fail"),
+    ] {
+        let (mut slot, _) = issued();
+        slot.fetch = then;
+        slot.forgive();
+        assert_eq!(decide(&mut slot, Ask::Force, NOW), after);
+    }
+}
+
+#[test]
+fn a_token_is_due_from_its_margin_on_to_the_nanosecond() {
+    let (mut slot, _) = issued();
+    let due = later(3600 - 60);
+    let before =
+        Now { monotonic: due.monotonic - Duration::from_nanos(1), wall: due.wall - Duration::from_nanos(1) };
+    assert_eq!(decide(&mut slot, Ask::Renew, before), "use");
+    assert_eq!(decide(&mut slot, Ask::Need, due), "use");
+    assert_eq!(decide(&mut slot, Ask::Renew, due), "start");
+    assert_eq!(decide(&mut slot, Ask::Need, due), "use", "requests go on meanwhile");
+    assert_eq!(decide(&mut slot, Ask::Need, later(3600)), "join", "past expiry they wait");
+}
+
+#[test]
+fn either_clock_makes_a_token_due_and_expired() {
+    for (seconds, renew, need) in [(3540, "start", "use"), (3600, "start", "start")] {
+        let passed = Duration::from_secs(seconds);
+        for now in [Now { monotonic: NOW.monotonic + passed, ..NOW }, Now { wall: NOW.wall + passed, ..NOW }]
+        {
+            let (mut slot, _) = issued();
+            assert_eq!(decide(&mut slot, Ask::Need, now), need);
+            let (mut slot, _) = issued();
+            assert_eq!(decide(&mut slot, Ask::Renew, now), renew);
+        }
+    }
+}
+
+#[test]
+fn a_token_without_expiry_is_never_due() {
+    let mut slot = empty();
+    slot.login(sendable_at(Token::new("token"), NOW));
+    let never = Now { monotonic: Duration::MAX, wall: Duration::MAX };
+    assert_eq!(decide(&mut slot, Ask::Renew, never), "use");
+    assert_eq!(decide(&mut slot, Ask::Last(Duration::MAX), never), "use");
+}
+
+#[test]
+fn a_token_that_has_to_last_is_fetched_unless_none_lives_that_long() {
+    let (mut slot, _) = issued();
+    let minutes = |minutes: u64| Ask::Last(Duration::from_secs(minutes * 60));
+    assert_eq!(decide(&mut slot, minutes(60), NOW), "use");
+    assert_eq!(decide(&mut slot, minutes(61), NOW), "use", "the next one would not live that long either");
+    assert_eq!(decide(&mut slot, minutes(30), later(1800)), "use");
+    assert_eq!(decide(&mut slot, minutes(31), later(1800)), "start");
 }

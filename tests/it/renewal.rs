@@ -1,0 +1,242 @@
+//! Renewal ahead of expiry: by traffic, by a task, on both clocks.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    Cause, FetchContext, FetchError, Session, Token,
+    session::{RenewalMode, SessionBuilder, State},
+    source_fn,
+    test_util::{Endpoint, Failure, ModelAuthority, TestClock},
+};
+
+use crate::world::World;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIFE: Duration = Duration::from_secs(7200);
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
+}
+
+/// Tokens of two hours, due a minute before their end, exactly; and a first one.
+async fn world(options: impl FnOnce(SessionBuilder) -> SessionBuilder) -> (World, TestClock) {
+    let clock = TestClock::new();
+    let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(LIFE);
+    let builder =
+        |session: SessionBuilder| options(session.clock(clock.clone()).renewal_jitter(Duration::ZERO));
+    let world = World::with(authority, builder, |layer| layer);
+    world.session.token().await.unwrap();
+    (world, clock)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_finds_its_token_due_goes_on_with_it_and_has_it_renewed() {
+    let (world, clock) = world(|session| session).await;
+    clock.advance(LIFE - 61 * SECOND);
+    world.get("/").await.unwrap();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 0, "not due yet");
+    clock.advance(SECOND);
+    let gate = world.authority.hold(Endpoint::Refresh);
+    for _ in 0..10 {
+        let mut request = task::spawn(world.get("/"));
+        assert!(request.poll().is_ready(), "nobody waits");
+    }
+    gate.waiting(1).await;
+    gate.open();
+    world.session.settle().await.unwrap();
+    let before = world.api.requests().last().unwrap().head.headers["authorization"].clone();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_ne!(
+        world.api.requests().last().unwrap().head.headers["authorization"],
+        before,
+        "the next one has the new token"
+    );
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_past_expiry_wait_for_the_renewal_that_is_on() {
+    let (world, clock) = world(|session| session).await;
+    clock.advance(LIFE - SECOND);
+    let gate = world.authority.hold(Endpoint::Refresh);
+    world.get("/").await.unwrap();
+    gate.waiting(1).await;
+    clock.advance(SECOND);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    gate.open();
+    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_hurts_no_valid_token_and_is_not_tried_again_before_its_back_off() {
+    let (world, clock) = world(|session| session).await;
+    clock.advance(LIFE - 60 * SECOND);
+    world.authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "later"));
+    for _ in 0..50 {
+        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+        world.session.settle().await.unwrap();
+    }
+    assert_eq!(world.authority.counts().refreshes, 1);
+    clock.advance(2 * SECOND);
+    world.get("/").await.unwrap();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 2);
+    clock.advance(58 * SECOND);
+    let error = world.get("/").await.unwrap_err();
+    assert!(
+        tower_token_refresh::Error::find(&*error).unwrap().is_transient(),
+        "past expiry there is nothing to send"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_ends_the_grant_is_known_at_once_and_the_token_is_used_until_it_dies() {
+    let (world, clock) = world(|session| session).await;
+    let mut changes = world.session.subscribe();
+    changes.next().await;
+    clock.advance(LIFE - 60 * SECOND);
+    world.authority.revoke_refresh();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    world.session.settle().await.unwrap();
+    assert_eq!(changes.next().await, Some(State::LoginRequired));
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    clock.advance(60 * SECOND);
+    let error = world.get("/").await.unwrap_err();
+    assert!(tower_token_refresh::Error::find(&*error).unwrap().is_login_required());
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_renewal_waits_and_goes_on_with_the_present_token_if_it_fails() {
+    let (world, clock) = world(|session| session.renewal(RenewalMode::Inline)).await;
+    clock.advance(LIFE - 60 * SECOND);
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1, "cooling");
+    clock.advance(31 * SECOND);
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut request = task::spawn(world.get("/"));
+    assert_pending!(request.poll());
+    gate.open();
+    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_renewal_a_token_is_used_until_it_expires() {
+    let (world, clock) = world(|session| session.renewal(RenewalMode::Off)).await;
+    clock.advance(LIFE - SECOND);
+    world.get("/").await.unwrap();
+    world.session.settle().await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 0);
+    clock.advance(SECOND);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_past_expiry_refreshes_before_it_sends() {
+    let (world, clock) = world(|session| session).await;
+    clock.suspend(2 * LIFE);
+    // The wall clock is read once a second.
+    clock.advance(SECOND);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.api.requests().len(), 1);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_saves_no_token() {
+    let (world, clock) = world(|session| session).await;
+    clock.set_wall_back(10 * LIFE);
+    clock.advance(LIFE);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.api.requests().len(), 1);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_keeps_the_token_fresh_without_traffic_until_the_logout() {
+    let session_tokens = Arc::new(AtomicUsize::new(0));
+    let counted = session_tokens.clone();
+    let session = Session::builder(source_fn(move |cx: FetchContext| {
+        let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        assert_eq!(cx.cause() == Cause::Renewal, !first);
+        async { Ok::<_, FetchError>(Token::new("token").expires_in(LIFE)) }
+    }))
+    .build();
+    session.token().await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(10 * LIFE).await;
+    assert_eq!(session_tokens.load(Ordering::SeqCst), 11);
+    session.logout().await.unwrap();
+    in_time(keeper).await.unwrap();
+    tokio::time::sleep(2 * LIFE).await;
+    assert_eq!(session_tokens.load(Ordering::SeqCst), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keeper_ends_with_its_session() {
+    let session = Session::builder(source_fn(|_: FetchContext| async {
+        Ok::<_, FetchError>(Token::new("token").expires_in(LIFE))
+    }))
+    .build();
+    session.token().await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(SECOND).await;
+    drop(session);
+    in_time(keeper).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_to_last_costs_one_refresh_at_most() {
+    let (world, clock) = world(|session| session).await;
+    clock.advance(LIFE / 2);
+    let present = world.session.token_valid_for(LIFE / 2).await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 0);
+    let longer = world.session.token_valid_for(LIFE / 2 + SECOND).await.unwrap();
+    assert_ne!(present.access().expose(), longer.access().expose());
+    for _ in 0..5 {
+        world.session.token_valid_for(2 * LIFE).await.unwrap();
+    }
+    assert_eq!(world.authority.counts().refreshes, 1, "no token lives that long");
+    clock.advance(LIFE / 2);
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let what_there_is = world.session.token_valid_for(LIFE).await.unwrap();
+    assert_eq!(what_there_is.access().expose(), longer.access().expose());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_is_down_for_an_hour_is_asked_under_back_off_and_everybody_is_answered_at_once() {
+    let (world, clock) = world(|session| session).await;
+    clock.advance(LIFE);
+    world.authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "down"));
+    let mut failures = 0;
+    for _ in 0..3600 {
+        for _ in 0..10 {
+            let error = in_time(world.get("/")).await.unwrap_err();
+            failures += usize::from(tower_token_refresh::Error::find(&*error).unwrap().is_transient());
+        }
+        clock.advance(SECOND);
+    }
+    assert_eq!(failures, 36_000);
+    let asked = world.authority.counts().refreshes;
+    assert!((50..=90).contains(&asked), "{asked} fetches in an hour");
+    world.authority.heal(Endpoint::Refresh);
+    clock.advance(75 * SECOND);
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "within one step of the back-off");
+}

@@ -1,0 +1,160 @@
+//! What a session does when it starts.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    FetchContext, FetchError, Session, Token, TokenSource,
+    source::Verification,
+    store::MemoryStore,
+    test_util::{Endpoint, Failure, Gate, ModelAuthority},
+};
+
+use crate::world::World;
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
+}
+
+/// Fetches numbered tokens, and answers verifications as it is told, behind a gate.
+#[derive(Clone)]
+struct Verifying {
+    answer: Verification,
+    fetches: Arc<AtomicUsize>,
+    verified: Arc<AtomicUsize>,
+    gate: Gate,
+}
+
+impl Verifying {
+    fn saying(answer: Verification) -> Self {
+        Verifying { answer, fetches: Arc::default(), verified: Arc::default(), gate: Gate::new() }
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        (self.fetches.load(Ordering::SeqCst), self.verified.load(Ordering::SeqCst))
+    }
+}
+
+impl TokenSource for Verifying {
+    async fn fetch(&self, _: FetchContext) -> Result<Token, FetchError> {
+        let number = self.fetches.fetch_add(1, Ordering::SeqCst);
+        Ok(Token::new(format!("fetched-{number}")))
+    }
+
+    async fn verify(&self, token: &Token) -> Verification {
+        assert_eq!(token.access().expose(), "stored");
+        self.verified.fetch_add(1, Ordering::SeqCst);
+        self.gate.pass().await;
+        self.answer
+    }
+}
+
+/// A session on a store that another process has left a token in.
+async fn restarted(source: &Verifying) -> Session {
+    let store = MemoryStore::new();
+    let before = Session::builder(source.clone()).store(store.clone()).build();
+    before.login(Token::new("stored")).await.unwrap();
+    Session::builder(source.clone()).store(store).build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_starts_with_nothing_stored_fetches_and_verifies_nothing() {
+    let source = Verifying::saying(Verification::Valid);
+    let session = Session::builder(source.clone()).build();
+    session.start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(source.counts(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_is_verified_in_the_background_and_replaced_only_if_it_is_called_invalid() {
+    for (answer, fetches) in
+        [(Verification::Valid, 0), (Verification::Unknown, 0), (Verification::Invalid, 1)]
+    {
+        let source = Verifying::saying(answer);
+        let session = restarted(&source).await;
+        in_time(session.start()).await.unwrap();
+        assert_eq!(
+            session.token().await.unwrap().access().expose(),
+            "stored",
+            "nobody waits for the verification"
+        );
+        source.gate.open();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(source.counts(), (fetches, 1));
+        let expected = if fetches == 0 { "stored" } else { "fetched-0" };
+        assert_eq!(session.token().await.unwrap().access().expose(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_that_never_ends_keeps_the_token_and_holds_nobody_up() {
+    let source = Verifying::saying(Verification::Invalid);
+    let session = restarted(&source).await;
+    session.start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    source.gate.open();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(session.token().await.unwrap().access().expose(), "stored");
+    session.settle().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_that_comes_too_late_condemns_no_newer_token() {
+    let source = Verifying::saying(Verification::Invalid);
+    let session = restarted(&source).await;
+    session.start().await.unwrap();
+    session.replace(Token::new("newer")).await.unwrap();
+    source.gate.open();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(session.token().await.unwrap().access().expose(), "newer");
+    assert_eq!(source.counts(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn starting_requesting_and_refreshing_by_hand_share_one_flight() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut start = task::spawn(world.session.start());
+    let mut request = task::spawn(world.get("/"));
+    let mut by_hand = task::spawn(world.session.refresh());
+    assert_pending!(start.poll());
+    assert_pending!(request.poll());
+    assert_pending!(by_hand.poll());
+    gate.waiting(1).await;
+    gate.open();
+    let (start, response, refreshed) = tokio::join!(start, request, by_hand);
+    start.unwrap();
+    refreshed.unwrap();
+    assert_eq!(response.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().token_calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_leaves_a_session_that_works_and_can_be_logged_out() {
+    let world = World::with(ModelAuthority::new(), |session| session, |layer| layer);
+    world.authority.fail_next(Endpoint::Login, Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "later"));
+    assert!(world.session.start().await.unwrap_err().is_transient());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    world.session.logout().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_credentials_bring_a_dead_session_back() {
+    let world = World::new();
+    world.authority.fail_next(Endpoint::Login, Failure::OAuth("invalid_grant"));
+    assert!(world.session.start().await.unwrap_err().is_login_required());
+    assert!(world.session.token().await.unwrap_err().is_login_required());
+    world.session.credentials_changed().await;
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().logins, 2);
+}
