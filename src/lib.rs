@@ -117,3 +117,7 @@ pub use self::{
 #[cfg(doctest)]
 #[doc = include_str!("../docs/composition.md")]
 mod composition {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
