@@ -83,7 +83,7 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 }
 
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
-    let Some(Reread { lease, may_fetch, reloaded }) = reread(&engine, &flight, &plan).await else {
+    let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
     let (base, refresh_token) = match reloaded {
@@ -109,7 +109,14 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         mark: engine.mark(),
     };
     let fetched = engine.mark().around(engine.source.fetch(context)).await;
-    let mut token = fetched.map_err(|error| Failure { class: error.class(), error: error.into_error() })?;
+    let mut token = fetched.map_err(|error| match error.class() {
+        FailureClass::LoginRequired if is_blind => Failure::transient(Error::with_cause(
+            ErrorKind::Store,
+            "the stored token could not be read, and the source has no other way",
+            error.into_error(),
+        )),
+        class => Failure { class, error: error.into_error() },
+    })?;
     if flight.is_lost() {
         engine.discard(token);
         return Ok(Obtained::Nothing);
@@ -118,7 +125,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         token = token.refresh_token(kept);
     }
     let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
-    let record = RecordHead { revision: base.revision + 1, ..base };
+    let record = RecordHead { revision: base.revision.saturating_add(1), ..base };
     let fence = lease.as_ref().map(Lease::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
@@ -136,6 +143,8 @@ struct Reread {
     /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
+    /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
+    is_blind: bool,
     reloaded: Reloaded,
 }
 
@@ -159,7 +168,13 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
-    Some(Reread { lease, may_fetch, reloaded: reload(plan, engine.storage.or_owed(found.flatten())) })
+    let is_blind = found.is_none() && plan.present.is_none();
+    Some(Reread {
+        lease,
+        may_fetch,
+        is_blind,
+        reloaded: reload(plan, engine.storage.or_owed(found.flatten())),
+    })
 }
 
 /// What the store's record means for a flight.
@@ -184,13 +199,13 @@ fn reload(plan: &Plan, found: Option<Record>) -> Reloaded {
         return Reloaded::Nothing(known);
     };
     let head = RecordHead { session, revision };
-    let is_ours = session == known.session;
     match (token, &plan.present) {
         (Some(token), None) => Reloaded::Token(head, token),
-        (Some(token), Some(_)) if is_ours => Reloaded::Token(head, token),
+        (Some(token), Some(_)) if session == known.session => Reloaded::Token(head, token),
         (Some(token), Some(_)) => Reloaded::Replaced(head, token),
-        (None, Some(_)) if is_ours => Reloaded::Ended(head),
-        (None, _) => Reloaded::Nothing(RecordHead { revision, ..known }),
+        // Whoever logged out on this store, maybe without ever having looked into it: it is the user's word.
+        (None, Some(_)) => Reloaded::Ended(head),
+        (None, None) => Reloaded::Nothing(RecordHead { revision, ..known }),
     }
 }
 
