@@ -245,7 +245,8 @@ impl Slot {
 
     /// Another identity. The flight of the one before is returned to be released.
     pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
-        let record = RecordHead { session: SessionId::random(), revision: self.record.revision + 1 };
+        let record =
+            RecordHead { session: SessionId::random(), revision: self.record.revision.saturating_add(1) };
         let flight = self.leave(Fetch::Idle);
         (self.issue(token, record, Arc::default()), flight)
     }
@@ -272,14 +273,18 @@ impl Slot {
         if flight.is_none() {
             self.fetch = Fetch::Idle;
         }
-        let record = RecordHead { revision: self.record.revision + 1, ..self.record };
+        let record = RecordHead { revision: self.record.revision.saturating_add(1), ..self.record };
+        let token = match &self.token {
+            Some(present) => token.keeping_refresh_of(present),
+            None => token,
+        };
         Ok((self.issue(token, record, Arc::default()), flight))
     }
 
     /// The end of the identity. The flight that is on is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
         let flight = self.leave(Fetch::LoggedOut);
-        self.record.revision += 1;
+        self.record.revision = self.record.revision.saturating_add(1);
         (self.record, flight)
     }
 

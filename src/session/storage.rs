@@ -85,6 +85,15 @@ impl Storage {
         bounded(self.store_timeout, async { self.store.load().await }).await
     }
 
+    /// Saves the record of a login or logout with a revision above the store's: it may come from a process that has
+    /// never looked into the store, and is news to all the others all the same.
+    async fn save_above(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        // A store that cannot be read may be written all the same.
+        let stored = self.store.load().await.ok().flatten().map_or(0, |stored| stored.revision);
+        let revision = record.revision.max(stored.saturating_add(1));
+        self.store.save(&Record { revision, ..record.clone() }, fence).await
+    }
+
     /// What was found in the store, unless something at least as new is owed to it. That may be a token whose refresh
     /// ended between the authority's answer and the save: the refresh token before it is spent.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
@@ -142,11 +151,13 @@ impl Drain {
     async fn write_next(&mut self) -> bool {
         let Some(Write { record, fence, flight, done }) = self.next() else { return false };
         let storage = &self.storage;
-        let wanted = !flight.is_some_and(|flight| flight.is_lost());
-        let result = if wanted {
-            bounded(storage.store_timeout, async { storage.store.save(&record, fence).await }).await
-        } else {
-            Ok(())
+        let wanted = !flight.as_ref().is_some_and(Flight::is_lost);
+        let result = match flight {
+            _ if !wanted => Ok(()),
+            Some(_) => {
+                bounded(storage.store_timeout, async { storage.store.save(&record, fence).await }).await
+            }
+            None => bounded(storage.store_timeout, storage.save_above(&record, fence)).await,
         };
         if result.is_ok() {
             let written =

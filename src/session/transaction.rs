@@ -87,7 +87,7 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 }
 
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
-    let Some(Reread { lease, may_fetch, reloaded }) = reread(&engine, &flight, &plan).await else {
+    let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
     let (base, refresh_token) = match take(&engine, &plan, reloaded)? {
@@ -107,8 +107,15 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let fetched = engine.mark().around(engine.source.fetch(context)).await;
     let mut token = match fetched {
         Ok(token) => token,
+        Err(error) if error.class() != FailureClass::LoginRequired => {
+            return Err(Failure { class: error.class(), error: error.into_error() });
+        }
+        Err(error) if is_blind => {
+            let unread = "the stored token could not be read, and the source has no other way";
+            return Err(Failure::transient(Error::with_cause(ErrorKind::Store, unread, error.into_error())));
+        }
         Err(error) => {
-            let may_be_spent = error.class() == FailureClass::LoginRequired && refresh_token.is_some();
+            let may_be_spent = refresh_token.is_some();
             let sibling =
                 if may_be_spent { look_for_a_sibling(&engine, &flight, &plan, base).await } else { None };
             return sibling.ok_or_else(|| Failure { class: error.class(), error: error.into_error() });
@@ -122,7 +129,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         token = token.refresh_token(kept);
     }
     let fresh = engine.sendable(token.clone(), Provenance::New).map_err(Failure::transient)?;
-    let record = RecordHead { revision: base.revision + 1, ..base };
+    let record = RecordHead { revision: base.revision.saturating_add(1), ..base };
     let fence = lease.as_ref().map(Lease::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
@@ -186,6 +193,8 @@ struct Reread {
     /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
+    /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
+    is_blind: bool,
     reloaded: Reloaded,
 }
 
@@ -209,9 +218,11 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
+    let is_blind = found.is_none() && plan.present.is_none();
     Some(Reread {
         lease,
         may_fetch,
+        is_blind,
         reloaded: reload(plan.record, plan, engine.storage.or_owed(found.flatten())),
     })
 }
@@ -237,13 +248,13 @@ fn reload(known: RecordHead, plan: &Plan, found: Option<Record>) -> Reloaded {
         return Reloaded::Nothing(known);
     };
     let head = RecordHead { session, revision };
-    let is_ours = session == known.session;
     match (token, &plan.present) {
         (Some(token), None) => Reloaded::Token(head, token),
-        (Some(token), Some(_)) if is_ours => Reloaded::Token(head, token),
+        (Some(token), Some(_)) if session == known.session => Reloaded::Token(head, token),
         (Some(token), Some(_)) => Reloaded::Replaced(head, token),
-        (None, Some(_)) if is_ours => Reloaded::Ended(head),
-        (None, _) => Reloaded::Nothing(RecordHead { revision, ..known }),
+        // Whoever logged out on this store, maybe without ever having looked into it: it is the user's word.
+        (None, Some(_)) => Reloaded::Ended(head),
+        (None, None) => Reloaded::Nothing(RecordHead { revision, ..known }),
     }
 }
 
