@@ -28,12 +28,10 @@ use tower_token_refresh::{
     },
 };
 
-use crate::world::{World, get, origin};
-
-/// A hang is a failure.
-async fn in_time<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
-}
+use crate::{
+    script::within,
+    world::{World, get, origin},
+};
 
 fn failure_of(response: &http::Response<ModelBody>) -> &Error {
     response.extensions().get::<RefreshFailure>().expect("a failed refresh").error()
@@ -141,7 +139,7 @@ async fn callers_that_give_up_cancel_no_refresh_and_leave_the_others_their_answe
     assert_pending!(waiter.poll());
     drop(leader);
     gate.open();
-    assert_eq!(in_time(waiter).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(waiter).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().presented_again(), 0);
 }
 
@@ -268,7 +266,7 @@ async fn late_refusal_of_an_old_generation_does_not_refresh() {
     late.waiting(1).await;
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     late.open();
-    let response = in_time(request).await.unwrap();
+    let response = within(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.extensions().get::<Outcome>().unwrap().attempts(), 2);
     assert_eq!(world.authority.counts().refreshes, 1, "the late refusal was of a token that is gone");
@@ -291,7 +289,7 @@ async fn late_refusals_of_many_generations_do_not_refresh() {
     let before = world.authority.counts().refreshes;
     late.open();
     for request in requests {
-        assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     }
     assert_eq!(world.authority.counts().refreshes, before);
 }
@@ -318,7 +316,7 @@ async fn a_failed_refresh_reaches_every_waiter_with_the_same_error() {
     gate.open();
     let mut causes = Vec::new();
     for request in requests {
-        let response = in_time(request).await.unwrap();
+        let response = within(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         let error = failure_of(&response).clone();
         assert!(error.is_transient());
@@ -368,7 +366,7 @@ async fn a_grant_that_is_over_is_asked_for_once() {
         tokio::time::advance(Duration::from_secs(600)).await;
     }
     late.open();
-    let response = in_time(request).await.unwrap();
+    let response = within(request).await.unwrap();
     assert!(failure_of(&response).is_login_required(), "a late refusal gets the remembered answer");
     assert!(world.session.refresh().await.unwrap_err().is_login_required());
     assert_eq!(world.authority.counts().token_calls(), 2, "one login, one refresh");
@@ -386,7 +384,7 @@ async fn the_first_requests_wait_for_one_login() {
     assert!(world.api.requests().is_empty(), "nothing goes out without a token");
     gate.open();
     for request in requests {
-        assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     }
     assert_eq!(world.authority.counts().logins, 1);
 }
@@ -461,7 +459,7 @@ async fn a_reject_that_joins_a_suspects_flight_makes_new_requests_wait() {
     let mut after = task::spawn(world.get("/"));
     assert_pending!(after.poll());
     gate.open();
-    assert_eq!(in_time(after).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(after).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
 }
 
@@ -477,8 +475,8 @@ async fn requests_go_out_again_when_the_refresh_that_condemned_their_token_fails
     let mut healthy = task::spawn(world.get("/"));
     assert_pending!(healthy.poll());
     gate.open();
-    assert!(failure_of(&in_time(refused).await.unwrap()).is_transient());
-    assert_eq!(in_time(healthy).await.unwrap().status(), StatusCode::OK);
+    assert!(failure_of(&within(refused).await.unwrap()).is_transient());
+    assert_eq!(within(healthy).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]
@@ -516,7 +514,7 @@ async fn a_source_that_hangs_is_an_error_within_the_refresh_timeout_for_newcomer
     let world = World::revoked().await;
     world.authority.fail_next(Endpoint::Refresh, Failure::Hang);
     let start = tokio::time::Instant::now();
-    let response = in_time(world.get("/")).await.unwrap();
+    let response = within(world.get("/")).await.unwrap();
     assert_eq!(failure_of(&response).kind(), ErrorKind::Timeout);
     assert_eq!(start.elapsed(), Duration::from_secs(30));
     let response = world.get("/").await.unwrap();
@@ -555,7 +553,7 @@ async fn a_source_that_blocks_its_thread_is_an_error_within_the_refresh_timeout(
 async fn a_late_result_is_used_because_with_rotation_it_is_the_only_living_token() {
     let world = World::revoked().await;
     let gate = world.authority.hold(Endpoint::Refresh);
-    let response = in_time(world.get("/")).await.unwrap();
+    let response = within(world.get("/")).await.unwrap();
     assert_eq!(failure_of(&response).kind(), ErrorKind::Timeout);
     gate.open();
     world.session.settle().await.unwrap();
@@ -597,7 +595,7 @@ async fn at_most_one_fetch_runs_whatever_is_asked() {
         });
     }
     gate.open();
-    in_time(async { while asks.join_next().await.is_some() {} }).await;
+    within(async { while asks.join_next().await.is_some() {} }).await;
     assert_eq!(most.load(Ordering::SeqCst), 1);
     assert_eq!(running.load(Ordering::SeqCst), 0);
 }
@@ -619,7 +617,7 @@ async fn sessions_never_share_a_flight_or_a_token() {
     gate.waiting(1).await;
     assert_eq!(yours.get("/").await.unwrap().status(), StatusCode::OK);
     gate.open();
-    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!((mine.authority.counts().logins, yours.authority.counts().logins), (1, 1));
 }
 
@@ -677,7 +675,7 @@ async fn refused_for_ever(refusal: Refusal) -> (usize, Duration) {
         let sick = world.get("/sick").await.unwrap();
         assert!(sick.status().is_client_error());
         gate.open();
-        assert_eq!(in_time(healthy).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(within(healthy).await.unwrap().status(), StatusCode::OK);
         if world.authority.counts().refreshes > 0 {
             let outcome = sick.extensions().get::<Outcome>().unwrap();
             assert!(outcome.attempts() == 2 || outcome.not_resent() == Some(NotResent::Damped));
@@ -728,7 +726,7 @@ async fn an_expired_token_is_replaced_before_it_is_sent() {
             let _ = request.poll();
         }
         for request in requests {
-            let response = in_time(request).await.unwrap();
+            let response = within(request).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK);
             assert!(response.extensions().get::<Outcome>().is_none(), "it was sent once");
         }
@@ -755,6 +753,6 @@ async fn tokens_that_are_always_expired_cost_one_fetch_a_request_and_no_loop() {
     .clock(clock)
     .build();
     let token = pin!(session.token());
-    assert_eq!(in_time(token).await.unwrap().access().expose(), "short");
+    assert_eq!(within(token).await.unwrap().access().expose(), "short");
     assert!(calls.load(Ordering::SeqCst) <= 2);
 }

@@ -1,7 +1,6 @@
 //! Login, replace and logout at any moment.
 
 use std::{
-    future::Future,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -20,11 +19,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, ModelAuthority, Phase},
 };
 
-use crate::world::World;
-
-async fn in_time<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
-}
+use crate::{script::within, world::World};
 
 /// Paused time moves only when every task has come to its end or waits.
 async fn orphans_end() {
@@ -68,13 +63,13 @@ async fn a_logout_during_a_refresh_is_not_undone_by_its_result() {
 
     world.session.logout().await.unwrap();
     assert!(refused.is_woken() && by_hand.is_woken(), "waiters go on at the logout, not at the fetch's end");
-    let response = in_time(refused).await.unwrap();
+    let response = within(refused).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(
         response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
         ErrorKind::SessionEnded
     );
-    assert_eq!(in_time(by_hand).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(within(by_hand).await.unwrap_err().kind(), ErrorKind::SessionEnded);
 
     gate.open();
     world.session.settle().await.unwrap();
@@ -107,7 +102,7 @@ async fn a_late_refusal_after_a_logout_is_the_end_of_the_session() {
     late.waiting(1).await;
     world.session.logout().await.unwrap();
     late.open();
-    let response = in_time(request).await.unwrap();
+    let response = within(request).await.unwrap();
     assert_eq!(
         response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
         ErrorKind::SessionEnded
@@ -127,7 +122,7 @@ async fn a_login_during_a_refresh_wins() {
 
     let bob = world.authority.login_as("bob", "builder").await.unwrap();
     world.session.login(bob.clone()).await.unwrap();
-    let response = in_time(refused).await.unwrap();
+    let response = within(refused).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "alice's request is never sent again as bob");
     assert_eq!(
         response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
@@ -158,10 +153,10 @@ async fn a_request_that_has_sent_nothing_yet_goes_on_with_whoever_logs_in() {
         let mut login = task::spawn(world.authority.login_as("bob", "builder"));
         assert_pending!(login.poll());
         gate.let_through(2);
-        in_time(login).await.unwrap()
+        within(login).await.unwrap()
     };
     world.session.login(bob).await.unwrap();
-    let response = in_time(request).await.unwrap();
+    let response = within(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(world.api.requests().len(), 1);
 }
@@ -177,7 +172,7 @@ async fn a_replaced_token_is_what_waiters_resend_with() {
     gate.waiting(1).await;
     let elsewhere = world.authority.login().await.unwrap();
     world.session.replace(elsewhere.clone()).await.unwrap();
-    let response = in_time(refused).await.unwrap();
+    let response = within(refused).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK, "it does not wait for the flight that lost");
     gate.open();
     world.session.settle().await.unwrap();
@@ -194,7 +189,7 @@ async fn late_refusal_of_a_replaced_token_is_resent_without_a_refresh() {
     late.waiting(1).await;
     world.session.replace(world.authority.login().await.unwrap()).await.unwrap();
     late.open();
-    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 0);
 }
 
@@ -275,7 +270,7 @@ async fn the_session_can_be_followed() {
     assert_pending!(token.poll());
     assert_eq!(changes.next().await, Some(State::Refreshing));
     gate.open();
-    in_time(token).await.unwrap();
+    within(token).await.unwrap();
     assert!(matches!(changes.next().await, Some(State::Issued(_))));
     world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
     world.session.refresh().await.unwrap_err();

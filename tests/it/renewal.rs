@@ -1,7 +1,6 @@
 //! Renewal ahead of expiry: by traffic, by a task, on both clocks.
 
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,14 +17,10 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, ModelAuthority, TestClock},
 };
 
-use crate::world::World;
+use crate::{script::within, world::World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(7200);
-
-async fn in_time<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
-}
 
 /// Tokens of two hours, due a minute before their end, exactly; and a first one.
 async fn world(options: impl FnOnce(SessionBuilder) -> SessionBuilder) -> (World, TestClock) {
@@ -75,7 +70,7 @@ async fn requests_past_expiry_wait_for_the_renewal_that_is_on() {
     let mut request = task::spawn(world.get("/"));
     assert_pending!(request.poll());
     gate.open();
-    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
 }
 
@@ -132,7 +127,7 @@ async fn inline_renewal_waits_and_goes_on_with_the_present_token_if_it_fails() {
     let mut request = task::spawn(world.get("/"));
     assert_pending!(request.poll());
     gate.open();
-    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 2);
 }
 
@@ -184,7 +179,7 @@ async fn a_task_keeps_the_token_fresh_without_traffic_until_the_logout() {
     tokio::time::sleep(10 * LIFE).await;
     assert_eq!(session_tokens.load(Ordering::SeqCst), 11);
     session.logout().await.unwrap();
-    in_time(keeper).await.unwrap();
+    within(keeper).await.unwrap();
     tokio::time::sleep(2 * LIFE).await;
     assert_eq!(session_tokens.load(Ordering::SeqCst), 11);
 }
@@ -199,7 +194,7 @@ async fn the_keeper_ends_with_its_session() {
     let keeper = tokio::spawn(session.keep_fresh());
     tokio::time::sleep(SECOND).await;
     drop(session);
-    in_time(keeper).await.unwrap();
+    within(keeper).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,7 +223,7 @@ async fn an_authority_that_is_down_for_an_hour_is_asked_under_back_off_and_every
     let mut failures = 0;
     for _ in 0..3600 {
         for _ in 0..10 {
-            let error = in_time(world.get("/")).await.unwrap_err();
+            let error = within(world.get("/")).await.unwrap_err();
             failures += usize::from(tower_token_refresh::Error::find(&*error).unwrap().is_transient());
         }
         clock.advance(SECOND);

@@ -1,7 +1,6 @@
 //! What a session does when it starts.
 
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,11 +17,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, Gate, ModelAuthority},
 };
 
-use crate::world::World;
-
-async fn in_time<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
-}
+use crate::{script::within, world::World};
 
 /// Fetches numbered tokens, and answers verifications as it is told, behind a gate.
 #[derive(Clone)]
@@ -81,7 +76,7 @@ async fn a_stored_token_is_verified_in_the_background_and_replaced_only_if_it_is
     {
         let source = Verifying::saying(answer);
         let session = restarted(&source).await;
-        in_time(session.start()).await.unwrap();
+        within(session.start()).await.unwrap();
         assert_eq!(
             session.token().await.unwrap().access().expose(),
             "stored",

@@ -1,7 +1,6 @@
 //! What is saved, when, and what a store that fails does to requests.
 
 use std::{
-    future::Future,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -15,7 +14,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
 };
 
-use crate::world::World;
+use crate::{script::within, world::World};
 
 /// A memory store whose calls can be held, can fail, and are noted.
 #[derive(Clone, Default)]
@@ -99,10 +98,6 @@ fn world(store: &Watched) -> World {
     World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer)
 }
 
-async fn in_time<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_token_is_saved_before_anybody_sees_it() {
     let store = Watched::default();
@@ -119,8 +114,8 @@ async fn a_token_is_saved_before_anybody_sees_it() {
     assert_pending!(reader.poll());
     assert_eq!(world.api.requests().len(), 1, "the resend waits for the save");
     gate.open();
-    assert_eq!(in_time(request).await.unwrap().status(), StatusCode::OK);
-    let seen = in_time(reader).await.unwrap();
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
+    let seen = within(reader).await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some(seen.access().expose()));
 }
 
@@ -140,9 +135,9 @@ async fn a_store_that_fails_in_whatever_way_stops_no_request() {
             |layer| layer,
         );
         store.set(|store| (store.save, store.load, store.lock) = (fault, fault, fault));
-        assert_eq!(in_time(world.get("/")).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(within(world.get("/")).await.unwrap().status(), StatusCode::OK);
         world.authority.revoke_access();
-        assert_eq!(in_time(world.get("/")).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(within(world.get("/")).await.unwrap().status(), StatusCode::OK);
         assert!(*told.lock().unwrap() >= 4, "and each failure is reported");
         assert_eq!(world.authority.counts().token_calls(), 2);
     }
@@ -191,7 +186,7 @@ async fn settling_waits_for_the_refresh_that_is_on() {
     let mut settled = task::spawn(world.session.settle());
     assert_pending!(settled.poll());
     gate.open();
-    in_time(settled).await.unwrap();
+    within(settled).await.unwrap();
     assert!(store.access().await.is_some());
 }
 
@@ -206,9 +201,9 @@ async fn a_save_that_hangs_when_the_user_logs_out_ends_before_the_tombstone() {
     gate.waiting(1).await;
     let mut logout = task::spawn(world.session.logout());
     assert_pending!(logout.poll());
-    assert_eq!(in_time(token).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(within(token).await.unwrap_err().kind(), ErrorKind::SessionEnded);
     gate.open();
-    in_time(logout).await.unwrap();
+    within(logout).await.unwrap();
     assert_eq!(store.saved().len(), 2);
     assert_eq!(store.saved()[1], None, "the tombstone is last");
     assert_eq!(store.access().await, None);
@@ -226,8 +221,8 @@ async fn a_login_during_another_identitys_slow_save_is_what_the_store_keeps() {
     let mut login = task::spawn(world.session.login(Token::new("of-bob")));
     assert_pending!(login.poll());
     gate.open();
-    in_time(login).await.unwrap();
-    assert_eq!(in_time(token).await.unwrap().access().expose(), "of-bob", "it had sent nothing yet");
+    within(login).await.unwrap();
+    assert_eq!(within(token).await.unwrap().access().expose(), "of-bob", "it had sent nothing yet");
     world.session.settle().await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some("of-bob"));
 }
@@ -263,7 +258,7 @@ async fn a_queued_save_is_left_out_when_its_session_has_ended_meanwhile() {
     let mut logout = task::spawn(world.session.logout());
     assert_pending!(logout.poll());
     gate.open();
-    in_time(logout).await.unwrap();
+    within(logout).await.unwrap();
     assert_eq!(store.saved().len(), 2, "the login's and the tombstone");
     assert_eq!(store.saved()[1], None);
 }
@@ -275,7 +270,7 @@ async fn a_logout_holds_in_memory_although_the_store_fails() {
     world.session.token().await.unwrap();
     store.set(|store| store.save = Fault::Hang);
     let start = tokio::time::Instant::now();
-    assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
+    assert_eq!(within(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
     assert_eq!(start.elapsed(), Duration::from_secs(5), "bounded by the store's timeout");
     assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
 }
@@ -449,7 +444,7 @@ async fn a_lease_that_somebody_keeps_is_waited_for_and_no_longer_than_it_may() {
     world.session.token().await.unwrap();
     let lease = store.lock().await.unwrap();
     let start = tokio::time::Instant::now();
-    let error = in_time(world.session.refresh()).await.unwrap_err();
+    let error = within(world.session.refresh()).await.unwrap_err();
     assert!(error.is_transient());
     assert_eq!(start.elapsed(), Duration::from_secs(10));
     assert_eq!(world.authority.counts().refreshes, 0, "its holder is spending the refresh token");
