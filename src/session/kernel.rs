@@ -223,8 +223,10 @@ impl Slot {
             Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight.clone()),
             _ => None,
         };
-        if flight.is_none() {
-            self.fetch = Fetch::Idle;
+        match &flight {
+            // Here already, and not when its waiters are released: an observer may take its time before that.
+            Some(flight) => flight.disown(),
+            None => self.fetch = Fetch::Idle,
         }
         let record = RecordHead { revision: self.record.revision + 1, ..self.record };
         Ok((self.issue(token, record, Arc::default()), flight))

@@ -189,6 +189,15 @@ fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
 }
 
 #[test]
+fn a_flight_has_lost_as_soon_as_its_session_is_replaced() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    let (change, _) = replace(&mut slot);
+    assert!(publish(&mut slot, &flight).is_none());
+    assert_eq!(slot.token().map(|token| token.stamp()), Some(change.token.stamp()));
+}
+
+#[test]
 fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
