@@ -270,9 +270,14 @@ impl Engine {
                 return Ok(());
             }
             if let (false, Some(runtime)) = (flying, self.runtime()) {
+                let found = self.reported(self.storage.load().await).flatten();
+                self.storage.or_owed(found);
                 match self.storage.enqueue_owed(None) {
                     Some(owed) => self.save(&runtime, owed).await?,
                     None => self.storage.drain(&runtime),
+                }
+                if self.storage.is_settled() {
+                    continue;
                 }
             }
             // The sender is ours, so this ends with a change.

@@ -39,11 +39,11 @@ struct Queue {
     writes: VecDeque<Write>,
     draining: bool,
     /// The newest record that is not known to be in the store.
-    owed: Option<Record>,
+    owed: Option<Arc<Record>>,
 }
 
 struct Write {
-    record: Record,
+    record: Arc<Record>,
     fence: Option<u64>,
     /// The flight that brought the record; the write is dropped when its result is no longer wanted.
     flight: Option<Flight>,
@@ -86,20 +86,28 @@ impl Storage {
     }
 
     /// What was found in the store, unless something at least as new is owed to it. That may be a token whose refresh
-    /// ended between the authority's answer and the save: the refresh token before it is spent.
+    /// ended between the authority's answer and the save: the refresh token before it is spent. What is older than
+    /// what was found is owed no longer.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
-        let owed = self.queue().owed.clone();
-        match (found, owed) {
-            (Some(found), Some(owed)) if found.revision > owed.revision => Some(found),
-            (found, owed) => owed.or(found),
+        let mut queue = self.queue();
+        if let Some(found) = &found {
+            queue.owed.take_if(|owed| owed.revision < found.revision);
         }
+        queue.owed.as_deref().cloned().or(found)
     }
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
+        self.push(Arc::new(record), fence, flight)
+    }
+
+    fn push(&self, record: Arc<Record>, fence: Option<u64>, flight: Option<Flight>) -> Written {
         let (done, written) = oneshot::channel();
         let mut queue = self.queue();
-        queue.owed = Some(record.clone());
+        // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
+        if !flight.as_ref().is_some_and(Flight::is_lost) {
+            queue.owed = Some(record.clone());
+        }
         queue.writes.push_back(Write { record, fence, flight, done });
         Written(written)
     }
@@ -110,7 +118,7 @@ impl Storage {
             let queue = self.queue();
             queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)
         };
-        owed.map(|record| self.enqueue(record, fence, None))
+        owed.map(|record| self.push(record, fence, None))
     }
 
     /// Sees to it that the queue is being worked off.
@@ -149,9 +157,7 @@ impl Drain {
             Ok(())
         };
         if result.is_ok() {
-            let written =
-                |owed: &mut Record| owed.revision == record.revision && owed.session == record.session;
-            storage.queue().owed.take_if(written);
+            storage.queue().owed.take_if(|owed| Arc::ptr_eq(owed, &record));
         }
         // Whoever asked for the write may be gone.
         let _ = done.send(result);

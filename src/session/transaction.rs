@@ -139,7 +139,7 @@ struct Reread {
     reloaded: Reloaded,
 }
 
-/// Takes the lease, saves what is owed and reads the store. `None`: the flight has lost meanwhile.
+/// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let lease = engine.storage.lease().await;
     if flight.is_lost() {
@@ -147,6 +147,12 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
     }
     let is_taken = matches!(lease, Ok(None));
     let lease = engine.reported(lease).flatten();
+    let found = engine.reported(engine.storage.load().await);
+    if flight.is_lost() {
+        return None;
+    }
+    let may_fetch = !is_taken || found.is_none();
+    let newest = engine.storage.or_owed(found.flatten());
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
         // Reported, and tried again with the next refresh.
         let _ = engine.save(&Handle::current(), owed).await;
@@ -154,12 +160,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
             return None;
         }
     }
-    let found = engine.reported(engine.storage.load().await);
-    if flight.is_lost() {
-        return None;
-    }
-    let may_fetch = !is_taken || found.is_none();
-    Some(Reread { lease, may_fetch, reloaded: reload(plan, engine.storage.or_owed(found.flatten())) })
+    Some(Reread { lease, may_fetch, reloaded: reload(plan, newest) })
 }
 
 /// What the store's record means for a flight.
