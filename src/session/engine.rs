@@ -249,10 +249,11 @@ impl Engine {
 
     /// The end of the identity.
     pub(crate) async fn logout(&self) -> Written {
+        let now = self.clock.exact();
         let (flight, written) = {
             let mut slot = self.slot().await;
             self.cell.store(None);
-            let (RecordHead { session, revision }, flight) = slot.logout();
+            let (RecordHead { session, revision }, flight) = slot.logout(now);
             (flight, self.storage.enqueue(Record { session, revision, token: None }, None, None))
         };
         self.announce(&Event::LoggedOut);

@@ -44,6 +44,10 @@ impl Sendable {
         Ok(Sendable { token, credential, received: now, expiry })
     }
 
+    pub(crate) fn received(&self) -> Now {
+        self.received
+    }
+
     /// The moment of expiry by the wall clock, for the store.
     pub(crate) fn expires_at(&self) -> Option<SystemTime> {
         self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall))

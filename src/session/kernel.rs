@@ -42,6 +42,13 @@ pub(crate) struct RecordHead {
     pub(crate) revision: u64,
 }
 
+impl RecordHead {
+    /// The same session's next record. A store may hold the last number there is.
+    pub(crate) fn following(self) -> Self {
+        RecordHead { revision: self.revision.saturating_add(1), ..self }
+    }
+}
+
 /// The fetch half of the state.
 pub(crate) enum Fetch {
     Idle,
@@ -199,7 +206,8 @@ impl Slot {
 
     /// Another identity. The flight of the one before is returned to be released.
     pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
-        let record = RecordHead { session: SessionId::random(), revision: self.record.revision + 1 };
+        let revision = self.following_revision(token.received());
+        let record = RecordHead { session: SessionId::random(), revision };
         let flight = self.leave(Fetch::Idle);
         (self.issue(token, record, Arc::default()), flight)
     }
@@ -228,14 +236,15 @@ impl Slot {
             Some(flight) => flight.disown(),
             None => self.fetch = Fetch::Idle,
         }
-        let record = RecordHead { revision: self.record.revision + 1, ..self.record };
+        let revision = self.following_revision(token.received());
+        let record = RecordHead { revision, ..self.record };
         Ok((self.issue(token, record, Arc::default()), flight))
     }
 
     /// The end of the identity. The flight that is on is returned to be released.
-    pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
+    pub(crate) fn logout(&mut self, now: Now) -> (RecordHead, Option<Flight>) {
         let flight = self.leave(Fetch::LoggedOut);
-        self.record.revision += 1;
+        self.record.revision = self.following_revision(now);
         (self.record, flight)
     }
 
@@ -279,6 +288,13 @@ impl Slot {
         if let Some(token) = &self.token {
             token.condemn(false);
         }
+    }
+
+    /// The revision of a change from outside. Others may have saved more often than this session knows, so it goes
+    /// by the time of day, too: an identity that came or ended later is not taken for an older one.
+    fn following_revision(&self, now: Now) -> u64 {
+        let time_of_day = u64::try_from(now.wall.as_micros()).unwrap_or(u64::MAX);
+        self.record.following().revision.max(time_of_day)
     }
 
     /// A flight whose tasks are gone, with their runtime, is over.

@@ -118,7 +118,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         token = token.refresh_token(kept);
     }
     let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
-    let record = RecordHead { revision: base.revision + 1, ..base };
+    let record = base.following();
     let fence = lease.as_ref().map(Lease::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.

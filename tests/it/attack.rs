@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     ErrorKind, Token,
-    store::{Record, SessionId, StoredToken, TokenStore},
+    store::{MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Gate, ModelAuthority},
 };
 
@@ -33,6 +33,21 @@ fn access(token: &Token) -> &str {
 }
 
 // Stores that lie or fail.
+
+#[tokio::test(start_paused = true)]
+async fn a_record_with_the_last_revision_there_is_stops_nothing() {
+    let store = MemoryStore::new();
+    store.save(&record(1, u64::MAX, "of-alice"), None).await.unwrap();
+    let world = world(store.clone());
+    assert_eq!(access(&world.session.token().await.unwrap()), "of-alice");
+    let fresh = in_time(world.session.refresh()).await.unwrap();
+    assert!(world.authority.is_alive(access(&fresh)));
+    world.session.replace(Token::new("replaced")).await.unwrap();
+    world.session.login(Token::new("of-bob")).await.unwrap();
+    assert_eq!(store.load().await.unwrap().unwrap().token.unwrap().access.expose(), "of-bob");
+    world.session.logout().await.unwrap();
+    assert!(store.load().await.unwrap().unwrap().token.is_none());
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_logout_that_is_not_saved_stays_owed_although_a_refresh_was_being_saved() {
@@ -73,4 +88,45 @@ async fn what_is_owed_to_the_store_is_not_written_over_something_newer() {
         world.session.settle().await.unwrap();
         assert_eq!(store.access().await.as_deref(), Some("of-bob"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_not_saved_does_not_give_way_to_an_older_identity_in_the_store() {
+    let store = Watched::default();
+    store.save(&record(1, 10, "of-alice"), None).await.unwrap();
+    let world = world(store.clone());
+    store.set(|store| store.save = Fault::Error);
+    world.session.login(Token::new("of-bob")).await.unwrap_err();
+    let fresh = in_time(world.session.refresh()).await.unwrap();
+    assert_ne!(access(&fresh), "of-alice");
+    assert_ne!(access(&world.session.token().await.unwrap()), "of-alice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_in_a_new_process_reaches_the_one_that_has_refreshed_for_long() {
+    let store = MemoryStore::new();
+    let old = world(store.clone());
+    for _ in 0..10 {
+        old.session.refresh().await.unwrap();
+    }
+    let new = world(store.clone());
+    new.session.login(Token::new("of-bob")).await.unwrap();
+    assert_eq!(access(&old.session.refresh().await.unwrap()), "of-bob");
+    assert_eq!(store.load().await.unwrap().unwrap().token.unwrap().access.expose(), "of-bob");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_in_a_process_that_has_slept_reaches_the_one_that_has_refreshed_meanwhile() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new();
+    let busy = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    busy.session.token().await.unwrap();
+    let idle = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    idle.session.token().await.unwrap();
+    for _ in 0..10 {
+        busy.session.refresh().await.unwrap();
+    }
+    idle.session.logout().await.unwrap();
+    assert_eq!(busy.session.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert!(store.load().await.unwrap().unwrap().token.is_none());
 }

@@ -111,7 +111,7 @@ fn a_refusal_of_another_epoch_fails_whatever_the_token() {
     slot.login(sendable());
     let Decision::Fail(error) = slot.ask(reject(stamp), NOW) else { panic!("another identity") };
     assert_eq!(error.kind(), ErrorKind::SessionChanged);
-    slot.logout();
+    slot.logout(NOW);
     let Decision::Fail(error) = slot.ask(reject(stamp), NOW) else { panic!("no identity") };
     assert_eq!(error.kind(), ErrorKind::SessionEnded);
 }
@@ -159,7 +159,7 @@ fn a_flight_of_another_epoch_changes_nothing() {
     for logs_out in [false, true] {
         let (mut slot, stamp) = issued();
         let flight = start(&mut slot, reject(stamp));
-        let released = if logs_out { slot.logout().1 } else { slot.login(sendable()).1 };
+        let released = if logs_out { slot.logout(NOW).1 } else { slot.login(sendable()).1 };
         assert!(released.is_some_and(|released| released.is(&flight)));
         assert!(flight.is_lost());
         let before = slot.token().map(|token| token.stamp());
@@ -241,7 +241,7 @@ fn an_accepted_resend_ends_the_damping_and_a_new_token_keeps_it() {
 #[test]
 fn nothing_is_fetched_after_a_logout_until_a_login() {
     let (mut slot, _) = issued();
-    slot.logout();
+    slot.logout(NOW);
     for ask in [Ask::Need, Ask::Take, Ask::Force] {
         assert_eq!(decide(&mut slot, ask, later(3600)), "fail");
     }
@@ -255,11 +255,22 @@ fn revisions_only_grow_and_sessions_change_with_the_identity() {
     let mut slot = empty();
     let first = slot.login(sendable()).0.record;
     let second = replace(&mut slot).0.record;
-    let third = slot.logout().0;
+    let third = slot.logout(NOW).0;
     let fourth = slot.login(sendable()).0.record;
     let heads = [first, second, third, fourth];
     assert!(heads.is_sorted_by(|before, after| before.revision < after.revision));
     assert!(
         first.session == second.session && second.session == third.session && third.session != fourth.session
     );
+}
+
+#[test]
+fn revisions_of_changes_from_outside_go_by_the_time_of_day_and_end_at_the_last_number() {
+    let mut slot = empty();
+    assert_eq!(slot.login(sendable()).0.record.revision, 1_000_000_000_000);
+    assert_eq!(slot.logout(later(60)).0.revision, 1_000_060_000_000);
+    slot.record.revision = u64::MAX;
+    assert_eq!(slot.login(sendable()).0.record.revision, u64::MAX);
+    assert_eq!(replace(&mut slot).0.record.following().revision, u64::MAX);
+    assert_eq!(slot.logout(NOW).0.revision, u64::MAX);
 }
