@@ -91,10 +91,11 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             Some(fresh) => return Ok(Obtained::Token { fresh, record }),
             None => (record, token.refresh),
         },
-        Reloaded::Replaced(record, token) => {
-            let fresh = engine.sendable(stored(&token)).map_err(Failure::transient)?;
-            return Ok(Obtained::Replaced { fresh, record });
-        }
+        Reloaded::Replaced(record, token) => match engine.reported(engine.sendable(stored(&token))) {
+            Some(fresh) => return Ok(Obtained::Replaced { fresh, record }),
+            // There is nothing in it to go over to.
+            None => (RecordHead { revision: record.revision, ..plan.record }, plan.refresh_token()),
+        },
         Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
         Reloaded::Nothing(record) => (record, plan.refresh_token()),
     };

@@ -130,3 +130,13 @@ async fn a_logout_in_a_process_that_has_slept_reaches_the_one_that_has_refreshed
     assert_eq!(busy.session.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
     assert!(store.load().await.unwrap().unwrap().token.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_identitys_record_that_cannot_be_sent_stops_no_refresh() {
+    let store = MemoryStore::new();
+    let world = world(store.clone());
+    world.session.token().await.unwrap();
+    store.save(&record(7, u64::MAX - 1, "line\r\nbreak"), None).await.unwrap();
+    let fresh = in_time(world.session.refresh()).await.unwrap();
+    assert!(world.authority.is_alive(access(&fresh)));
+}
