@@ -309,13 +309,15 @@ impl Engine {
         saved
     }
 
-    /// What follows every change of the session: first it is announced, then the waiters of a flight go on.
+    /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
+    /// whoever waits for its lease.
     fn changed(&self, change: Option<&Change>, flight: Option<&Flight>) {
         if let Some(change) = change {
             self.announce(&Event::Issued { old: change.old, new: change.token.stamp().generation });
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
+            flight.give_lease_up();
         }
         self.pulse.send_replace(());
     }

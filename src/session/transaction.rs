@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
     engine::{self, Engine, Failure},
-    flight::Flight,
+    flight::{Flight, Held},
     issued::Sendable,
     kernel::{Plan, RecordHead},
 };
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
     source::{FailureClass, FetchContext},
-    store::{Lease, Record, StoredToken},
+    store::{Record, StoredToken},
     time::timer,
     token::Token,
 };
@@ -120,7 +120,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     }
     let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
     let record = base.following();
-    let fence = lease.as_ref().map(Lease::fence);
+    let fence = lease.as_ref().map(Held::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
     let _ = engine.save(&Handle::current(), written).await;
@@ -133,7 +133,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 
 /// What a flight finds before it may fetch.
 struct Reread {
-    lease: Option<Lease>,
+    lease: Option<Held>,
     /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
@@ -147,14 +147,14 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten();
+    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease));
     let found = engine.reported(engine.storage.load().await);
     if flight.is_lost() {
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
     let newest = engine.storage.or_owed(found.flatten());
-    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
+    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again with the next refresh.
         let _ = engine.save(&Handle::current(), owed).await;
         if flight.is_lost() {

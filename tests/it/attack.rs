@@ -2,12 +2,12 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     ErrorKind, Token,
     store::{MemoryStore, Record, SessionId, StoredToken, TokenStore},
-    test_util::{Gate, ModelAuthority},
+    test_util::{Endpoint, Gate, ModelAuthority},
 };
 
 use crate::{
@@ -139,4 +139,19 @@ async fn another_identitys_record_that_cannot_be_sent_stops_no_refresh() {
     store.save(&record(7, u64::MAX - 1, "line\r\nbreak"), None).await.unwrap();
     let fresh = in_time(world.session.refresh()).await.unwrap();
     assert!(world.authority.is_alive(access(&fresh)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_after_a_login_does_not_wait_for_that_of_the_identity_before() {
+    let world = World::new();
+    world.session.token().await.unwrap();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut orphan = task::spawn(world.session.refresh());
+    assert_pending!(orphan.poll());
+    gate.waiting(1).await;
+    world.session.login(Token::new("of-bob")).await.unwrap();
+    let start = Instant::now();
+    let fresh = in_time(world.session.refresh()).await.unwrap();
+    assert!(world.authority.is_alive(access(&fresh)));
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
