@@ -17,7 +17,7 @@ use std::{
 use futures_util::{FutureExt, future::Shared};
 use tokio::{
     runtime::{self, Handle},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::AbortHandle,
 };
 
@@ -183,9 +183,9 @@ impl Flight {
         self.0.gone.load(Ordering::Acquire)
     }
 
-    /// Marks the flight as gone, and releases its waiters, when dropped.
-    pub(crate) fn guard(&self) -> Guard {
-        Guard(self.clone())
+    /// Marks the flight as gone, releases its waiters and tells who follows the session, when dropped.
+    pub(crate) fn guard(&self, pulse: watch::Sender<()>) -> Guard {
+        Guard(self.clone(), pulse)
     }
 
     fn wait(&self) -> MutexGuard<'_, Wait> {
@@ -194,12 +194,13 @@ impl Flight {
 }
 
 /// Lives in the flight's task.
-pub(crate) struct Guard(Flight);
+pub(crate) struct Guard(Flight, watch::Sender<()>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.0.0.gone.store(true, Ordering::Release);
         self.0.land(Landed::Interrupted);
+        self.1.send_replace(());
     }
 }
 

@@ -119,14 +119,14 @@ impl Slot {
         self.token.as_ref()
     }
 
-    pub(crate) fn fetch(&self) -> &Fetch {
+    pub(crate) fn fetch(&mut self) -> &Fetch {
+        self.absorb();
         &self.fetch
     }
 
     /// Whether a fetch is on, whatever its waiters were told.
     pub(crate) fn is_flying(&mut self) -> bool {
-        self.absorb();
-        matches!(self.fetch, Fetch::Flight(_) | Fetch::Overdue(..))
+        matches!(self.fetch(), Fetch::Flight(_) | Fetch::Overdue(..))
     }
 
     pub(crate) fn failures(&self) -> u32 {

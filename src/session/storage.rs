@@ -182,6 +182,7 @@ impl Drop for Drain {
             let unwritten = std::mem::take(&mut queue.writes);
             drop(queue);
             drop(unwritten);
+            self.storage.pulse.send_replace(());
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
-    let guard = flight.guard();
+    let guard = flight.guard(engine.pulse().clone());
     runtime.spawn(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;

@@ -2,10 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, timeout},
+};
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     ErrorKind, Token,
+    session::State,
     store::{MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Gate, ModelAuthority},
 };
@@ -17,6 +21,10 @@ use crate::{
 
 async fn in_time<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
 fn record(session: u128, revision: u64, access: &str) -> Record {
@@ -154,4 +162,57 @@ async fn a_refresh_after_a_login_does_not_wait_for_that_of_the_identity_before()
     let fresh = in_time(world.session.refresh()).await.unwrap();
     assert!(world.authority.is_alive(access(&fresh)));
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+// Runtimes that die, or that nobody drives any more.
+
+#[test]
+fn settling_and_following_go_on_when_the_runtime_of_the_refresh_ends() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async {
+        tokio::spawn({
+            let session = world.session.clone();
+            async move { session.token().await }
+        });
+        gate.waiting(1).await;
+    });
+    second.block_on(async {
+        let mut changes = world.session.subscribe();
+        assert_eq!(changes.next().await, Some(State::Refreshing));
+        let mut change = task::spawn(changes.next());
+        assert_pending!(change.poll());
+        let mut settled = task::spawn(world.session.settle());
+        assert_pending!(settled.poll());
+        let start = Instant::now();
+        std::thread::scope(|scope| scope.spawn(|| drop(first)).join().unwrap());
+        assert_eq!(in_time(change).await, Some(State::Empty));
+        in_time(settled).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    });
+}
+
+#[test]
+fn settling_saves_what_a_runtime_has_left_unsaved() {
+    let store = Watched::default();
+    let world = world(store.clone());
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async {
+        let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+        assert_pending!(login.poll());
+        gate.waiting(1).await;
+    });
+    second.block_on(async {
+        let mut settled = task::spawn(world.session.settle());
+        assert_pending!(settled.poll());
+        store.set(|store| store.hold_save = None);
+        let start = Instant::now();
+        std::thread::scope(|scope| scope.spawn(|| drop(first)).join().unwrap());
+        in_time(settled).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+    });
 }

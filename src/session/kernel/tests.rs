@@ -201,7 +201,7 @@ fn a_flight_has_lost_as_soon_as_its_session_is_replaced() {
 fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
-    drop(flight.guard());
+    drop(flight.guard(tokio::sync::watch::Sender::default()));
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "no longer condemned");
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
 }
