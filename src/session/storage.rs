@@ -6,13 +6,17 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
+    future::{Future, pending},
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -23,6 +27,7 @@ use super::flight::Flight;
 use crate::{
     error::{BoxError, Error, ErrorKind},
     store::{DynTokenStore, Lease, Record},
+    time::alarm,
 };
 
 pub(crate) struct Storage {
@@ -51,11 +56,32 @@ struct Write {
 }
 
 /// The end of a write.
-pub(crate) struct Written(oneshot::Receiver<Result<(), Error>>);
+pub(crate) struct Written {
+    done: oneshot::Receiver<Result<(), Error>>,
+    /// What the writes up to this one may take, and some time for the news to get here.
+    limit: Duration,
+}
 
 impl Written {
+    /// Bounded here as well: nobody may be driving the runtime that does the writing.
     pub(crate) async fn end(self) -> Result<(), Error> {
-        self.0.await.unwrap_or_else(|_| Err(failed("the runtime went away before the token was saved")))
+        let limit = async {
+            let rang = match alarm(self.limit) {
+                Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
+                None => false,
+            };
+            if !rang {
+                // There are no timers here.
+                pending::<()>().await;
+            }
+        };
+        match select(self.done, pin!(limit)).await {
+            Either::Left((Ok(written), _)) => written,
+            Either::Left((Err(_dropped), _)) => {
+                Err(failed("the runtime went away before the token was saved"))
+            }
+            Either::Right(_) => Err(failed("the token was not saved in time")),
+        }
     }
 }
 
@@ -109,7 +135,8 @@ impl Storage {
             queue.owed = Some(record.clone());
         }
         queue.writes.push_back(Write { record, fence, flight, done });
-        Written(written)
+        let ahead = u32::try_from(queue.writes.len()).unwrap_or(u32::MAX);
+        Written { done: written, limit: self.store_timeout.saturating_mul(ahead.saturating_add(2)) }
     }
 
     /// Enqueues again what an earlier write left owed.

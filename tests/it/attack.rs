@@ -216,3 +216,22 @@ fn settling_saves_what_a_runtime_has_left_unsaved() {
         assert_eq!(store.access().await.as_deref(), Some("of-bob"));
     });
 }
+
+#[test]
+fn a_logout_waits_for_a_runtime_that_nobody_drives_no_longer_than_for_a_slow_store() {
+    let store = Watched::default();
+    let world = world(store.clone());
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let undriven = runtime();
+    undriven.block_on(async {
+        let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+        assert_pending!(login.poll());
+        gate.waiting(1).await;
+    });
+    runtime().block_on(async {
+        let start = Instant::now();
+        assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
+        assert!(start.elapsed() <= 3 * Duration::from_secs(5));
+    });
+}
