@@ -270,9 +270,14 @@ impl Engine {
                 return Ok(());
             }
             if let (false, Some(runtime)) = (flying, self.runtime()) {
+                let found = self.reported(self.storage.load().await).flatten();
+                self.storage.or_owed(found);
                 match self.storage.enqueue_owed(None) {
                     Some(owed) => self.save(&runtime, owed).await?,
                     None => self.storage.drain(&runtime),
+                }
+                if self.storage.is_settled() {
+                    continue;
                 }
             }
             // The sender is ours, so this ends with a change.
@@ -303,13 +308,15 @@ impl Engine {
         saved
     }
 
-    /// What follows every change of the session: first it is announced, then the waiters of a flight go on.
+    /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
+    /// whoever waits for its lease.
     fn changed(&self, change: Option<&Change>, flight: Option<&Flight>) {
         if let Some(change) = change {
             self.announce(&Event::Issued { old: change.old, new: change.token.stamp().generation });
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
+            flight.give_lease_up();
         }
         self.pulse.send_replace(());
     }

@@ -42,6 +42,13 @@ pub(crate) struct RecordHead {
     pub(crate) revision: u64,
 }
 
+impl RecordHead {
+    /// The same session's next record. A store may hold the last number there is.
+    pub(crate) fn following(self) -> Self {
+        RecordHead { revision: self.revision.saturating_add(1), ..self }
+    }
+}
+
 /// The fetch half of the state.
 pub(crate) enum Fetch {
     Idle,
@@ -112,14 +119,14 @@ impl Slot {
         self.token.as_ref()
     }
 
-    pub(crate) fn fetch(&self) -> &Fetch {
+    pub(crate) fn fetch(&mut self) -> &Fetch {
+        self.absorb();
         &self.fetch
     }
 
     /// Whether a fetch is on, whatever its waiters were told.
     pub(crate) fn is_flying(&mut self) -> bool {
-        self.absorb();
-        matches!(self.fetch, Fetch::Flight(_) | Fetch::Overdue(..))
+        matches!(self.fetch(), Fetch::Flight(_) | Fetch::Overdue(..))
     }
 
     pub(crate) fn failures(&self) -> u32 {
@@ -199,8 +206,7 @@ impl Slot {
 
     /// Another identity. The flight of the one before is returned to be released.
     pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
-        let record =
-            RecordHead { session: SessionId::random(), revision: self.record.revision.saturating_add(1) };
+        let record = RecordHead { session: SessionId::random(), ..self.record.following() };
         let flight = self.leave(Fetch::Idle);
         (self.issue(token, record, Arc::default()), flight)
     }
@@ -224,21 +230,23 @@ impl Slot {
             Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight.clone()),
             _ => None,
         };
-        if flight.is_none() {
-            self.fetch = Fetch::Idle;
+        match &flight {
+            // Here already, and not when its waiters are released: an observer may take its time before that.
+            Some(flight) => flight.disown(),
+            None => self.fetch = Fetch::Idle,
         }
-        let record = RecordHead { revision: self.record.revision.saturating_add(1), ..self.record };
         let token = match &self.token {
             Some(present) => token.keeping_refresh_of(present),
             None => token,
         };
+        let record = self.record.following();
         Ok((self.issue(token, record, Arc::default()), flight))
     }
 
     /// The end of the identity. The flight that is on is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
         let flight = self.leave(Fetch::LoggedOut);
-        self.record.revision = self.record.revision.saturating_add(1);
+        self.record = self.record.following();
         (self.record, flight)
     }
 

@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
     engine::{self, Engine, Failure},
-    flight::Flight,
+    flight::{Flight, Held},
     issued::Sendable,
     kernel::{Plan, RecordHead},
 };
@@ -18,14 +18,14 @@ use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
     source::{FailureClass, FetchContext},
-    store::{Lease, Record, StoredToken},
+    store::{Record, StoredToken},
     time::timer,
     token::Token,
 };
 
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
-    let guard = flight.guard();
+    let guard = flight.guard(engine.pulse().clone());
     runtime.spawn(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;
@@ -91,10 +91,11 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             Some(fresh) => return Ok(Obtained::Token { fresh, record }),
             None => (record, token.refresh),
         },
-        Reloaded::Replaced(record, token) => {
-            let fresh = engine.sendable(stored(&token)).map_err(Failure::transient)?;
-            return Ok(Obtained::Replaced { fresh, record });
-        }
+        Reloaded::Replaced(record, token) => match engine.reported(engine.sendable(stored(&token))) {
+            Some(fresh) => return Ok(Obtained::Replaced { fresh, record }),
+            // There is nothing in it to go over to.
+            None => (RecordHead { revision: record.revision, ..plan.record }, plan.refresh_token()),
+        },
         Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
         Reloaded::Nothing(record) => (record, plan.refresh_token()),
     };
@@ -125,8 +126,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         token = token.refresh_token(kept);
     }
     let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
-    let record = RecordHead { revision: base.revision.saturating_add(1), ..base };
-    let fence = lease.as_ref().map(Lease::fence);
+    let record = base.following();
+    let fence = lease.as_ref().map(Held::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
     let _ = engine.save(&Handle::current(), written).await;
@@ -139,7 +140,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 
 /// What a flight finds before it may fetch.
 struct Reread {
-    lease: Option<Lease>,
+    lease: Option<Held>,
     /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
@@ -148,33 +149,29 @@ struct Reread {
     reloaded: Reloaded,
 }
 
-/// Takes the lease, saves what is owed and reads the store. `None`: the flight has lost meanwhile.
+/// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let lease = engine.storage.lease().await;
     if flight.is_lost() {
         return None;
     }
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten();
-    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
-        // Reported, and tried again with the next refresh.
-        let _ = engine.save(&Handle::current(), owed).await;
-        if flight.is_lost() {
-            return None;
-        }
-    }
+    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease));
     let found = engine.reported(engine.storage.load().await);
     if flight.is_lost() {
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
     let is_blind = found.is_none() && plan.present.is_none();
-    Some(Reread {
-        lease,
-        may_fetch,
-        is_blind,
-        reloaded: reload(plan, engine.storage.or_owed(found.flatten())),
-    })
+    let newest = engine.storage.or_owed(found.flatten());
+    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
+        // Reported, and tried again with the next refresh.
+        let _ = engine.save(&Handle::current(), owed).await;
+        if flight.is_lost() {
+            return None;
+        }
+    }
+    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan, newest) })
 }
 
 /// What the store's record means for a flight.
