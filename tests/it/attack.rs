@@ -1,6 +1,11 @@
 //! Hostile neighbours: stores that lie, sources and observers at their worst, runtimes that die at the wrong moment.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    panic::resume_unwind,
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -8,8 +13,10 @@ use tokio::{
 };
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    ErrorKind, Token,
+    ErrorKind, FetchContext, FetchError, Session, Token,
+    event::Event,
     session::State,
+    source_fn,
     store::{MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Gate, ModelAuthority},
 };
@@ -234,4 +241,34 @@ fn a_logout_waits_for_a_runtime_that_nobody_drives_no_longer_than_for_a_slow_sto
         assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
         assert!(start.elapsed() <= 3 * Duration::from_secs(5));
     });
+}
+
+// Sources and observers at their worst.
+
+/// It cannot have the watch over the refresh, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_observer_that_blocks_on_the_panic_of_a_source_stops_nobody_for_ever() {
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let session = Session::builder(source_fn(|_: FetchContext| async {
+        resume_unwind(Box::new("a source that panics"));
+        #[allow(unreachable_code)]
+        Ok::<_, FetchError>(Token::new("never"))
+    }))
+    .observer(move |_: &Event<'_>| {
+        arrived.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+    })
+    .refresh_timeout(Duration::from_millis(50))
+    .unwrap()
+    .build();
+    let waiting = tokio::spawn({
+        let session = session.clone();
+        async move { session.token().await }
+    });
+    arrivals.recv().await.unwrap();
+    let answer = timeout(Duration::from_secs(5), waiting).await.expect("an answer in time");
+    assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Panic);
+    drop(release);
 }
