@@ -33,6 +33,7 @@ pub(crate) struct Slot {
     /// Failed refreshes in a row.
     failures: u32,
     record: RecordHead,
+    spent: Vec<Error>,
 }
 
 /// Which record of the store the state stands for.
@@ -112,6 +113,7 @@ impl Slot {
             fetch: Fetch::Idle,
             failures: 0,
             record: RecordHead { session, revision: 0 },
+            spent: Vec::new(),
         }
     }
 
@@ -157,7 +159,7 @@ impl Slot {
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
                 let flight = Flight::new();
-                self.fetch = Fetch::Flight(flight.clone());
+                self.set_fetch(Fetch::Flight(flight.clone()));
                 Decision::Start(flight, self.plan(ask))
             }
         }
@@ -173,7 +175,7 @@ impl Slot {
         if !self.is_wanted(flight) {
             return None;
         }
-        self.fetch = Fetch::Idle;
+        self.set_fetch(Fetch::Idle);
         let fruitless = self.token.as_ref().map(|token| token.fruitless().clone());
         Some(self.issue(fresh, record, fruitless.unwrap_or_default()))
     }
@@ -226,14 +228,11 @@ impl Slot {
         if matches!(self.fetch, Fetch::LoggedOut) {
             return Err(self.left());
         }
-        let flight = match &self.fetch {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight.clone()),
-            _ => None,
-        };
+        let flight = self.flight().cloned();
         match &flight {
             // Here already, and not when its waiters are released: an observer may take its time before that.
             Some(flight) => flight.disown(),
-            None => self.fetch = Fetch::Idle,
+            None => self.set_fetch(Fetch::Idle),
         }
         let token = match &self.token {
             Some(present) => token.keeping_refresh_of(present),
@@ -274,19 +273,18 @@ impl Slot {
         self.epoch = self.epoch.following();
         self.token = None;
         self.failures = 0;
-        match std::mem::replace(&mut self.fetch, then) {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => {
-                flight.disown();
-                Some(flight)
-            }
-            _ => None,
+        let flight = self.flight().cloned();
+        self.set_fetch(then);
+        if let Some(flight) = &flight {
+            flight.disown();
         }
+        flight
     }
 
     /// The fetch half changes without a new token: what was condemned for the sake of the flight goes out again and
     /// is refused on its own merit.
     fn end_fetch(&mut self, then: Fetch) {
-        self.fetch = then;
+        self.set_fetch(then);
         if let Some(token) = &self.token {
             token.condemn(false);
         }
@@ -294,11 +292,31 @@ impl Slot {
 
     /// A flight whose tasks are gone, with their runtime, is over.
     fn absorb(&mut self) {
-        if let Fetch::Flight(flight) | Fetch::Overdue(flight, _) = &self.fetch {
-            if flight.is_gone() {
-                self.end_fetch(Fetch::Idle);
-            }
+        if self.flight().is_some_and(Flight::is_gone) {
+            self.end_fetch(Fetch::Idle);
         }
+    }
+
+    fn flight(&self) -> Option<&Flight> {
+        match &self.fetch {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight),
+            _ => None,
+        }
+    }
+
+    fn set_fetch(&mut self, then: Fetch) {
+        match std::mem::replace(&mut self.fetch, then) {
+            Fetch::Overdue(_, error) | Fetch::Cooling { error, .. } | Fetch::Dead(error) => {
+                self.spent.push(error);
+            }
+            Fetch::Idle | Fetch::Flight(_) | Fetch::LoggedOut => {}
+        }
+    }
+
+    /// The errors that are remembered no longer. Their causes are somebody else's, and may do anything when they are
+    /// dropped.
+    pub(crate) fn spent(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.spent)
     }
 
     fn is_wanted(&self, flight: &Flight) -> bool {
@@ -306,7 +324,7 @@ impl Slot {
     }
 
     fn is_on(&self, flight: &Flight) -> bool {
-        matches!(&self.fetch, Fetch::Flight(present) | Fetch::Overdue(present, _) if present.is(flight))
+        self.flight().is_some_and(|present| present.is(flight))
     }
 
     fn condemn_if_rejected(&self, ask: Ask) {

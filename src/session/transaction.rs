@@ -3,9 +3,12 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
@@ -71,9 +74,11 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     }
 }
 
-/// Obtains a token and puts it into use. The observers, which are told of that, may block as a source may.
+/// Obtains a token and puts it into use. The observers, which are told of that, or of a panic, may block as a source
+/// may.
 async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
-    match obtain(engine.clone(), flight.clone(), plan).await {
+    let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
+    match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
         Ok(Obtained::Token { fresh, record }) => engine.publish(&flight, fresh, record).await,
         Ok(Obtained::Replaced { fresh, record }) => engine.adopt(&flight, fresh, record).await,
         Ok(Obtained::Ended { record }) => engine.ended(&flight, record).await,
@@ -231,14 +236,16 @@ impl Failure {
     }
 
     fn of_task(ended: &JoinError) -> Self {
-        let error = if ended.is_panic() {
-            Error::new(ErrorKind::Panic, "the token source panicked")
-        } else {
-            Error::new(
-                ErrorKind::Timeout,
-                "the refresh was given up; whether the authority has answered is unknown",
-            )
-        };
-        Failure::transient(error)
+        if ended.is_panic() {
+            return Failure::of_panic();
+        }
+        Failure::transient(Error::new(
+            ErrorKind::Timeout,
+            "the refresh was given up; whether the authority has answered is unknown",
+        ))
+    }
+
+    fn of_panic() -> Self {
+        Failure::transient(Error::new(ErrorKind::Panic, "the token source panicked"))
     }
 }

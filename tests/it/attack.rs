@@ -1,6 +1,16 @@
 //! Hostile neighbours: stores that lie, sources and observers at their worst, runtimes that die at the wrong moment.
 
-use std::{future::Future, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    panic::resume_unwind,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -8,8 +18,10 @@ use tokio::{
 };
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    ErrorKind, Token,
+    ErrorKind, FetchContext, FetchError, Session, Token,
+    event::Event,
     session::State,
+    source_fn,
     store::{MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Gate, ModelAuthority},
 };
@@ -234,4 +246,108 @@ fn a_logout_waits_for_a_runtime_that_nobody_drives_no_longer_than_for_a_slow_sto
         assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
         assert!(start.elapsed() <= 3 * Duration::from_secs(5));
     });
+}
+
+// Sources and observers at their worst.
+
+/// It cannot have the watch over the refresh, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_observer_that_blocks_on_the_panic_of_a_source_stops_nobody_for_ever() {
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let session = Session::builder(source_fn(|_: FetchContext| async {
+        resume_unwind(Box::new("a source that panics"));
+        #[allow(unreachable_code)]
+        Ok::<_, FetchError>(Token::new("never"))
+    }))
+    .observer(move |_: &Event<'_>| {
+        arrived.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+    })
+    .refresh_timeout(Duration::from_millis(50))
+    .unwrap()
+    .build();
+    let waiting = tokio::spawn({
+        let session = session.clone();
+        async move { session.token().await }
+    });
+    arrivals.recv().await.unwrap();
+    let answer = timeout(Duration::from_secs(5), waiting).await.expect("an answer in time");
+    assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Panic);
+    drop(release);
+}
+
+/// A cause that does something when it goes.
+struct Cause<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Cause<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+impl<F: Fn()> fmt::Debug for Cause<F> {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("somebody printed a cause")
+    }
+}
+
+impl<F: Fn()> fmt::Display for Cause<F> {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("somebody printed a cause")
+    }
+}
+
+impl<F: Fn()> std::error::Error for Cause<F> {}
+
+#[tokio::test(start_paused = true)]
+async fn a_cause_that_panics_when_it_is_dropped_keeps_nobody_waiting() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = fetches.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if first {
+                return Err(FetchError::transient(Cause(|| resume_unwind(Box::new("dropped")))));
+            }
+            Ok(Token::new("token"))
+        }
+    }))
+    .cooling(Duration::ZERO, Duration::ZERO)
+    .unwrap()
+    .build();
+    let error = session.token().await.unwrap_err();
+    assert!(!format!("{error} {error:?}").is_empty());
+    drop(error);
+    let dropper = session.clone();
+    let _ = tokio::spawn(async move { dropper.token().await }).await;
+    assert_eq!(access(&in_time(session.token()).await.unwrap()), "token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lock_is_held_while_a_cause_is_dropped() {
+    let looked = Arc::new(AtomicBool::new(false));
+    let (cell, seen) = (Arc::new(std::sync::OnceLock::<Session>::new()), looked.clone());
+    let (own, first) = (cell.clone(), AtomicBool::new(true));
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let first = first.swap(false, Ordering::Relaxed);
+        let (own, seen) = (own.clone(), seen.clone());
+        async move {
+            if first {
+                return Err(FetchError::transient(Cause(move || {
+                    let mut changes = own.get().unwrap().subscribe();
+                    seen.store(task::spawn(changes.next()).poll().is_ready(), Ordering::Relaxed);
+                })));
+            }
+            Ok(Token::new("token"))
+        }
+    }))
+    .cooling(Duration::ZERO, Duration::ZERO)
+    .unwrap()
+    .build();
+    cell.set(session.clone()).unwrap();
+    drop(session.token().await.unwrap_err());
+    session.token().await.unwrap();
+    assert!(looked.load(Ordering::Relaxed), "dropped under our lock");
 }
