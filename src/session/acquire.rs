@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    reentry,
-    time::timer,
+    reentry, time,
 };
 
 /// The token to send a request with at once; a due one is renewed meanwhile. `None`: there is something to wait for.
@@ -58,8 +57,7 @@ pub(crate) struct Acquire {
 pub(crate) struct Wait {
     flight: Flight,
     landing: Landing,
-    /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then. A task,
-    /// because this future may move on to yet another runtime, and a timer whose runtime is gone panics.
+    /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
     alarm: Option<JoinSet<Result<(), Error>>>,
 }
 
@@ -93,15 +91,7 @@ impl Wait {
 }
 
 fn alarm(flight: &Flight, engine: &Engine) -> Option<JoinSet<Result<(), Error>>> {
-    let limit = engine.limits.refresh;
-    flight.is_elsewhere().then(|| {
-        let mut alarm = JoinSet::new();
-        alarm.spawn(async move {
-            timer(limit)?.await;
-            Ok(())
-        });
-        alarm
-    })
+    if flight.is_elsewhere() { time::alarm(engine.limits.refresh) } else { None }
 }
 
 impl From<Denied> for Error {

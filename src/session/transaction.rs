@@ -3,9 +3,12 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use tokio::{
     runtime::Handle,
     task::JoinError,
@@ -14,7 +17,7 @@ use tokio::{
 
 use super::{
     engine::{self, Engine},
-    flight::Flight,
+    flight::{Flight, Held},
     issued::{Provenance, Sendable},
     kernel::{Failure, Plan, RecordHead},
 };
@@ -22,14 +25,14 @@ use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
     source::{FailureClass, FetchContext},
-    store::{Lease, Record, StoredToken},
+    store::{Record, StoredToken},
     time::timer,
     token::Token,
 };
 
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
-    let guard = flight.guard();
+    let guard = flight.guard(engine.pulse().clone());
     runtime.spawn(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;
@@ -75,9 +78,11 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     }
 }
 
-/// Obtains a token and puts it into use. The observers, which are told of that, may block as a source may.
+/// Obtains a token and puts it into use. The observers, which are told of that, or of a panic, may block as a source
+/// may.
 async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
-    match obtain(engine.clone(), flight.clone(), plan).await {
+    let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
+    match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
         Ok(Obtained::Token { fresh, record }) => engine.publish(&flight, fresh, record).await,
         Ok(Obtained::Replaced { fresh, record }) => engine.adopt(&flight, fresh, record).await,
         Ok(Obtained::Ended { record }) => engine.ended(&flight, record).await,
@@ -90,7 +95,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, refresh_token) = match take(&engine, &plan, reloaded)? {
+    let (base, refresh_token) = match take(&engine, &plan, reloaded) {
         Taken::Whole(obtained) => return Ok(obtained),
         Taken::Base(base, refresh_token) => (base, refresh_token),
     };
@@ -129,8 +134,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         token = token.refresh_token(kept);
     }
     let fresh = engine.sendable(token.clone(), Provenance::New).map_err(Failure::transient)?;
-    let record = RecordHead { revision: base.revision.saturating_add(1), ..base };
-    let fence = lease.as_ref().map(Lease::fence);
+    let record = base.following();
+    let fence = lease.as_ref().map(Held::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
     let _ = engine.save(&Handle::current(), written).await;
@@ -149,19 +154,24 @@ enum Taken {
     Base(RecordHead, Option<Secret>),
 }
 
-fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded) -> Result<Taken, Failure> {
-    Ok(match reloaded {
+fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded) -> Taken {
+    match reloaded {
         Reloaded::Token(record, token) => match alive(engine, plan, &token) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
             None => Taken::Base(record, token.refresh),
         },
         Reloaded::Replaced(record, token) => {
-            let fresh = engine.sendable(stored(&token), Provenance::Stored).map_err(Failure::transient)?;
-            Taken::Whole(Obtained::Replaced { fresh, record })
+            match engine.reported(engine.sendable(stored(&token), Provenance::Stored)) {
+                Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
+                // There is nothing in it to go over to.
+                None => {
+                    Taken::Base(RecordHead { revision: record.revision, ..plan.record }, plan.refresh_token())
+                }
+            }
         }
         Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
         Reloaded::Nothing(record) => Taken::Base(record, plan.refresh_token()),
-    })
+    }
 }
 
 /// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares
@@ -178,7 +188,7 @@ async fn look_for_a_sibling(
         if flight.is_lost() {
             return None;
         }
-        if let Ok(Taken::Whole(obtained)) = take(engine, plan, reload(base, plan, found)) {
+        if let Taken::Whole(obtained) = take(engine, plan, reload(base, plan, found)) {
             return Some(obtained);
         }
     }
@@ -189,7 +199,7 @@ const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a flight finds before it may fetch.
 struct Reread {
-    lease: Option<Lease>,
+    lease: Option<Held>,
     /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
@@ -198,33 +208,29 @@ struct Reread {
     reloaded: Reloaded,
 }
 
-/// Takes the lease, saves what is owed and reads the store. `None`: the flight has lost meanwhile.
+/// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let lease = engine.storage.lease().await;
     if flight.is_lost() {
         return None;
     }
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten();
-    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
-        // Reported, and tried again with the next refresh.
-        let _ = engine.save(&Handle::current(), owed).await;
-        if flight.is_lost() {
-            return None;
-        }
-    }
+    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease));
     let found = engine.reported(engine.storage.load().await);
     if flight.is_lost() {
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
     let is_blind = found.is_none() && plan.present.is_none();
-    Some(Reread {
-        lease,
-        may_fetch,
-        is_blind,
-        reloaded: reload(plan.record, plan, engine.storage.or_owed(found.flatten())),
-    })
+    let newest = engine.storage.or_owed(found.flatten());
+    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
+        // Reported, and tried again with the next refresh.
+        let _ = engine.save(&Handle::current(), owed).await;
+        if flight.is_lost() {
+            return None;
+        }
+    }
+    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.record, plan, newest) })
 }
 
 /// What the store's record means for a flight.
@@ -283,14 +289,16 @@ impl Failure {
     }
 
     fn of_task(ended: &JoinError) -> Self {
-        let error = if ended.is_panic() {
-            Error::new(ErrorKind::Panic, "the token source panicked")
-        } else {
-            Error::new(
-                ErrorKind::Timeout,
-                "the refresh was given up; whether the authority has answered is unknown",
-            )
-        };
-        Failure::transient(error)
+        if ended.is_panic() {
+            return Failure::of_panic();
+        }
+        Failure::transient(Error::new(
+            ErrorKind::Timeout,
+            "the refresh was given up; whether the authority has answered is unknown",
+        ))
+    }
+
+    fn of_panic() -> Self {
+        Failure::transient(Error::new(ErrorKind::Panic, "the token source panicked"))
     }
 }

@@ -18,22 +18,22 @@ use crate::{script::within, world::World};
 
 /// A memory store whose calls can be held, can fail, and are noted.
 #[derive(Clone, Default)]
-struct Watched {
+pub(crate) struct Watched {
     memory: MemoryStore,
     inner: Arc<Mutex<Watching>>,
 }
 
 #[derive(Default)]
-struct Watching {
+pub(crate) struct Watching {
     saves: Vec<Record>,
-    hold_save: Option<Gate>,
-    save: Fault,
+    pub(crate) hold_save: Option<Gate>,
+    pub(crate) save: Fault,
     load: Fault,
     lock: Fault,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
-enum Fault {
+pub(crate) enum Fault {
     #[default]
     None,
     Error,
@@ -53,7 +53,7 @@ impl Fault {
 }
 
 impl Watched {
-    fn set(&self, change: impl FnOnce(&mut Watching)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Watching)) {
         change(&mut self.inner.lock().unwrap());
     }
 
@@ -62,7 +62,7 @@ impl Watched {
         self.inner.lock().unwrap().saves.iter().map(access).collect()
     }
 
-    async fn access(&self) -> Option<String> {
+    pub(crate) async fn access(&self) -> Option<String> {
         Some(self.memory.load().await.unwrap()?.token?.access.expose().to_owned())
     }
 }

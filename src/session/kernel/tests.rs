@@ -204,10 +204,19 @@ fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
 }
 
 #[test]
+fn a_flight_has_lost_as_soon_as_its_session_is_replaced() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    let (change, _) = replace(&mut slot);
+    assert!(publish(&mut slot, &flight).is_none());
+    assert_eq!(slot.token().map(|token| token.stamp()), Some(change.token.stamp()));
+}
+
+#[test]
 fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
-    drop(flight.guard());
+    drop(flight.guard(tokio::sync::watch::Sender::default()));
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "no longer condemned");
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
 }
@@ -383,4 +392,13 @@ fn a_token_that_has_to_last_is_fetched_unless_none_lives_that_long() {
     assert_eq!(decide(&mut slot, minutes(61), NOW), "use", "the next one would not live that long either");
     assert_eq!(decide(&mut slot, minutes(30), later(1800)), "use");
     assert_eq!(decide(&mut slot, minutes(31), later(1800)), "start");
+}
+
+#[test]
+fn revisions_end_at_the_last_number() {
+    let mut slot = empty();
+    slot.record.revision = u64::MAX;
+    assert_eq!(slot.login(sendable()).0.record.revision, u64::MAX);
+    assert_eq!(replace(&mut slot).0.record.following().revision, u64::MAX);
+    assert_eq!(slot.logout().0.revision, u64::MAX);
 }
