@@ -98,7 +98,7 @@ mod token;
 
 pub use self::{
     body::ReplayBody,
-    classify::{Answer, Challenged, Classify, Standard, Statuses, Verdict},
+    classify::{Answer, Challenged, Classify, Codes, ErrorCode, Standard, Statuses, Verdict},
     error::{BoxError, Error, ErrorKind},
     extension::{NoToken, NotResent, Outcome, RefreshFailure, SkipRefresh},
     future::ResponseFuture,
