@@ -69,6 +69,7 @@
 //!
 //! # Features
 //!
+//! - `json` (default): [error codes in JSON bodies](peek).
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
 //!   for the tests of programs that use this crate.
 #![forbid(unsafe_code)]
@@ -81,6 +82,7 @@ mod extension;
 mod future;
 mod generation;
 mod layer;
+pub mod peek;
 pub mod placement;
 mod policy;
 mod random;
@@ -96,6 +98,8 @@ pub mod test_util;
 pub mod time;
 mod token;
 
+#[cfg(feature = "json")]
+pub use self::peek::json::JsonCodeLayer;
 pub use self::{
     body::ReplayBody,
     classify::{Answer, Challenged, Classify, Codes, ErrorCode, Standard, Statuses, Verdict},
@@ -104,6 +108,7 @@ pub use self::{
     future::ResponseFuture,
     generation::Generation,
     layer::TokenRefreshLayer,
+    peek::grpc::{GrpcStatusLayer, GrpcUnauthenticated},
     placement::Placement,
     scope::{Origin, Scope},
     secret::Secret,
