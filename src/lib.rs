@@ -96,6 +96,7 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod time;
+pub mod tips;
 mod token;
 
 #[cfg(feature = "json")]
@@ -115,6 +116,7 @@ pub use self::{
     service::TokenRefresh,
     session::Session,
     source::{FetchContext, FetchError, TokenSource, source_fn},
+    tips::Tips,
     token::Token,
 };
 
