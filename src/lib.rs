@@ -79,6 +79,7 @@
 //!
 //! # Features
 //!
+//! - `json` (default): [error codes in JSON bodies](peek).
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
 //!   for the tests of programs that use this crate.
 #![forbid(unsafe_code)]
@@ -91,6 +92,7 @@ mod extension;
 mod future;
 mod generation;
 mod layer;
+pub mod peek;
 pub mod placement;
 mod policy;
 mod random;
@@ -104,22 +106,27 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod time;
+pub mod tips;
 mod token;
 
+#[cfg(feature = "json")]
+pub use self::peek::json::JsonCodeLayer;
 pub use self::{
     body::ReplayBody,
-    classify::{Answer, Challenged, Classify, Standard, Statuses, Verdict},
+    classify::{Answer, Challenged, Classify, Codes, ErrorCode, Standard, Statuses, Verdict},
     error::{BoxError, Error, ErrorKind},
     extension::{NoToken, NotResent, Outcome, RefreshFailure, SkipRefresh},
     future::ResponseFuture,
     generation::Generation,
     layer::TokenRefreshLayer,
+    peek::grpc::{GrpcStatusLayer, GrpcUnauthenticated},
     placement::Placement,
     scope::{Origin, Scope},
     secret::Secret,
     service::TokenRefresh,
     session::Session,
     source::{Cause, FetchContext, FetchError, TokenSource, source_fn},
+    tips::Tips,
     token::{OptionalSecret, Token},
 };
 

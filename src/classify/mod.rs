@@ -9,6 +9,7 @@
 //! | [`Standard`] | what the RFCs call a refused token; the default |
 //! | [`Statuses`] | exactly the statuses given |
 //! | [`Challenged`] | only what a challenge of the given scheme (and realm) speaks of |
+//! | [`Codes`] | exactly the error codes given, as a layer below has read them from the body |
 //! | a closure | anything a head can show |
 //!
 //! A server with a code of its own, next to the standard rules:
@@ -42,6 +43,7 @@
 
 mod challenge;
 mod challenged;
+mod codes;
 mod standard;
 mod statuses;
 
@@ -49,9 +51,12 @@ use std::{fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Response, StatusCode, Uri, Version};
 
+#[cfg(feature = "json")]
+pub(crate) use self::codes::status_set;
 pub use self::{
     challenge::{Challenge, Challenges},
     challenged::Challenged,
+    codes::{Codes, ErrorCode},
     standard::Standard,
     statuses::Statuses,
 };
