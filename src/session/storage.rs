@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error as _,
     future::Future,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,7 +23,7 @@ use tokio::{
 use super::flight::Flight;
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    store::{DynTokenStore, Lease, Record},
+    store::{DynTokenStore, Lease, Record, Superseded},
 };
 
 pub(crate) struct Storage {
@@ -39,7 +40,14 @@ struct Queue {
     writes: VecDeque<Write>,
     draining: bool,
     /// The newest record that is not known to be in the store.
-    owed: Option<Record>,
+    owed: Option<Owed>,
+}
+
+#[derive(Clone)]
+struct Owed {
+    record: Record,
+    /// A refresh's number; what a login or logout owes stays without one, so that no store holds it for outdated.
+    fence: Option<u64>,
 }
 
 struct Write {
@@ -86,12 +94,15 @@ impl Storage {
     }
 
     /// What was found in the store, unless something at least as new is owed to it. That may be a token whose refresh
-    /// ended between the authority's answer and the save: the refresh token before it is spent.
+    /// ended between the authority's answer and the save: the refresh token before it is spent. A login or logout
+    /// that is owed is newer than whatever was found.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
         let owed = self.queue().owed.clone();
         match (found, owed) {
-            (Some(found), Some(owed)) if found.revision > owed.revision => Some(found),
-            (found, owed) => owed.or(found),
+            (Some(found), Some(Owed { record, fence: Some(_) })) if found.revision > record.revision => {
+                Some(found)
+            }
+            (found, owed) => owed.map(|owed| owed.record).or(found),
         }
     }
 
@@ -99,18 +110,18 @@ impl Storage {
     pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
         let (done, written) = oneshot::channel();
         let mut queue = self.queue();
-        queue.owed = Some(record.clone());
+        queue.owed = Some(Owed { record: record.clone(), fence });
         queue.writes.push_back(Write { record, fence, flight, done });
         Written(written)
     }
 
-    /// Enqueues again what an earlier write left owed.
-    pub(crate) fn enqueue_owed(&self, fence: Option<u64>) -> Option<Written> {
+    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.
+    pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let owed = {
             let queue = self.queue();
             queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)
         };
-        owed.map(|record| self.enqueue(record, fence, None))
+        owed.map(|Owed { record, fence }| self.enqueue(record, fence.map(|own| lease.unwrap_or(own)), None))
     }
 
     /// Sees to it that the queue is being worked off.
@@ -148,9 +159,10 @@ impl Drain {
         } else {
             Ok(())
         };
-        if result.is_ok() {
-            let written =
-                |owed: &mut Record| owed.revision == record.revision && owed.session == record.session;
+        if result.as_ref().err().is_none_or(is_superseded) {
+            let written = |owed: &mut Owed| {
+                owed.record.revision == record.revision && owed.record.session == record.session
+            };
             storage.queue().owed.take_if(written);
         }
         // Whoever asked for the write may be gone.
@@ -193,6 +205,11 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
         Ok(Err(cause)) => Err(Error::with_cause(ErrorKind::Store, "the token store failed", cause)),
         Err(_panic) => Err(failed("the token store panicked")),
     }
+}
+
+/// Whether the store has kept a later record instead: then nothing is owed to it any more.
+fn is_superseded(error: &Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<Superseded>())
 }
 
 fn failed(message: &'static str) -> Error {

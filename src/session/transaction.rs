@@ -189,8 +189,9 @@ fn reload(plan: &Plan, found: Option<Record>) -> Reloaded {
         (Some(token), None) => Reloaded::Token(head, token),
         (Some(token), Some(_)) if is_ours => Reloaded::Token(head, token),
         (Some(token), Some(_)) => Reloaded::Replaced(head, token),
-        (None, Some(_)) if is_ours => Reloaded::Ended(head),
-        (None, _) => Reloaded::Nothing(RecordHead { revision, ..known }),
+        // Whoever logs out speaks for the store: a process that is started for that only has never known our name.
+        (None, Some(_)) => Reloaded::Ended(head),
+        (None, None) => Reloaded::Nothing(RecordHead { revision, ..known }),
     }
 }
 
