@@ -1,15 +1,20 @@
 //! Where a session's token outlives the process, or is shared with others.
 //!
 //! A refresh takes the store's [`Lease`], loads, fetches, saves and only then publishes. [`MemoryStore`] is the
-//! default; clones of it are one store, so two sessions can share their token through it.
+//! default; clones of it are one store, so two sessions can share their token through it. `FileStore` (feature `file`)
+//! keeps the token in a file, which any number of processes may share.
 //!
-//! One store holds one identity. Many identities need a store each.
+//! One store holds one identity. Many identities need a store each: a file each, say.
 
+#[cfg(feature = "file")]
+mod file;
 mod memory;
 mod rules;
 
 use std::{any::Any, fmt, future::Future, pin::Pin, time::SystemTime};
 
+#[cfg(feature = "file")]
+pub use self::file::FileStore;
 pub use self::memory::MemoryStore;
 use crate::{error::BoxError, random, secret::Secret};
 

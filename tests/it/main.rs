@@ -2,6 +2,7 @@
 
 mod answers;
 mod attach;
+mod file_store;
 mod flight;
 mod held;
 mod identity;
