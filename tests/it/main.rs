@@ -17,6 +17,7 @@ mod runtimes;
 mod scope;
 mod script;
 mod secrets;
+mod session_map;
 mod sessions;
 mod stacks;
 mod storage;
