@@ -47,6 +47,25 @@ impl Place {
     fn world(&self, authority: &ModelAuthority) -> World {
         world(self.store(), authority)
     }
+
+    /// Another process stops in the middle of a save, until this is dropped.
+    fn stop_saves(&self) -> fs::File {
+        let stopped = fs::OpenOptions::new().write(true).open(self.beside(".fence")).unwrap();
+        fs4::FileExt::try_lock(&stopped).unwrap();
+        stopped
+    }
+
+    /// A refresh that succeeds and is not saved.
+    async fn refresh_without_saving(&self, world: &World) -> fs::File {
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let mut refresh = task::spawn(world.session.refresh());
+        assert_pending!(refresh.poll());
+        in_time(gate.waiting(1)).await;
+        let stopped = self.stop_saves();
+        gate.open();
+        in_time(refresh).await.expect("a store that hangs stops no refresh");
+        stopped
+    }
 }
 
 fn world(store: impl TokenStore, authority: &ModelAuthority) -> World {
@@ -348,19 +367,50 @@ async fn a_save_that_was_given_up_is_not_made_after_the_next() {
     let authority = ModelAuthority::new();
     let world = place.world(&authority);
     world.session.token().await.unwrap();
-    let gate = authority.hold(Endpoint::Refresh);
-    let mut refresh = task::spawn(world.session.refresh());
-    assert_pending!(refresh.poll());
-    in_time(gate.waiting(1)).await;
-    // Another process stops in the middle of a save.
-    let stopped = fs::OpenOptions::new().write(true).open(place.beside(".fence")).unwrap();
-    fs4::FileExt::try_lock(&stopped).unwrap();
-    gate.open();
-    in_time(refresh).await.expect("a store that hangs stops no refresh");
+    let stopped = place.refresh_without_saving(&world).await;
     assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
     drop(stopped);
     in_time(world.session.settle()).await.unwrap();
     assert!(place.store().load().await.unwrap().unwrap().token.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_still_owed_does_not_overwrite_a_siblings_login() {
+    let place = Place::new();
+    let authority = ModelAuthority::new().account("bob", "builder");
+    let world = place.world(&authority);
+    world.session.token().await.unwrap();
+    drop(place.refresh_without_saving(&world).await);
+    let bob = authority.login_as("bob", "builder").await.unwrap();
+    place.world(&authority).session.login(bob.clone()).await.unwrap();
+    assert_eq!(in_time(world.session.settle()).await.unwrap_err().kind(), ErrorKind::Store);
+    let found = in_time(world.session.refresh()).await.unwrap();
+    assert_eq!(found.access().expose(), bob.access().expose());
+    in_time(world.session.settle()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_still_owed_stands_against_what_siblings_have_saved() {
+    let place = Place::new();
+    let authority = ModelAuthority::new().account("bob", "builder");
+    let (ours, sibling) = (place.world(&authority), place.world(&authority));
+    ours.session.token().await.unwrap();
+    sibling.session.token().await.unwrap();
+    for _ in 0..5 {
+        in_time(sibling.session.refresh()).await.unwrap();
+    }
+    let bob = authority.login_as("bob", "builder").await.unwrap();
+    let stopped = place.stop_saves();
+    assert_eq!(in_time(ours.session.login(bob.clone())).await.unwrap_err().kind(), ErrorKind::Store);
+    assert!(in_time(ours.session.refresh()).await.unwrap_err().is_transient());
+    let used = ours.session.token().await.unwrap();
+    assert_eq!(used.access().expose(), bob.access().expose(), "although a later record was found");
+    drop(stopped);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let rotated = in_time(ours.session.refresh()).await.unwrap();
+    assert_eq!(authority.counts().presented_again(), 0);
+    let found = in_time(sibling.session.refresh()).await.unwrap();
+    assert_eq!(found.access().expose(), rotated.access().expose(), "the sibling is bob now");
 }
 
 #[test]
