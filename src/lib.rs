@@ -80,6 +80,8 @@
 //! # Features
 //!
 //! - `json` (default): [error codes in JSON bodies](peek).
+//! - `file`: `store::FileStore`, a token in a file, for any number of processes.
+//! - `session-map`: `SessionMap`, a session for each of many identities.
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
 //!   for the tests of programs that use this crate.
 #![forbid(unsafe_code)]
@@ -101,6 +103,8 @@ pub mod scope;
 mod secret;
 mod service;
 pub mod session;
+#[cfg(feature = "session-map")]
+pub mod session_map;
 pub mod source;
 pub mod store;
 #[cfg(feature = "test-util")]
@@ -111,6 +115,8 @@ mod token;
 
 #[cfg(feature = "json")]
 pub use self::peek::json::JsonCodeLayer;
+#[cfg(feature = "session-map")]
+pub use self::session_map::SessionMap;
 pub use self::{
     body::ReplayBody,
     classify::{Answer, Challenged, Classify, Codes, ErrorCode, Standard, Statuses, Verdict},

@@ -97,6 +97,18 @@ impl Session {
         Ok(())
     }
 
+    /// Whether this is the only handle: nobody uses the session, nobody waits for it, and no refresh is on.
+    #[cfg(feature = "session-map")]
+    pub(crate) fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.engine) == 1
+    }
+
+    /// Whether all that the session has is in its store.
+    #[cfg(feature = "session-map")]
+    pub(crate) fn is_saved(&self) -> bool {
+        self.engine.storage.is_settled()
+    }
+
     /// The present token, or the one that the refresh in progress, or a new one, brings.
     ///
     /// # Errors

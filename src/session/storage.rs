@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error as _,
     future::{Future, pending},
     panic::AssertUnwindSafe,
     pin::pin,
@@ -26,7 +27,7 @@ use tokio::{
 use super::flight::Flight;
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    store::{DynTokenStore, Lease, Record},
+    store::{DynTokenStore, Lease, Record, Superseded},
     time::alarm,
 };
 
@@ -199,7 +200,7 @@ impl Drain {
         } else {
             bounded(storage.store_timeout, async { storage.store.save(record, fence).await }).await
         };
-        if result.is_ok() {
+        if result.as_ref().err().is_none_or(is_superseded) {
             storage.queue().owed.take_if(|owed| Arc::ptr_eq(owed, &debt));
         }
         // Whoever asked for the write may be gone.
@@ -243,6 +244,11 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
         Ok(Err(cause)) => Err(Error::with_cause(ErrorKind::Store, "the token store failed", cause)),
         Err(_panic) => Err(failed("the token store panicked")),
     }
+}
+
+/// Whether the store has kept a later record instead: then nothing is owed to it any more.
+fn is_superseded(error: &Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<Superseded>())
 }
 
 fn failed(message: &'static str) -> Error {

@@ -1,9 +1,6 @@
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Lease, Record, TokenStore};
+use super::{Lease, Record, TokenStore, rules};
 use crate::error::BoxError;
 
 /// Keeps the record in this process. Clones are one store.
@@ -12,9 +9,14 @@ pub struct MemoryStore(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    record: Mutex<Option<Record>>,
-    leases: AtomicU64,
+    kept: Mutex<Kept>,
     refresh: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    record: Option<Record>,
+    leases: u64,
 }
 
 impl MemoryStore {
@@ -22,20 +24,28 @@ impl MemoryStore {
     pub fn new() -> Self {
         Self::default()
     }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TokenStore for MemoryStore {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        Ok(self.0.record.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone())
+        Ok(self.kept().record.clone())
     }
 
-    async fn save(&self, record: &Record, _fence: Option<u64>) -> Result<(), BoxError> {
-        *self.0.record.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(record.clone());
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        let mut kept = self.kept();
+        let admitted = rules::admit(record, fence, kept.leases, kept.record.as_ref())?;
+        kept.record = Some(admitted);
         Ok(())
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
         let guard = self.0.refresh.clone().lock_owned().await;
-        Ok(Lease::new(self.0.leases.fetch_add(1, Ordering::Relaxed) + 1, guard))
+        let mut kept = self.kept();
+        kept.leases += 1;
+        Ok(Lease::new(kept.leases, guard))
     }
 }

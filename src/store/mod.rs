@@ -1,12 +1,20 @@
 //! Where a session's token outlives the process, or is shared with others.
 //!
 //! A refresh takes the store's [`Lease`], loads, fetches, saves and only then publishes. [`MemoryStore`] is the
-//! default; clones of it are one store, so two sessions can share their token through it.
+//! default; clones of it are one store, so two sessions can share their token through it. `FileStore` (feature `file`)
+//! keeps the token in a file, which any number of processes may share.
+//!
+//! One store holds one identity. Many identities need a store each: a file each, say.
 
+#[cfg(feature = "file")]
+mod file;
 mod memory;
+mod rules;
 
 use std::{any::Any, fmt, future::Future, pin::Pin, time::SystemTime};
 
+#[cfg(feature = "file")]
+pub use self::file::FileStore;
 pub use self::memory::MemoryStore;
 use crate::{error::BoxError, random, secret::Secret};
 
@@ -15,13 +23,20 @@ use crate::{error::BoxError, random, secret::Secret};
 /// Every call is bounded by the session's `store_timeout` (`lock` by its lease wait). A store that fails stops no
 /// request: the session goes on in memory, reports the failure and saves again later.
 pub trait TokenStore: Send + Sync + 'static {
-    /// The record that was saved last, or `None` where nothing ever was.
+    /// The record that was saved last, or `None` where nothing ever was. An error counts as nothing found, and is
+    /// reported.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
-    /// Replaces the record. `fence` is the number of the [`Lease`] under which the record was made; a store that is
-    /// shared refuses one that is older than a lease it has handed out since. Login and logout save without one.
+    /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
+    /// record or the new one.
     ///
-    /// Must be all or nothing: whoever loads sees the old record or the new one.
+    /// A refresh saves with the number of the [`Lease`] under which it was made. A store that is shared refuses
+    ///
+    /// 1. the number of a lease that is older than another it has handed out since;
+    /// 2. a record of a lower revision than the stored one, with [`Superseded`].
+    ///
+    /// Login and logout save without a number and are never refused. A store that is shared raises their revision to
+    /// at least two more than the stored one: the next is that of a refresh which may be under way, and loses.
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
@@ -51,6 +66,19 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease").field("fence", &self.fence).finish_non_exhaustive()
     }
 }
+
+/// Why a store refuses to save: it holds a later record. The session drops its own, and takes over the later one with
+/// its next refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Superseded;
+
+impl fmt::Display for Superseded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the token store holds a later record")
+    }
+}
+
+impl std::error::Error for Superseded {}
 
 /// What a store keeps: one identity's token, or the mark that it has logged out.
 #[derive(Clone, Debug)]

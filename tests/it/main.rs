@@ -3,6 +3,7 @@
 mod answers;
 mod attach;
 mod attack;
+mod file_store;
 mod flight;
 mod held;
 mod identity;
@@ -19,6 +20,7 @@ mod runtimes;
 mod scope;
 mod script;
 mod secrets;
+mod session_map;
 mod sessions;
 mod stacks;
 mod start;

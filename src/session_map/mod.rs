@@ -1,0 +1,231 @@
+//! A session for each of many identities: the users of a gateway, the tenants of a service.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use tower_token_refresh::{FetchContext, FetchError, Session, SessionMap, Token, source_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_token_refresh::Error> {
+//! let sessions = SessionMap::builder(|user: &String| {
+//!     let user = user.clone();
+//!     let source = source_fn(move |_: FetchContext| {
+//!         let token = Token::new(format!("token-of-{user}"));
+//!         async move { Ok::<_, FetchError>(token) }
+//!     });
+//!     // Give it a `.store(..)` of this user's own: what is evicted begins again from what was saved.
+//!     Session::builder(source).build()
+//! })
+//! .capacity(10_000)?
+//! .idle_after(Duration::from_secs(600))?
+//! .build();
+//!
+//! // In a handler: this session goes along with the user's requests, as their extension.
+//! let session = sessions.get(&"alice".to_owned());
+//! assert_eq!(session.token().await?.access().expose(), "token-of-alice");
+//!
+//! // When the process ends:
+//! sessions.settle().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is kept, and for how long
+//!
+//! 1. There is never more than one live session for a key. The map keeps a handle of each session that was used
+//!    lately, and knows every session that is alive, whoever keeps it so: one that was evicted while a request still
+//!    held it is found again.
+//! 2. A session is evicted when it is idle for too long, or was used less lately than any other of too many. It is not
+//!    while somebody else holds it, while a refresh is on, or while its store has not taken its latest token; such a
+//!    token is saved in the background, again and again. The map is over its capacity by that many.
+//! 3. Eviction happens in [`get`](SessionMap::get), a few sessions at a time: there is no task, and no traffic means
+//!    no eviction.
+
+mod shelf;
+
+use std::{
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+
+use self::shelf::{Found, Leaving, Limits, Shelf};
+use crate::{
+    error::{Error, ErrorKind},
+    session::Session,
+    time::{Clock, SystemClock, timer},
+};
+
+/// How long a session that cannot be evicted is left alone after its save has failed.
+const BETWEEN_SAVES: Duration = Duration::from_secs(5);
+
+/// A session for each key, made when it is first asked for. Clones are the same map. See the [module docs](self).
+pub struct SessionMap<K> {
+    shared: Arc<Shared<K>>,
+}
+
+struct Shared<K> {
+    make: Box<dyn Fn(&K) -> Session + Send + Sync>,
+    limits: Limits,
+    clock: Box<dyn Clock>,
+    shelf: Mutex<Shelf<K>>,
+}
+
+impl<K: Hash + Eq + Clone> SessionMap<K> {
+    /// Starts to build a map whose sessions are made by `make`.
+    ///
+    /// It is called once for a session, not under a lock, and must not ask the map for the same key. A panic in it is
+    /// the caller's; the next one tries again.
+    pub fn builder(make: impl Fn(&K) -> Session + Send + Sync + 'static) -> SessionMapBuilder<K> {
+        SessionMapBuilder {
+            make: Box::new(make),
+            limits: Limits { capacity: 1000, idle_after: Duration::from_secs(3600) },
+            clock: Box::new(SystemClock::new()),
+        }
+    }
+
+    /// The session of this key: the one that is alive, or else a new one.
+    pub fn get(&self, key: &K) -> Session {
+        let Shared { make, limits, clock, .. } = &*self.shared;
+        let now = clock.monotonic();
+        let (found, leaving) = self.shelf().find(key, limits, now);
+        see_off(leaving);
+        match found {
+            Found::Alive(session) => session,
+            Found::InTheMaking(place) => {
+                let session = place.get_or_init(|| make(key)).clone();
+                let leaving = self.shelf().made(key, &place, &session, limits, now);
+                see_off(leaving);
+                session
+            }
+        }
+    }
+
+    /// Gives up the map's own handle, and returns the session if it is alive. As long as anybody holds it,
+    /// [`get`](Self::get) finds it again. [Settle](Session::settle) it before it is dropped: nobody else saves what its
+    /// store has not taken.
+    ///
+    /// This ends no session. To log a user out, say so first, also where the session is not alive but stored:
+    ///
+    /// ```
+    /// # async fn example(sessions: tower_token_refresh::SessionMap<u64>, user: u64) -> Result<(), tower_token_refresh::Error> {
+    /// sessions.get(&user).logout().await?;
+    /// sessions.remove(&user);
+    /// # Ok(()) }
+    /// ```
+    pub fn remove(&self, key: &K) -> Option<Session> {
+        self.shelf().remove(key)
+    }
+
+    /// How many sessions the map itself keeps alive.
+    pub fn len(&self) -> usize {
+        self.shelf().len()
+    }
+
+    /// Whether the map itself keeps no session alive.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// [Settles](Session::settle) all sessions that are alive, for the end of a process.
+    ///
+    /// # Errors
+    ///
+    /// The first of those that did not settle; all were waited for.
+    pub async fn settle(&self) -> Result<(), Error> {
+        let alive = self.shelf().alive();
+        let settled = join_all(alive.iter().map(Session::settle)).await;
+        settled.into_iter().collect()
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf<K>> {
+        self.shared.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What remains to be done for sessions that were looked at for eviction; not under the map's lock, because what
+/// belongs to a session (its source, its store) may do anything when it is dropped.
+fn see_off(Leaving { evicted, unsaved }: Leaving) {
+    drop(evicted);
+    for session in unsaved {
+        // Without a runtime there is nothing to save it on, and its next turn will come.
+        let Some(runtime) = session.engine().runtime() else { continue };
+        runtime.spawn(async move {
+            // A failure is told to the session's observers.
+            if session.settle().await.is_err() {
+                if let Ok(pause) = timer(BETWEEN_SAVES) {
+                    pause.await;
+                }
+            }
+        });
+    }
+}
+
+impl<K> Clone for SessionMap<K> {
+    fn clone(&self) -> Self {
+        SessionMap { shared: self.shared.clone() }
+    }
+}
+
+impl<K> fmt::Debug for SessionMap<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionMap").field("limits", &self.shared.limits).finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`SessionMap`].
+#[must_use]
+pub struct SessionMapBuilder<K> {
+    make: Box<dyn Fn(&K) -> Session + Send + Sync>,
+    limits: Limits,
+    clock: Box<dyn Clock>,
+}
+
+impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
+    /// How many sessions the map keeps alive; 1000 by default.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn capacity(mut self, sessions: usize) -> Result<Self, Error> {
+        if sessions == 0 {
+            return Err(Error::new(ErrorKind::Encode, "a session map must have room for a session"));
+        }
+        self.limits.capacity = sessions;
+        Ok(self)
+    }
+
+    /// For how long the map keeps a session alive that nobody asks for; an hour by default.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn idle_after(mut self, time: Duration) -> Result<Self, Error> {
+        if time.is_zero() {
+            return Err(Error::new(ErrorKind::Encode, "a session must be kept for longer than no time"));
+        }
+        self.limits.idle_after = time;
+        Ok(self)
+    }
+
+    /// Where the time comes from; [`SystemClock`] by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// The map.
+    pub fn build(self) -> SessionMap<K> {
+        let SessionMapBuilder { make, limits, clock } = self;
+        SessionMap { shared: Arc::new(Shared { make, limits, clock, shelf: Mutex::new(Shelf::new()) }) }
+    }
+}
+
+impl<K> fmt::Debug for SessionMapBuilder<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionMapBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! What a map keeps: handles on the sessions that were used lately, and a register of all that are alive.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use lru::LruCache;
+
+use crate::session::{Engine, Session};
+
+/// How many sessions one call looks at for eviction: more than one, because a call brings at most one.
+const LOOKS: usize = 3;
+
+/// How many entries of sessions that are gone the register may have at least.
+const SLACK: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) capacity: usize,
+    pub(super) idle_after: Duration,
+}
+
+pub(super) struct Shelf<K> {
+    /// In the order of their use. Unbounded for the cache, because not every session may be evicted.
+    kept: LruCache<K, Kept>,
+    register: HashMap<K, Entry>,
+    /// At this size the register is cleared of what is gone.
+    clear_at: usize,
+}
+
+struct Kept {
+    session: Session,
+    used: Duration,
+}
+
+enum Entry {
+    /// Whoever asks for the key makes its session, or waits until it is made.
+    InTheMaking(Place),
+    Made(Weak<Engine>),
+}
+
+pub(super) type Place = Arc<OnceLock<Session>>;
+
+pub(super) enum Found {
+    Alive(Session),
+    InTheMaking(Place),
+}
+
+/// Sessions that were looked at for eviction.
+#[derive(Default)]
+pub(super) struct Leaving {
+    /// Nothing is lost with them.
+    pub(super) evicted: Vec<Session>,
+    /// Nobody else holds them, and their store has not taken their latest token. They stay.
+    pub(super) unsaved: Vec<Session>,
+}
+
+impl<K: Hash + Eq + Clone> Shelf<K> {
+    pub(super) fn new() -> Self {
+        Shelf { kept: LruCache::unbounded(), register: HashMap::new(), clear_at: SLACK }
+    }
+
+    pub(super) fn find(&mut self, key: &K, limits: &Limits, now: Duration) -> (Found, Leaving) {
+        if let Some(session) = self.look_up(key) {
+            let leaving = self.keep(key, &session, limits, now);
+            return (Found::Alive(session), leaving);
+        }
+        let place = match self.register.get(key) {
+            Some(Entry::InTheMaking(place)) => place.clone(),
+            _ => {
+                let place = Place::default();
+                self.register.insert(key.clone(), Entry::InTheMaking(place.clone()));
+                place
+            }
+        };
+        (Found::InTheMaking(place), Leaving::default())
+    }
+
+    /// The first to say so registers the session; who has waited for it finds it registered.
+    pub(super) fn made(
+        &mut self,
+        key: &K,
+        place: &Place,
+        session: &Session,
+        limits: &Limits,
+        now: Duration,
+    ) -> Leaving {
+        match self.register.get_mut(key) {
+            Some(entry) if entry.is_at(place) => *entry = Entry::Made(Arc::downgrade(session.engine())),
+            _ => return Leaving::default(),
+        }
+        if self.register.len() >= self.clear_at {
+            self.register.retain(|_, entry| entry.is_alive());
+            self.clear_at = 2 * self.register.len() + SLACK;
+        }
+        self.keep(key, session, limits, now)
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<Session> {
+        let alive = self.look_up(key);
+        self.kept.pop(key);
+        alive
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub(super) fn alive(&self) -> Vec<Session> {
+        self.register.values().filter_map(Entry::session).collect()
+    }
+
+    fn look_up(&self, key: &K) -> Option<Session> {
+        self.register.get(key)?.session()
+    }
+
+    fn keep(&mut self, key: &K, session: &Session, limits: &Limits, now: Duration) -> Leaving {
+        match self.kept.get_mut(key) {
+            Some(kept) => kept.used = now,
+            None => {
+                self.kept.put(key.clone(), Kept { session: session.clone(), used: now });
+            }
+        }
+        self.make_room(limits, now)
+    }
+
+    /// Looks at those that were used least lately. Who may not go has been in use until now.
+    fn make_room(&mut self, limits: &Limits, now: Duration) -> Leaving {
+        let mut leaving = Leaving::default();
+        for _ in 0..LOOKS {
+            let is_full = self.kept.len() > limits.capacity;
+            let is_due = |kept: &Kept| is_full || now.saturating_sub(kept.used) >= limits.idle_after;
+            if !self.kept.peek_lru().is_some_and(|(_, kept)| is_due(kept)) {
+                break;
+            }
+            let Some((key, Kept { session, .. })) = self.kept.pop_lru() else { break };
+            match (session.is_unshared(), session.is_saved()) {
+                (true, true) => {
+                    leaving.evicted.push(session);
+                    continue;
+                }
+                (true, false) => leaving.unsaved.push(session.clone()),
+                (false, _) => {}
+            }
+            self.kept.put(key, Kept { session, used: now });
+        }
+        leaving
+    }
+}
+
+impl Entry {
+    fn session(&self) -> Option<Session> {
+        match self {
+            Entry::InTheMaking(_) => None,
+            Entry::Made(engine) => engine.upgrade().map(Session::of),
+        }
+    }
+
+    fn is_at(&self, place: &Place) -> bool {
+        matches!(self, Entry::InTheMaking(making) if Arc::ptr_eq(making, place))
+    }
+
+    /// A place without anybody at it is what a panic has left.
+    fn is_alive(&self) -> bool {
+        match self {
+            Entry::InTheMaking(place) => Arc::strong_count(place) > 1,
+            Entry::Made(engine) => engine.strong_count() > 0,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Replaces a file by another, all or nothing.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    path::Path,
+};
+
+#[cfg(test)]
+use super::tests::reached;
+
+/// Where the tests end the process.
+#[cfg(not(test))]
+fn reached(_step: &str) {}
+
+/// Puts a file with this content in the place of `path`. `temporary` is in the same directory and belongs to the
+/// caller alone; what a killed process has left there is removed.
+pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    reached("begun");
+    // Never a file, or a link to one, that somebody else has put there.
+    let mut file = private().write(true).create_new(true).open(temporary)?;
+    reached("created");
+    let (first, second) = content.split_at(content.len() / 2);
+    file.write_all(first)?;
+    reached("half written");
+    file.write_all(second)?;
+    reached("written");
+    file.sync_all()?;
+    reached("synced");
+    drop(file);
+    fs::rename(temporary, path)?;
+    reached("renamed");
+    sync_directory(path)?;
+    reached("done");
+    Ok(())
+}
+
+/// Options for a file that only its owner may read.
+#[cfg(unix)]
+pub(super) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Elsewhere the directory says who may read a new file.
+#[cfg(not(unix))]
+pub(super) fn private() -> OpenOptions {
+    OpenOptions::new()
+}
+
+/// Makes a rename in the file's directory durable, where the system knows how to.
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match fs::File::open(directory)?.sync_all() {
+        // Some network file systems.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The content of the file: JSON with a version. Fields that are not known are ignored, so that a later release may add
+//! some without a new version.
+
+use std::{
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    secret::Secret,
+    store::{Record, SessionId, StoredToken},
+};
+
+const VERSION: u64 = 1;
+
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let token = record.token.as_ref().map(|token| {
+        json!({
+            "access": token.access.expose(),
+            "refresh": token.refresh.as_ref().map(Secret::expose),
+            "expires_at": token.expires_at.map(unix_seconds),
+        })
+    });
+    let file = json!({
+        "version": VERSION,
+        "session": format!("{:032x}", record.session.0),
+        "revision": record.revision,
+        "token": token,
+    });
+    format!("{file:#}\n").into_bytes()
+}
+
+/// The record, or `InvalidData`.
+pub(super) fn decode(bytes: &[u8]) -> io::Result<Record> {
+    let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
+    // The parser's own error may quote what it has read.
+    let file: Value = serde_json::from_slice(bytes).map_err(|_| invalid("the token file is damaged"))?;
+    match file["version"].as_u64() {
+        Some(VERSION) => record(file).ok_or_else(|| invalid("the token file is damaged")),
+        _ => Err(invalid("the token file has an unknown version")),
+    }
+}
+
+fn record(mut file: Value) -> Option<Record> {
+    Some(Record {
+        session: SessionId(u128::from_str_radix(file["session"].as_str()?, 16).ok()?),
+        revision: file["revision"].as_u64()?,
+        token: match file.get_mut("token")? {
+            Value::Null => None,
+            token @ Value::Object(_) => Some(StoredToken {
+                access: secret(&mut token["access"])?,
+                refresh: optional(&mut token["refresh"], secret)?,
+                expires_at: optional(&mut token["expires_at"], moment)?,
+            }),
+            _ => return None,
+        },
+    })
+}
+
+fn optional<T>(value: &mut Value, read: fn(&mut Value) -> Option<T>) -> Option<Option<T>> {
+    if value.is_null() { Some(None) } else { read(value).map(Some) }
+}
+
+/// Takes the text out, so that no copy of it stays behind.
+fn secret(value: &mut Value) -> Option<Secret> {
+    match value.take() {
+        Value::String(text) => Some(text.into()),
+        _ => None,
+    }
+}
+
+fn moment(value: &mut Value) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(value.as_u64()?))
+}
+
+/// Whole seconds, rounded down: a token that is thought to die a second early does no harm.
+fn unix_seconds(moment: SystemTime) -> u64 {
+    moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

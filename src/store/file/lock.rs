@@ -1,0 +1,71 @@
+//! Lock files, one of which holds a number.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fs4::{FileExt, TryLockError};
+use tokio::{task::spawn_blocking, time::sleep};
+
+use super::atomic;
+use crate::random;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A lock file that is ours until this is dropped.
+pub(super) struct Locked(File);
+
+impl Locked {
+    /// Waits for the lock by trying again and again. The blocking call could not be given up, and would keep a thread
+    /// for as long as somebody keeps the lock.
+    pub(super) async fn acquire(path: PathBuf) -> io::Result<Self> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let attempt = path.clone();
+            if let Some(locked) = spawn_blocking(move || Self::attempt(&attempt)).await?? {
+                return Ok(locked);
+            }
+            sleep(pause.mul_f64(0.5 + random::fraction())).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    fn attempt(path: &Path) -> io::Result<Option<Self>> {
+        let mut options = atomic::private();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        match FileExt::try_lock(&file) {
+            Ok(()) => Ok(Some(Locked(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The number that the file holds. What is no number counts as zero: only a power failure can leave that, and no
+    /// lease survives one.
+    pub(super) fn number(&mut self) -> io::Result<u64> {
+        let mut text = Vec::new();
+        self.0.rewind()?;
+        self.0.read_to_end(&mut text)?;
+        Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok()).unwrap_or(0))
+    }
+
+    /// Puts the next number into the file. Its length never changes, so that one write replaces all of it.
+    pub(super) fn advance(&mut self) -> io::Result<u64> {
+        let next = self.number()?.saturating_add(1);
+        self.0.rewind()?;
+        self.0.write_all(format!("{next:020}\n").as_bytes())?;
+        Ok(next)
+    }
+}
+
+impl Drop for Locked {
+    /// Closing the file would do, were it not for a child process that is just being started and still has it.
+    fn drop(&mut self) {
+        // Closing follows in any case.
+        let _ = FileExt::unlock(&self.0);
+    }
+}

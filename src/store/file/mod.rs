@@ -1,0 +1,131 @@
+//! A record in a file.
+
+mod atomic;
+mod format;
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::task::spawn_blocking;
+
+use self::lock::Locked;
+use super::{Lease, Record, TokenStore, rules};
+use crate::error::BoxError;
+
+/// Keeps the record in a file, which any number of processes may share.
+///
+/// A save writes a new file beside the old one, makes it durable and puts it in the old one's place, so that a process
+/// that is killed at any moment leaves the old record or the new one. On Unix the file is readable by its owner only.
+/// The directory must exist and is left as it is; `path` should not be a symbolic link, because it would be replaced.
+///
+/// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is an error of `load`: the
+/// session reports it and goes on as if nobody had logged in. Nothing is lost: the next save keeps such a
+/// file aside.
+///
+/// | file | holds |
+/// |---|---|
+/// | `path` | the record, as JSON |
+/// | `path.tmp` | a record that is being written |
+/// | `path.corrupt` | what was there before and is no record |
+/// | `path.lock` | nothing; locked by whoever holds the [`Lease`] |
+/// | `path.fence` | the number of the last lease; locked for as long as a save takes |
+///
+/// The locks are the operating system's, which releases them when a process ends in whatever way. Waiting for one is
+/// polling, with growing pauses, so that it can be given up at any time. Do not delete these two files while a process uses
+/// the store. File work runs on tokio's blocking threads; a runtime with time is needed.
+///
+/// # Security
+///
+/// The token is stored as it is. Whoever can read the file has it.
+///
+/// ```
+/// use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn, store::FileStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = std::env::temp_dir().join(format!("file-store-example-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// let build = || {
+///     let source = source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("from-the-authority")) });
+///     Session::builder(source).store(FileStore::new(directory.join("token.json"))).build()
+/// };
+/// build().login(Token::new("from-a-login")).await?;
+///
+/// // Another process, later:
+/// assert_eq!(build().token().await?.access().expose(), "from-a-login");
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    path: Arc<Path>,
+}
+
+impl FileStore {
+    /// A store in this file. Nothing is read or written before it is used.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        FileStore { path: path.into().into() }
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(suffix);
+        name.into()
+    }
+
+    /// What the file holds. `InvalidData`: something, but no record.
+    fn read(&self) -> io::Result<Option<Record>> {
+        match fs::read(&self.path) {
+            Ok(bytes) => format::decode(&bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`read`](Self::read), for whoever is about to replace the file.
+    fn read_or_keep_aside(&self) -> io::Result<Option<Record>> {
+        match self.read() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                fs::rename(&self.path, self.beside(".corrupt"))?;
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn write(&self, record: &Record, fence: Option<u64>, mut numbers: Locked) -> Result<(), BoxError> {
+        let stored = self.read_or_keep_aside()?;
+        let record = rules::admit(record, fence, numbers.number()?, stored.as_ref())?;
+        atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record))?;
+        Ok(())
+    }
+}
+
+impl TokenStore for FileStore {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        let store = self.clone();
+        Ok(spawn_blocking(move || store.read()).await??)
+    }
+
+    /// Two saves never overlap: one that was given up for being late keeps the lock until it is over, so it cannot
+    /// come after the next.
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        let numbers = Locked::acquire(self.beside(".fence")).await?;
+        let (store, record) = (self.clone(), record.clone());
+        spawn_blocking(move || store.write(&record, fence, numbers)).await?
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        let lease = Locked::acquire(self.beside(".lock")).await?;
+        let mut numbers = Locked::acquire(self.beside(".fence")).await?;
+        let number = spawn_blocking(move || numbers.advance()).await??;
+        Ok(Lease::new(number, lease))
+    }
+}

@@ -1,0 +1,93 @@
+//! What a process leaves behind that is killed at some step of a save, or while it holds a lease.
+
+use std::{
+    env,
+    path::Path,
+    process::{self, Command},
+};
+
+use super::*;
+use crate::{
+    secret::Secret,
+    store::{SessionId, StoredToken},
+};
+
+/// Set in a child process: the step at which it dies, and its file.
+const STEP: &str = "TOKEN_REFRESH_TEST_STEP";
+const FILE: &str = "TOKEN_REFRESH_TEST_FILE";
+
+const STEPS: [&str; 7] = ["begun", "created", "half written", "written", "synced", "renamed", "done"];
+
+/// Ends the process, if it is a child that is to die here: at once, as a kill would, without destructors.
+pub(super) fn reached(step: &str) {
+    if env::var(STEP).is_ok_and(|fatal| fatal == step) {
+        process::abort();
+    }
+}
+
+fn pair(number: u64) -> Record {
+    let text = |kind: &str| Secret::from(format!("{kind}-{number}"));
+    let token = StoredToken { access: text("access"), refresh: Some(text("refresh")), expires_at: None };
+    Record { session: SessionId(7), revision: number, token: Some(token) }
+}
+
+fn numbers(record: &Record) -> (u64, String, String) {
+    let token = record.token.as_ref().unwrap();
+    let refresh = token.refresh.as_ref().unwrap();
+    (record.revision, token.access.expose().to_owned(), refresh.expose().to_owned())
+}
+
+/// Runs the test of this name again in a process of its own, until it dies.
+fn in_a_child(test: &str, step: &str, file: &Path) {
+    let status = Command::new(env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(STEP, step)
+        .env(FILE, file)
+        .output()
+        .unwrap()
+        .status;
+    assert_ne!(status.code(), Some(101), "the child must die at {step:?}, not fail");
+    assert!(!status.success(), "the child must die at {step:?}");
+}
+
+#[tokio::test]
+async fn killed_at_any_step_of_a_save_the_file_holds_the_old_pair_or_the_new_one() {
+    if let (Ok(_), Ok(file)) = (env::var(STEP), env::var(FILE)) {
+        let store = FileStore::new(file);
+        let lease = store.lock().await.unwrap();
+        store.save(&pair(2), Some(lease.fence())).await.unwrap();
+        return;
+    }
+    for step in STEPS {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::new(directory.path().join("token.json"));
+        store.save(&pair(1), Some(0)).await.unwrap();
+        in_a_child(
+            "store::file::tests::killed_at_any_step_of_a_save_the_file_holds_the_old_pair_or_the_new_one",
+            step,
+            &store.path,
+        );
+        let survived = if matches!(step, "renamed" | "done") { 2 } else { 1 };
+        assert_eq!(numbers(&store.load().await.unwrap().unwrap()), numbers(&pair(survived)), "{step}");
+
+        let lease = store.lock().await.unwrap();
+        assert_eq!(lease.fence(), 2, "the dead process holds no lock, and its number is not used again");
+        store.save(&pair(3), Some(lease.fence())).await.unwrap();
+        assert_eq!(numbers(&store.load().await.unwrap().unwrap()), numbers(&pair(3)), "{step}");
+        assert!(!store.beside(".tmp").exists(), "what was half written is gone");
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_ends_while_it_holds_the_lease_gives_it_back() {
+    if let (Ok(_), Ok(file)) = (env::var(STEP), env::var(FILE)) {
+        let _lease = FileStore::new(file).lock().await.unwrap();
+        reached("leased");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    let test = "store::file::tests::a_process_that_ends_while_it_holds_the_lease_gives_it_back";
+    in_a_child(test, "leased", &store.path);
+    assert_eq!(store.lock().await.unwrap().fence(), 2);
+}
