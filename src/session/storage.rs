@@ -50,6 +50,8 @@ struct Queue {
 
 struct Debt {
     record: Record,
+    /// The number of the lease that a refresh was made under.
+    fence: Option<u64>,
     /// A login, replacement or logout: it counts, whatever the store has, which this process may never have looked into.
     is_change: bool,
 }
@@ -140,7 +142,7 @@ impl Storage {
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
-        self.push(Arc::new(Debt { record, is_change: flight.is_none() }), fence, flight)
+        self.push(Arc::new(Debt { record, fence, is_change: flight.is_none() }), fence, flight)
     }
 
     fn push(&self, debt: Arc<Debt>, fence: Option<u64>, flight: Option<Flight>) -> Written {
@@ -155,13 +157,17 @@ impl Storage {
         Written { done: written, limit: self.store_timeout.saturating_mul(ahead.saturating_add(2)) }
     }
 
-    /// Enqueues again what an earlier write left owed.
-    pub(crate) fn enqueue_owed(&self, fence: Option<u64>) -> Option<Written> {
+    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any. A
+    /// login or logout goes without one, so that no store holds it for outdated.
+    pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let owed = {
             let queue = self.queue();
             queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)
         };
-        owed.map(|debt| self.push(debt, fence, None))
+        owed.map(|debt| {
+            let fence = lease.or(debt.fence).filter(|_| !debt.is_change);
+            self.push(debt, fence, None)
+        })
     }
 
     /// Sees to it that the queue is being worked off.
