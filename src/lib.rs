@@ -42,7 +42,7 @@
 //!
 //! | part | what it decides | default |
 //! |---|---|---|
-//! | [`TokenSource`] | how a token is got: [`source_fn`] | – |
+//! | [`TokenSource`] | how a token is got: [`source_fn`], [passwords and login codes](source::login), [OAuth 2](source::oauth2) | – |
 //! | [`Session`] | who gets it, when, and who waits | – |
 //! | [`TokenStore`](store::TokenStore) | where it is kept | in memory |
 //! | [`Placement`] | where it goes on a request | `Authorization: Bearer …` |
@@ -69,6 +69,7 @@
 //!
 //! # Features
 //!
+//! - `json` (default): [sources](source) that speak to an authority over HTTP: passwords, login codes, OAuth 2.
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
 //!   for the tests of programs that use this crate.
 #![forbid(unsafe_code)]
@@ -96,6 +97,8 @@ pub mod test_util;
 pub mod time;
 mod token;
 
+#[cfg(feature = "json")]
+pub use self::source::{LoginCode, Password, oauth2, oauth2::RefreshTokenGrant};
 pub use self::{
     body::ReplayBody,
     classify::{Answer, Challenged, Classify, Standard, Statuses, Verdict},
