@@ -67,7 +67,11 @@ impl LoginCode {
     {
         let verify = JsonVerify::new(below(&url, "verify")?);
         let answer = JsonAnswer::new().access_token("/token")?;
-        Ok(Self::new(client, url, code).field("account").number("type", 100).answer(answer).verify(verify))
+        Ok(Self::new(client, url, code)
+            .field("account")
+            .number("type", 100)
+            .answer(answer)
+            .verify_with(verify))
     }
 
     /// The name of the code in the request.
@@ -95,7 +99,7 @@ impl LoginCode {
     }
 
     /// How to ask whether a stored token is still good.
-    pub fn verify(mut self, verify: JsonVerify) -> Self {
+    pub fn verify_with(mut self, verify: JsonVerify) -> Self {
         self.exchange.verify = Some(verify);
         self
     }

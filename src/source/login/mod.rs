@@ -16,7 +16,7 @@
 //!     Ok::<_, FetchError>(Credentials::new("alice", "wonderland"))
 //! })
 //! .answer(JsonAnswer::new().access_token("/data/token")?.business_code("/errcode")?)
-//! .verify(JsonVerify::new("https://id.example.com/verify".parse()?));
+//! .verify_with(JsonVerify::new("https://id.example.com/verify".parse()?));
 //! let session = Session::builder(login).build();
 //! # let _ = session;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

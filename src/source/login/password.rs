@@ -65,7 +65,7 @@ impl Password {
     }
 
     /// How to ask whether a stored token is still good.
-    pub fn verify(mut self, verify: JsonVerify) -> Self {
+    pub fn verify_with(mut self, verify: JsonVerify) -> Self {
         self.exchange.verify = Some(verify);
         self
     }
