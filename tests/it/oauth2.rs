@@ -16,7 +16,8 @@ use tower_token_refresh::{
         AuthorityError, Credentials, JsonAnswer, Password,
         oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
-    test_util::{Endpoint, Failure, ModelApi, ModelAuthority, Rotation},
+    store::{MemoryStore, TokenStore},
+    test_util::{Endpoint, Failure, ModelApi, ModelAuthority, Rotation, TestClock},
 };
 
 use crate::{
@@ -99,7 +100,8 @@ async fn a_parameter_of_the_grant_itself_is_refused_when_it_is_built() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_says_who_it_is_in_each_of_three_ways() {
-    let cases: [(fn(TokenEndpoint) -> TokenEndpoint, Option<&str>, &str); 4] = [
+    type Authenticated = fn(TokenEndpoint) -> TokenEndpoint;
+    let cases: [(Authenticated, Option<&str>, &str); 4] = [
         (|endpoint| endpoint, None, ""),
         (|endpoint| endpoint.public_client("my app"), None, "&client_id=my+app"),
         (
@@ -422,4 +424,32 @@ async fn nothing_of_a_source_shows_a_secret() {
     let shown = shown.lock().unwrap();
     assert!(!shown.contains(secret), "{shown}");
     assert_eq!(idp.asked().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_that_has_expired_is_refreshed_before_the_first_request() {
+    let authority = ModelAuthority::new();
+    let (clock, store) = (TestClock::new(), MemoryStore::new());
+    let start = || {
+        let source = RefreshTokenGrant::new(of_model(&authority)).or_else(login(&authority));
+        Session::builder(source).store(store.clone()).clock(clock.clone()).build()
+    };
+    start().token().await.unwrap();
+    clock.suspend(Duration::from_secs(3 * 3600));
+
+    let session = start();
+    let api = ModelApi::new(authority.clone());
+    let client = TokenRefreshLayer::new(session.clone(), origin()).layer(api.clone());
+    assert_eq!(client.oneshot(get("/me")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(api.requests().len(), 1, "the old token was not even tried");
+    let counts = authority.counts();
+    assert_eq!((counts.logins, counts.refreshes), (1, 1));
+
+    // And where that fails, there is a session all the same, which can be left.
+    clock.suspend(Duration::from_secs(3 * 3600));
+    authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    let session = start();
+    assert!(session.token().await.unwrap_err().is_transient());
+    session.logout().await.unwrap();
+    assert!(store.load().await.unwrap().unwrap().token.is_none());
 }
