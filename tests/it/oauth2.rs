@@ -14,6 +14,7 @@ use tower_token_refresh::{
     ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
         AuthorityError, Credentials, JsonAnswer, Password,
+        login::JsonVerify,
         oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
     store::{MemoryStore, TokenStore},
@@ -402,6 +403,10 @@ async fn nothing_of_a_source_shows_a_secret() {
     let code = AuthorizationCode::new(post.clone(), secret, "http://127.0.0.1/").pkce_verifier(secret);
     let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), credentials);
     show(format!("{refresh:?}{password:?}{code:?}{login:?}{:?}", ClientCredentials::new(post.clone())));
+    let url = format!("https://id.test/token?key={secret}");
+    let keyed = Password::new(idp.clone(), url.parse().unwrap(), credentials);
+    let verify = JsonVerify::new(url.parse().unwrap());
+    show(format!("{keyed:?}{verify:?}{:?}", TokenEndpoint::new(idp.clone(), url.parse().unwrap())));
     let benches = [
         Bench::new(refresh),
         Bench::new(password),

@@ -118,7 +118,7 @@ impl TokenSource for LoginCode {
 
 impl fmt::Debug for LoginCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoginCode").field("url", &self.exchange.url).finish_non_exhaustive()
+        f.debug_struct("LoginCode").field("host", &self.exchange.url.host()).finish_non_exhaustive()
     }
 }
 

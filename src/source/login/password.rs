@@ -84,6 +84,6 @@ impl TokenSource for Password {
 
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Password").field("url", &self.exchange.url).finish_non_exhaustive()
+        f.debug_struct("Password").field("host", &self.exchange.url.host()).finish_non_exhaustive()
     }
 }

@@ -61,6 +61,6 @@ impl JsonVerify {
 
 impl fmt::Debug for JsonVerify {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JsonVerify").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("JsonVerify").field("host", &self.url.host()).finish_non_exhaustive()
     }
 }

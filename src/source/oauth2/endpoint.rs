@@ -159,7 +159,7 @@ impl TokenEndpoint {
 
 impl fmt::Debug for TokenEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenEndpoint").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("TokenEndpoint").field("host", &self.url.host()).finish_non_exhaustive()
     }
 }
 
