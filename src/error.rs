@@ -1,20 +1,10 @@
 //! The one error of the crate.
 //!
 //! The service's error type is [`BoxError`], as in tower's own middleware: an error of the wrapped service is boxed
-//! and downcasts to itself. Ours is [`Error`]; [`Error::find`] gets it out of any chain of causes:
+//! and downcasts to itself. Ours is [`Error`]; [`Error::find`] gets it out of any
+//! chain of causes, and [`Error::of`] out of a result. Where the server has answered before the refresh failed, the
+//! result is that answer, and the error is in its extensions.
 //!
-//! ```
-//! use tower_token_refresh::{BoxError, Error};
-//!
-//! fn say(error: &BoxError) -> &'static str {
-//!     match Error::find(&**error) {
-//!         Some(error) if error.is_login_required() => "run `acme login`",
-//!         Some(error) if error.is_transient() => "try again later",
-//!         _ => "the request failed",
-//!     }
-//! }
-//! # let _ = say;
-//! ```
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 

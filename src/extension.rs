@@ -9,7 +9,13 @@
 //! # Ok::<_, http::Error>(())
 //! ```
 
-use crate::{body::NotReplayable, error::Error, generation::Generation};
+use http::Response;
+
+use crate::{
+    body::NotReplayable,
+    error::{BoxError, Error},
+    generation::Generation,
+};
 
 /// Request extension: send with the token, and return a refusal at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,12 +61,13 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotResent {
-    /// Its body could not be sent a second time. The token is refreshed all the same, for the next request.
+    /// Its body could not be sent a second time. The token is refreshed for the next request, unless refreshes are
+    /// cooling down or damped.
     Body(NotReplayable),
-    /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. The token is refreshed all the same.
+    /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. The token is refreshed, as above.
     Forbidden,
-    /// [`max_held`](crate::TokenRefreshLayer::max_held) refused requests wait already. The token is refreshed all the
-    /// same.
+    /// [`max_held`](crate::TokenRefreshLayer::max_held) refused requests wait already. The token is refreshed, as
+    /// above.
     TooManyWaiting,
     /// The refresh failed; the reason is in [`RefreshFailure`].
     RefreshFailed,
@@ -76,5 +83,31 @@ impl RefreshFailure {
     /// Why it failed.
     pub fn error(&self) -> &Error {
         &self.0
+    }
+}
+
+impl Error {
+    /// What went wrong with the token in a call, if anything did: the error of ours in an `Err`, or the
+    /// [`RefreshFailure`] beside a refused response.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_token_refresh::{BoxError, Error};
+    ///
+    /// fn advise<B>(result: &Result<Response<B>, BoxError>) -> &'static str {
+    ///     match Error::of(result) {
+    ///         Some(error) if error.is_login_required() => "run `acme login`",
+    ///         Some(error) if error.is_transient() => "try again later",
+    ///         Some(_) => "ask whoever set this up",
+    ///         None => "the token is not to blame",
+    ///     }
+    /// }
+    /// # assert_eq!(advise(&Ok(Response::new(()))), "the token is not to blame");
+    /// ```
+    pub fn of<B>(result: &Result<Response<B>, BoxError>) -> Option<&Error> {
+        match result {
+            Ok(response) => response.extensions().get::<RefreshFailure>().map(RefreshFailure::error),
+            Err(error) => Error::find(&**error),
+        }
     }
 }

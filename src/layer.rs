@@ -14,8 +14,8 @@ use crate::{
 
 /// Wraps a client service so that refused tokens are refreshed silently.
 ///
-/// Cloning is cheap, and all layers and services made from one [`Session`] share its token. See the
-/// [crate documentation](crate) for the order among other layers.
+/// Cloning is cheap, and all layers and services made from one [`Session`] share its token. Where it goes among
+/// other layers is in the [crate documentation](crate#where-it-goes).
 ///
 /// ```
 /// use tower_layer::Layer;
@@ -77,7 +77,7 @@ impl TokenRefreshLayer {
         self
     }
 
-    /// How many bytes of a request's body are kept for the resend (its frames, with 64 bytes for each further one).
+    /// How many bytes of a request's body are kept for the resend, trailers included; 64 KiB by default.
     /// Above it the body is streamed once, and a refused request is returned refused.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl TokenRefreshLayer {
         self
     }
 
-    /// The origin of requests whose URI names none, for a service that is bound to one origin (hyper's
+    /// The origin of requests whose URI names none, for a service that is bound to one origin (one around hyper's
     /// `SendRequest`, tonic's `Channel`). Without it such requests go out as they are: a `Host` header decides
     /// nothing.
     pub fn assume_origin(mut self, origin: Origin) -> Self {

@@ -53,6 +53,16 @@
 //! A request says more by its extensions: [`SkipRefresh`], [`NoToken`], a [`Session`] of its own,
 //! [`Rebuild`](body::Rebuild). A response tells what happened by [`Outcome`] and [`RefreshFailure`].
 //!
+//! The placement belongs to the session, because it makes the credential once for each token; the rest to the layer.
+//!
+//! # Where it goes
+//!
+//! ```text
+//! Timeout (the whole call) > Retry > TokenRefreshLayer > ConcurrencyLimit > Timeout (one attempt) > client
+//! ```
+//!
+//! Redirects are followed *outside*, so that each hop is checked against the scope.
+//!
 //! # What can be relied upon
 //!
 //! - A refusal names the token it refuses; one of an older token never starts a refresh.
@@ -113,10 +123,14 @@ pub use self::{
     service::TokenRefresh,
     session::Session,
     source::{FetchContext, FetchError, TokenSource, source_fn},
-    token::Token,
+    token::{OptionalSecret, Token},
 };
 
 // Compiles the example of that document.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/composition.md")]
 mod composition {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
+    task::JoinSet,
     time::{Instant, Sleep, sleep},
 };
 
@@ -112,6 +113,20 @@ pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
     Handle::try_current().map_err(|_| missing("there is no tokio runtime to wait on"))?;
     catch_unwind(|| sleep(limit))
         .map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
+}
+
+/// The same in a task of its own, for a future that may move on to another runtime: a timer whose runtime is gone
+/// panics. `None` without a runtime.
+pub(crate) fn alarm(limit: Duration) -> Option<JoinSet<Result<(), Error>>> {
+    let mut alarm = JoinSet::new();
+    alarm.spawn_on(
+        async move {
+            timer(limit)?.await;
+            Ok(())
+        },
+        &Handle::try_current().ok()?,
+    );
+    Some(alarm)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -71,10 +71,11 @@ impl Token {
         self
     }
 
-    /// The token that gets the next access token. An answer without one keeps the old one (RFC 6749 §6).
+    /// The token that gets the next access token: a text, a [`Secret`], or an `Option` of one. An answer without one
+    /// keeps the old one (RFC 6749 §6).
     #[must_use]
-    pub fn refresh_token(mut self, refresh: impl Into<Secret>) -> Self {
-        self.parts().refresh = Refresh::Present(refresh.into());
+    pub fn refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
+        self.parts().refresh = refresh.secret().map_or(Refresh::Unsaid, Refresh::Present);
         self
     }
 
@@ -143,6 +144,30 @@ impl Token {
         Arc::make_mut(&mut self.0)
     }
 }
+
+/// What [`Token::refresh_token`] takes: authorities may or may not hand one out.
+pub trait OptionalSecret {
+    /// The secret, if there is one.
+    fn secret(self) -> Option<Secret>;
+}
+
+macro_rules! optional_secret {
+    ($($text:ty),*) => {$(
+        impl OptionalSecret for $text {
+            fn secret(self) -> Option<Secret> {
+                Some(self.into())
+            }
+        }
+
+        impl OptionalSecret for Option<$text> {
+            fn secret(self) -> Option<Secret> {
+                self.map(Into::into)
+            }
+        }
+    )*};
+}
+
+optional_secret!(Secret, String, &str);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    reentry,
-    time::timer,
+    reentry, time,
 };
 
 /// How many refreshes in a row one caller waits for before it takes what they brought, condemned or not.
@@ -40,8 +39,7 @@ pub(crate) struct Acquire {
 pub(crate) struct Wait {
     flight: Flight,
     landing: Landing,
-    /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then. A task,
-    /// because this future may move on to yet another runtime, and a timer whose runtime is gone panics.
+    /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
     alarm: Option<JoinSet<Result<(), Error>>>,
 }
 
@@ -75,15 +73,7 @@ impl Wait {
 }
 
 fn alarm(flight: &Flight, engine: &Engine) -> Option<JoinSet<Result<(), Error>>> {
-    let limit = engine.limits.refresh;
-    flight.is_elsewhere().then(|| {
-        let mut alarm = JoinSet::new();
-        alarm.spawn(async move {
-            timer(limit)?.await;
-            Ok(())
-        });
-        alarm
-    })
+    if flight.is_elsewhere() { time::alarm(engine.limits.refresh) } else { None }
 }
 
 impl From<Denied> for Error {

@@ -20,7 +20,8 @@ impl Backoff {
     pub(crate) fn wait(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let wait = self.first.saturating_mul(1 << doublings).min(self.most);
-        let spread = wait.mul_f64(0.75 + 0.5 * random::fraction());
+        let spread = wait.as_secs_f64() * (0.75 + 0.5 * random::fraction());
+        let spread = Duration::try_from_secs_f64(spread).unwrap_or(Duration::MAX);
         spread.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
     }
 }
@@ -40,6 +41,14 @@ mod tests {
                 let wait = BACKOFF.wait(failures, None).as_secs_f64();
                 assert!((seconds * 0.75..=seconds * 1.25).contains(&wait), "{failures} failures: {wait} s");
             }
+        }
+    }
+
+    #[test]
+    fn the_longest_wait_does_not_overflow() {
+        let longest = Backoff { first: Duration::MAX, most: Duration::MAX };
+        for failures in 1..50 {
+            assert!(longest.wait(failures, None) >= Duration::MAX / 2);
         }
     }
 

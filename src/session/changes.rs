@@ -29,14 +29,13 @@ pub enum State {
 }
 
 impl State {
-    fn of(slot: &Slot) -> Self {
-        match (slot.fetch(), slot.token()) {
-            (Fetch::Flight(_) | Fetch::Overdue(..), _) => State::Refreshing,
-            (Fetch::Cooling { .. }, _) => State::Cooling,
-            (Fetch::Dead(_), _) => State::LoginRequired,
-            (Fetch::LoggedOut, _) => State::LoggedOut,
-            (Fetch::Idle, Some(token)) => State::Issued(token.stamp().generation),
-            (Fetch::Idle, None) => State::Empty,
+    fn of(slot: &mut Slot) -> Self {
+        match slot.fetch() {
+            Fetch::Flight(_) | Fetch::Overdue(..) => State::Refreshing,
+            Fetch::Cooling { .. } => State::Cooling,
+            Fetch::Dead(_) => State::LoginRequired,
+            Fetch::LoggedOut => State::LoggedOut,
+            Fetch::Idle => slot.token().map_or(State::Empty, |token| State::Issued(token.stamp().generation)),
         }
     }
 }
@@ -63,7 +62,7 @@ impl Changes {
     pub async fn next(&mut self) -> Option<State> {
         loop {
             self.pulse.mark_unchanged();
-            let state = State::of(&*self.engine.upgrade()?.slot().await);
+            let state = State::of(&mut *self.engine.upgrade()?.slot().await);
             if self.last.replace(state) != Some(state) {
                 return Some(state);
             }

@@ -7,6 +7,7 @@
 use std::{
     fmt,
     future::Future,
+    ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -95,9 +96,9 @@ impl Engine {
         self.cell.load_full()
     }
 
-    pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<MutexGuard<'_, Slot>> {
+    pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<Taken<'_>> {
         match self.slot.try_lock() {
-            Ok(slot) => Poll::Ready(slot),
+            Ok(slot) => Poll::Ready(Taken(Some(slot))),
             Err(_taken) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -105,7 +106,7 @@ impl Engine {
         }
     }
 
-    pub(crate) async fn slot(&self) -> MutexGuard<'_, Slot> {
+    pub(crate) async fn slot(&self) -> Taken<'_> {
         std::future::poll_fn(|cx| self.poll_slot(cx)).await
     }
 
@@ -270,9 +271,14 @@ impl Engine {
                 return Ok(());
             }
             if let (false, Some(runtime)) = (flying, self.runtime()) {
+                let found = self.reported(self.storage.load().await).flatten();
+                self.storage.or_owed(found);
                 match self.storage.enqueue_owed(None) {
                     Some(owed) => self.save(&runtime, owed).await?,
                     None => self.storage.drain(&runtime),
+                }
+                if self.storage.is_settled() {
+                    continue;
                 }
             }
             // The sender is ours, so this ends with a change.
@@ -303,13 +309,15 @@ impl Engine {
         saved
     }
 
-    /// What follows every change of the session: first it is announced, then the waiters of a flight go on.
+    /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
+    /// whoever waits for its lease.
     fn changed(&self, change: Option<&Change>, flight: Option<&Flight>) {
         if let Some(change) = change {
             self.announce(&Event::Issued { old: change.old, new: change.token.stamp().generation });
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
+            flight.give_lease_up();
         }
         self.pulse.send_replace(());
     }
@@ -318,6 +326,34 @@ impl Engine {
     fn enact(&self, change: &Change) -> Written {
         self.cell.store(Some(change.token.clone()));
         self.storage.enqueue(record(change.record, change.token.sendable()), None, None)
+    }
+}
+
+/// The slot, taken. What it has forgotten meanwhile is dropped when it is free again.
+pub(crate) struct Taken<'a>(Option<MutexGuard<'a, Slot>>);
+
+impl Deref for Taken<'_> {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        self.0.as_deref().expect("taken until it is dropped")
+    }
+}
+
+impl DerefMut for Taken<'_> {
+    fn deref_mut(&mut self) -> &mut Slot {
+        self.0.as_deref_mut().expect("taken until it is dropped")
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let spent = self.spent();
+        self.0 = None;
+        for error in spent {
+            // A panic in it is its own affair: what was decided here must be carried out.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(error)));
+        }
     }
 }
 

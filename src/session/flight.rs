@@ -17,11 +17,11 @@ use std::{
 use futures_util::{FutureExt, future::Shared};
 use tokio::{
     runtime::{self, Handle},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::AbortHandle,
 };
 
-use crate::error::Error;
+use crate::{error::Error, store::Lease};
 
 /// How a wait ended.
 #[derive(Clone, Debug)]
@@ -54,12 +54,37 @@ struct Wait {
     fetch: Option<AbortHandle>,
     /// The fetch is to be aborted, as soon as there is one.
     aborts: bool,
+    lease: Option<Lease>,
+}
+
+/// The store's lease, in a flight's keeping until this is dropped or the flight has lost.
+pub(crate) struct Held {
+    flight: Flight,
+    fence: u64,
+}
+
+impl Held {
+    pub(crate) fn fence(&self) -> u64 {
+        self.fence
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.flight.give_lease_up();
+    }
 }
 
 impl Flight {
     pub(crate) fn new() -> Self {
         let (sender, receiver) = oneshot::channel();
-        let wait = Wait { sender: Some(sender), landing: receiver.shared(), fetch: None, aborts: false };
+        let wait = Wait {
+            sender: Some(sender),
+            landing: receiver.shared(),
+            fetch: None,
+            aborts: false,
+            lease: None,
+        };
         Flight(Arc::new(Core {
             runtime: OnceLock::new(),
             wait: Mutex::new(wait),
@@ -125,6 +150,22 @@ impl Flight {
         }
     }
 
+    /// Keeps the store's lease.
+    pub(crate) fn hold(&self, lease: Lease) -> Held {
+        let held = Held { flight: self.clone(), fence: lease.fence() };
+        self.wait().lease = Some(lease);
+        if self.is_lost() {
+            self.give_lease_up();
+        }
+        held
+    }
+
+    /// Ends the lease: once lost, the flight writes nothing any more, and who comes after it is not to wait for it.
+    pub(crate) fn give_lease_up(&self) {
+        let lease = self.wait().lease.take();
+        drop(lease);
+    }
+
     pub(crate) fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::Acquire)
     }
@@ -142,9 +183,9 @@ impl Flight {
         self.0.gone.load(Ordering::Acquire)
     }
 
-    /// Marks the flight as gone, and releases its waiters, when dropped.
-    pub(crate) fn guard(&self) -> Guard {
-        Guard(self.clone())
+    /// Marks the flight as gone, releases its waiters and tells who follows the session, when dropped.
+    pub(crate) fn guard(&self, pulse: watch::Sender<()>) -> Guard {
+        Guard(self.clone(), pulse)
     }
 
     fn wait(&self) -> MutexGuard<'_, Wait> {
@@ -153,12 +194,13 @@ impl Flight {
 }
 
 /// Lives in the flight's task.
-pub(crate) struct Guard(Flight);
+pub(crate) struct Guard(Flight, watch::Sender<()>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.0.0.gone.store(true, Ordering::Release);
         self.0.land(Landed::Interrupted);
+        self.1.send_replace(());
     }
 }
 

@@ -49,6 +49,14 @@ impl Sendable {
         self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall))
     }
 
+    /// The same token; one that came without a refresh token keeps the one before.
+    pub(crate) fn keeping_refresh_of(mut self, before: &Issued) -> Self {
+        if let (None, Some(kept)) = (self.token.refresh(), before.token().refresh()) {
+            self.token = self.token.clone().refresh_token(kept.clone());
+        }
+        self
+    }
+
     pub(crate) fn issue(self, epoch: Epoch, fruitless: Arc<AtomicU32>) -> Arc<Issued> {
         let stamp = Stamp { epoch, generation: Generation::next() };
         Arc::new(Issued { sendable: self, stamp, condemned: AtomicBool::new(false), fruitless })

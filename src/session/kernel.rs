@@ -33,6 +33,7 @@ pub(crate) struct Slot {
     /// Failed refreshes in a row.
     failures: u32,
     record: RecordHead,
+    spent: Vec<Error>,
 }
 
 /// Which record of the store the state stands for.
@@ -40,6 +41,13 @@ pub(crate) struct Slot {
 pub(crate) struct RecordHead {
     pub(crate) session: SessionId,
     pub(crate) revision: u64,
+}
+
+impl RecordHead {
+    /// The same session's next record. A store may hold the last number there is.
+    pub(crate) fn following(self) -> Self {
+        RecordHead { revision: self.revision.saturating_add(1), ..self }
+    }
 }
 
 /// The fetch half of the state.
@@ -105,6 +113,7 @@ impl Slot {
             fetch: Fetch::Idle,
             failures: 0,
             record: RecordHead { session, revision: 0 },
+            spent: Vec::new(),
         }
     }
 
@@ -112,14 +121,14 @@ impl Slot {
         self.token.as_ref()
     }
 
-    pub(crate) fn fetch(&self) -> &Fetch {
+    pub(crate) fn fetch(&mut self) -> &Fetch {
+        self.absorb();
         &self.fetch
     }
 
     /// Whether a fetch is on, whatever its waiters were told.
     pub(crate) fn is_flying(&mut self) -> bool {
-        self.absorb();
-        matches!(self.fetch, Fetch::Flight(_) | Fetch::Overdue(..))
+        matches!(self.fetch(), Fetch::Flight(_) | Fetch::Overdue(..))
     }
 
     pub(crate) fn failures(&self) -> u32 {
@@ -150,7 +159,7 @@ impl Slot {
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
                 let flight = Flight::new();
-                self.fetch = Fetch::Flight(flight.clone());
+                self.set_fetch(Fetch::Flight(flight.clone()));
                 Decision::Start(flight, self.plan(ask))
             }
         }
@@ -166,7 +175,7 @@ impl Slot {
         if !self.is_wanted(flight) {
             return None;
         }
-        self.fetch = Fetch::Idle;
+        self.set_fetch(Fetch::Idle);
         let fruitless = self.token.as_ref().map(|token| token.fruitless().clone());
         Some(self.issue(fresh, record, fruitless.unwrap_or_default()))
     }
@@ -199,7 +208,7 @@ impl Slot {
 
     /// Another identity. The flight of the one before is returned to be released.
     pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
-        let record = RecordHead { session: SessionId::random(), revision: self.record.revision + 1 };
+        let record = RecordHead { session: SessionId::random(), ..self.record.following() };
         let flight = self.leave(Fetch::Idle);
         (self.issue(token, record, Arc::default()), flight)
     }
@@ -219,21 +228,24 @@ impl Slot {
         if matches!(self.fetch, Fetch::LoggedOut) {
             return Err(self.left());
         }
-        let flight = match &self.fetch {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight.clone()),
-            _ => None,
-        };
-        if flight.is_none() {
-            self.fetch = Fetch::Idle;
+        let flight = self.flight().cloned();
+        match &flight {
+            // Here already, and not when its waiters are released: an observer may take its time before that.
+            Some(flight) => flight.disown(),
+            None => self.set_fetch(Fetch::Idle),
         }
-        let record = RecordHead { revision: self.record.revision + 1, ..self.record };
+        let token = match &self.token {
+            Some(present) => token.keeping_refresh_of(present),
+            None => token,
+        };
+        let record = self.record.following();
         Ok((self.issue(token, record, Arc::default()), flight))
     }
 
     /// The end of the identity. The flight that is on is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
         let flight = self.leave(Fetch::LoggedOut);
-        self.record.revision += 1;
+        self.record = self.record.following();
         (self.record, flight)
     }
 
@@ -261,19 +273,18 @@ impl Slot {
         self.epoch = self.epoch.following();
         self.token = None;
         self.failures = 0;
-        match std::mem::replace(&mut self.fetch, then) {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => {
-                flight.disown();
-                Some(flight)
-            }
-            _ => None,
+        let flight = self.flight().cloned();
+        self.set_fetch(then);
+        if let Some(flight) = &flight {
+            flight.disown();
         }
+        flight
     }
 
     /// The fetch half changes without a new token: what was condemned for the sake of the flight goes out again and
     /// is refused on its own merit.
     fn end_fetch(&mut self, then: Fetch) {
-        self.fetch = then;
+        self.set_fetch(then);
         if let Some(token) = &self.token {
             token.condemn(false);
         }
@@ -281,11 +292,31 @@ impl Slot {
 
     /// A flight whose tasks are gone, with their runtime, is over.
     fn absorb(&mut self) {
-        if let Fetch::Flight(flight) | Fetch::Overdue(flight, _) = &self.fetch {
-            if flight.is_gone() {
-                self.end_fetch(Fetch::Idle);
-            }
+        if self.flight().is_some_and(Flight::is_gone) {
+            self.end_fetch(Fetch::Idle);
         }
+    }
+
+    fn flight(&self) -> Option<&Flight> {
+        match &self.fetch {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => Some(flight),
+            _ => None,
+        }
+    }
+
+    fn set_fetch(&mut self, then: Fetch) {
+        match std::mem::replace(&mut self.fetch, then) {
+            Fetch::Overdue(_, error) | Fetch::Cooling { error, .. } | Fetch::Dead(error) => {
+                self.spent.push(error);
+            }
+            Fetch::Idle | Fetch::Flight(_) | Fetch::LoggedOut => {}
+        }
+    }
+
+    /// The errors that are remembered no longer. Their causes are somebody else's, and may do anything when they are
+    /// dropped.
+    pub(crate) fn spent(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.spent)
     }
 
     fn is_wanted(&self, flight: &Flight) -> bool {
@@ -293,7 +324,7 @@ impl Slot {
     }
 
     fn is_on(&self, flight: &Flight) -> bool {
-        matches!(&self.fetch, Fetch::Flight(present) | Fetch::Overdue(present, _) if present.is(flight))
+        self.flight().is_some_and(|present| present.is(flight))
     }
 
     fn condemn_if_rejected(&self, ask: Ask) {

@@ -109,7 +109,8 @@ impl Session {
     }
 
     /// The same identity has got a new token elsewhere. It is used from now on; a refresh in progress loses, and its
-    /// waiters go on with this token. Clears what an earlier failure left.
+    /// waiters go on with this token. Clears what an earlier failure left. A token without a refresh token keeps the one
+    /// before.
     ///
     /// # Errors
     ///
@@ -121,7 +122,8 @@ impl Session {
     }
 
     /// Forgets the token, here and in the store. A refresh in progress does not bring it back; its waiters get
-    /// `SessionEnded` at once. No source logs in by itself afterwards, until [`login`](Self::login).
+    /// `SessionEnded` at once. No source logs in by itself afterwards in this process, until [`login`](Self::login); a
+    /// session that is built later finds nothing in the store and begins anew.
     ///
     /// # Errors
     ///

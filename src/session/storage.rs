@@ -6,13 +6,17 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
+    future::{Future, pending},
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -23,6 +27,7 @@ use super::flight::Flight;
 use crate::{
     error::{BoxError, Error, ErrorKind},
     store::{DynTokenStore, Lease, Record},
+    time::alarm,
 };
 
 pub(crate) struct Storage {
@@ -39,11 +44,17 @@ struct Queue {
     writes: VecDeque<Write>,
     draining: bool,
     /// The newest record that is not known to be in the store.
-    owed: Option<Record>,
+    owed: Option<Arc<Debt>>,
+}
+
+struct Debt {
+    record: Record,
+    /// A login, replacement or logout: it counts, whatever the store has, which this process may never have looked into.
+    is_change: bool,
 }
 
 struct Write {
-    record: Record,
+    debt: Arc<Debt>,
     fence: Option<u64>,
     /// The flight that brought the record; the write is dropped when its result is no longer wanted.
     flight: Option<Flight>,
@@ -51,11 +62,32 @@ struct Write {
 }
 
 /// The end of a write.
-pub(crate) struct Written(oneshot::Receiver<Result<(), Error>>);
+pub(crate) struct Written {
+    done: oneshot::Receiver<Result<(), Error>>,
+    /// What the writes up to this one may take, and some time for the news to get here.
+    limit: Duration,
+}
 
 impl Written {
+    /// Bounded here as well: nobody may be driving the runtime that does the writing.
     pub(crate) async fn end(self) -> Result<(), Error> {
-        self.0.await.unwrap_or_else(|_| Err(failed("the runtime went away before the token was saved")))
+        let limit = async {
+            let rang = match alarm(self.limit) {
+                Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
+                None => false,
+            };
+            if !rang {
+                // There are no timers here.
+                pending::<()>().await;
+            }
+        };
+        match select(self.done, pin!(limit)).await {
+            Either::Left((Ok(written), _)) => written,
+            Either::Left((Err(_dropped), _)) => {
+                Err(failed("the runtime went away before the token was saved"))
+            }
+            Either::Right(_) => Err(failed("the token was not saved in time")),
+        }
     }
 }
 
@@ -85,23 +117,41 @@ impl Storage {
         bounded(self.store_timeout, async { self.store.load().await }).await
     }
 
-    /// What was found in the store, unless something at least as new is owed to it. That may be a token whose refresh
-    /// ended between the authority's answer and the save: the refresh token before it is spent.
+    /// Saves the record of a login or logout with a revision above the store's: it may come from a process that has
+    /// never looked into the store, and is news to all the others all the same.
+    async fn save_above(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        // A store that cannot be read may be written all the same.
+        let stored = self.store.load().await.ok().flatten().map_or(0, |stored| stored.revision);
+        let revision = record.revision.max(stored.saturating_add(1));
+        self.store.save(&Record { revision, ..record.clone() }, fence).await
+    }
+
+    /// What was found in the store, unless something newer is owed to it. That may be a token whose refresh ended
+    /// between the authority's answer and the save: the refresh token before it is spent. A refreshed token that is
+    /// older than what was found is owed no longer.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
-        let owed = self.queue().owed.clone();
-        match (found, owed) {
-            (Some(found), Some(owed)) if found.revision > owed.revision => Some(found),
-            (found, owed) => owed.or(found),
+        let mut queue = self.queue();
+        if let Some(found) = &found {
+            queue.owed.take_if(|owed| !owed.is_change && owed.record.revision < found.revision);
         }
+        queue.owed.as_ref().map(|owed| owed.record.clone()).or(found)
     }
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
+        self.push(Arc::new(Debt { record, is_change: flight.is_none() }), fence, flight)
+    }
+
+    fn push(&self, debt: Arc<Debt>, fence: Option<u64>, flight: Option<Flight>) -> Written {
         let (done, written) = oneshot::channel();
         let mut queue = self.queue();
-        queue.owed = Some(record.clone());
-        queue.writes.push_back(Write { record, fence, flight, done });
-        Written(written)
+        // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
+        if !flight.as_ref().is_some_and(Flight::is_lost) {
+            queue.owed = Some(debt.clone());
+        }
+        queue.writes.push_back(Write { debt, fence, flight, done });
+        let ahead = u32::try_from(queue.writes.len()).unwrap_or(u32::MAX);
+        Written { done: written, limit: self.store_timeout.saturating_mul(ahead.saturating_add(2)) }
     }
 
     /// Enqueues again what an earlier write left owed.
@@ -110,7 +160,7 @@ impl Storage {
             let queue = self.queue();
             queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)
         };
-        owed.map(|record| self.enqueue(record, fence, None))
+        owed.map(|debt| self.push(debt, fence, None))
     }
 
     /// Sees to it that the queue is being worked off.
@@ -140,18 +190,17 @@ struct Drain {
 
 impl Drain {
     async fn write_next(&mut self) -> bool {
-        let Some(Write { record, fence, flight, done }) = self.next() else { return false };
-        let storage = &self.storage;
-        let wanted = !flight.is_some_and(|flight| flight.is_lost());
-        let result = if wanted {
-            bounded(storage.store_timeout, async { storage.store.save(&record, fence).await }).await
-        } else {
+        let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
+        let (storage, record) = (&self.storage, &debt.record);
+        let result = if flight.is_some_and(|flight| flight.is_lost()) {
             Ok(())
+        } else if debt.is_change {
+            bounded(storage.store_timeout, storage.save_above(record, fence)).await
+        } else {
+            bounded(storage.store_timeout, async { storage.store.save(record, fence).await }).await
         };
         if result.is_ok() {
-            let written =
-                |owed: &mut Record| owed.revision == record.revision && owed.session == record.session;
-            storage.queue().owed.take_if(written);
+            storage.queue().owed.take_if(|owed| Arc::ptr_eq(owed, &debt));
         }
         // Whoever asked for the write may be gone.
         let _ = done.send(result);
@@ -176,6 +225,7 @@ impl Drop for Drain {
             let unwritten = std::mem::take(&mut queue.writes);
             drop(queue);
             drop(unwritten);
+            self.storage.pulse.send_replace(());
         }
     }
 }

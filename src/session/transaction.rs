@@ -3,14 +3,17 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
     engine::{self, Engine, Failure},
-    flight::Flight,
+    flight::{Flight, Held},
     issued::Sendable,
     kernel::{Plan, RecordHead},
 };
@@ -18,14 +21,14 @@ use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
     source::{FailureClass, FetchContext},
-    store::{Lease, Record, StoredToken},
+    store::{Record, StoredToken},
     time::timer,
     token::Token,
 };
 
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
-    let guard = flight.guard();
+    let guard = flight.guard(engine.pulse().clone());
     runtime.spawn(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;
@@ -71,9 +74,11 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     }
 }
 
-/// Obtains a token and puts it into use. The observers, which are told of that, may block as a source may.
+/// Obtains a token and puts it into use. The observers, which are told of that, or of a panic, may block as a source
+/// may.
 async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
-    match obtain(engine.clone(), flight.clone(), plan).await {
+    let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
+    match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
         Ok(Obtained::Token { fresh, record }) => engine.publish(&flight, fresh, record).await,
         Ok(Obtained::Replaced { fresh, record }) => engine.adopt(&flight, fresh, record).await,
         Ok(Obtained::Ended { record }) => engine.ended(&flight, record).await,
@@ -83,7 +88,7 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 }
 
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
-    let Some(Reread { lease, may_fetch, reloaded }) = reread(&engine, &flight, &plan).await else {
+    let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
     let (base, refresh_token) = match reloaded {
@@ -91,10 +96,11 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             Some(fresh) => return Ok(Obtained::Token { fresh, record }),
             None => (record, token.refresh),
         },
-        Reloaded::Replaced(record, token) => {
-            let fresh = engine.sendable(stored(&token)).map_err(Failure::transient)?;
-            return Ok(Obtained::Replaced { fresh, record });
-        }
+        Reloaded::Replaced(record, token) => match engine.reported(engine.sendable(stored(&token))) {
+            Some(fresh) => return Ok(Obtained::Replaced { fresh, record }),
+            // There is nothing in it to go over to.
+            None => (RecordHead { revision: record.revision, ..plan.record }, plan.refresh_token()),
+        },
         Reloaded::Ended(record) => return Ok(Obtained::Ended { record }),
         Reloaded::Nothing(record) => (record, plan.refresh_token()),
     };
@@ -109,7 +115,14 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         mark: engine.mark(),
     };
     let fetched = engine.mark().around(engine.source.fetch(context)).await;
-    let mut token = fetched.map_err(|error| Failure { class: error.class(), error: error.into_error() })?;
+    let mut token = fetched.map_err(|error| match error.class() {
+        FailureClass::LoginRequired if is_blind => Failure::transient(Error::with_cause(
+            ErrorKind::Store,
+            "the stored token could not be read, and the source has no other way",
+            error.into_error(),
+        )),
+        class => Failure { class, error: error.into_error() },
+    })?;
     if flight.is_lost() {
         engine.discard(token);
         return Ok(Obtained::Nothing);
@@ -118,8 +131,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         token = token.refresh_token(kept);
     }
     let fresh = engine.sendable(token.clone()).map_err(Failure::transient)?;
-    let record = RecordHead { revision: base.revision + 1, ..base };
-    let fence = lease.as_ref().map(Lease::fence);
+    let record = base.following();
+    let fence = lease.as_ref().map(Held::fence);
     let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
     // One that failed was reported and stays owed; the token is used all the same.
     let _ = engine.save(&Handle::current(), written).await;
@@ -132,34 +145,38 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 
 /// What a flight finds before it may fetch.
 struct Reread {
-    lease: Option<Lease>,
+    lease: Option<Held>,
     /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
+    /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
+    is_blind: bool,
     reloaded: Reloaded,
 }
 
-/// Takes the lease, saves what is owed and reads the store. `None`: the flight has lost meanwhile.
+/// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let lease = engine.storage.lease().await;
     if flight.is_lost() {
         return None;
     }
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten();
-    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
+    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease));
+    let found = engine.reported(engine.storage.load().await);
+    if flight.is_lost() {
+        return None;
+    }
+    let may_fetch = !is_taken || found.is_none();
+    let is_blind = found.is_none() && plan.present.is_none();
+    let newest = engine.storage.or_owed(found.flatten());
+    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again with the next refresh.
         let _ = engine.save(&Handle::current(), owed).await;
         if flight.is_lost() {
             return None;
         }
     }
-    let found = engine.reported(engine.storage.load().await);
-    if flight.is_lost() {
-        return None;
-    }
-    let may_fetch = !is_taken || found.is_none();
-    Some(Reread { lease, may_fetch, reloaded: reload(plan, engine.storage.or_owed(found.flatten())) })
+    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan, newest) })
 }
 
 /// What the store's record means for a flight.
@@ -184,13 +201,13 @@ fn reload(plan: &Plan, found: Option<Record>) -> Reloaded {
         return Reloaded::Nothing(known);
     };
     let head = RecordHead { session, revision };
-    let is_ours = session == known.session;
     match (token, &plan.present) {
         (Some(token), None) => Reloaded::Token(head, token),
-        (Some(token), Some(_)) if is_ours => Reloaded::Token(head, token),
+        (Some(token), Some(_)) if session == known.session => Reloaded::Token(head, token),
         (Some(token), Some(_)) => Reloaded::Replaced(head, token),
-        (None, Some(_)) if is_ours => Reloaded::Ended(head),
-        (None, _) => Reloaded::Nothing(RecordHead { revision, ..known }),
+        // Whoever logged out on this store, maybe without ever having looked into it: it is the user's word.
+        (None, Some(_)) => Reloaded::Ended(head),
+        (None, None) => Reloaded::Nothing(RecordHead { revision, ..known }),
     }
 }
 
@@ -219,14 +236,16 @@ impl Failure {
     }
 
     fn of_task(ended: &JoinError) -> Self {
-        let error = if ended.is_panic() {
-            Error::new(ErrorKind::Panic, "the token source panicked")
-        } else {
-            Error::new(
-                ErrorKind::Timeout,
-                "the refresh was given up; whether the authority has answered is unknown",
-            )
-        };
-        Failure::transient(error)
+        if ended.is_panic() {
+            return Failure::of_panic();
+        }
+        Failure::transient(Error::new(
+            ErrorKind::Timeout,
+            "the refresh was given up; whether the authority has answered is unknown",
+        ))
+    }
+
+    fn of_panic() -> Self {
+        Failure::transient(Error::new(ErrorKind::Panic, "the token source panicked"))
     }
 }

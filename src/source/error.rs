@@ -4,7 +4,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 
 /// Why a fetch brought no token.
 ///
-/// Any error turns into a *transient* failure with `?`; an end of the session is always said explicitly.
+/// Any `std::error::Error` turns into a *transient* failure with `?`; what only derefs to one (a boxed error) does by
+/// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
 ///
 /// ```
 /// use tower_token_refresh::FetchError;

@@ -57,7 +57,8 @@ impl fmt::Debug for Lease {
 pub struct Record {
     /// Made at login and kept through every refresh.
     pub session: SessionId,
-    /// Grows with every save of the session.
+    /// Grows with every save of the session; at a login, logout or replacement at least to the microseconds since the
+    /// Unix epoch, so that it outdoes what others have saved meanwhile.
     pub revision: u64,
     /// The token; `None` marks a logout.
     pub token: Option<StoredToken>,

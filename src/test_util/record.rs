@@ -96,7 +96,10 @@ where
     pub(super) async fn read(self) -> Result<Bytes, BoxError> {
         let Incoming { mut entry, body } = self;
         let mut body = pin!(body);
-        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        // A body that says it is over is not asked again: behind the last byte hyper's server reports that the
+        // connection ended, if the answer was given before and the client hangs up now.
+        while !body.is_end_stream() {
+            let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { break };
             let frame = frame.map_err(|error| {
                 entry.upload = Upload::Broken;
                 error.into()

@@ -2,6 +2,7 @@
 
 mod answers;
 mod attach;
+mod attack;
 mod flight;
 mod held;
 mod identity;

@@ -9,7 +9,7 @@ use std::{
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    BoxError, ErrorKind, RefreshFailure, Session, Token,
+    BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
     store::{Lease, MemoryStore, Record, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
@@ -19,22 +19,22 @@ use crate::world::World;
 
 /// A memory store whose calls can be held, can fail, and are noted.
 #[derive(Clone, Default)]
-struct Watched {
+pub(crate) struct Watched {
     memory: MemoryStore,
     inner: Arc<Mutex<Watching>>,
 }
 
 #[derive(Default)]
-struct Watching {
+pub(crate) struct Watching {
     saves: Vec<Record>,
-    hold_save: Option<Gate>,
-    save: Fault,
+    pub(crate) hold_save: Option<Gate>,
+    pub(crate) save: Fault,
     load: Fault,
     lock: Fault,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
-enum Fault {
+pub(crate) enum Fault {
     #[default]
     None,
     Error,
@@ -54,7 +54,7 @@ impl Fault {
 }
 
 impl Watched {
-    fn set(&self, change: impl FnOnce(&mut Watching)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Watching)) {
         change(&mut self.inner.lock().unwrap());
     }
 
@@ -63,7 +63,7 @@ impl Watched {
         self.inner.lock().unwrap().saves.iter().map(access).collect()
     }
 
-    async fn access(&self) -> Option<String> {
+    pub(crate) async fn access(&self) -> Option<String> {
         Some(self.memory.load().await.unwrap()?.token?.access.expose().to_owned())
     }
 }
@@ -356,6 +356,72 @@ async fn a_logout_on_one_session_ends_the_others_on_its_store_at_their_next_refr
     one.session.logout().await.unwrap();
     assert_eq!(other.session.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
     assert_eq!(authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_or_logout_of_a_process_that_has_never_looked_into_the_store_is_news_to_the_others() {
+    for logs_in in [false, true] {
+        let store = MemoryStore::new();
+        let authority = ModelAuthority::new().account("bob", "builder");
+        let running = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+        running.session.token().await.unwrap();
+        running.session.refresh().await.unwrap();
+        let command = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+        let bob = authority.login_as("bob", "builder").await.unwrap();
+        if logs_in {
+            command.session.login(bob.clone()).await.unwrap();
+        } else {
+            command.session.logout().await.unwrap();
+        }
+        drop(command);
+        let refreshed = running.session.refresh().await;
+        if logs_in {
+            assert_eq!(refreshed.unwrap().access().expose(), bob.access().expose());
+        } else {
+            assert_eq!(refreshed.unwrap_err().kind(), ErrorKind::SessionEnded);
+        }
+        let stored = store.load().await.unwrap().unwrap().token;
+        assert_eq!(
+            stored.map(|token| token.access.expose() == bob.access().expose()),
+            logs_in.then_some(true)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_no_token_can_be_had_is_not_believed_while_the_store_cannot_be_read() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new();
+    let tokens = authority.source();
+    let refreshing_only = tower_token_refresh::source_fn(move |cx: FetchContext| {
+        let tokens = tokens.clone();
+        async move {
+            if cx.refresh_token().is_none() {
+                return Err(FetchError::login_required("nothing to refresh with"));
+            }
+            TokenSource::fetch(&tokens, cx).await
+        }
+    });
+    let session = || Session::builder(refreshing_only.clone()).store(store.clone()).build();
+    session().login(authority.login().await.unwrap()).await.unwrap();
+    let restarted = session();
+    store.set(|store| store.load = Fault::Error);
+    let error = restarted.token().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_login_required()), (ErrorKind::Store, false));
+    store.set(|store| store.load = Fault::None);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(restarted.token().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_token_without_a_refresh_token_keeps_the_one_before() {
+    let world = World::new();
+    let first = world.session.token().await.unwrap();
+    world.session.replace(Token::new("elsewhere")).await.unwrap();
+    let kept = world.session.token().await.unwrap();
+    assert_eq!(kept.refresh().unwrap().expose(), first.refresh().unwrap().expose());
+    world.session.refresh().await.unwrap();
+    assert_eq!(world.authority.counts().logins, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -189,10 +189,19 @@ fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
 }
 
 #[test]
+fn a_flight_has_lost_as_soon_as_its_session_is_replaced() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    let (change, _) = replace(&mut slot);
+    assert!(publish(&mut slot, &flight).is_none());
+    assert_eq!(slot.token().map(|token| token.stamp()), Some(change.token.stamp()));
+}
+
+#[test]
 fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
-    drop(flight.guard());
+    drop(flight.guard(tokio::sync::watch::Sender::default()));
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "no longer condemned");
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
 }
@@ -253,4 +262,13 @@ fn revisions_only_grow_and_sessions_change_with_the_identity() {
     assert!(
         first.session == second.session && second.session == third.session && third.session != fourth.session
     );
+}
+
+#[test]
+fn revisions_end_at_the_last_number() {
+    let mut slot = empty();
+    slot.record.revision = u64::MAX;
+    assert_eq!(slot.login(sendable()).0.record.revision, u64::MAX);
+    assert_eq!(replace(&mut slot).0.record.following().revision, u64::MAX);
+    assert_eq!(slot.logout().0.revision, u64::MAX);
 }

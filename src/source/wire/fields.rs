@@ -146,16 +146,11 @@ impl JsonAnswer {
             return None;
         }
         let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
-        let mut token = Token::new(access)
+        let token = Token::new(access)
+            .refresh_token((!refresh.is_empty()).then_some(refresh))
             .expires_in(document.at(&self.expires_in).and_then(lifetime))
             .refresh_expires_in(refresh_lifetime.and_then(lifetime));
-        if !refresh.is_empty() {
-            token = token.refresh_token(refresh);
-        }
-        if !kind.is_empty() {
-            token = token.token_type(kind);
-        }
-        Some(token)
+        Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
     fn has_bad_business_code(&self, document: &Json) -> bool {
