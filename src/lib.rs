@@ -42,7 +42,7 @@
 //!
 //! | part | what it decides | default |
 //! |---|---|---|
-//! | [`TokenSource`] | how a token is got: [`source_fn`] | – |
+//! | [`TokenSource`] | how a token is got: [`source_fn`], [passwords and login codes](source::login), [OAuth 2](source::oauth2) | – |
 //! | [`Session`] | who gets it, when, and who waits | – |
 //! | [`TokenStore`](store::TokenStore) | where it is kept | in memory |
 //! | [`Placement`] | where it goes on a request | `Authorization: Bearer …` |
@@ -79,7 +79,8 @@
 //!
 //! # Features
 //!
-//! - `json` (default): [error codes in JSON bodies](peek).
+//! - `json` (default): [error codes in JSON bodies](peek), and [sources](source) that speak to an authority over HTTP:
+//!   passwords, login codes, OAuth 2.
 //! - `file`: `store::FileStore`, a token in a file, for any number of processes.
 //! - `session-map`: `SessionMap`, a session for each of many identities.
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
@@ -117,6 +118,8 @@ mod token;
 pub use self::peek::json::JsonCodeLayer;
 #[cfg(feature = "session-map")]
 pub use self::session_map::SessionMap;
+#[cfg(feature = "json")]
+pub use self::source::{LoginCode, Password, oauth2, oauth2::RefreshTokenGrant};
 pub use self::{
     body::ReplayBody,
     classify::{Answer, Challenged, Classify, Codes, ErrorCode, Standard, Statuses, Verdict},

@@ -23,9 +23,21 @@ pub struct Token(Arc<Parts>);
 #[derive(Clone)]
 struct Parts {
     access: Secret,
-    refresh: Option<Secret>,
+    refresh: Refresh,
+    refresh_lifetime: Option<Duration>,
     lifetime: Option<Duration>,
     expires_at: Option<SystemTime>,
+    kind: Option<Box<str>>,
+}
+
+/// What is known of the refresh token.
+#[derive(Clone)]
+enum Refresh {
+    /// The answer did not speak of one: the one before is still good.
+    Unsaid,
+    /// There is none, whatever there was before.
+    Absent,
+    Present(Secret),
 }
 
 impl Token {
@@ -34,7 +46,14 @@ impl Token {
     /// Whether it can be shown to a server (not empty, no line break …) depends on the
     /// [`Placement`](crate::Placement) and is checked when the session takes it.
     pub fn new(access: impl Into<Secret>) -> Self {
-        Token(Arc::new(Parts { access: access.into(), refresh: None, lifetime: None, expires_at: None }))
+        Token(Arc::new(Parts {
+            access: access.into(),
+            refresh: Refresh::Unsaid,
+            refresh_lifetime: None,
+            lifetime: None,
+            expires_at: None,
+            kind: None,
+        }))
     }
 
     /// The lifetime counted from now on, as in `expires_in` of RFC 6749 §5.1. `None` and zero mean *unknown*.
@@ -56,7 +75,31 @@ impl Token {
     /// keeps the old one (RFC 6749 §6).
     #[must_use]
     pub fn refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
-        self.parts().refresh = refresh.secret();
+        self.parts().refresh = refresh.secret().map_or(Refresh::Unsaid, Refresh::Present);
+        self
+    }
+
+    /// Says that the token comes without a refresh token and that none of before belongs to it, as after a new login.
+    #[must_use]
+    pub fn without_refresh_token(mut self) -> Self {
+        self.parts().refresh = Refresh::Absent;
+        self
+    }
+
+    /// The lifetime of the refresh token counted from now on, so that a dead one is not presented. `None` and zero
+    /// mean *unknown*.
+    #[must_use]
+    pub fn refresh_expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.parts().refresh_lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());
+        self
+    }
+
+    /// The type of the token, as in `token_type` of RFC 6749 §7.1. `bearer` and `dpop` in any case are spelled as the
+    /// schemes `Bearer` and `DPoP` are.
+    #[must_use]
+    pub fn token_type(mut self, kind: &str) -> Self {
+        let known = ["Bearer", "DPoP"].into_iter().find(|known| known.eq_ignore_ascii_case(kind));
+        self.parts().kind = Some(known.unwrap_or(kind).into());
         self
     }
 
@@ -67,7 +110,25 @@ impl Token {
 
     /// The refresh token, if there is one.
     pub fn refresh(&self) -> Option<&Secret> {
-        self.0.refresh.as_ref()
+        match &self.0.refresh {
+            Refresh::Present(refresh) => Some(refresh),
+            Refresh::Unsaid | Refresh::Absent => None,
+        }
+    }
+
+    /// The lifetime of the refresh token when the token was issued, if it is known.
+    pub fn refresh_lifetime(&self) -> Option<Duration> {
+        self.0.refresh_lifetime
+    }
+
+    /// The type of the token, if it is known.
+    pub fn kind(&self) -> Option<&str> {
+        self.0.kind.as_deref()
+    }
+
+    /// Whether the refresh token of before is still good: the answer did not speak of one.
+    pub(crate) fn keeps_refresh_token(&self) -> bool {
+        matches!(self.0.refresh, Refresh::Unsaid)
     }
 
     pub(crate) fn lifetime(&self) -> Option<Duration> {
@@ -110,7 +171,7 @@ optional_secret!(Secret, String, &str);
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
-            .field("refresh_token", &self.0.refresh.is_some())
+            .field("refresh_token", &self.refresh().is_some())
             .field("lifetime", &self.0.lifetime)
             .field("expires_at", &self.0.expires_at)
             .finish_non_exhaustive()

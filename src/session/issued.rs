@@ -85,8 +85,8 @@ impl Sendable {
 
     /// The same token; one that came without a refresh token keeps the one before.
     pub(crate) fn keeping_refresh_of(mut self, before: &Issued) -> Self {
-        if let (None, Some(kept)) = (self.token.refresh(), before.token().refresh()) {
-            self.token = self.token.clone().refresh_token(kept.clone());
+        if self.token.keeps_refresh_token() {
+            self.token = self.token.clone().refresh_token(before.token().refresh().cloned());
         }
         self
     }

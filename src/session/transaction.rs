@@ -130,8 +130,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         engine.discard(token);
         return Ok(Obtained::Nothing);
     }
-    if let (None, Some(kept)) = (token.refresh(), refresh_token) {
-        token = token.refresh_token(kept);
+    if token.keeps_refresh_token() {
+        token = token.refresh_token(refresh_token);
     }
     let fresh = engine.sendable(token.clone(), Provenance::New).map_err(Failure::transient)?;
     let record = base.following();

@@ -85,6 +85,11 @@ impl FetchError {
         self.class
     }
 
+    #[cfg(feature = "json")]
+    pub(crate) fn cause(&self) -> &(dyn std::error::Error + 'static) {
+        &*self.cause
+    }
+
     /// Whether the next source of a chain may be asked.
     pub(crate) fn allows_fallback(&self) -> bool {
         self.class == FailureClass::LoginRequired && !self.is_final

@@ -14,13 +14,34 @@
 //! .build();
 //! # let _ = session;
 //! ```
+//!
+//! With the feature `json` there are sources that speak to an authority over any HTTP client: [`Password`] and
+//! [`LoginCode`] (see [`login`]), and the grants of OAuth 2 (see [`oauth2`]). They are chained by
+//! [`or_else`](TokenSource::or_else).
 
+mod chain;
+#[cfg(feature = "json")]
+mod credentials;
 mod error;
+#[cfg(feature = "json")]
+pub mod login;
+#[cfg(feature = "json")]
+pub mod oauth2;
+#[cfg(feature = "json")]
+mod refused;
+#[cfg(feature = "json")]
+mod wire;
 
 use std::{fmt, future::Future, pin::Pin};
 
 pub(crate) use self::error::FailureClass;
-pub use self::error::FetchError;
+pub use self::{chain::OrElse, error::FetchError};
+#[cfg(feature = "json")]
+pub use self::{
+    credentials::Credentials,
+    login::{LoginCode, Password},
+    wire::{AuthorityClient, AuthorityError, Content, Failed, JsonAnswer},
+};
 use http::Request;
 
 use crate::{reentry::Mark, secret::Secret, token::Token};
@@ -40,6 +61,15 @@ pub trait TokenSource: Send + Sync + 'static {
     fn verify(&self, token: &Token) -> impl Future<Output = Verification> + Send {
         let _ = token;
         std::future::ready(Verification::Unknown)
+    }
+
+    /// Asks `next` in the same fetch when the authority has refused what this source has, or when it has nothing:
+    /// a refresh token first, a login where that is dead. No other failure asks for a login.
+    fn or_else<S: TokenSource>(self, next: S) -> OrElse<Self, S>
+    where
+        Self: Sized,
+    {
+        OrElse::new(self, next)
     }
 }
 

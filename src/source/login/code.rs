@@ -1,0 +1,132 @@
+use std::{fmt, future::Future};
+
+use http::{Uri, uri::PathAndQuery};
+
+use super::{JsonVerify, exchange::Exchange};
+use crate::{
+    error::{Error, ErrorKind},
+    secret::Secret,
+    source::{
+        AuthorityClient, FetchContext, FetchError, JsonAnswer, TokenSource, Verification,
+        credentials::{Provider, provider},
+        wire::json::Scalar,
+    },
+    token::Token,
+};
+
+/// Exchanges a login code: `POST {"code": …}`.
+///
+/// A code is good for one exchange: the closure is asked for a new one at each attempt, also when the one before may
+/// not have arrived.
+///
+/// ```
+/// use tower_token_refresh::{FetchError, Secret, Session, source::LoginCode};
+/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+/// # use tower_token_refresh::source::Content;
+/// # async fn wx_login() -> Result<String, std::io::Error> { Ok("code".to_owned()) }
+///
+/// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// let source = LoginCode::mini_program(http, "https://api.example.com/token".parse()?, || async {
+///     Ok::<_, FetchError>(Secret::from(wx_login().await?))
+/// })?;
+/// let session = Session::builder(source).build();
+/// # let _ = session;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub struct LoginCode {
+    exchange: Exchange,
+    field: String,
+    code: Provider<Secret>,
+}
+
+impl LoginCode {
+    /// Exchanges codes there. The answer is read as [`JsonAnswer::new`] says.
+    pub fn new<F, Fut>(client: impl Into<AuthorityClient>, url: Uri, code: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Secret, FetchError>> + Send + 'static,
+    {
+        LoginCode {
+            exchange: Exchange::new(client.into(), url),
+            field: "code".to_owned(),
+            code: provider(code),
+        }
+    }
+
+    /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`,
+    /// and a stored token is verified at the same URL with `/verify` at its end.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for a URL that takes no such ending.
+    pub fn mini_program<F, Fut>(client: impl Into<AuthorityClient>, url: Uri, code: F) -> Result<Self, Error>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Secret, FetchError>> + Send + 'static,
+    {
+        let verify = JsonVerify::new(below(&url, "verify")?);
+        let answer = JsonAnswer::new().access_token("/token")?;
+        Ok(Self::new(client, url, code)
+            .field("account")
+            .number("type", 100)
+            .answer(answer)
+            .verify_with(verify))
+    }
+
+    /// The name of the code in the request.
+    pub fn field(mut self, name: &str) -> Self {
+        self.field = name.to_owned();
+        self
+    }
+
+    /// One more text in the request.
+    pub fn text(mut self, name: &str, value: &str) -> Self {
+        self.exchange.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));
+        self
+    }
+
+    /// One more number in the request.
+    pub fn number(mut self, name: &str, value: i64) -> Self {
+        self.exchange.constants.push((name.to_owned(), Scalar::Number(value)));
+        self
+    }
+
+    /// Where in the answer the parts are.
+    pub fn answer(mut self, answer: JsonAnswer) -> Self {
+        self.exchange.reading.answer = answer;
+        self
+    }
+
+    /// How to ask whether a stored token is still good.
+    pub fn verify_with(mut self, verify: JsonVerify) -> Self {
+        self.exchange.verify = Some(verify);
+        self
+    }
+}
+
+impl TokenSource for LoginCode {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        let code = (self.code)().await?;
+        self.exchange.login(&cx, &[(&self.field, &code)]).await
+    }
+
+    async fn verify(&self, token: &Token) -> Verification {
+        self.exchange.verify(token).await
+    }
+}
+
+impl fmt::Debug for LoginCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoginCode").field("host", &self.exchange.url.host()).finish_non_exhaustive()
+    }
+}
+
+/// The URL with one more step in its path.
+fn below(url: &Uri, step: &str) -> Result<Uri, Error> {
+    let mut parts = url.clone().into_parts();
+    let path = format!("{}/{step}", url.path().trim_end_matches('/'));
+    let unfit = |_| Error::new(ErrorKind::Encode, "a URL for tokens has a scheme, a host and a path");
+    parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(http::Error::from).map_err(unfit)?);
+    Uri::from_parts(parts).map_err(http::Error::from).map_err(unfit)
+}

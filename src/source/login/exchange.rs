@@ -1,0 +1,58 @@
+//! What all JSON logins do with their credentials.
+
+use http::Uri;
+
+use crate::{
+    secret::Secret,
+    source::{
+        AuthorityClient, FetchContext, FetchError, Verification,
+        login::JsonVerify,
+        refused::Refused,
+        wire::{
+            Grant, Reading,
+            json::{self, Scalar},
+            post,
+        },
+    },
+    token::Token,
+};
+
+pub(super) struct Exchange {
+    pub(super) client: AuthorityClient,
+    pub(super) url: Uri,
+    pub(super) constants: Vec<(String, Scalar)>,
+    pub(super) reading: Reading,
+    pub(super) verify: Option<JsonVerify>,
+    refused: Refused,
+}
+
+impl Exchange {
+    pub(super) fn new(client: AuthorityClient, url: Uri) -> Self {
+        Exchange {
+            client,
+            url,
+            constants: Vec::new(),
+            reading: Reading::default(),
+            verify: None,
+            refused: Refused::default(),
+        }
+    }
+
+    pub(super) async fn login(
+        &self,
+        cx: &FetchContext,
+        credentials: &[(&str, &Secret)],
+    ) -> Result<Token, FetchError> {
+        let members = credentials.iter().map(|(name, secret)| (*name, secret.expose()));
+        let request = post(&self.url, json::MEDIA_TYPE, json::object(members, &self.constants));
+        let secrets = credentials.iter().map(|&(_, secret)| secret.clone()).collect();
+        self.refused.try_with(secrets, self.client.ask(cx, request, &self.reading, Grant::Login)).await
+    }
+
+    pub(super) async fn verify(&self, token: &Token) -> Verification {
+        match &self.verify {
+            Some(verify) => verify.ask(&self.client, token).await,
+            None => Verification::Unknown,
+        }
+    }
+}

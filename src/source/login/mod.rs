@@ -1,0 +1,33 @@
+//! Logins of an application's own kind: credentials in a JSON object, a token in another.
+//!
+//! | source | what it presents |
+//! |---|---|
+//! | [`Password`] | an account and a password, read from a closure at each login |
+//! | [`LoginCode`] | a code that a closure gets anew for each attempt |
+//!
+//! ```
+//! use tower_token_refresh::{FetchError, Session, source::{Credentials, JsonAnswer, Password, login::JsonVerify}};
+//! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+//! # use tower_token_refresh::source::Content;
+//!
+//! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+//! let login = Password::new(http, "https://id.example.com/login".parse()?, || async {
+//!     // From wherever the application keeps them.
+//!     Ok::<_, FetchError>(Credentials::new("alice", "wonderland"))
+//! })
+//! .answer(JsonAnswer::new().access_token("/data/token")?.business_code("/errcode")?)
+//! .verify_with(JsonVerify::new("https://id.example.com/verify".parse()?));
+//! let session = Session::builder(login).build();
+//! # let _ = session;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Credentials that the authority has refused are not shown to it again: the source fails at once until the closure
+//! returns others.
+
+mod code;
+mod exchange;
+mod password;
+mod verify;
+
+pub use self::{code::LoginCode, password::Password, verify::JsonVerify};

@@ -1,0 +1,89 @@
+use std::{fmt, future::Future};
+
+use http::Uri;
+
+use super::{JsonVerify, exchange::Exchange};
+use crate::{
+    source::{
+        AuthorityClient, Credentials, FetchContext, FetchError, JsonAnswer, TokenSource, Verification,
+        credentials::{Provider, provider},
+        wire::json::Scalar,
+    },
+    token::Token,
+};
+
+/// Logs in with an account and a password: `POST {"account": …, "password": …}`.
+///
+/// The closure is asked at each login, and nothing of what it returns is stored. Where there are no credentials it
+/// returns [`FetchError::login_required`]. See the [module docs](super) for an example.
+#[must_use]
+pub struct Password {
+    exchange: Exchange,
+    account: String,
+    password: String,
+    credentials: Provider<Credentials>,
+}
+
+impl Password {
+    /// Logs in there. The answer is read as [`JsonAnswer::new`] says.
+    pub fn new<F, Fut>(client: impl Into<AuthorityClient>, url: Uri, credentials: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, FetchError>> + Send + 'static,
+    {
+        Password {
+            exchange: Exchange::new(client.into(), url),
+            account: "account".to_owned(),
+            password: "password".to_owned(),
+            credentials: provider(credentials),
+        }
+    }
+
+    /// The names of account and password in the request.
+    pub fn fields(mut self, account: &str, password: &str) -> Self {
+        self.account = account.to_owned();
+        self.password = password.to_owned();
+        self
+    }
+
+    /// One more text in the request, a device or a client.
+    pub fn text(mut self, name: &str, value: &str) -> Self {
+        self.exchange.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));
+        self
+    }
+
+    /// One more number in the request.
+    pub fn number(mut self, name: &str, value: i64) -> Self {
+        self.exchange.constants.push((name.to_owned(), Scalar::Number(value)));
+        self
+    }
+
+    /// Where in the answer the parts are.
+    pub fn answer(mut self, answer: JsonAnswer) -> Self {
+        self.exchange.reading.answer = answer;
+        self
+    }
+
+    /// How to ask whether a stored token is still good.
+    pub fn verify_with(mut self, verify: JsonVerify) -> Self {
+        self.exchange.verify = Some(verify);
+        self
+    }
+}
+
+impl TokenSource for Password {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        let Credentials { account, password } = (self.credentials)().await?;
+        self.exchange.login(&cx, &[(&self.account, &account), (&self.password, &password)]).await
+    }
+
+    async fn verify(&self, token: &Token) -> Verification {
+        self.exchange.verify(token).await
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Password").field("host", &self.exchange.url.host()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,40 @@
+use super::TokenEndpoint;
+use crate::{
+    source::{FetchContext, FetchError, TokenSource, wire::Grant},
+    token::Token,
+};
+
+/// Presents nothing but the client itself (RFC 6749 §4.4), for services that act on their own behalf.
+///
+/// ```
+/// use tower_token_refresh::{Session, source::oauth2::{ClientCredentials, TokenEndpoint}};
+/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+/// # use tower_token_refresh::source::Content;
+///
+/// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// # let secret = "from-the-environment";
+/// let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?)
+///     .client_secret_basic("billing", secret)
+///     .scope("invoices:read");
+/// let session = Session::builder(ClientCredentials::new(endpoint)).build();
+/// # let _ = session;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientCredentials {
+    endpoint: TokenEndpoint,
+}
+
+impl ClientCredentials {
+    /// Presents itself there.
+    pub fn new(endpoint: TokenEndpoint) -> Self {
+        ClientCredentials { endpoint }
+    }
+}
+
+impl TokenSource for ClientCredentials {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        self.endpoint.present(&cx, Grant::Client, "client_credentials", &[]).await
+    }
+}

@@ -1,0 +1,73 @@
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::TokenEndpoint;
+use crate::{
+    secret::Secret,
+    source::{AuthorityError, FailureClass, FetchContext, FetchError, TokenSource, wire::Grant},
+    token::Token,
+};
+
+/// Exchanges the authorization code of one redirect (RFC 6749 §4.1.3), once.
+///
+/// A code that may have arrived is never presented again, because an authority takes that for theft; afterwards this
+/// source says that a login is required. See the [module docs](super) for an example.
+#[must_use]
+pub struct AuthorizationCode {
+    endpoint: TokenEndpoint,
+    code: Mutex<Option<Secret>>,
+    redirect_uri: String,
+    verifier: Option<Secret>,
+}
+
+impl AuthorizationCode {
+    /// The code that came to the redirect URI.
+    pub fn new(endpoint: TokenEndpoint, code: impl Into<Secret>, redirect_uri: &str) -> Self {
+        AuthorizationCode {
+            endpoint,
+            code: Mutex::new(Some(code.into())),
+            redirect_uri: redirect_uri.to_owned(),
+            verifier: None,
+        }
+    }
+
+    /// The verifier whose challenge went with the authorization request (PKCE, RFC 7636).
+    pub fn pkce_verifier(mut self, verifier: impl Into<Secret>) -> Self {
+        self.verifier = Some(verifier.into());
+        self
+    }
+
+    fn code(&self) -> MutexGuard<'_, Option<Secret>> {
+        self.code.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TokenSource for AuthorizationCode {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        // Taken before it is sent, so that a fetch which is dropped halfway has used it.
+        let Some(code) = self.code().take() else {
+            return Err(FetchError::login_required("the authorization code has been used"));
+        };
+        let mut parts = vec![("code", code.expose()), ("redirect_uri", &self.redirect_uri)];
+        parts.extend(self.verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
+        let outcome = self.endpoint.present(&cx, Grant::User, "authorization_code", &parts).await;
+        if outcome.as_ref().is_err_and(was_not_processed) {
+            *self.code() = Some(code.clone());
+        }
+        outcome
+    }
+}
+
+/// Whether the authority cannot have looked at the code.
+fn was_not_processed(failure: &FetchError) -> bool {
+    let answer = failure.cause().downcast_ref::<AuthorityError>();
+    failure.class() == FailureClass::Transient && !answer.is_some_and(|answer| answer.status().is_success())
+}
+
+impl fmt::Debug for AuthorizationCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizationCode").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}

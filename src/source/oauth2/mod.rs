@@ -1,0 +1,46 @@
+//! The grants of OAuth 2 (RFC 6749).
+//!
+//! | source | `grant_type` | what it presents |
+//! |---|---|---|
+//! | [`RefreshTokenGrant`] | `refresh_token` | the session's refresh token; without one the next source of a chain is asked |
+//! | [`AuthorizationCode`] | `authorization_code` | the code of one redirect, once |
+//! | [`PasswordGrant`] | `password` | an account and a password, read from a closure at each login |
+//! | [`ClientCredentials`] | `client_credentials` | the client itself |
+//!
+//! Each goes to a [`TokenEndpoint`], which knows the client's own credentials:
+//!
+//! ```
+//! use tower_token_refresh::{Secret, Session, TokenSource};
+//! use tower_token_refresh::source::oauth2::{AuthorizationCode, RefreshTokenGrant, TokenEndpoint};
+//! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+//! # use tower_token_refresh::source::Content;
+//!
+//! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+//! # let (code, verifier) = ("from-the-redirect", "from-the-start");
+//! let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?).public_client("my-app");
+//! let login = AuthorizationCode::new(endpoint.clone(), code, "http://127.0.0.1:7777/").pkce_verifier(verifier);
+//! let session = Session::builder(RefreshTokenGrant::new(endpoint).or_else(login)).build();
+//! # let _ = session;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | answer | then |
+//! |---|---|
+//! | 400 or another 4xx with `invalid_grant`, or a code given to [`dead_codes`](TokenEndpoint::dead_codes) | the grant is over: the next source, or a login |
+//! | 4xx with `access_denied`, `mfa_required`, `interaction_required` … | the session is over; no source is asked. [`AuthorityError`](super::AuthorityError) tells more |
+//! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | a failure of the configuration: the session is kept |
+//! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | again later; the session is kept |
+//! | another 5xx, or no complete answer | the same, more carefully: the refresh token may be spent |
+//! | another 4xx, 3xx | the same, and a strike: nobody knows who said that |
+//! | 2xx without a token | again later |
+
+mod client_credentials;
+mod code;
+mod endpoint;
+mod password;
+mod refresh;
+
+pub use self::{
+    client_credentials::ClientCredentials, code::AuthorizationCode, endpoint::TokenEndpoint,
+    password::PasswordGrant, refresh::RefreshTokenGrant,
+};

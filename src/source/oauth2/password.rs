@@ -1,0 +1,49 @@
+use std::{fmt, future::Future};
+
+use super::TokenEndpoint;
+use crate::{
+    source::{
+        Credentials, FetchContext, FetchError, TokenSource,
+        credentials::{Provider, provider},
+        refused::Refused,
+        wire::Grant,
+    },
+    token::Token,
+};
+
+/// Logs in with an account and a password (RFC 6749 §4.3), for authorities that still allow it.
+///
+/// The closure is asked at each login, and nothing of what it returns is stored. Credentials that were refused are not
+/// presented again: the source fails at once until the closure returns others.
+#[must_use]
+pub struct PasswordGrant {
+    endpoint: TokenEndpoint,
+    credentials: Provider<Credentials>,
+    refused: Refused,
+}
+
+impl PasswordGrant {
+    /// Logs in there.
+    pub fn new<F, Fut>(endpoint: TokenEndpoint, credentials: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, FetchError>> + Send + 'static,
+    {
+        PasswordGrant { endpoint, credentials: provider(credentials), refused: Refused::default() }
+    }
+}
+
+impl TokenSource for PasswordGrant {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        let Credentials { account, password } = (self.credentials)().await?;
+        let parts = [("username", account.expose()), ("password", password.expose())];
+        let attempt = self.endpoint.present(&cx, Grant::User, "password", &parts);
+        self.refused.try_with(vec![account.clone(), password.clone()], attempt).await
+    }
+}
+
+impl fmt::Debug for PasswordGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PasswordGrant").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}

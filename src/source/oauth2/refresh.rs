@@ -1,0 +1,42 @@
+use std::fmt;
+
+use super::TokenEndpoint;
+use crate::{
+    source::{FetchContext, FetchError, TokenSource, refused::Refused, wire::Grant},
+    token::Token,
+};
+
+/// Presents the session's refresh token (RFC 6749 §6).
+///
+/// A new refresh token in the answer replaces the old one; an answer without one keeps it. Where the session has none,
+/// or has one that was refused before, the authority is not asked: a login is required, and the next source of a chain
+/// is there for it. See the [module docs](super) for an example.
+#[must_use]
+pub struct RefreshTokenGrant {
+    endpoint: TokenEndpoint,
+    refused: Refused,
+}
+
+impl RefreshTokenGrant {
+    /// Presents it there.
+    pub fn new(endpoint: TokenEndpoint) -> Self {
+        RefreshTokenGrant { endpoint, refused: Refused::default() }
+    }
+}
+
+impl TokenSource for RefreshTokenGrant {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        let Some(token) = cx.refresh_token() else {
+            return Err(FetchError::login_required("there is no refresh token"));
+        };
+        let parts = [("refresh_token", token.expose())];
+        let attempt = self.endpoint.present(&cx, Grant::Refresh, "refresh_token", &parts);
+        self.refused.try_with(vec![token.clone()], attempt).await
+    }
+}
+
+impl fmt::Debug for RefreshTokenGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshTokenGrant").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+use std::{future::poll_fn, pin::pin, sync::Arc};
+
+use bytes::Buf;
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body::Body;
+use zeroize::Zeroizing;
+
+use super::{form, json::Json};
+use crate::error::BoxError;
+
+/// An answer that has come whole.
+pub(in crate::source) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// Empty if it was longer than the limit.
+    pub(super) body: Zeroizing<Vec<u8>>,
+    /// The body, if it is JSON or (by its content type) a form.
+    pub(super) document: Option<Arc<Json>>,
+}
+
+impl Answer {
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, body: Zeroizing<Vec<u8>>) -> Self {
+        let document = if is_form(&headers) { form::decode(&body) } else { Json::parse(&body) };
+        Answer { status, headers, body, document: document.map(Arc::new) }
+    }
+
+    /// Reads at most `limit` bytes of the body, beyond which it counts for nothing.
+    pub(super) async fn read<B>(response: Response<B>, limit: usize) -> Result<Self, BoxError>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = response.into_parts();
+        let body = bytes_of(body, limit).await?;
+        Ok(Answer::new(head.status, head.headers, body))
+    }
+
+    /// The document of a success.
+    pub(in crate::source) fn success(&self) -> Option<&Json> {
+        self.document.as_deref().filter(|_| self.status.is_success())
+    }
+}
+
+/// Nothing if there are more than `limit`.
+async fn bytes_of<B>(body: B, limit: usize) -> Result<Zeroizing<Vec<u8>>, BoxError>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let mut body = pin!(body);
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected.min(limit)));
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let Ok(mut data) = frame.map_err(Into::into)?.into_data() else { continue };
+        if data.remaining() > limit - bytes.len() {
+            return Ok(Zeroizing::default());
+        }
+        while data.has_remaining() {
+            let length = data.chunk().len();
+            bytes.extend_from_slice(data.chunk());
+            data.advance(length);
+        }
+    }
+    Ok(bytes)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type =
+        headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or_default());
+    content_type
+        .split(';')
+        .next()
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(form::MEDIA_TYPE))
+}

@@ -1,0 +1,238 @@
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::{Either, select};
+use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http_body::Body;
+use tower_service::Service;
+use zeroize::Zeroizing;
+
+use super::{answer::Answer, content::Content, error::Failed, failure::Grant, fields::Reading, json};
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    source::{FetchContext, FetchError},
+    time::timer,
+    token::Token,
+};
+
+/// The client by which sources speak to an authority, with limits for its answers. Cloning is cheap.
+///
+/// Any HTTP client that is a tower service will do, as long as it is not the one with the layer that the source serves;
+/// `From` makes a client of it with the limits that are the default. It does not follow redirects: a 3xx is an
+/// ambiguous failure, and a client that followed one would show credentials to somebody else.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use bytes::Bytes;
+/// use http::Request;
+/// use http_body_util::Full;
+/// use tower::ServiceExt;
+/// use tower_token_refresh::source::{AuthorityClient, Content};
+/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+///
+/// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// let authority = AuthorityClient::new(http).time_limit(Duration::from_secs(5))?;
+///
+/// // A client with a body type of its own:
+/// let http: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+/// let authority = AuthorityClient::new(http.map_request(|r: Request<Content>| r.map(|c| Full::from(Bytes::from(c)))));
+/// # let _ = authority;
+/// # Ok::<(), tower_token_refresh::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct AuthorityClient {
+    send: Arc<Sending>,
+    time_limit: Duration,
+    response_limit: usize,
+    classify: Option<Arc<Classify>>,
+}
+
+type Sending = dyn Fn(Request<Content>, usize) -> Pin<Box<dyn Future<Output = Result<Answer, BoxError>> + Send>>
+    + Send
+    + Sync;
+
+type Classify = dyn Fn(&Failed<'_>) -> Option<FetchError> + Send + Sync;
+
+impl AuthorityClient {
+    /// A client with 10 s for each call and 64 KiB for each answer.
+    pub fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request<Content>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        AuthorityClient {
+            send: Arc::new(move |request, limit| Box::pin(send(service.clone(), request, limit))),
+            time_limit: Duration::from_secs(10),
+            response_limit: 64 * 1024,
+            classify: None,
+        }
+    }
+
+    /// How long one call may take, from the service's readiness to the end of the answer.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero.
+    pub fn time_limit(mut self, limit: Duration) -> Result<Self, Error> {
+        if limit.is_zero() {
+            return Err(Error::new(ErrorKind::Encode, "a time limit must be longer than zero"));
+        }
+        self.time_limit = limit;
+        Ok(self)
+    }
+
+    /// How many bytes of an answer are read; a longer one is no token.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for zero and for more than 1 MiB.
+    pub fn response_limit(mut self, bytes: usize) -> Result<Self, Error> {
+        if !(1..=1024 * 1024).contains(&bytes) {
+            return Err(Error::new(ErrorKind::Encode, "a response limit is between 1 byte and 1 MiB"));
+        }
+        self.response_limit = bytes;
+        Ok(self)
+    }
+
+    /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
+    /// as it is.
+    ///
+    /// ```
+    /// use tower_token_refresh::{FetchError, source::{AuthorityClient, Failed}};
+    ///
+    /// # fn authority(client: AuthorityClient) -> AuthorityClient {
+    /// client.classify_failures(|failed: &Failed<'_>| {
+    ///     let answer = failed.answer()?;
+    ///     (answer.text("/reason")? == "expired").then(|| FetchError::login_required("the authority said `expired`"))
+    /// })
+    /// # }
+    /// ```
+    pub fn classify_failures(
+        mut self,
+        classify: impl Fn(&Failed<'_>) -> Option<FetchError> + Send + Sync + 'static,
+    ) -> Self {
+        self.classify = Some(Arc::new(classify));
+        self
+    }
+
+    /// One call for a token.
+    pub(in crate::source) async fn ask(
+        &self,
+        cx: &FetchContext,
+        mut request: Request<Content>,
+        reading: &Reading,
+        grant: Grant,
+    ) -> Result<Token, FetchError> {
+        cx.mark(&mut request);
+        match self.call(request).await {
+            Ok(answer) => {
+                reading.token(grant, &answer).map_err(|failure| self.reclassified(failure, Some(&answer)))
+            }
+            Err(failure) => Err(self.reclassified(failure, None)),
+        }
+    }
+
+    /// One call, within the limits.
+    pub(in crate::source) async fn call(&self, request: Request<Content>) -> Result<Answer, FetchError> {
+        let was_read = request.body().read_mark();
+        let late = pin!(timer(self.time_limit)?);
+        let cause = match select((self.send)(request, self.response_limit), late).await {
+            Either::Left((Ok(answer), _)) => return Ok(answer),
+            Either::Left((Err(cause), _)) => cause,
+            Either::Right(_) => "the authority did not answer in time".into(),
+        };
+        // The grant is in the body: while nobody has read it, and where there was no connection, nothing was spent.
+        if was_read.is_set() && !is_of_connecting(&*cause) {
+            Err(FetchError::unanswered(cause))
+        } else {
+            Err(FetchError::transient(cause))
+        }
+    }
+
+    fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
+        let failed = Failed { cause: failure.cause(), answer };
+        let other = self.classify.as_ref().and_then(|classify| classify(&failed));
+        other.unwrap_or(failure)
+    }
+}
+
+impl<S, B> From<S> for AuthorityClient
+where
+    S: Service<Request<Content>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    fn from(service: S) -> Self {
+        AuthorityClient::new(service)
+    }
+}
+
+impl fmt::Debug for AuthorityClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorityClient")
+            .field("time_limit", &self.time_limit)
+            .field("response_limit", &self.response_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request with this body.
+pub(in crate::source) fn post(
+    uri: &Uri,
+    content_type: &'static str,
+    body: Zeroizing<Vec<u8>>,
+) -> Request<Content> {
+    let mut request = Request::new(Content::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri.clone();
+    let headers = request.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
+    request
+}
+
+async fn send<S, B>(mut service: S, request: Request<Content>, limit: usize) -> Result<Answer, BoxError>
+where
+    S: Service<Request<Content>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+    let response = service.call(request).await.map_err(Into::into)?;
+    Answer::read(response, limit).await
+}
+
+/// Whether no connection came about.
+fn is_of_connecting(error: &(dyn StdError + 'static)) -> bool {
+    let mut link = Some(error);
+    while let Some(current) = link {
+        if let Some(error) = current.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+            );
+        }
+        link = current.source();
+    }
+    false
+}

@@ -1,0 +1,158 @@
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+use http::{HeaderMap, StatusCode};
+
+use super::{
+    answer::Answer,
+    json::{Json, Pointer},
+};
+
+/// An authority's answer that brought no token, found by downcasting in the chain of causes.
+///
+/// ```
+/// use tower_token_refresh::{Error, source::AuthorityError};
+///
+/// /// Where to send the user for the second factor.
+/// fn second_factor(error: &Error) -> Option<&str> {
+///     let answer = AuthorityError::find(error)?;
+///     if answer.code() == Some("mfa_required") { answer.text("/mfa_token") } else { None }
+/// }
+/// # let _ = second_factor;
+/// ```
+///
+/// What the authority said is for the program: an answer may repeat a credential, so `Display` and `Debug` show only
+/// the status and a code that this crate knows by itself.
+pub struct AuthorityError {
+    status: StatusCode,
+    document: Option<Arc<Json>>,
+    code_at: Pointer,
+}
+
+impl AuthorityError {
+    pub(super) fn new(answer: &Answer, code_at: &Pointer) -> Self {
+        AuthorityError { status: answer.status, document: answer.document.clone(), code_at: code_at.clone() }
+    }
+
+    /// The first of these in a chain of causes, the error itself included.
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a AuthorityError> {
+        let mut link = Some(error);
+        while let Some(current) = link {
+            if let Some(found) = current.downcast_ref() {
+                return Some(found);
+            }
+            link = current.source();
+        }
+        None
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The error code: `error` of RFC 6749 §5.2, or what the source was told to take for it.
+    pub fn code(&self) -> Option<&str> {
+        self.at(&self.code_at)
+    }
+
+    /// What happened, for developers: `error_description`.
+    pub fn description(&self) -> Option<&str> {
+        self.at(&Pointer::member("error_description"))
+    }
+
+    /// A page about it: `error_uri`.
+    pub fn uri(&self) -> Option<&str> {
+        self.at(&Pointer::member("error_uri"))
+    }
+
+    /// Any text in the answer, by a JSON pointer (RFC 6901). What is no pointer points at nothing.
+    pub fn text(&self, pointer: &str) -> Option<&str> {
+        self.at(&Pointer::parse(pointer).ok()?)
+    }
+
+    fn at(&self, pointer: &Pointer) -> Option<&str> {
+        self.document.as_ref()?.at(pointer)?.text()
+    }
+
+    fn known_code(&self) -> Option<&'static str> {
+        let code = self.code()?;
+        KNOWN.into_iter().flatten().find(|known| **known == code).copied()
+    }
+}
+
+/// Codes by which an authority refuses a grant.
+pub(super) const DEAD: &[&str] = &["invalid_grant"];
+/// Codes that no other grant would change.
+pub(super) const BLOCKED: &[&str] = &["access_denied"];
+/// Codes that ask for a person.
+pub(super) const INTERACTION: &[&str] =
+    &["mfa_required", "interaction_required", "consent_required", "account_selection_required"];
+/// Codes that speak of the client or its request (RFC 6749 §5.2, RFC 8707).
+pub(super) const CONFIGURATION: &[&str] = &[
+    "invalid_client",
+    "unauthorized_client",
+    "invalid_scope",
+    "invalid_request",
+    "unsupported_grant_type",
+    "invalid_target",
+];
+/// Codes for another time.
+pub(super) const TRANSIENT: &[&str] = &["temporarily_unavailable", "server_error", "slow_down"];
+
+const KNOWN: [&[&str]; 5] = [DEAD, BLOCKED, INTERACTION, CONFIGURATION, TRANSIENT];
+
+impl fmt::Display for AuthorityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no token in the authority's answer with status {}", self.status.as_u16())?;
+        match self.known_code() {
+            Some(code) => write!(f, " ({code})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for AuthorityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorityError")
+            .field("status", &self.status)
+            .field("code", &self.known_code())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for AuthorityError {}
+
+/// What is known of a call that brought no token, for
+/// [`AuthorityClient::classify_failures`](super::AuthorityClient::classify_failures).
+pub struct Failed<'a> {
+    pub(super) cause: &'a (dyn StdError + 'static),
+    pub(super) answer: Option<&'a Answer>,
+}
+
+impl<'a> Failed<'a> {
+    /// What went wrong: the client's own error, or the [`AuthorityError`] of an answer.
+    pub fn cause(&self) -> &'a (dyn StdError + 'static) {
+        self.cause
+    }
+
+    /// What the authority answered, if it did.
+    pub fn answer(&self) -> Option<&'a AuthorityError> {
+        self.cause.downcast_ref()
+    }
+
+    /// The headers of the answer.
+    pub fn headers(&self) -> Option<&'a HeaderMap> {
+        Some(&self.answer?.headers)
+    }
+
+    /// The body of the answer, empty if it was longer than the limit.
+    pub fn body(&self) -> Option<&'a [u8]> {
+        Some(&self.answer?.body)
+    }
+}
+
+impl fmt::Debug for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failed").field("answer", &self.answer()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+//! What an answer without a token means for the session: only the authority's parsed word ends it.
+
+use std::time::SystemTime;
+
+use http::StatusCode;
+
+use super::{
+    answer::Answer,
+    error::{AuthorityError, BLOCKED, CONFIGURATION, DEAD, INTERACTION, TRANSIENT},
+    fields::{BusinessFailure, Reading},
+    retry_after::retry_after,
+};
+use crate::source::FetchError;
+
+/// What was presented to the authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::source) enum Grant {
+    /// A refresh token.
+    Refresh,
+    /// The client's own credentials.
+    Client,
+    /// A user's credentials, at an authority that answers as RFC 6749 says.
+    User,
+    /// A user's credentials, at any other authority: a refusal that is not understood refuses them, too, because
+    /// presenting them over and over locks accounts.
+    Login,
+}
+
+/// Error codes that the user has given a meaning.
+#[derive(Clone, Default)]
+pub(in crate::source) struct Codes {
+    pub(in crate::source) dead: Vec<String>,
+    pub(in crate::source) blocked: Vec<String>,
+}
+
+/// The meaning of an answer that brought no token.
+pub(super) fn of_answer(reading: &Reading, grant: Grant, answer: &Answer) -> FetchError {
+    let error = AuthorityError::new(answer, &reading.answer.error);
+    let failure = match meaning(reading, grant, answer, error.code()) {
+        Meaning::Dead => FetchError::login_required(error),
+        Meaning::Final => FetchError::login_required(error).without_fallback(),
+        Meaning::Configuration => FetchError::configuration(error),
+        Meaning::Transient => FetchError::transient(error),
+        Meaning::Unanswered => FetchError::unanswered(error),
+        Meaning::Ambiguous => FetchError::ambiguous(error),
+    };
+    match retry_after(&answer.headers, SystemTime::now()) {
+        Some(wait) => failure.retry_after(wait),
+        None => failure,
+    }
+}
+
+enum Meaning {
+    Dead,
+    Final,
+    Configuration,
+    Transient,
+    Unanswered,
+    Ambiguous,
+}
+
+fn meaning(reading: &Reading, grant: Grant, answer: &Answer, code: Option<&str>) -> Meaning {
+    let Codes { dead, blocked } = &reading.codes;
+    let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code));
+    let is_configured = |codes: &[String]| code.is_some_and(|code| codes.iter().any(|other| other == code));
+    let business = answer.document.as_ref().and_then(|document| reading.answer.business_failure(document));
+    let is_user = matches!(grant, Grant::User | Grant::Login);
+    match answer.status {
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::TOO_EARLY
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::SERVICE_UNAVAILABLE => Meaning::Transient,
+        status if status.is_server_error() && is(&["temporarily_unavailable"]) => Meaning::Transient,
+        status if status.is_server_error() => Meaning::Unanswered,
+        status if !status.is_success() && !status.is_client_error() => Meaning::Ambiguous,
+        // Some authorities refuse with a 200. What the user has said of their codes holds there, too.
+        _ if is_configured(blocked) => Meaning::Final,
+        _ if is_configured(dead) => Meaning::Dead,
+        _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
+        _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
+        status if status.is_success() => Meaning::Transient,
+        _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
+        _ if grant == Grant::Login || is(DEAD) => Meaning::Dead,
+        _ if is(CONFIGURATION) => Meaning::Configuration,
+        _ if is(TRANSIENT) => Meaning::Transient,
+        _ if is_user => Meaning::Dead,
+        _ => Meaning::Ambiguous,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::*;
+    use crate::source::{FailureClass, wire::JsonAnswer};
+    use FailureClass::{Ambiguous, Configuration, LoginRequired, Transient, Unanswered};
+
+    /// The class, and whether a chain of sources goes on.
+    fn class(reading: &Reading, grant: Grant, status: u16, body: &str) -> (FailureClass, bool) {
+        class_with(reading, grant, status, "application/json", body)
+    }
+
+    fn class_with(
+        reading: &Reading,
+        grant: Grant,
+        status: u16,
+        content_type: &'static str,
+        body: &str,
+    ) -> (FailureClass, bool) {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+        let answer =
+            Answer::new(StatusCode::from_u16(status).unwrap(), headers, body.as_bytes().to_vec().into());
+        let failure = reading.token(grant, &answer).expect_err("no token");
+        (failure.class(), failure.allows_fallback())
+    }
+
+    const HTML: &str = "<!doctype html><title>error=invalid_grant&error=invalid_grant</title>";
+
+    #[test]
+    fn only_a_parsed_refusal_of_the_grant_ends_a_session() {
+        let reading = Reading::default();
+        for (status, body, expected) in [
+            (400, r#"{"error":"invalid_grant"}"#, LoginRequired),
+            (401, r#"{"error":"invalid_grant","error_description":"revoked"}"#, LoginRequired),
+            (400, r#"{"error":"invalid_client"}"#, Configuration),
+            (401, r#"{"error":"invalid_client"}"#, Configuration),
+            (400, r#"{"error":"unauthorized_client"}"#, Configuration),
+            (400, r#"{"error":"invalid_scope"}"#, Configuration),
+            (400, r#"{"error":"invalid_request"}"#, Configuration),
+            (400, r#"{"error":"unsupported_grant_type"}"#, Configuration),
+            (400, r#"{"error":"temporarily_unavailable"}"#, Transient),
+            (400, r#"{"error":"server_error"}"#, Transient),
+            (503, r#"{"error":"invalid_grant"}"#, Transient),
+            (500, r#"{"error":"temporarily_unavailable"}"#, Transient),
+            (500, r#"{"error":"server_error"}"#, Unanswered),
+            (500, r#"{"error":"invalid_grant"}"#, Unanswered),
+            (502, HTML, Unanswered),
+            (504, "", Unanswered),
+            (408, "", Transient),
+            (425, "", Transient),
+            (429, r#"{"error":"invalid_grant"}"#, Transient),
+            (503, HTML, Transient),
+            (400, "", Ambiguous),
+            (401, "", Ambiguous),
+            (403, HTML, Ambiguous),
+            (404, HTML, Ambiguous),
+            (403, r#"{"error":"Forbidden"}"#, Ambiguous),
+            (400, r#"{"error":"a_code_of_its_own"}"#, Ambiguous),
+            (400, r#"{"error":{"code":"invalid_grant"}}"#, Ambiguous),
+            (400, r#"[{"error":"invalid_grant"}]"#, Ambiguous),
+            (400, r#"{"error":"invalid_grant","error":"invalid_grant"}"#, Ambiguous),
+            (400, r#"{"error":"invalid_grant""#, Ambiguous),
+            (301, r#"{"error":"invalid_grant"}"#, Ambiguous),
+            (302, "", Ambiguous),
+            (307, "", Ambiguous),
+            (200, r#"{"error":"invalid_grant"}"#, Transient),
+            (200, HTML, Transient),
+            (204, "", Transient),
+        ] {
+            let found = class(&reading, Grant::Refresh, status, body);
+            assert_eq!(found, (expected, expected == LoginRequired), "{status} {body}");
+            assert_eq!(found, class(&reading, Grant::Client, status, body), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn the_refusal_may_come_as_a_form() {
+        let form = "application/x-www-form-urlencoded; charset=utf-8";
+        let class =
+            |content_type, body| class_with(&Reading::default(), Grant::Refresh, 400, content_type, body);
+        assert_eq!(class(form, "error_description=no+more&error=invalid_grant"), (LoginRequired, true));
+        assert_eq!(class(form, "error=invalid_grant&error=x"), (Ambiguous, false));
+        assert_eq!(class("text/html", "x&error=invalid_grant"), (Ambiguous, false));
+    }
+
+    #[test]
+    fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
+        for code in ["access_denied", "mfa_required", "interaction_required", "consent_required"] {
+            for grant in [Grant::Refresh, Grant::Client, Grant::User, Grant::Login] {
+                let body = format!(r#"{{"error":"{code}"}}"#);
+                assert_eq!(class(&Reading::default(), grant, 403, &body), (LoginRequired, false), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
+        let answer = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes([-1]);
+        let reading = Reading { answer, codes: Codes::default() };
+        for (status, body, expected) in [
+            (400, "", LoginRequired),
+            (401, HTML, LoginRequired),
+            (403, r#"{"error":"invalid_client"}"#, LoginRequired),
+            (404, "", LoginRequired),
+            (422, r#"{"errcode":7}"#, LoginRequired),
+            (200, r#"{"errcode":40013}"#, LoginRequired),
+            (200, r#"{"errcode":"40013"}"#, LoginRequired),
+            (200, r#"{"errcode":40013,"access_token":"a"}"#, LoginRequired),
+            (200, r#"{"errcode":-1,"access_token":"a"}"#, Transient),
+            (400, r#"{"errcode":-1}"#, Transient),
+            (200, r#"{"errcode":"none","access_token":"a"}"#, Transient),
+            (200, r#"{"errcode":0}"#, Transient),
+            (408, "", Transient),
+            (425, "", Transient),
+            (429, r#"{"errcode":7}"#, Transient),
+            (503, r#"{"errcode":7}"#, Transient),
+            (500, r#"{"errcode":7}"#, Unanswered),
+            (302, "", Ambiguous),
+        ] {
+            assert_eq!(class(&reading, Grant::Login, status, body).0, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_login_by_oauth_tells_the_clients_faults_from_the_users() {
+        for (status, body, expected) in [
+            (400, r#"{"error":"invalid_grant"}"#, LoginRequired),
+            (401, r#"{"error":"invalid_client"}"#, Configuration),
+            (400, r#"{"error":"server_error"}"#, Transient),
+            (403, HTML, LoginRequired),
+        ] {
+            assert_eq!(class(&Reading::default(), Grant::User, status, body).0, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn codes_mean_what_the_user_says() {
+        let answer = JsonAnswer::new().error("/error_code").unwrap();
+        let codes = Codes {
+            dead: vec!["refresh_token_not_found".into(), "invalid_request".into()],
+            blocked: vec!["user_banned".into()],
+        };
+        let reading = Reading { answer, codes };
+        let class = |status, body| class(&reading, Grant::Refresh, status, body);
+        assert_eq!(class(400, r#"{"error_code":"refresh_token_not_found"}"#), (LoginRequired, true));
+        assert_eq!(class(400, r#"{"error_code":"invalid_request"}"#), (LoginRequired, true));
+        assert_eq!(class(403, r#"{"error_code":"user_banned"}"#), (LoginRequired, false));
+        assert_eq!(class(200, r#"{"error_code":"refresh_token_not_found"}"#), (LoginRequired, true));
+        assert_eq!(class(500, r#"{"error_code":"refresh_token_not_found"}"#), (Unanswered, false));
+        assert_eq!(class(400, r#"{"error":"invalid_grant"}"#), (Ambiguous, false));
+    }
+
+    #[test]
+    fn the_wait_that_is_asked_for_goes_with_every_class() {
+        for status in [400, 429, 500, 503] {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("7"))]);
+            let answer = Answer::new(StatusCode::from_u16(status).unwrap(), headers, Default::default());
+            let failure = Reading::default().token(Grant::Refresh, &answer).unwrap_err();
+            assert_eq!(failure.into_error().retry_after(), Some(Duration::from_secs(7)), "{status}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+use std::{fmt, time::Duration};
+
+use super::{
+    answer::Answer,
+    failure::{self, Codes, Grant},
+    json::{Json, Pointer},
+};
+use crate::{error::Error, source::FetchError, token::Token};
+
+/// Where the parts of an answer are, as JSON pointers (RFC 6901).
+///
+/// By default they are where RFC 6749 §5 puts them: `access_token`, `refresh_token`, `expires_in`, `token_type`,
+/// `refresh_token_expires_in` or `refresh_expires_in`, and `error`.
+///
+/// ```
+/// use tower_token_refresh::source::JsonAnswer;
+///
+/// // {"errcode": 0, "data": {"token": "…", "ttl": 7200}}
+/// let answer = JsonAnswer::new()
+///     .access_token("/data/token")?
+///     .expires_in("/data/ttl")?
+///     .business_code("/errcode")?
+///     .transient_codes([-1, 45011]);
+/// # let _ = answer;
+/// # Ok::<(), tower_token_refresh::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct JsonAnswer {
+    access_token: Pointer,
+    refresh_token: Pointer,
+    expires_in: Pointer,
+    refresh_expires_in: Vec<Pointer>,
+    token_type: Pointer,
+    pub(super) error: Pointer,
+    business_code: Option<Pointer>,
+    transient_codes: Vec<i64>,
+}
+
+impl JsonAnswer {
+    /// The answer of RFC 6749.
+    pub fn new() -> Self {
+        JsonAnswer {
+            access_token: Pointer::member("access_token"),
+            refresh_token: Pointer::member("refresh_token"),
+            expires_in: Pointer::member("expires_in"),
+            refresh_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
+                .map(Pointer::member)
+                .into(),
+            token_type: Pointer::member("token_type"),
+            error: Pointer::member("error"),
+            business_code: None,
+            transient_codes: Vec::new(),
+        }
+    }
+
+    /// Where the access token is.
+    ///
+    /// # Errors
+    ///
+    /// As of all of these: `Encode` for a text that does not begin with a slash.
+    pub fn access_token(mut self, pointer: &str) -> Result<Self, Error> {
+        self.access_token = Pointer::parse(pointer)?;
+        Ok(self)
+    }
+
+    /// Where the refresh token is.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for what is no pointer.
+    pub fn refresh_token(mut self, pointer: &str) -> Result<Self, Error> {
+        self.refresh_token = Pointer::parse(pointer)?;
+        Ok(self)
+    }
+
+    /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for what is no pointer.
+    pub fn expires_in(mut self, pointer: &str) -> Result<Self, Error> {
+        self.expires_in = Pointer::parse(pointer)?;
+        Ok(self)
+    }
+
+    /// Where the lifetime of the refresh token is, in seconds.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for what is no pointer.
+    pub fn refresh_expires_in(mut self, pointer: &str) -> Result<Self, Error> {
+        self.refresh_expires_in = vec![Pointer::parse(pointer)?];
+        Ok(self)
+    }
+
+    /// Where the code of an error is, a text.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for what is no pointer.
+    pub fn error(mut self, pointer: &str) -> Result<Self, Error> {
+        self.error = Pointer::parse(pointer)?;
+        Ok(self)
+    }
+
+    /// Where a number is that must be 0, if it is there at all: `errcode` of many Chinese platforms. Any other number
+    /// refuses the credentials of a login.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` for what is no pointer.
+    pub fn business_code(mut self, pointer: &str) -> Result<Self, Error> {
+        self.business_code = Some(Pointer::parse(pointer)?);
+        Ok(self)
+    }
+
+    /// Business codes that say *try again later*.
+    pub fn transient_codes(mut self, codes: impl IntoIterator<Item = i64>) -> Self {
+        self.transient_codes.extend(codes);
+        self
+    }
+
+    /// What the business code says, if it is not 0.
+    pub(super) fn business_failure(&self, document: &Json) -> Option<BusinessFailure> {
+        let code = document.at(self.business_code.as_ref()?)?.number()?;
+        let is_transient = self.transient_codes.iter().any(|&transient| transient as f64 == code);
+        (code != 0.0).then_some(if is_transient {
+            BusinessFailure::Transient
+        } else {
+            BusinessFailure::Refused
+        })
+    }
+
+    /// The token of a success. `None` if it is none: nothing with a part of the wrong type is, lifetimes aside.
+    fn token(&self, document: &Json) -> Option<Token> {
+        // Empty if it is missing.
+        let part = |pointer: &Pointer| match document.at(pointer) {
+            None => Some(""),
+            Some(Json::Text(text)) => Some(text.as_str()),
+            Some(_) => None,
+        };
+        let (access, refresh, kind) =
+            (part(&self.access_token)?, part(&self.refresh_token)?, part(&self.token_type)?);
+        if access.is_empty() || !part(&self.error)?.is_empty() || self.has_bad_business_code(document) {
+            return None;
+        }
+        let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
+        let token = Token::new(access)
+            .refresh_token((!refresh.is_empty()).then_some(refresh))
+            .expires_in(document.at(&self.expires_in).and_then(lifetime))
+            .refresh_expires_in(refresh_lifetime.and_then(lifetime));
+        Some(if kind.is_empty() { token } else { token.token_type(kind) })
+    }
+
+    fn has_bad_business_code(&self, document: &Json) -> bool {
+        let code = self.business_code.as_ref().and_then(|pointer| document.at(pointer));
+        code.is_some_and(|code| code.number() != Some(0.0))
+    }
+}
+
+impl Default for JsonAnswer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for JsonAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonAnswer").finish_non_exhaustive()
+    }
+}
+
+/// What a business code other than 0 says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum BusinessFailure {
+    Refused,
+    Transient,
+}
+
+/// Seconds, as authorities write them. `None`: unknown.
+fn lifetime(value: &Json) -> Option<Duration> {
+    let seconds = value.number().filter(|seconds| *seconds > 0.0)?;
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+/// How a source reads what it is answered.
+#[derive(Clone, Default)]
+pub(in crate::source) struct Reading {
+    pub(in crate::source) answer: JsonAnswer,
+    pub(in crate::source) codes: Codes,
+}
+
+impl Reading {
+    /// The token, or what its absence means.
+    pub(super) fn token(&self, grant: Grant, answer: &Answer) -> Result<Token, FetchError> {
+        let Some(token) = answer.success().and_then(|document| self.answer.token(document)) else {
+            return Err(failure::of_answer(self, grant, answer));
+        };
+        // After a refresh the old refresh token is kept, if the answer speaks of none; after a login it is another's.
+        Ok(if grant != Grant::Refresh && token.refresh().is_none() {
+            token.without_refresh_token()
+        } else {
+            token
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> Option<Token> {
+        JsonAnswer::new().token(&Json::parse(text.as_bytes())?)
+    }
+
+    #[test]
+    fn every_shape_of_a_lifetime_has_its_meaning() {
+        const YEAR: u64 = 365 * 86_400;
+        for (written, seconds) in [
+            ("3600", Some(3600.0)),
+            ("\"3600\"", Some(3600.0)),
+            ("\" 3600 \"", Some(3600.0)),
+            ("3599.5", Some(3599.5)),
+            ("\"3599.5\"", Some(3599.5)),
+            ("4294967296", Some(4_294_967_296.0)),
+            ("0", None),
+            ("-0.0", None),
+            ("-1", None),
+            ("\"-1\"", None),
+            ("null", None),
+            ("\"\"", None),
+            ("\"soon\"", None),
+            ("\"NaN\"", None),
+            ("true", None),
+            ("[3600]", None),
+            ("{}", None),
+        ] {
+            let text =
+                format!(r#"{{"access_token":"a","expires_in":{written},"refresh_expires_in":{written}}}"#);
+            let token = token(&text).unwrap();
+            assert_eq!(token.lifetime(), seconds.map(Duration::from_secs_f64), "{written}");
+            assert_eq!(token.refresh_lifetime(), token.lifetime(), "{written}");
+        }
+        for huge in ["18446744073709551615", "1e300", "99999999999999999999", "\"inf\""] {
+            let token = token(&format!(r#"{{"access_token":"a","expires_in":{huge}}}"#)).unwrap();
+            assert!(token.lifetime().unwrap().as_secs() > 1000 * YEAR, "{huge}");
+        }
+        assert_eq!(token(r#"{"access_token":"a"}"#).unwrap().lifetime(), None);
+    }
+
+    #[test]
+    fn the_type_of_a_token_is_spelled_as_its_scheme() {
+        for (written, kind) in [("bearer", "Bearer"), ("beareR", "Bearer"), ("dpoP", "DPoP"), ("mac", "mac")]
+        {
+            let token = token(&format!(r#"{{"access_token":"a","token_type":"{written}"}}"#)).unwrap();
+            assert_eq!(token.kind(), Some(kind));
+        }
+        assert_eq!(token(r#"{"access_token":"a","token_type":null}"#).unwrap().kind(), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! As much of JSON as tokens need. The texts are overwritten with zeros when they are dropped.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ErrorKind};
+
+pub(in crate::source) const MEDIA_TYPE: &str = "application/json";
+
+pub(in crate::source) enum Json {
+    Null,
+    Bool(bool),
+    /// Codes and lifetimes are exact in it up to 2⁵³.
+    Number(f64),
+    Text(Zeroizing<String>),
+    List(Vec<Json>),
+    Object(BTreeMap<String, Json>),
+}
+
+impl Json {
+    /// `None` for what is not JSON. An object that has a name twice is not: which of the values counts would be
+    /// anybody's guess.
+    pub(super) fn parse(text: &[u8]) -> Option<Json> {
+        serde_json::from_slice(text).ok()
+    }
+
+    /// What a pointer points at; `null` is nothing.
+    pub(in crate::source) fn at(&self, pointer: &Pointer) -> Option<&Json> {
+        let found = pointer.0.iter().try_fold(self, |value, step| match value {
+            Json::Object(members) => members.get(step),
+            Json::List(items) => items.get(step.parse::<usize>().ok()?),
+            _ => None,
+        });
+        found.filter(|value| !matches!(value, Json::Null))
+    }
+
+    /// A text that is not empty.
+    pub(in crate::source) fn text(&self) -> Option<&str> {
+        match self {
+            Json::Text(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number, also one in quotes.
+    pub(super) fn number(&self) -> Option<f64> {
+        match self {
+            Json::Number(number) => Some(*number),
+            Json::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub(in crate::source) fn bool(&self) -> Option<bool> {
+        match self {
+            Json::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyJson)
+    }
+}
+
+struct AnyJson;
+
+impl<'de> Visitor<'de> for AnyJson {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON without repeated names")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value as f64))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value as f64))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Json::Number(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Json, E> {
+        self.visit_string(value.to_owned())
+    }
+
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Json, E> {
+        Ok(Json::Text(Zeroizing::new(value)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Json::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
+        let mut members = BTreeMap::new();
+        while let Some((name, value)) = entries.next_entry()? {
+            if members.insert(name, value).is_some() {
+                return Err(de::Error::custom("a name stands twice"));
+            }
+        }
+        Ok(Json::Object(members))
+    }
+}
+
+/// A JSON pointer (RFC 6901).
+#[derive(Clone)]
+pub(in crate::source) struct Pointer(Vec<String>);
+
+impl Pointer {
+    /// To a member of the outermost object.
+    pub(in crate::source) fn member(name: &str) -> Self {
+        Pointer(vec![name.to_owned()])
+    }
+
+    pub(in crate::source) fn parse(text: &str) -> Result<Self, Error> {
+        let Some(steps) = text.strip_prefix('/') else {
+            return Err(Error::new(ErrorKind::Encode, "a JSON pointer begins with a slash"));
+        };
+        Ok(Pointer(steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect()))
+    }
+}
+
+/// A value in a request that is no secret.
+#[derive(Clone, Debug)]
+pub(in crate::source) enum Scalar {
+    Text(String),
+    Number(i64),
+}
+
+/// The text of an object with these members, in this order.
+pub(in crate::source) fn object<'a>(
+    secrets: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    others: &[(String, Scalar)],
+) -> Zeroizing<Vec<u8>> {
+    // Enough for any escapes, so that no copy of a secret is left behind by growing.
+    let secret_bytes: usize = secrets.clone().map(|(name, value)| 6 * (name.len() + value.len()) + 8).sum();
+    let mut text = Zeroizing::new(Vec::with_capacity(secret_bytes + 2));
+    let mut opening = "{";
+    for (name, value) in secrets {
+        member(&mut text, &mut opening, name, &value);
+    }
+    for (name, value) in others {
+        match value {
+            Scalar::Text(value) => member(&mut text, &mut opening, name, value),
+            Scalar::Number(value) => member(&mut text, &mut opening, name, value),
+        }
+    }
+    text.push(b'}');
+    text
+}
+
+fn member(text: &mut Vec<u8>, opening: &mut &str, name: &str, value: &impl serde::Serialize) {
+    const INFALLIBLE: &str = "texts and numbers can be written to memory";
+    text.extend_from_slice(opening.as_bytes());
+    serde_json::to_writer(&mut *text, name).expect(INFALLIBLE);
+    text.push(b':');
+    serde_json::to_writer(text, value).expect(INFALLIBLE);
+    *opening = ",";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_finds_members_and_items_and_never_null() {
+        let json = Json::parse(br#"{"a/b":{"~":[1,"x"]},"n":null}"#).unwrap();
+        let at = |pointer: &str| json.at(&Pointer::parse(pointer).unwrap());
+        assert_eq!(at("/a~1b/~0/1").and_then(Json::text), Some("x"));
+        assert_eq!(at("/a~1b/~0/0").and_then(Json::number), Some(1.0));
+        for nothing in ["/n", "/n/x", "/", "/a~1b/~0/2", "/a~1b/~0/-", "/a~1b/~0/0/0"] {
+            assert!(at(nothing).is_none(), "{nothing}");
+        }
+        assert!(Pointer::parse("a").is_err());
+    }
+
+    #[test]
+    fn what_has_a_name_twice_is_out_of_bounds_or_too_deep_is_no_json() {
+        let deep = "[".repeat(100_000);
+        for text in [r#"{"a":1,"a":1}"#, r#"{"b":{"a":1,"a":2}}"#, "1e999", "{} x", "", "\u{feff}{}", &deep] {
+            assert!(Json::parse(text.as_bytes()).is_none());
+        }
+        assert!(Json::parse(b"\"\xff\"").is_none(), "not UTF-8");
+    }
+
+    #[test]
+    fn an_object_is_written_in_order_with_escapes() {
+        let others =
+            [("type".to_owned(), Scalar::Number(100)), ("kind".to_owned(), Scalar::Text("é\"".into()))];
+        let text = object([("account", "a\"\n")].into_iter(), &others);
+        assert_eq!(
+            String::from_utf8(text.to_vec()).unwrap(),
+            r#"{"account":"a\"\n","type":100,"kind":"é\""}"#
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! Logins with passwords and codes, in JSON.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tower::{Layer, ServiceExt};
+use tower_token_refresh::{
+    ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
+    source::{Credentials, JsonAnswer, Verification, login::JsonVerify},
+    test_util::{Endpoint, Failure, ModelApi, ModelAuthority},
+};
+
+use crate::{
+    idp::{Bench, Idp, Say, cool_down, json},
+    world::{get, origin},
+};
+
+const TOKEN: &str = "https://api.test/token";
+const LOGIN: &str = "https://id.test/login";
+
+/// `code-1`, `code-2` … and how many there were.
+fn codes() -> (impl Fn() -> std::future::Ready<Result<Secret, FetchError>> + Send + Sync, Arc<AtomicUsize>) {
+    let given = Arc::new(AtomicUsize::new(0));
+    let count = given.clone();
+    let provide = move || {
+        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+        std::future::ready(Ok(Secret::from(format!("code-{number}"))))
+    };
+    (provide, given)
+}
+
+fn mini_program(idp: &Idp) -> LoginCode {
+    LoginCode::mini_program(idp.clone(), TOKEN.parse().unwrap(), codes().0).unwrap()
+}
+
+/// Alice, with whatever password stands there at the moment.
+fn alice(
+    password: &Arc<Mutex<&'static str>>,
+) -> impl Fn() -> std::future::Ready<Result<Credentials, FetchError>> + use<> {
+    let password = password.clone();
+    move || std::future::ready(Ok(Credentials::new("alice", *password.lock().unwrap())))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mini_program_sends_exactly_what_its_server_expects() {
+    let idp = Idp::new([json(200, r#"{"token":"T"}"#)]);
+    let token = Bench::new(mini_program(&idp)).session.token().await.unwrap();
+    assert_eq!(token.access().expose(), "T");
+    let asked = idp.asked().remove(0);
+    assert_eq!(asked.body, r#"{"account":"code-1","type":100}"#);
+    assert_eq!((asked.head.method.as_str(), asked.head.uri.to_string().as_str()), ("POST", TOKEN));
+    assert_eq!(asked.header("content-type"), Some("application/json"));
+    assert_eq!(asked.header("accept"), Some("application/json"));
+    assert_eq!(asked.head.headers.len(), 2, "no credential in the head");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mini_program_logs_in_with_the_model_authority() {
+    let authority = ModelAuthority::new();
+    let codes = authority.clone();
+    let provide = move || std::future::ready(Ok(Secret::from(codes.issue_code())));
+    let source = LoginCode::mini_program(authority.clone(), TOKEN.parse().unwrap(), provide).unwrap();
+    let bench = Bench::new(source);
+    authority.fail_next(Endpoint::Exchange, Failure::LostAnswer);
+    assert_eq!(bench.class().await, "Unanswered");
+    cool_down().await;
+    let token = bench.session.token().await.unwrap();
+    assert!(authority.is_alive(token.access().expose()), "a new code was taken for the second attempt");
+    assert_eq!(authority.counts().exchanges, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_takes_a_code_of_its_own() {
+    let says = [Say::Unreachable, Say::Reset, json(503, ""), json(200, "{}"), json(200, r#"{"token":"T"}"#)];
+    let idp = Idp::new(says);
+    let bench = Bench::new(mini_program(&idp));
+    for _ in 0..4 {
+        bench.session.refresh().await.unwrap_err();
+        cool_down().await;
+    }
+    bench.session.refresh().await.unwrap();
+    let codes: Vec<_> = idp.bodies();
+    let expected = [2, 3, 4, 5].map(|number| format!(r#"{{"account":"code-{number}","type":100}}"#));
+    assert_eq!(codes, expected, "the first one was never sent, and is not used all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_is_verified_by_its_own_request() {
+    let idp = Idp::new([json(200, r#"{"isValid":true}"#)]);
+    let said = mini_program(&idp).verify(&Token::new("a \"stored\" token")).await;
+    assert_eq!(said, Verification::Valid);
+    let asked = idp.asked().remove(0);
+    assert_eq!(asked.head.uri.to_string(), "https://api.test/token/verify");
+    assert_eq!(asked.body, r#"{"token":"a \"stored\" token"}"#);
+    assert_eq!(asked.head.headers.len(), 2, "no credential in the head");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_clear_no_makes_a_stored_token_invalid() {
+    for (say, said) in [
+        (json(200, r#"{"isValid":true}"#), Verification::Valid),
+        (json(200, r#"{"isValid":false}"#), Verification::Invalid),
+        (json(200, r#"{"isValid":"false"}"#), Verification::Unknown),
+        (json(200, r#"{"isValid":0}"#), Verification::Unknown),
+        (json(200, r#"{"isValid":null}"#), Verification::Unknown),
+        (json(200, r#"{"isValid":false,"isValid":false}"#), Verification::Unknown),
+        (json(200, "{}"), Verification::Unknown),
+        (json(200, ""), Verification::Unknown),
+        (Say::Answer(200, "text/html", "<html>".into()), Verification::Unknown),
+        (json(302, r#"{"isValid":false}"#), Verification::Unknown),
+        (json(401, r#"{"isValid":false}"#), Verification::Unknown),
+        (json(500, r#"{"isValid":false}"#), Verification::Unknown),
+        (Say::Truncated, Verification::Unknown),
+        (Say::Reset, Verification::Unknown),
+        (Say::Unreachable, Verification::Unknown),
+        (Say::NotReady, Verification::Unknown),
+        (Say::Hang, Verification::Unknown),
+    ] {
+        let idp = Idp::new([say.clone()]);
+        assert_eq!(mini_program(&idp).verify(&Token::new("T")).await, said, "{say:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_question_and_its_answer_are_configurable_and_a_chain_asks_whoever_knows() {
+    let idp = Idp::new([json(200, r#"{"data":{"ok":false}}"#)]);
+    let verify =
+        JsonVerify::new("https://id.test/check".parse().unwrap()).field("t").valid("/data/ok").unwrap();
+    let silent = Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default()));
+    let speaking =
+        Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())).verify_with(verify);
+    assert_eq!(silent.or_else(speaking).verify(&Token::new("T")).await, Verification::Invalid);
+    assert_eq!(idp.bodies(), [r#"{"t":"T"}"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_password_is_read_at_each_login_and_kept_nowhere() {
+    let answer = r#"{"access_token":"A","refresh_token":"R","expires_in":7200}"#;
+    let idp = Idp::new([json(200, answer), json(200, answer)]);
+    let password = Arc::new(Mutex::new("canary-1"));
+    let bench = Bench::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&password)));
+    bench.session.refresh().await.unwrap();
+    *password.lock().unwrap() = "canary-2";
+    bench.session.refresh().await.unwrap();
+    assert_eq!(
+        idp.bodies(),
+        [r#"{"account":"alice","password":"canary-1"}"#, r#"{"account":"alice","password":"canary-2"}"#]
+    );
+    assert_eq!(bench.stored().await, Some(("A".into(), Some("R".into()))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_shape_of_a_login_is_configurable() {
+    let idp = Idp::new([
+        json(200, r#"{"errcode":0,"data":[{"token":"A"}]}"#),
+        json(200, r#"{"errcode":-1}"#),
+        json(200, r#"{"errcode":"40013","data":[{"token":"A"}]}"#),
+    ]);
+    let answer = JsonAnswer::new()
+        .access_token("/data/0/token")
+        .and_then(|answer| answer.business_code("/errcode"))
+        .unwrap()
+        .transient_codes([-1]);
+    let source = Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::new(Mutex::new("p\"w"))))
+        .fields("user", "pwd")
+        .text("device", "h5")
+        .number("type", -1)
+        .answer(answer);
+    let bench = Bench::new(source);
+    bench.session.refresh().await.unwrap();
+    assert_eq!(idp.bodies(), [r#"{"user":"alice","pwd":"p\"w","device":"h5","type":-1}"#]);
+    assert_eq!(bench.class().await, "Transient");
+    cool_down().await;
+    assert_eq!(bench.class().await, "LoginRequired");
+    assert_eq!(bench.stored().await.unwrap().0, "A");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_is_tried_once_however_many_requests_come() {
+    let authority = ModelAuthority::new();
+    let password = Arc::new(Mutex::new("underland"));
+    let source = Password::new(authority.clone(), LOGIN.parse().unwrap(), alice(&password));
+    let session = Session::builder(source).build();
+    let client = TokenRefreshLayer::new(session.clone(), origin()).layer(ModelApi::new(authority.clone()));
+    for _ in 0..10 {
+        let error = client.clone().oneshot(get("/me")).await.unwrap_err();
+        assert!(tower_token_refresh::Error::find(&*error).unwrap().is_login_required());
+        cool_down().await;
+    }
+    assert_eq!(authority.counts().logins, 1);
+
+    // Somebody logs in by hand; the wrong password is not shown again when that token has died.
+    session.login(Token::new("by-hand")).await.unwrap();
+    client.clone().oneshot(get("/me")).await.unwrap();
+    assert_eq!(authority.counts().logins, 1);
+
+    // Others are.
+    *password.lock().unwrap() = "wonderland";
+    session.login(Token::new("by-hand")).await.unwrap();
+    assert!(client.oneshot(get("/me")).await.unwrap().status().is_success());
+    assert_eq!(authority.counts().logins, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_wrong_passwords_are_all_remembered() {
+    let idp = Idp::new((0..3).map(|_| json(401, "")));
+    let password = Arc::new(Mutex::new(""));
+    let bench = Bench::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&password)));
+    for tried in ["a", "b", "a", "c", "b", "c", "a"] {
+        *password.lock().unwrap() = tried;
+        bench.session.login(Token::new("by-hand")).await.unwrap();
+        assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+    }
+    assert_eq!(idp.asked().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_are_no_credentials_the_next_source_is_asked() {
+    let idp = Idp::new([json(200, r#"{"token":"T"}"#)]);
+    let nothing = || std::future::ready(Err(FetchError::login_required("nobody is remembered")));
+    let source = Password::new(idp.clone(), LOGIN.parse().unwrap(), nothing).or_else(mini_program(&idp));
+    assert!(Bench::new(source).session.token().await.is_ok());
+    assert_eq!(idp.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preset_needs_a_url_that_can_be_extended() {
+    let provide = || codes().0();
+    for (url, verify) in [
+        ("https://api.test", Some("https://api.test/verify")),
+        ("https://api.test/v1/token/", Some("https://api.test/v1/token/verify")),
+        ("/token", Some("/token/verify")),
+        ("api.test:443", None),
+    ] {
+        let idp = Idp::new([json(200, r#"{"isValid":true}"#)]);
+        match LoginCode::mini_program(idp.clone(), url.parse().unwrap(), provide) {
+            Ok(source) => {
+                source.verify(&Token::new("T")).await;
+                assert_eq!(Some(idp.asked()[0].head.uri.to_string().as_str()), verify, "{url}");
+            }
+            Err(error) => assert_eq!((error.kind(), verify), (ErrorKind::Encode, None), "{url}"),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! The grants of OAuth 2.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use tower::{Layer, ServiceExt};
+use tower_token_refresh::{
+    ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
+    source::{
+        AuthorityError, Credentials, JsonAnswer, Password,
+        login::JsonVerify,
+        oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
+    },
+    store::{MemoryStore, TokenStore},
+    test_util::{Endpoint, Failure, ModelApi, ModelAuthority, Rotation, TestClock},
+};
+
+use crate::{
+    idp::{Bench, Idp, Say, cool_down, json},
+    script::within,
+    world::{get, origin},
+};
+
+const PAIR: &str =
+    r#"{"access_token":"new-access","token_type":"bearer","expires_in":3600,"refresh_token":"new-refresh"}"#;
+const LONE: &str = r#"{"access_token":"new-access"}"#;
+
+fn endpoint(idp: &Idp) -> TokenEndpoint {
+    TokenEndpoint::new(idp.clone(), "https://id.test/oauth/token".parse().unwrap())
+}
+
+fn of_model(authority: &ModelAuthority) -> TokenEndpoint {
+    TokenEndpoint::new(authority.clone(), "https://id.test/oauth/token".parse().unwrap())
+}
+
+/// Alice's password, and how often it was asked for.
+fn alice(
+    asked: &Arc<AtomicUsize>,
+) -> impl Fn() -> std::future::Ready<Result<Credentials, FetchError>> + Send + Sync + use<> {
+    let asked = asked.clone();
+    move || {
+        asked.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok(Credentials::new("alice", "wonderland")))
+    }
+}
+
+fn login(authority: &ModelAuthority) -> Password {
+    Password::new(authority.clone(), "https://id.test/login".parse().unwrap(), alice(&Arc::default()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_a_form_without_any_credential_in_its_head() {
+    let idp = Idp::new([json(200, PAIR)]);
+    let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp))).await;
+    let token = bench.session.refresh().await.unwrap();
+    let asked = idp.asked().remove(0);
+    assert_eq!(asked.body, "grant_type=refresh_token&refresh_token=old-refresh");
+    assert_eq!(
+        (asked.head.method.as_str(), asked.head.uri.to_string().as_str()),
+        ("POST", "https://id.test/oauth/token")
+    );
+    assert_eq!(asked.header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert_eq!(asked.header("accept"), Some("application/json"));
+    assert_eq!(asked.head.headers.len(), 2, "no access token, nothing else");
+    assert_eq!(token.access().expose(), "new-access");
+    assert_eq!(token.kind(), Some("Bearer"));
+    assert_eq!(bench.stored().await, Some(("new-access".into(), Some("new-refresh".into()))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_resources_an_audience_and_more_are_sent_when_they_are_asked_for() {
+    let idp = Idp::new([json(200, PAIR)]);
+    let endpoint = endpoint(&idp)
+        .scope("a b")
+        .resource("https://one.test/")
+        .resource("https://two.test/")
+        .audience("api")
+        .param("device", "7&8")
+        .unwrap();
+    Bench::logged_in(RefreshTokenGrant::new(endpoint)).await.session.refresh().await.unwrap();
+    assert_eq!(
+        idp.bodies(),
+        ["grant_type=refresh_token&refresh_token=old-refresh&scope=a+b&resource=https%3A%2F%2Fone.test%2F\
+          &resource=https%3A%2F%2Ftwo.test%2F&audience=api&device=7%268"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parameter_of_the_grant_itself_is_refused_when_it_is_built() {
+    for name in ["grant_type", "refresh_token", "client_secret", "code", ""] {
+        let refused = endpoint(&Idp::default()).param(name, "x").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Encode, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_says_who_it_is_in_each_of_three_ways() {
+    type Authenticated = fn(TokenEndpoint) -> TokenEndpoint;
+    let cases: [(Authenticated, Option<&str>, &str); 4] = [
+        (|endpoint| endpoint, None, ""),
+        (|endpoint| endpoint.public_client("my app"), None, "&client_id=my+app"),
+        (
+            |endpoint| endpoint.client_secret_post("my:app", "s&cret"),
+            None,
+            "&client_id=my%3Aapp&client_secret=s%26cret",
+        ),
+        // base64("my%3Aapp:s%26cr%C3%A9t+%2B"), as RFC 6749 §2.3.1 has it.
+        (
+            |endpoint| endpoint.client_secret_basic("my:app", "s&crét +"),
+            Some("Basic bXklM0FhcHA6cyUyNmNyJUMzJUE5dCslMkI="),
+            "",
+        ),
+    ];
+    for (authenticated, header, form) in cases {
+        let idp = Idp::new([json(200, LONE)]);
+        Bench::new(ClientCredentials::new(authenticated(endpoint(&idp)))).session.token().await.unwrap();
+        let asked = idp.asked().remove(0);
+        assert_eq!(asked.header("authorization"), header);
+        assert_eq!(asked.body, format!("grant_type=client_credentials{form}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn passwords_and_codes_are_presented_as_forms() {
+    let idp = Idp::new([json(200, PAIR)]);
+    let source = PasswordGrant::new(endpoint(&idp).public_client("app"), alice(&Arc::default()));
+    Bench::new(source).session.token().await.unwrap();
+    assert_eq!(idp.bodies(), ["grant_type=password&username=alice&password=wonderland&client_id=app"]);
+
+    let idp = Idp::new([json(200, PAIR)]);
+    let source =
+        AuthorizationCode::new(endpoint(&idp).public_client("app"), "the code", "http://127.0.0.1:7/")
+            .pkce_verifier("proof");
+    Bench::new(source).session.token().await.unwrap();
+    assert_eq!(
+        idp.bodies(),
+        ["grant_type=authorization_code&code=the+code&redirect_uri=http%3A%2F%2F127.0.0.1%3A7%2F\
+          &code_verifier=proof&client_id=app"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_refresh_token_is_the_next_one_presented_and_an_omitted_one_stays() {
+    let idp =
+        Idp::new([json(200, PAIR), json(200, LONE), json(200, r#"{"access_token":"a","refresh_token":""}"#)]);
+    let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp))).await;
+    for _ in 0..3 {
+        bench.session.refresh().await.unwrap();
+    }
+    let presented: Vec<_> =
+        idp.bodies().iter().map(|body| body.rsplit('=').next().unwrap().to_owned()).collect();
+    assert_eq!(presented, ["old-refresh", "new-refresh", "new-refresh"]);
+    assert_eq!(bench.stored().await.unwrap().1.as_deref(), Some("new-refresh"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refresh_token_comes_before_the_password() {
+    let authority = ModelAuthority::new();
+    let bench = Bench::new(RefreshTokenGrant::new(of_model(&authority)).or_else(login(&authority)));
+    bench.session.token().await.unwrap();
+    authority.revoke_access();
+    bench.session.refresh().await.unwrap();
+    let counts = authority.counts();
+    assert_eq!((counts.logins, counts.refreshes), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_refresh_token_the_authority_is_not_asked_for_a_refresh() {
+    let idp = Idp::default();
+    let bench = Bench::new(RefreshTokenGrant::new(endpoint(&idp)));
+    let (class, error) = bench.failure().await;
+    assert_eq!(class, "LoginRequired");
+    assert!(error.is_login_required());
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "there is no refresh token");
+    assert!(idp.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_leads_to_one_login_and_every_request_is_resent() {
+    let authority = ModelAuthority::new();
+    let api = ModelApi::new(authority.clone());
+    let source = RefreshTokenGrant::new(of_model(&authority)).or_else(login(&authority));
+    let session = Session::builder(source).build();
+    let client = TokenRefreshLayer::new(session.clone(), origin()).layer(api.clone());
+    session.token().await.unwrap();
+    authority.revoke_all();
+    let requests = (0..50).map(|_| client.clone().oneshot(get("/me")));
+    let mut resent = 0;
+    for response in within(futures_util::future::join_all(requests)).await {
+        let response = response.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        resent += usize::from(
+            response.extensions().get::<Outcome>().is_some_and(|outcome| outcome.attempts() == 2),
+        );
+    }
+    assert!(resent > 0, "a refused request is really sent again");
+    let counts = authority.counts();
+    assert_eq!((counts.logins, counts.refreshes, counts.max_in_flight), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_failure_but_the_authoritys_word_leads_to_a_login() {
+    let no_words = [
+        Failure::Status(StatusCode::INTERNAL_SERVER_ERROR, "down"),
+        Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "down"),
+        Failure::RetryAfter(StatusCode::TOO_MANY_REQUESTS, Duration::from_secs(1)),
+        Failure::OAuth("temporarily_unavailable"),
+        Failure::OAuth("invalid_client"),
+        Failure::OAuth("access_denied"),
+        Failure::OAuth("mfa_required"),
+        Failure::Html(StatusCode::FORBIDDEN),
+        Failure::Html(StatusCode::OK),
+        Failure::Garbage,
+        Failure::EmptyObject,
+        Failure::NullToken,
+        Failure::Hang,
+        Failure::Reset,
+    ];
+    for failure in no_words {
+        let authority = ModelAuthority::new();
+        let asked = Arc::default();
+        let login = Password::new(authority.clone(), "https://id.test/login".parse().unwrap(), alice(&asked));
+        let bench = Bench::new(RefreshTokenGrant::new(of_model(&authority)).or_else(login));
+        bench.session.token().await.unwrap();
+        authority.fail_next(Endpoint::Refresh, failure.clone());
+        bench.session.refresh().await.expect_err("a failure");
+        assert_eq!((authority.counts().logins, asked.load(Ordering::Relaxed)), (1, 1), "{failure:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_whose_last_source_is_refused_requires_a_login_and_is_not_asked_again() {
+    let authority = ModelAuthority::new();
+    let wrong = || std::future::ready(Ok(Credentials::new("alice", "underland")));
+    let url = "https://id.test/login".parse().unwrap();
+    let source =
+        RefreshTokenGrant::new(of_model(&authority)).or_else(Password::new(authority.clone(), url, wrong));
+    let bench = Bench::logged_in(source).await;
+    for _ in 0..10 {
+        assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+        cool_down().await;
+    }
+    let counts = authority.counts();
+    assert_eq!((counts.refreshes, counts.logins), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_refresh_token_is_not_presented_again_while_the_login_fails() {
+    let idp = Idp::new([json(400, r#"{"error":"invalid_grant"}"#), json(503, ""), json(200, LONE)]);
+    let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), alice(&Arc::default()));
+    let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp)).or_else(login)).await;
+    assert_eq!(bench.class().await, "Transient");
+    cool_down().await;
+    bench.session.refresh().await.unwrap();
+    let refreshes = idp.bodies().iter().filter(|body| body.starts_with("grant_type")).count();
+    assert_eq!((refreshes, idp.asked().len()), (1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_asks_for_a_person_brings_the_authoritys_words_and_no_fallback() {
+    let answer = r#"{"error":"mfa_required","error_description":"a canary","error_uri":"https://id.test/mfa","mfa_token":"canary"}"#;
+    let idp = Idp::new([json(403, answer)]);
+    let asked = Arc::default();
+    let source =
+        RefreshTokenGrant::new(endpoint(&idp)).or_else(PasswordGrant::new(endpoint(&idp), alice(&asked)));
+    let (class, error) = Bench::logged_in(source).await.failure().await;
+    assert_eq!((class.as_str(), asked.load(Ordering::Relaxed)), ("LoginRequired", 0));
+    let said = AuthorityError::find(&error).unwrap();
+    assert_eq!(
+        (said.status().as_u16(), said.code(), said.description()),
+        (403, Some("mfa_required"), Some("a canary"))
+    );
+    assert_eq!((said.uri(), said.text("/mfa_token")), (Some("https://id.test/mfa"), Some("canary")));
+    assert_eq!(said.to_string(), "no token in the authority's answer with status 403 (mfa_required)");
+    assert!(!format!("{error:?} {error} {said:?}").contains("canary"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn codes_that_the_user_names_end_the_grant_or_the_session() {
+    for (code, logins) in [("bad_refresh_token", 1), ("invalid_request", 1), ("user_banned", 0)] {
+        let idp = Idp::new([json(400, format!(r#"{{"error":"{code}"}}"#)), json(200, LONE)]);
+        let endpoint = endpoint(&idp)
+            .dead_codes(["bad_refresh_token", "invalid_request"])
+            .blocked_codes(["user_banned"]);
+        let asked = Arc::default();
+        let source =
+            RefreshTokenGrant::new(endpoint.clone()).or_else(PasswordGrant::new(endpoint, alice(&asked)));
+        let outcome = Bench::logged_in(source).await.session.refresh().await;
+        assert_eq!(asked.load(Ordering::Relaxed), logins, "{code}");
+        assert_eq!(outcome.is_ok(), logins == 1, "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_is_exchanged_once() {
+    let url = "http://127.0.0.1:7/";
+    // Whatever may have reached the authority has used the code.
+    for say in [
+        Say::Reset,
+        Say::Truncated,
+        json(200, "{}"),
+        json(500, ""),
+        json(400, r#"{"error":"invalid_client"}"#),
+    ] {
+        let idp = Idp::new([say.clone()]);
+        let bench = Bench::new(AuthorizationCode::new(endpoint(&idp), "code", url));
+        bench.session.refresh().await.unwrap_err();
+        cool_down().await;
+        let (class, error) = bench.failure().await;
+        assert_eq!((class.as_str(), error.is_login_required()), ("LoginRequired", true), "{say:?}");
+        assert_eq!(idp.asked().len(), 1, "{say:?}");
+    }
+    // What has not, has not.
+    for say in [Say::Unreachable, Say::NotReady, json(503, ""), json(429, "")] {
+        let idp = Idp::new([say.clone(), json(200, PAIR)]);
+        let bench = Bench::new(AuthorizationCode::new(endpoint(&idp), "code", url));
+        bench.session.refresh().await.unwrap_err();
+        cool_down().await;
+        assert!(bench.session.refresh().await.is_ok(), "{say:?}");
+        assert!(bench.session.refresh().await.unwrap_err().is_login_required(), "{say:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_refresh_token_is_presented_twice_to_an_authority_that_detects_reuse() {
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let api = ModelApi::new(authority.clone());
+    let session =
+        Session::builder(RefreshTokenGrant::new(of_model(&authority)).or_else(login(&authority))).build();
+    let client = TokenRefreshLayer::new(session.clone(), origin()).layer(api.clone());
+    session.token().await.unwrap();
+    for _ in 0..20 {
+        authority.revoke_access();
+        let gate = authority.hold(Endpoint::Refresh);
+        let calls: Vec<_> = (0..100).map(|_| tokio::spawn(client.clone().oneshot(get("/me")))).collect();
+        gate.waiting(1).await;
+        for call in calls.iter().step_by(3) {
+            call.abort();
+        }
+        gate.open();
+        for call in within(futures_util::future::join_all(calls)).await {
+            assert!(call.map_or(true, |response| response.unwrap().status() == StatusCode::OK));
+        }
+    }
+    let counts = authority.counts();
+    assert_eq!(
+        (counts.refreshes, counts.presented_again(), counts.family_deaths, counts.logins),
+        (20, 0, 0, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn lifetimes_of_any_size_are_no_reason_to_fetch_again() {
+    for lifetime in ["0", "-1", "null", "\"\"", "1e300", "18446744073709551615", "\"3600\"", "3599.5", "{}"] {
+        let idp = Idp::new([json(200, format!(r#"{{"access_token":"a","expires_in":{lifetime}}}"#))]);
+        let bench = Bench::new(ClientCredentials::new(endpoint(&idp)));
+        for _ in 0..3 {
+            bench.session.token().await.unwrap();
+        }
+        assert_eq!(idp.asked().len(), 1, "{lifetime}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_of_its_own_shape_is_described_by_pointers() {
+    let answer = JsonAnswer::new()
+        .access_token("/authed_user/access_token")
+        .and_then(|answer| answer.refresh_token("/authed_user/refresh_token"))
+        .and_then(|answer| answer.expires_in("/authed_user/ttl"))
+        .and_then(|answer| answer.refresh_expires_in("/authed_user/refresh_ttl"))
+        .and_then(|answer| answer.error("/error/name"))
+        .unwrap();
+    let says = [
+        json(200, r#"{"authed_user":{"access_token":"a","refresh_token":"r","ttl":"60","refresh_ttl":61}}"#),
+        json(400, r#"{"error":{"name":"invalid_grant"}}"#),
+    ];
+    let idp = Idp::new(says);
+    let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp).answer(answer))).await;
+    let token = bench.session.refresh().await.unwrap();
+    assert_eq!(token.refresh_lifetime(), Some(Duration::from_secs(61)));
+    assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))));
+    assert_eq!(bench.class().await, "LoginRequired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_source_shows_a_secret() {
+    let secret = "canary-4f1d";
+    let echo = format!(r#"{{"error":"{secret}","error_description":"{secret}","error_uri":"{secret}"}}"#);
+    let idp = Idp::new((0..5).map(|_| json(400, echo.clone())));
+    let endpoint = endpoint(&idp).client_secret_basic("app", secret).param("assertion", secret).unwrap();
+    let post = endpoint.clone().client_secret_post("app", secret);
+    let credentials = move || std::future::ready(Ok(Credentials::new(secret, secret)));
+    let shown = Arc::new(Mutex::new(format!("{:?}{:?}", post, Credentials::new(secret, secret))));
+    let show = |text: String| shown.lock().unwrap().push_str(&text);
+    let refresh = RefreshTokenGrant::new(endpoint.clone());
+    let password = PasswordGrant::new(post.clone(), credentials);
+    let code = AuthorizationCode::new(post.clone(), secret, "http://127.0.0.1/").pkce_verifier(secret);
+    let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), credentials);
+    show(format!("{refresh:?}{password:?}{code:?}{login:?}{:?}", ClientCredentials::new(post.clone())));
+    let url = format!("https://id.test/token?key={secret}");
+    let keyed = Password::new(idp.clone(), url.parse().unwrap(), credentials);
+    let verify = JsonVerify::new(url.parse().unwrap());
+    show(format!("{keyed:?}{verify:?}{:?}", TokenEndpoint::new(idp.clone(), url.parse().unwrap())));
+    let benches = [
+        Bench::new(refresh),
+        Bench::new(password),
+        Bench::new(code),
+        Bench::new(login),
+        Bench::new(ClientCredentials::new(post)),
+    ];
+    for bench in benches {
+        bench.session.login(Token::new(secret).refresh_token(secret)).await.unwrap();
+        let (_, error) = bench.failure().await;
+        let mut link: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = link {
+            show(format!("{error:?}{error:#?}{error}"));
+            link = error.source();
+        }
+    }
+    for asked in idp.asked() {
+        show(format!("{}{:?}", asked.head.uri, asked.head.headers));
+    }
+    let shown = shown.lock().unwrap();
+    assert!(!shown.contains(secret), "{shown}");
+    assert_eq!(idp.asked().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_that_has_expired_is_refreshed_before_the_first_request() {
+    let authority = ModelAuthority::new();
+    let (clock, store) = (TestClock::new(), MemoryStore::new());
+    let start = || {
+        let source = RefreshTokenGrant::new(of_model(&authority)).or_else(login(&authority));
+        Session::builder(source).store(store.clone()).clock(clock.clone()).build()
+    };
+    start().token().await.unwrap();
+    clock.suspend(Duration::from_secs(3 * 3600));
+
+    let session = start();
+    let api = ModelApi::new(authority.clone());
+    let client = TokenRefreshLayer::new(session.clone(), origin()).layer(api.clone());
+    assert_eq!(client.oneshot(get("/me")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(api.requests().len(), 1, "the old token was not even tried");
+    let counts = authority.counts();
+    assert_eq!((counts.logins, counts.refreshes), (1, 1));
+
+    // And where that fails, there is a session all the same, which can be left.
+    clock.suspend(Duration::from_secs(3 * 3600));
+    authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    let session = start();
+    assert!(session.token().await.unwrap_err().is_transient());
+    session.logout().await.unwrap();
+    assert!(store.load().await.unwrap().unwrap().token.is_none());
+}

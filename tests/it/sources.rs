@@ -1,0 +1,319 @@
+//! What all sources that speak HTTP have in common: limits, failures, answers that are no token.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, header};
+use http_body_util::Full;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_token_refresh::{
+    ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, TokenRefreshLayer,
+    oauth2::{ClientCredentials, TokenEndpoint},
+    source::{AuthorityClient, Content, Failed},
+    store::{MemoryStore, TokenStore},
+};
+
+use crate::{
+    idp::{Bench, Idp, Say, UNSENDABLE, json},
+    script::within,
+    world::origin,
+};
+
+fn grant(client: impl Into<AuthorityClient>) -> RefreshTokenGrant {
+    RefreshTokenGrant::new(TokenEndpoint::new(client, "https://id.test/token".parse().unwrap()))
+}
+
+/// Answers that are no token, with the class of the failure for a refresh and for a login with a code.
+fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
+    const HTML: &str = "<!doctype html><title>Sign in</title>&error=invalid_grant";
+    let typed = |status, content_type, body: &'static [u8]| {
+        Say::Answer(status, content_type, Bytes::from_static(body))
+    };
+    let text = |status, body: &'static str| typed(status, "application/json", body.as_bytes());
+    let html = |status| typed(status, "text/html", HTML.as_bytes());
+    let (transient, unanswered, ambiguous) = ("Transient", "Unanswered", "Ambiguous");
+    let (configuration, login) = ("Configuration", "LoginRequired");
+    let mut answers: Vec<_> = [
+        // No object, or not even JSON.
+        text(200, ""),
+        text(200, " "),
+        text(200, "null"),
+        text(200, "true"),
+        text(200, "7"),
+        text(200, "\"access\""),
+        text(200, "[]"),
+        text(200, r#"["access"]"#),
+        text(200, r#"[{"access_token":"a","token":"a"}]"#),
+        text(200, "{"),
+        text(200, r#"{"access_token":"a","token":"a""#),
+        text(200, r#"{"access_token":"a","token":"a"} {}"#),
+        text(200, r#"{'access_token':'a','token':'a'}"#),
+        text(200, r#"{"access_token":"a","token":"a",}"#),
+        html(200),
+        typed(200, "image/png", b"\x89PNG\r\n\x1a\n"),
+        typed(200, "application/json", b"\x1f\x8b\x08\x00gzip"),
+        json(200, vec![b'['; 60_000]),
+        // The wrong charset.
+        typed(200, "application/json; charset=latin1", b"{\"access_token\":\"\xe9\",\"token\":\"\xe9\"}"),
+        typed(200, "application/json; charset=utf-16", b"\xff\xfe{\0\"\0t\0\"\0}\0"),
+        typed(200, "application/json", b"{\"access_token\":\"\\ud800\",\"token\":\"\\ud800\"}"),
+        // No token in it.
+        text(200, "{}"),
+        text(200, r#"{"access_token":null,"token":null}"#),
+        text(200, r#"{"access_token":"","token":""}"#),
+        text(200, r#"{"access_token":7,"token":7}"#),
+        text(200, r#"{"access_token":true,"token":true}"#),
+        text(200, r#"{"access_token":["a"],"token":["a"]}"#),
+        text(200, r#"{"access_token":{"value":"a"},"token":{"value":"a"}}"#),
+        text(200, r#"{"Access_Token":"a","Token":"a"}"#),
+        text(200, r#"{"data":{"access_token":"a","token":"a"}}"#),
+        // A token, and something that speaks against it.
+        text(200, r#"{"access_token":"a","access_token":"b","token":"a","token":"b"}"#),
+        text(200, r#"{"access_token":"a","token":"a","refresh_token":7}"#),
+        text(200, r#"{"access_token":"a","token":"a","token_type":7}"#),
+        text(200, r#"{"access_token":"a","token":"a","error":"invalid_grant"}"#),
+        text(200, r#"{"access_token":"a","token":"a","error":{"code":"invalid_grant"}}"#),
+        text(200, r#"{"access_token":"a","token":"a","x":1e999}"#),
+        // Success, but not of this.
+        text(200, r#"{"error":"invalid_grant"}"#),
+        text(200, r#"{"errors":[{"message":"no"}]}"#),
+        text(204, ""),
+        typed(200, "application/x-www-form-urlencoded", b"access_token=a&access_token=b"),
+        json(200, format!(r#"{{"access_token":"a","token":"a","x":"{}"}}"#, "x".repeat(64 * 1024))),
+    ]
+    .map(|say| (say, transient, transient))
+    .into();
+    let pair = r#"{"access_token":"a","token":"a"}"#;
+    answers.extend([
+        // A token by the answer, which no header can hold.
+        (text(200, r#"{"access_token":"a\r\nx: y","token":"a\r\nx: y"}"#), UNSENDABLE, UNSENDABLE),
+        (text(400, ""), ambiguous, login),
+        (text(400, pair), ambiguous, login),
+        (html(403), ambiguous, login),
+        (html(404), ambiguous, login),
+        (text(400, r#"{"error":{"error":"invalid_grant"}}"#), ambiguous, login),
+        (text(400, r#"{"error":["invalid_grant"]}"#), ambiguous, login),
+        (text(400, r#"{"error":"invalid_grant","error":"invalid_grant"}"#), ambiguous, login),
+        (text(400, r#"{"error":"INVALID_GRANT"}"#), ambiguous, login),
+        (json(400, vec![b'x'; 100_000]), ambiguous, login),
+        (text(302, pair), ambiguous, ambiguous),
+        (text(304, ""), ambiguous, ambiguous),
+        (text(500, pair), unanswered, unanswered),
+        (html(502), unanswered, unanswered),
+        (text(501, r#"{"error":"invalid_grant"}"#), unanswered, unanswered),
+        (Say::Truncated, unanswered, unanswered),
+        (Say::Reset, unanswered, unanswered),
+        (Say::Hang, unanswered, unanswered),
+        (Say::Unreachable, transient, transient),
+        (Say::NotReady, transient, transient),
+        (Say::Stuck, transient, transient),
+        (html(503), transient, transient),
+        (text(429, pair), transient, transient),
+        (text(408, ""), transient, transient),
+        (text(425, ""), transient, transient),
+        (text(401, r#"{"error":"invalid_client"}"#), configuration, login),
+        (text(400, r#"{"error":"invalid_scope"}"#), configuration, login),
+        (text(400, r#"{"error":"invalid_grant"}"#), login, login),
+        (typed(400, "application/x-www-form-urlencoded", b"error=invalid_grant"), login, login),
+    ]);
+    answers
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_bad_answer_has_its_class_and_none_is_stored() {
+    let answers = bad_answers();
+    assert!(answers.len() > 60);
+    for (say, as_refresh, as_login) in answers {
+        let said = format!("{say:?}").chars().take(200).collect::<String>();
+        let bench = Bench::logged_in(grant(Idp::new([say.clone()]))).await;
+        let (class, error) = bench.failure_or_unsendable().await;
+        assert_eq!(class, as_refresh, "{said}");
+        assert_eq!(error.kind(), kind(as_refresh), "{said}");
+        assert_eq!(bench.stored().await, Some(("old-access".into(), Some("old-refresh".into()))), "{said}");
+
+        let code = || std::future::ready(Ok(Secret::from("code")));
+        let source =
+            LoginCode::mini_program(Idp::new([say]), "https://id.test/token".parse().unwrap(), code).unwrap();
+        let bench = Bench::new(source);
+        let (class, error) = bench.failure_or_unsendable().await;
+        assert_eq!(class, as_login, "{said}");
+        assert_eq!(error.kind(), kind(as_login), "{said}");
+        assert_eq!(bench.stored().await, None, "{said}");
+    }
+}
+
+fn kind(class: &str) -> ErrorKind {
+    match class {
+        "LoginRequired" => ErrorKind::LoginRequired,
+        "Configuration" => ErrorKind::Configuration,
+        UNSENDABLE => ErrorKind::Encode,
+        _ => ErrorKind::Transient,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
+    let client = |idp: &Idp| AuthorityClient::new(idp.clone());
+    let body = r#"{"access_token":"a"}"#;
+    for (limit, is_read) in [(body.len(), true), (body.len() - 1, false)] {
+        let idp = Idp::new([json(200, body)]);
+        let bench = Bench::logged_in(grant(client(&idp).response_limit(limit).unwrap())).await;
+        assert_eq!(bench.session.refresh().await.is_ok(), is_read, "{limit}");
+    }
+    let idp = Idp::new([Say::Hang]);
+    let bench = Bench::logged_in(grant(client(&idp).time_limit(Duration::from_secs(3)).unwrap())).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(bench.class().await, "Unanswered");
+    assert_eq!(began.elapsed().as_secs(), 3);
+
+    for bytes in [0, 1024 * 1024 + 1, usize::MAX] {
+        assert_eq!(client(&idp).response_limit(bytes).unwrap_err().kind(), ErrorKind::Encode);
+    }
+    assert!(client(&idp).response_limit(1024 * 1024).is_ok());
+    assert_eq!(client(&idp).time_limit(Duration::ZERO).unwrap_err().kind(), ErrorKind::Encode);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirect_is_not_followed() {
+    let location = HeaderMap::from_iter([(header::LOCATION, "https://elsewhere.test/".parse().unwrap())]);
+    let idp = Idp::new([Say::With(location, 307, "")]);
+    let bench = Bench::logged_in(grant(idp.clone())).await;
+    assert_eq!(bench.class().await, "Ambiguous");
+    assert_eq!(idp.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_authoritys_wait_reaches_the_caller_in_both_forms() {
+    let date = |text: &str| text.parse().unwrap();
+    let now = (header::DATE, date("Sun, 06 Nov 1994 08:48:37 GMT"));
+    for (headers, status) in [
+        (HeaderMap::from_iter([(header::RETRY_AFTER, date("60"))]), 429),
+        (HeaderMap::from_iter([now, (header::RETRY_AFTER, date("Sun, 06 Nov 1994 08:49:37 GMT"))]), 503),
+    ] {
+        let idp = Idp::new([Say::With(headers, status, ""), json(200, r#"{"access_token":"a"}"#)]);
+        let bench = Bench::logged_in(grant(idp.clone())).await;
+        let (_, error) = bench.failure().await;
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+        tokio::time::advance(Duration::from_secs(44)).await;
+        bench.session.refresh().await.unwrap_err();
+        assert_eq!(idp.asked().len(), 1, "not within the wait");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_users_own_classification_holds_for_every_kind_of_failure() {
+    for (say, class, _) in bad_answers() {
+        let said = format!("{say:?}").chars().take(200).collect::<String>();
+        if class == UNSENDABLE {
+            continue;
+        }
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let classify = {
+            let seen = seen.clone();
+            move |failed: &Failed<'_>| {
+                let status = failed.answer().map(|answer| answer.status().as_u16());
+                assert_eq!(failed.headers().is_some(), status.is_some());
+                assert_eq!(failed.body().is_some(), status.is_some());
+                assert!(!failed.cause().to_string().is_empty());
+                seen.lock().unwrap().push(status);
+                Some(FetchError::configuration("as the user says"))
+            }
+        };
+        let client = AuthorityClient::new(Idp::new([say.clone()])).classify_failures(classify);
+        let bench = Bench::logged_in(grant(client)).await;
+        assert_eq!(bench.class().await, "Configuration", "{said}");
+        assert_eq!(seen.lock().unwrap().len(), 1, "{said}");
+    }
+    // And leaves alone what it does not know.
+    let client = AuthorityClient::new(Idp::new([json(500, "")])).classify_failures(|_| None);
+    assert_eq!(Bench::logged_in(grant(client)).await.class().await, "Unanswered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_on_the_client_that_it_serves_fails_at_once() {
+    // The source needs the client, and the client the session: so the client comes later.
+    let idp = Idp::default();
+    let store = MemoryStore::new();
+    let cell: Arc<Mutex<Option<tower::buffer::Buffer<Request<Content>, _>>>> = Arc::default();
+    let through = {
+        let cell = cell.clone();
+        tower::service_fn(move |request: Request<Content>| {
+            let layered = cell.lock().unwrap().clone().expect("the client is there by now");
+            async move { tokio::spawn(layered.oneshot(request)).await.expect("no panic") }
+        })
+    };
+    let endpoint = TokenEndpoint::new(through, "https://api.test/token".parse().unwrap());
+    let session = Session::builder(ClientCredentials::new(endpoint)).store(store.clone()).build();
+    let to_idp = idp.map_request(|request: Request<tower_token_refresh::ReplayBody<Content>>| {
+        request.map(|_| unreachable!())
+    });
+    let layered = ServiceBuilder::new()
+        .buffer(8)
+        .layer(TokenRefreshLayer::new(session.clone(), origin()))
+        .service(to_idp);
+    *cell.lock().unwrap() = Some(layered);
+    let error = within(session.token()).await.unwrap_err();
+    let mut link: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut kinds = Vec::new();
+    while let Some(error) = link {
+        kinds
+            .extend(error.downcast_ref::<tower_token_refresh::Error>().map(tower_token_refresh::Error::kind));
+        link = error.source();
+    }
+    assert_eq!(kinds, [ErrorKind::Transient, ErrorKind::Reentrant]);
+    assert!(store.load().await.unwrap().is_none());
+}
+
+/// A server that reads a request and answers with this text, and where it listens.
+async fn raw(answer: &'static str) -> http::Uri {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let uri = format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let mut length = 0;
+        while !request[..length].ends_with(b"grant_type=client_credentials") {
+            length += stream.read(&mut request[length..]).await.unwrap();
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    uri
+}
+
+#[tokio::test]
+async fn over_sockets_a_lost_answer_is_told_from_a_request_that_was_never_sent() {
+    let nobody = {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap()
+    };
+    let cases = [
+        (nobody, "Transient"),
+        (raw("").await, "Unanswered"),
+        (raw("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"access_token\":\"a\"}").await, "Unanswered"),
+        (raw("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await, "Transient"),
+    ];
+    for (uri, class) in cases {
+        let http: Client<_, Content> = Client::builder(TokioExecutor::new()).build_http();
+        let bench = Bench::new(ClientCredentials::new(TokenEndpoint::new(http, uri)));
+        assert_eq!(bench.class().await, class);
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_another_body_type_is_adapted_by_one_map() {
+    let uri = raw("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_token\":\"a\"}").await;
+    let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let http =
+        http.map_request(|request: Request<Content>| request.map(|content| Full::from(Bytes::from(content))));
+    let session = Session::builder(ClientCredentials::new(TokenEndpoint::new(http, uri))).build();
+    assert_eq!(session.token().await.unwrap().access().expose(), "a");
+}
