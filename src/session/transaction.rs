@@ -222,12 +222,19 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
     }
     let may_fetch = !is_taken || found.is_none();
     let is_blind = found.is_none() && plan.present.is_none();
-    let newest = engine.storage.or_owed(found.flatten());
+    let mut newest = engine.storage.or_owed(found.flatten());
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again with the next refresh.
-        let _ = engine.save(&Handle::current(), owed).await;
+        let saved = engine.save(&Handle::current(), owed).await;
         if flight.is_lost() {
             return None;
+        }
+        if saved.is_ok() {
+            // A login or logout is raised above what was there: the next record has to be above that.
+            newest = engine.reported(engine.storage.load().await).flatten().or(newest);
+            if flight.is_lost() {
+                return None;
+            }
         }
     }
     Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.record, plan, newest) })
