@@ -129,6 +129,14 @@ pub(crate) fn alarm(limit: Duration) -> Option<JoinSet<Result<(), Error>>> {
     Some(alarm)
 }
 
+/// Waits for an [`alarm`]. False as soon as it is known that none will ring.
+pub(crate) async fn rings(limit: Duration) -> bool {
+    match alarm(limit) {
+        Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
+        None => false,
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -78,13 +78,15 @@ impl Wait {
         if let Poll::Ready(landed) = Pin::new(&mut self.landing).poll(cx) {
             return Poll::Ready(landed);
         }
+        let mut moved = false;
         while let Some(set) = &mut self.alarm {
             self.alarm = match ready!(set.poll_join_next(cx)) {
                 Some(Ok(Ok(()))) => return Poll::Ready(Landed::Failed(engine::late())),
-                // The runtime of the alarm went away before it was time.
-                Some(Err(_)) => alarm(&self.flight, engine),
-                Some(Ok(Err(_))) | None => None,
+                // The runtime of the alarm went away before it was time. If this one has gone, too, nothing rings.
+                Some(Err(_)) if !moved => alarm(&self.flight, engine),
+                Some(Err(_) | Ok(Err(_))) | None => None,
             };
+            moved = true;
         }
         Poll::Pending
     }

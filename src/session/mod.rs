@@ -31,9 +31,9 @@ mod storage;
 mod transaction;
 mod verify;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::future::select;
 
 pub(crate) use self::{
     acquire::{Acquire, Denied, at_hand},
@@ -51,7 +51,7 @@ use crate::{
     error::{Error, ErrorKind},
     reentry,
     source::TokenSource,
-    time::timer,
+    time::{rings, timer},
     token::Token,
 };
 
@@ -211,16 +211,23 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Timeout` when that time is over, `Store` if the last save failed, `Reentrant` inside a source of this session.
+    /// `Timeout` when that time is over, `Store` if the last save failed, `NoRuntime` without a runtime or when it goes away,
+    /// `Reentrant` inside a source of this session.
     pub async fn settle(&self) -> Result<(), Error> {
         if self.engine.mark().is_around_us() {
             return Err(reentry::error());
         }
-        let bound = std::pin::pin!(timer(self.engine.time_to_settle())?);
-        match select(std::pin::pin!(self.engine.settle()), bound).await {
-            Either::Left((settled, _)) => settled,
-            Either::Right(_) => Err(Error::new(ErrorKind::Timeout, "the session did not settle in time")),
-        }
+        let limit = self.engine.time_to_settle();
+        // Only to see that there are any.
+        drop(timer(limit)?);
+        let bound = async {
+            Err(if rings(limit).await {
+                Error::new(ErrorKind::Timeout, "the session did not settle in time")
+            } else {
+                Error::new(ErrorKind::NoRuntime, "the runtime has gone on which the session was to settle")
+            })
+        };
+        select(pin!(self.engine.settle()), pin!(bound)).await.factor_first().0
     }
 
     async fn acquire(&self, ask: Ask) -> Result<Token, Error> {

@@ -28,7 +28,7 @@ use super::flight::Flight;
 use crate::{
     error::{BoxError, Error, ErrorKind},
     store::{DynTokenStore, Lease, Record, Superseded},
-    time::alarm,
+    time::rings,
 };
 
 pub(crate) struct Storage {
@@ -75,12 +75,7 @@ impl Written {
     /// Bounded here as well: nobody may be driving the runtime that does the writing.
     pub(crate) async fn end(self) -> Result<(), Error> {
         let limit = async {
-            let rang = match alarm(self.limit) {
-                Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
-                None => false,
-            };
-            if !rang {
-                // There are no timers here.
+            if !rings(self.limit).await {
                 pending::<()>().await;
             }
         };

@@ -16,7 +16,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     time::{Instant, timeout},
 };
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready_err, task};
 use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, Session, Token,
     event::Event,
@@ -246,6 +246,44 @@ fn a_logout_waits_for_a_runtime_that_nobody_drives_no_longer_than_for_a_slow_sto
         assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
         assert!(start.elapsed() <= 3 * Duration::from_secs(5));
     });
+}
+
+/// Nothing can be timed in its place, and the wait must not go round in circles for that.
+#[test]
+fn a_caller_in_the_place_of_a_runtime_that_is_gone_waits_without_a_timer() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let first = runtime();
+    first.block_on(async {
+        let mut token = task::spawn(world.session.token());
+        assert_pending!(token.poll());
+        gate.waiting(1).await;
+    });
+    let gone = runtime().handle().clone();
+    let (answer, answered) = mpsc::channel();
+    let session = world.session.clone();
+    std::thread::spawn(move || {
+        let _inside = gone.enter();
+        let mut token = task::spawn(session.token());
+        let _ = answer.send(token.poll().is_pending());
+    });
+    assert!(answered.recv_timeout(Duration::from_secs(10)).expect("the poll returns"));
+}
+
+#[test]
+fn settling_in_the_place_of_a_runtime_that_is_gone_is_an_error() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let first = runtime();
+    first.block_on(async {
+        let mut token = task::spawn(world.session.token());
+        assert_pending!(token.poll());
+        gate.waiting(1).await;
+    });
+    let gone = runtime().handle().clone();
+    let _inside = gone.enter();
+    let error = assert_ready_err!(task::spawn(world.session.settle()).poll());
+    assert_eq!(error.kind(), ErrorKind::NoRuntime);
 }
 
 // Sources and observers at their worst.
