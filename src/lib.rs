@@ -42,7 +42,7 @@
 //!
 //! | part | what it decides | default |
 //! |---|---|---|
-//! | [`TokenSource`] | how a token is got: [`source_fn`], [passwords and login codes](source::login), [OAuth 2](source::oauth2) | – |
+//! | [`TokenSource`] | how a token is got: [`source_fn`], `source::login` (passwords, codes), `source::oauth2` | – |
 //! | [`Session`] | who gets it, when, and who waits | – |
 //! | [`TokenStore`](store::TokenStore) | where it is kept | in memory |
 //! | [`Placement`] | where it goes on a request | `Authorization: Bearer …` |

@@ -15,8 +15,8 @@
 //! # let _ = session;
 //! ```
 //!
-//! With the feature `json` there are sources that speak to an authority over any HTTP client: [`Password`] and
-//! [`LoginCode`] (see [`login`]), and the grants of OAuth 2 (see [`oauth2`]). They are chained by
+//! With the feature `json` there are sources that speak to an authority over any HTTP client: `Password` and
+//! `LoginCode` (see `login`), and the grants of OAuth 2 (see `oauth2`). They are chained by
 //! [`or_else`](TokenSource::or_else).
 
 mod chain;
