@@ -85,8 +85,8 @@ impl std::error::Error for Superseded {}
 pub struct Record {
     /// Made at login and kept through every refresh.
     pub session: SessionId,
-    /// Grows with every save of the session; at a login, logout or replacement at least to the microseconds since the
-    /// Unix epoch, so that it outdoes what others have saved meanwhile.
+    /// Grows with every save. That of a login, logout or replacement is raised above what the store has when it is saved,
+    /// so that it outdoes what others have saved meanwhile.
     pub revision: u64,
     /// The token; `None` marks a logout.
     pub token: Option<StoredToken>,
