@@ -10,10 +10,10 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
+    ask::{Ask, Decision, answers},
     engine::{self, Engine},
     flight::{Flight, Landed, Landing},
     issued::Issued,
-    kernel::{Ask, Decision, answers},
     transaction,
 };
 use crate::{

@@ -23,10 +23,11 @@ use tokio::{
 };
 
 use super::{
+    ask::{Ask, Failure, RecordHead},
     backoff::Backoff,
     flight::{Flight, Landed},
     issued::{Issued, Provenance, Sendable},
-    kernel::{Ask, Change, Failure, RecordHead, Slot},
+    kernel::{Change, Slot},
     renewal::{Renewal, RenewalMode},
     storage::{Storage, Written},
 };

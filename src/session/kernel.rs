@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    ask::{Ask, Decision, Failure, Plan, RecordHead, answers},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Sendable},
@@ -19,8 +20,7 @@ use super::{
 use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
-    generation::{Epoch, Generation, Stamp},
-    secret::Secret,
+    generation::{Epoch, Generation},
     source::{Cause, FailureClass},
     store::SessionId,
     time::Now,
@@ -40,20 +40,6 @@ pub(crate) struct Slot {
     spent: Vec<Error>,
 }
 
-/// Which record of the store the state stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RecordHead {
-    pub(crate) session: SessionId,
-    pub(crate) revision: u64,
-}
-
-impl RecordHead {
-    /// The same session's next record. A store may hold the last number there is.
-    pub(crate) fn following(self) -> Self {
-        RecordHead { revision: self.revision.saturating_add(1), ..self }
-    }
-}
-
 /// The fetch half of the state.
 pub(crate) enum Fetch {
     Idle,
@@ -67,57 +53,6 @@ pub(crate) enum Fetch {
     /// The authority's word: nothing is fetched until somebody logs in.
     Dead(Error),
     LoggedOut,
-}
-
-/// Why a flight brought no token.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) class: FailureClass,
-    pub(crate) error: Error,
-}
-
-/// What a caller wants.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Ask {
-    /// A token to send a request with.
-    Need,
-    /// The same after a refresh that succeeded: what it brought is good enough, expired by our clock or not.
-    Take,
-    /// A better token than this one, which was refused.
-    Refuse { stamp: Stamp, verdict: Verdict },
-    /// The next token ahead of time, if the present one is due.
-    Renew,
-    /// A token that lives this much longer.
-    Last(Duration),
-    /// A new token, whatever the present one is.
-    Force,
-}
-
-/// What the kernel decides.
-pub(crate) enum Decision {
-    Use(Arc<Issued>),
-    /// Wait for a flight that is on.
-    Join(Flight),
-    /// Start this flight; it is in the slot already.
-    Start(Flight, Plan),
-    Fail(Error),
-    /// Recent refreshes brought nothing: this refusal stands.
-    Damped,
-}
-
-/// What a flight needs to know of the moment at which it was started.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) cause: Cause,
-    pub(crate) record: RecordHead,
-    /// The token before, whose refresh token is used.
-    pub(crate) present: Option<Arc<Issued>>,
-}
-
-impl Plan {
-    pub(crate) fn refresh_token(&self) -> Option<Secret> {
-        self.present.as_ref()?.token().refresh().cloned()
-    }
 }
 
 impl Slot {
@@ -437,20 +372,4 @@ pub(crate) struct Change {
     pub(crate) old: Option<Generation>,
     pub(crate) token: Arc<Issued>,
     pub(crate) record: RecordHead,
-}
-
-/// Whether the present token is the answer to an ask, so that nothing has to be fetched.
-pub(crate) fn answers(token: &Issued, ask: Ask, now: Now) -> bool {
-    match ask {
-        Ask::Need => token.is_usable(now),
-        Ask::Take => !token.is_condemned(),
-        Ask::Refuse { stamp, .. } => {
-            token.stamp().epoch == stamp.epoch
-                && token.stamp().generation > stamp.generation
-                && !token.is_condemned()
-        }
-        Ask::Renew => token.is_usable(now) && !token.is_due(now),
-        Ask::Last(time) => token.is_usable(now) && token.is_valid_for(time, now),
-        Ask::Force => false,
-    }
 }

@@ -18,6 +18,7 @@
 //! ```
 
 mod acquire;
+mod ask;
 mod backoff;
 mod builder;
 mod changes;
@@ -37,9 +38,9 @@ use futures_util::future::select;
 
 pub(crate) use self::{
     acquire::{Acquire, Denied, at_hand},
+    ask::Ask,
     engine::Engine,
     issued::Issued,
-    kernel::Ask,
 };
 pub use self::{
     builder::SessionBuilder,

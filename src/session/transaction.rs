@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use super::{
+    ask::{Failure, Plan, RecordHead},
     engine::{self, Engine},
     flight::{Flight, Held},
     issued::{Provenance, Sendable},
-    kernel::{Failure, Plan, RecordHead},
 };
 use crate::{
     error::{Error, ErrorKind},

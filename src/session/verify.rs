@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::{acquire::Acquire, engine::Engine, issued::Issued, kernel::Ask};
+use super::{acquire::Acquire, ask::Ask, engine::Engine, issued::Issued};
 use crate::{classify::Verdict, source::Verification};
 
 /// Verifies in a task of its own. A source that panics or hangs there harms nobody.

@@ -1,0 +1,95 @@
+//! What can be asked of a session, and what may come of it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{flight::Flight, issued::Issued};
+use crate::{
+    classify::Verdict,
+    error::Error,
+    generation::Stamp,
+    secret::Secret,
+    source::{Cause, FailureClass},
+    store::SessionId,
+    time::Now,
+};
+
+/// Why a flight brought no token.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: FailureClass,
+    pub(crate) error: Error,
+}
+
+/// What a caller wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ask {
+    /// A token to send a request with.
+    Need,
+    /// The same after a refresh that succeeded: what it brought is good enough, expired by our clock or not.
+    Take,
+    /// A better token than this one, which was refused.
+    Refuse { stamp: Stamp, verdict: Verdict },
+    /// The next token ahead of time, if the present one is due.
+    Renew,
+    /// A token that lives this much longer.
+    Last(Duration),
+    /// A new token, whatever the present one is.
+    Force,
+}
+
+/// What the kernel decides.
+pub(crate) enum Decision {
+    Use(Arc<Issued>),
+    /// Wait for a flight that is on.
+    Join(Flight),
+    /// Start this flight; it is in the slot already.
+    Start(Flight, Plan),
+    Fail(Error),
+    /// Recent refreshes brought nothing: this refusal stands.
+    Damped,
+}
+
+/// What a flight needs to know of the moment at which it was started.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) cause: Cause,
+    pub(crate) record: RecordHead,
+    /// The token before, whose refresh token is used.
+    pub(crate) present: Option<Arc<Issued>>,
+}
+
+impl Plan {
+    pub(crate) fn refresh_token(&self) -> Option<Secret> {
+        self.present.as_ref()?.token().refresh().cloned()
+    }
+}
+
+/// Which record of the store the state stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordHead {
+    pub(crate) session: SessionId,
+    pub(crate) revision: u64,
+}
+
+impl RecordHead {
+    /// The same session's next record. A store may hold the last number there is.
+    pub(crate) fn following(self) -> Self {
+        RecordHead { revision: self.revision.saturating_add(1), ..self }
+    }
+}
+
+/// Whether the present token is the answer to an ask, so that nothing has to be fetched.
+pub(crate) fn answers(token: &Issued, ask: Ask, now: Now) -> bool {
+    match ask {
+        Ask::Need => token.is_usable(now),
+        Ask::Take => !token.is_condemned(),
+        Ask::Refuse { stamp, .. } => {
+            token.stamp().epoch == stamp.epoch
+                && token.stamp().generation > stamp.generation
+                && !token.is_condemned()
+        }
+        Ask::Renew => token.is_usable(now) && !token.is_due(now),
+        Ask::Last(time) => token.is_usable(now) && token.is_valid_for(time, now),
+        Ask::Force => false,
+    }
+}
