@@ -137,12 +137,18 @@ impl Storage {
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
-        self.push(Arc::new(Debt { record, fence, is_change: flight.is_none() }), fence, flight)
+        let debt = Arc::new(Debt { record, fence, is_change: flight.is_none() });
+        self.push(&mut self.queue(), debt, fence, flight)
     }
 
-    fn push(&self, debt: Arc<Debt>, fence: Option<u64>, flight: Option<Flight>) -> Written {
+    fn push(
+        &self,
+        queue: &mut Queue,
+        debt: Arc<Debt>,
+        fence: Option<u64>,
+        flight: Option<Flight>,
+    ) -> Written {
         let (done, written) = oneshot::channel();
-        let mut queue = self.queue();
         // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
         if !flight.as_ref().is_some_and(Flight::is_lost) {
             queue.owed = Some(debt.clone());
@@ -155,14 +161,10 @@ impl Storage {
     /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any. A
     /// login or logout goes without one, so that no store holds it for outdated.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
-        let owed = {
-            let queue = self.queue();
-            queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)
-        };
-        owed.map(|debt| {
-            let fence = lease.or(debt.fence).filter(|_| !debt.is_change);
-            self.push(debt, fence, None)
-        })
+        let mut queue = self.queue();
+        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
+        let fence = lease.or(debt.fence).filter(|_| !debt.is_change);
+        Some(self.push(&mut queue, debt, fence, None))
     }
 
     /// Sees to it that the queue is being worked off.
