@@ -283,11 +283,7 @@ fn alive(engine: &Engine, plan: &Plan, found: &StoredToken) -> Option<Sendable> 
 }
 
 fn stored(found: &StoredToken) -> Token {
-    let token = Token::new(found.access.clone()).expires_at(found.expires_at);
-    match &found.refresh {
-        Some(refresh) => token.refresh_token(refresh.clone()),
-        None => token,
-    }
+    Token::new(found.access.clone()).expires_at(found.expires_at).refresh_token(found.refresh.clone())
 }
 
 impl Failure {
