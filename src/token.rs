@@ -25,6 +25,7 @@ struct Parts {
     access: Secret,
     refresh: Refresh,
     refresh_lifetime: Option<Duration>,
+    refresh_expires_at: Option<SystemTime>,
     lifetime: Option<Duration>,
     expires_at: Option<SystemTime>,
     kind: Option<Box<str>>,
@@ -50,6 +51,7 @@ impl Token {
             access: access.into(),
             refresh: Refresh::Unsaid,
             refresh_lifetime: None,
+            refresh_expires_at: None,
             lifetime: None,
             expires_at: None,
             kind: None,
@@ -94,6 +96,13 @@ impl Token {
         self
     }
 
+    /// The moment at which the refresh token dies by the wall clock, so that a dead one is not presented.
+    #[must_use]
+    pub fn refresh_expires_at(mut self, moment: impl Into<Option<SystemTime>>) -> Self {
+        self.parts().refresh_expires_at = moment.into();
+        self
+    }
+
     /// The type of the token, as in `token_type` of RFC 6749 §7.1. `bearer` and `dpop` in any case are spelled as the
     /// schemes `Bearer` and `DPoP` are.
     #[must_use]
@@ -116,11 +125,6 @@ impl Token {
         }
     }
 
-    /// The lifetime of the refresh token when the token was issued, if it is known.
-    pub fn refresh_lifetime(&self) -> Option<Duration> {
-        self.0.refresh_lifetime
-    }
-
     /// The type of the token, if it is known.
     pub fn kind(&self) -> Option<&str> {
         self.0.kind.as_deref()
@@ -137,6 +141,14 @@ impl Token {
 
     pub(crate) fn moment_of_expiry(&self) -> Option<SystemTime> {
         self.0.expires_at
+    }
+
+    pub(crate) fn refresh_lifetime(&self) -> Option<Duration> {
+        self.0.refresh_lifetime
+    }
+
+    pub(crate) fn moment_of_refresh_expiry(&self) -> Option<SystemTime> {
+        self.0.refresh_expires_at
     }
 
     fn parts(&mut self) -> &mut Parts {

@@ -7,7 +7,6 @@ use crate::{
     classify::Verdict,
     error::Error,
     generation::Stamp,
-    secret::Secret,
     source::{Cause, FailureClass},
     store::SessionId,
     time::Now,
@@ -54,14 +53,8 @@ pub(crate) enum Decision {
 pub(crate) struct Plan {
     pub(crate) cause: Cause,
     pub(crate) record: RecordHead,
-    /// The token before, whose refresh token is used.
+    /// The token before.
     pub(crate) present: Option<Arc<Issued>>,
-}
-
-impl Plan {
-    pub(crate) fn refresh_token(&self) -> Option<Secret> {
-        self.present.as_ref()?.token().refresh().cloned()
-    }
 }
 
 /// Which record of the store the state stands for.

@@ -37,7 +37,7 @@ use crate::{
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
-    store::{Record, StoredToken},
+    store::Record,
     time::{Now, Timekeeper},
     token::Token,
 };
@@ -363,12 +363,7 @@ pub(crate) fn late() -> Error {
 
 /// The record of a token, as the store keeps it.
 pub(crate) fn record(head: RecordHead, fresh: &Sendable) -> Record {
-    let token = StoredToken {
-        access: fresh.token.access().clone(),
-        refresh: fresh.token.refresh().cloned(),
-        expires_at: fresh.expires_at(),
-    };
-    Record { session: head.session, revision: head.revision, token: Some(token) }
+    Record { session: head.session, revision: head.revision, token: Some(fresh.stored()) }
 }
 
 impl fmt::Debug for Engine {

@@ -14,6 +14,7 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
     random,
+    store::StoredToken,
     time::Now,
     token::Token,
 };
@@ -29,6 +30,7 @@ pub(crate) struct Sendable {
     expiry: Option<Moment>,
     /// When it is to be renewed.
     due: Option<Moment>,
+    refresh_expires_at: Option<SystemTime>,
     provenance: Provenance,
 }
 
@@ -75,18 +77,30 @@ impl Sendable {
         let expiry = left.map(|left| Moment::after(now, left));
         let due =
             left.and_then(|left| renewal.wait(left, random::fraction())).map(|wait| Moment::after(now, wait));
-        Ok(Sendable { token, credential, received: now, expiry, due, provenance })
+        let refresh_expires_at = refresh_expiry(&token, now);
+        Ok(Sendable { token, credential, received: now, expiry, due, refresh_expires_at, provenance })
     }
 
-    /// The moment of expiry by the wall clock, for the store.
-    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
-        self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall))
+    /// The token for the store.
+    pub(crate) fn stored(&self) -> StoredToken {
+        StoredToken {
+            access: self.token.access().clone(),
+            refresh: self.token.refresh().cloned(),
+            expires_at: self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall)),
+            refresh_expires_at: self.refresh_expires_at,
+        }
+    }
+
+    /// Whether the end of its life is known and still to come.
+    pub(crate) fn has_life_left(&self) -> bool {
+        self.expiry.is_some()
     }
 
     /// The same token; one that came without a refresh token keeps the one before.
     pub(crate) fn keeping_refresh_of(mut self, before: &Issued) -> Self {
         if self.token.keeps_refresh_token() {
             self.token = self.token.clone().refresh_token(before.token().refresh().cloned());
+            self.refresh_expires_at = self.refresh_expires_at.or(before.sendable.refresh_expires_at);
         }
         self
     }
@@ -109,6 +123,14 @@ fn remaining(token: &Token, now: Now) -> Option<Duration> {
         (Some(lifetime), Some(left)) => Some(lifetime.min(left)),
         (lifetime, left) => lifetime.or(left),
     }
+}
+
+/// When the refresh token dies by the wall clock, if that is known.
+fn refresh_expiry(token: &Token, now: Now) -> Option<SystemTime> {
+    let counted = token.refresh_lifetime().and_then(|lifetime| now.wall.checked_add(lifetime));
+    let counted = counted.and_then(|moment| UNIX_EPOCH.checked_add(moment));
+    let said = token.moment_of_refresh_expiry();
+    counted.into_iter().chain(said).min()
 }
 
 /// A token in use.

@@ -158,20 +158,26 @@ fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded) -> Taken {
     match reloaded {
         Reloaded::Token(record, token) => match alive(engine, plan, &token) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
-            None => Taken::Base(record, token.refresh),
+            None => Taken::Base(record, token.living_refresh(engine.clock.exact())),
         },
         Reloaded::Replaced(record, token) => {
             match engine.reported(engine.sendable(stored(&token), Provenance::Stored)) {
                 Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
                 // There is nothing in it to go over to.
-                None => {
-                    Taken::Base(RecordHead { revision: record.revision, ..plan.record }, plan.refresh_token())
-                }
+                None => Taken::Base(
+                    RecordHead { revision: record.revision, ..plan.record },
+                    refresh_token(engine, plan),
+                ),
             }
         }
         Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
-        Reloaded::Nothing(record) => Taken::Base(record, plan.refresh_token()),
+        Reloaded::Nothing(record) => Taken::Base(record, refresh_token(engine, plan)),
     }
+}
+
+/// The refresh token of the session, unless it is known to be dead.
+fn refresh_token(engine: &Engine, plan: &Plan) -> Option<Secret> {
+    plan.present.as_ref()?.sendable().stored().living_refresh(engine.clock.exact())
 }
 
 /// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares
@@ -278,12 +284,15 @@ fn alive(engine: &Engine, plan: &Plan, found: &StoredToken) -> Option<Sendable> 
         return None;
     }
     let fresh = engine.sendable(stored(found), Provenance::Stored).ok()?;
-    let has_life_left = found.expires_at.is_none() || fresh.expires_at().is_some();
-    has_life_left.then_some(fresh)
+    let is_alive = found.expires_at.is_none() || fresh.has_life_left();
+    is_alive.then_some(fresh)
 }
 
 fn stored(found: &StoredToken) -> Token {
-    Token::new(found.access.clone()).expires_at(found.expires_at).refresh_token(found.refresh.clone())
+    Token::new(found.access.clone())
+        .expires_at(found.expires_at)
+        .refresh_token(found.refresh.clone())
+        .refresh_expires_at(found.refresh_expires_at)
 }
 
 impl Failure {

@@ -111,7 +111,7 @@ pub enum Cause {
 }
 
 impl FetchContext {
-    /// The refresh token of the present session, if there is one.
+    /// The refresh token of the present session, if there is one that is not known to be dead.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
     }

@@ -11,12 +11,18 @@ mod file;
 mod memory;
 mod rules;
 
-use std::{any::Any, fmt, future::Future, pin::Pin, time::SystemTime};
+use std::{
+    any::Any,
+    fmt,
+    future::Future,
+    pin::Pin,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 #[cfg(feature = "file")]
 pub use self::file::FileStore;
 pub use self::memory::MemoryStore;
-use crate::{error::BoxError, random, secret::Secret};
+use crate::{error::BoxError, random, secret::Secret, time::Now};
 
 /// Keeps one session's [`Record`].
 ///
@@ -92,8 +98,9 @@ pub struct Record {
     pub token: Option<StoredToken>,
 }
 
-/// A token as it is stored. Lifetimes are moments, because a duration means nothing to another process.
+/// A token as it is stored. Later releases may add parts: begin with [`new`](Self::new). Lifetimes are moments, because a duration means nothing to another process.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StoredToken {
     /// The access token.
     pub access: Secret,
@@ -101,6 +108,23 @@ pub struct StoredToken {
     pub refresh: Option<Secret>,
     /// When the access token dies by the wall clock, if that is known.
     pub expires_at: Option<SystemTime>,
+    /// When the refresh token does, if that is known.
+    pub refresh_expires_at: Option<SystemTime>,
+}
+
+impl StoredToken {
+    /// A token of unknown lifetime, without a refresh token. The other parts are fields.
+    pub fn new(access: impl Into<Secret>) -> Self {
+        StoredToken { access: access.into(), refresh: None, expires_at: None, refresh_expires_at: None }
+    }
+
+    /// The refresh token, unless it is known to be dead.
+    pub(crate) fn living_refresh(self, now: Now) -> Option<Secret> {
+        let is_dead = self
+            .refresh_expires_at
+            .is_some_and(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default() <= now.wall);
+        self.refresh.filter(|_| !is_dead)
+    }
 }
 
 /// Tells one login from another.

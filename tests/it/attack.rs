@@ -40,8 +40,7 @@ fn runtime() -> Runtime {
 }
 
 fn record(session: u128, revision: u64, access: &str) -> Record {
-    let token = StoredToken { access: access.into(), refresh: None, expires_at: None };
-    Record { session: SessionId(session), revision, token: Some(token) }
+    Record { session: SessionId(session), revision, token: Some(StoredToken::new(access)) }
 }
 
 fn world(store: impl TokenStore) -> World {

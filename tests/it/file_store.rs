@@ -73,11 +73,10 @@ fn world(store: impl TokenStore, authority: &ModelAuthority) -> World {
 }
 
 fn record(revision: u64) -> Record {
-    let token = StoredToken {
-        access: format!("access-{revision}").into(),
-        refresh: Some(format!("refresh-{revision}").into()),
-        expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-    };
+    let mut token = StoredToken::new(format!("access-{revision}"));
+    token.refresh = Some(format!("refresh-{revision}").into());
+    token.expires_at = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    token.refresh_expires_at = Some(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     Record { session: SessionId(0xfeed), revision, token: Some(token) }
 }
 
@@ -97,15 +96,16 @@ async fn a_record_comes_back_as_it_was_saved() {
     store.save(&record(3), Some(1)).await.unwrap();
     let found = place.store().load().await.unwrap().unwrap();
     let (was, is) = (record(3).token.unwrap(), found.token.as_ref().unwrap());
-    assert_eq!((found.session, found.revision, is.expires_at), (SessionId(0xfeed), 3, was.expires_at));
+    assert_eq!((found.session, found.revision), (SessionId(0xfeed), 3));
+    assert_eq!((is.expires_at, is.refresh_expires_at), (was.expires_at, was.refresh_expires_at));
     assert_eq!(is.access.expose(), "access-3");
     assert_eq!(refresh_token(&found), Some("refresh-3"));
 
-    let bare = StoredToken { access: "\"quoted\"\n\u{1f511}".into(), refresh: None, expires_at: None };
+    let bare = StoredToken::new("\"quoted\"\n\u{1f511}");
     store.save(&Record { token: Some(bare), ..record(4) }, Some(1)).await.unwrap();
     let found = store.load().await.unwrap().unwrap().token.unwrap();
     assert_eq!(found.access.expose(), "\"quoted\"\n\u{1f511}");
-    assert!(found.refresh.is_none() && found.expires_at.is_none());
+    assert!(found.refresh.is_none() && found.expires_at.is_none() && found.refresh_expires_at.is_none());
 
     store.save(&Record { token: None, ..record(5) }, Some(1)).await.unwrap();
     let found = store.load().await.unwrap().unwrap();

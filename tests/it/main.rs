@@ -16,6 +16,7 @@ mod peek;
 mod promises;
 mod recovery;
 mod reentry;
+mod refresh_expiry;
 mod renewal;
 mod replay;
 mod resend;

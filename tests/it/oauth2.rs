@@ -31,7 +31,7 @@ const PAIR: &str =
     r#"{"access_token":"new-access","token_type":"bearer","expires_in":3600,"refresh_token":"new-refresh"}"#;
 const LONE: &str = r#"{"access_token":"new-access"}"#;
 
-fn endpoint(idp: &Idp) -> TokenEndpoint {
+pub(crate) fn endpoint(idp: &Idp) -> TokenEndpoint {
     TokenEndpoint::new(idp.clone(), "https://id.test/oauth/token".parse().unwrap())
 }
 
@@ -382,9 +382,11 @@ async fn an_authority_of_its_own_shape_is_described_by_pointers() {
     ];
     let idp = Idp::new(says);
     let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp).answer(answer))).await;
-    let token = bench.session.refresh().await.unwrap();
-    assert_eq!(token.refresh_lifetime(), Some(Duration::from_secs(61)));
+    bench.session.refresh().await.unwrap();
     assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))));
+    let stored = bench.store.load().await.unwrap().unwrap().token.unwrap();
+    let (access, refresh) = (stored.expires_at.unwrap(), stored.refresh_expires_at.unwrap());
+    assert_eq!(refresh.duration_since(access).unwrap(), Duration::from_secs(1));
     assert_eq!(bench.class().await, "LoginRequired");
 }
 

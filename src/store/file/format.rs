@@ -21,6 +21,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
             "access": token.access.expose(),
             "refresh": token.refresh.as_ref().map(Secret::expose),
             "expires_at": token.expires_at.map(unix_seconds),
+            "refresh_expires_at": token.refresh_expires_at.map(unix_seconds),
         })
     });
     let file = json!({
@@ -53,6 +54,7 @@ fn record(mut file: Value) -> Option<Record> {
                 access: secret(&mut token["access"])?,
                 refresh: optional(&mut token["refresh"], secret)?,
                 expires_at: optional(&mut token["expires_at"], moment)?,
+                refresh_expires_at: optional(&mut token["refresh_expires_at"], moment)?,
             }),
             _ => return None,
         },

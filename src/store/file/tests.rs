@@ -27,7 +27,7 @@ pub(super) fn reached(step: &str) {
 
 fn pair(number: u64) -> Record {
     let text = |kind: &str| Secret::from(format!("{kind}-{number}"));
-    let token = StoredToken { access: text("access"), refresh: Some(text("refresh")), expires_at: None };
+    let token = StoredToken { refresh: Some(text("refresh")), ..StoredToken::new(text("access")) };
     Record { session: SessionId(7), revision: number, token: Some(token) }
 }
 

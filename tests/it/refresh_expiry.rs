@@ -1,0 +1,116 @@
+//! A refresh token that is known to be dead is not presented.
+
+use std::time::Duration;
+
+use tower_token_refresh::{
+    Session, Token, TokenSource,
+    source::{Credentials, Password, oauth2::RefreshTokenGrant},
+    store::MemoryStore,
+    test_util::TestClock,
+};
+
+use crate::{
+    idp::{Idp, json},
+    oauth2::endpoint,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What a refresh and then a login would be answered.
+const LOGIN: &str = r#"{"access_token":"from-a-login","refresh_token":"second"}"#;
+const REFRESH: &str = r#"{"access_token":"from-a-refresh"}"#;
+
+fn source(idp: &Idp) -> impl TokenSource + use<> {
+    let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), || async {
+        Ok(Credentials::new("alice", "wonderland"))
+    });
+    RefreshTokenGrant::new(endpoint(idp)).or_else(login)
+}
+
+fn session(idp: &Idp, clock: &TestClock, store: &MemoryStore) -> Session {
+    Session::builder(source(idp)).clock(clock.clone()).store(store.clone()).build()
+}
+
+fn thirty_days() -> Token {
+    Token::new("first-access").refresh_token("first").refresh_expires_in(30 * DAY)
+}
+
+/// The grants that the authority was asked for.
+fn grants(idp: &Idp) -> Vec<&'static str> {
+    let is_refresh = |body: &String| body.contains("grant_type=refresh_token");
+    idp.bodies().iter().map(|body| if is_refresh(body) { "refresh" } else { "login" }).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_known_to_be_dead_costs_no_refresh_and_one_login() {
+    let (clock, idp) = (TestClock::new(), Idp::new([json(200, LOGIN)]));
+    let session = session(&idp, &clock, &MemoryStore::new());
+    session.login(thirty_days()).await.unwrap();
+    clock.advance(30 * DAY);
+    assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-login");
+    assert_eq!(grants(&idp), ["login"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_is_presented_up_to_its_last_moment() {
+    let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
+    let session = session(&idp, &clock, &MemoryStore::new());
+    session.login(thirty_days()).await.unwrap();
+    clock.advance(30 * DAY - Duration::from_nanos(1));
+    assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-refresh");
+    assert_eq!(grants(&idp), ["refresh"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_process_knows_when_the_refresh_token_dies() {
+    for (age, grant) in [(29 * DAY, "refresh"), (31 * DAY, "login")] {
+        let (clock, store) = (TestClock::new(), MemoryStore::new());
+        let idp = Idp::new([json(200, if grant == "login" { LOGIN } else { REFRESH })]);
+        let token = thirty_days().expires_in(Duration::from_secs(7200));
+        session(&idp, &clock, &store).login(token).await.unwrap();
+        clock.advance(age);
+        session(&idp, &clock, &store).refresh().await.unwrap();
+        assert_eq!(grants(&idp), [grant]);
+    }
+}
+
+/// An authority may prolong a refresh token with each use without saying so.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_refresh_token_that_was_used_is_what_the_last_answer_says() {
+    for (answer, grant) in [
+        (REFRESH.to_owned(), "refresh"),
+        (r#"{"access_token":"b","refresh_token":"rotated"}"#.to_owned(), "refresh"),
+        (format!(r#"{{"access_token":"b","refresh_expires_in":{}}}"#, 30 * 86_400), "refresh"),
+        (r#"{"access_token":"b","refresh_expires_in":60}"#.to_owned(), "login"),
+    ] {
+        let (clock, idp) = (TestClock::new(), Idp::new([json(200, answer), json(200, LOGIN)]));
+        let session = session(&idp, &clock, &MemoryStore::new());
+        session.login(thirty_days()).await.unwrap();
+        clock.advance(29 * DAY);
+        session.refresh().await.unwrap();
+        clock.advance(2 * DAY);
+        session.refresh().await.unwrap();
+        assert_eq!(grants(&idp), ["refresh", grant]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_access_token_leaves_the_refresh_token_its_end() {
+    let (clock, idp) = (TestClock::new(), Idp::new([json(200, LOGIN)]));
+    let session = session(&idp, &clock, &MemoryStore::new());
+    session.login(thirty_days()).await.unwrap();
+    session.replace(Token::new("from-elsewhere")).await.unwrap();
+    clock.advance(31 * DAY);
+    session.refresh().await.unwrap();
+    assert_eq!(grants(&idp), ["login"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_with_no_other_source_requires_a_login_without_asking() {
+    let (clock, idp) = (TestClock::new(), Idp::default());
+    let session = Session::builder(RefreshTokenGrant::new(endpoint(&idp))).clock(clock.clone()).build();
+    session.login(thirty_days()).await.unwrap();
+    clock.advance(30 * DAY);
+    assert!(session.refresh().await.unwrap_err().is_login_required());
+    assert!(idp.asked().is_empty());
+}
