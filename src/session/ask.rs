@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     generation::Stamp,
     source::{Cause, FailureClass},
-    store::SessionId,
+    store::{Record, SessionId, StoredToken},
     time::Now,
 };
 
@@ -68,6 +68,10 @@ impl RecordHead {
     /// The same session's next record. A store may hold the last number there is.
     pub(crate) fn following(self) -> Self {
         RecordHead { revision: self.revision.saturating_add(1), ..self }
+    }
+
+    pub(crate) fn record(self, token: Option<StoredToken>) -> Record {
+        Record { session: self.session, revision: self.revision, token }
     }
 }
 

@@ -37,7 +37,6 @@ use crate::{
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
-    store::Record,
     time::{Now, Timekeeper},
     token::Token,
 };
@@ -243,8 +242,8 @@ impl Engine {
         let (token, flight, written) = {
             let mut slot = self.slot().await;
             let token = self.cell.swap(None);
-            let (RecordHead { session, revision }, flight) = slot.logout();
-            (token, flight, self.storage.enqueue(Record { session, revision, token: None }, None, None))
+            let (head, flight) = slot.logout();
+            (token, flight, self.storage.enqueue(head.record(None), None, None))
         };
         self.announce(&Event::LoggedOut);
         self.changed(None, flight.as_ref());
@@ -324,7 +323,8 @@ impl Engine {
     /// Publishes a change and puts it into the store's queue, in the critical section that makes it.
     fn enact(&self, change: &Change) -> Written {
         self.cell.store(Some(change.token.clone()));
-        self.storage.enqueue(record(change.record, change.token.sendable()), None, None)
+        let token = change.token.sendable().stored();
+        self.storage.enqueue(change.record.record(Some(token)), None, None)
     }
 }
 
@@ -359,11 +359,6 @@ impl Drop for Taken<'_> {
 /// What waiters are told at `refresh_timeout`.
 pub(crate) fn late() -> Error {
     Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on")
-}
-
-/// The record of a token, as the store keeps it.
-pub(crate) fn record(head: RecordHead, fresh: &Sendable) -> Record {
-    Record { session: head.session, revision: head.revision, token: Some(fresh.stored()) }
 }
 
 impl fmt::Debug for Engine {

@@ -95,10 +95,11 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, refresh_token) = match take(&engine, &plan, reloaded) {
+    let (base, before) = match take(&engine, &plan, reloaded) {
         Taken::Whole(obtained) => return Ok(obtained),
-        Taken::Base(base, refresh_token) => (base, refresh_token),
+        Taken::Base(base, before) => (base, before),
     };
+    let refresh_token = before.clone().and_then(|before| before.living_refresh(engine.clock.exact()));
     if !may_fetch {
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
@@ -133,51 +134,50 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     if token.keeps_refresh_token() {
         token = token.refresh_token(refresh_token);
     }
-    let fresh = engine.sendable(token.clone(), Provenance::New).map_err(Failure::transient)?;
-    let record = base.following();
-    let fence = lease.as_ref().map(Held::fence);
-    let written = engine.storage.enqueue(engine::record(record, &fresh), fence, Some(flight.clone()));
-    // One that failed was reported and stays owed; the token is used all the same.
-    let _ = engine.save(&Handle::current(), written).await;
+    let fresh = engine.sendable(token.clone(), Provenance::New);
+    let to_save = match &fresh {
+        Ok(fresh) => Some(fresh.stored()),
+        Err(_unusable) => before.and_then(|before| before.rotated(&token)),
+    };
+    let head = base.following();
+    if let Some(to_save) = to_save {
+        let fence = lease.as_ref().map(Held::fence);
+        let written = engine.storage.enqueue(head.record(Some(to_save)), fence, Some(flight.clone()));
+        // One that failed was reported and stays owed; the token is used all the same.
+        let _ = engine.save(&Handle::current(), written).await;
+    }
     if flight.is_lost() {
         engine.discard(token);
         return Ok(Obtained::Nothing);
     }
-    Ok(Obtained::Token { fresh, record })
+    Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
 }
 
 /// What a reloaded record comes to.
 enum Taken {
     /// All that the flight was for.
     Whole(Obtained),
-    /// Where the fetch sets out from.
-    Base(RecordHead, Option<Secret>),
+    /// Where the fetch sets out from, and the token before.
+    Base(RecordHead, Option<StoredToken>),
 }
 
 fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded) -> Taken {
+    let before = || plan.present.as_ref().map(|present| present.sendable().stored());
     match reloaded {
         Reloaded::Token(record, token) => match alive(engine, plan, &token) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
-            None => Taken::Base(record, token.living_refresh(engine.clock.exact())),
+            None => Taken::Base(record, Some(token)),
         },
         Reloaded::Replaced(record, token) => {
             match engine.reported(engine.sendable(stored(&token), Provenance::Stored)) {
                 Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
                 // There is nothing in it to go over to.
-                None => Taken::Base(
-                    RecordHead { revision: record.revision, ..plan.record },
-                    refresh_token(engine, plan),
-                ),
+                None => Taken::Base(RecordHead { revision: record.revision, ..plan.record }, before()),
             }
         }
         Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
-        Reloaded::Nothing(record) => Taken::Base(record, refresh_token(engine, plan)),
+        Reloaded::Nothing(record) => Taken::Base(record, before()),
     }
-}
-
-/// The refresh token of the session, unless it is known to be dead.
-fn refresh_token(engine: &Engine, plan: &Plan) -> Option<Secret> {
-    plan.present.as_ref()?.sendable().stored().living_refresh(engine.clock.exact())
 }
 
 /// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares
@@ -304,10 +304,8 @@ impl Failure {
         if ended.is_panic() {
             return Failure::of_panic();
         }
-        Failure::transient(Error::new(
-            ErrorKind::Timeout,
-            "the refresh was given up; whether the authority has answered is unknown",
-        ))
+        let given_up = "the refresh was given up; whether the authority has answered is unknown";
+        Failure { class: FailureClass::Unanswered, error: Error::new(ErrorKind::Timeout, given_up) }
     }
 
     fn of_panic() -> Self {

@@ -22,7 +22,7 @@ use std::{
 #[cfg(feature = "file")]
 pub use self::file::FileStore;
 pub use self::memory::MemoryStore;
-use crate::{error::BoxError, random, secret::Secret, time::Now};
+use crate::{error::BoxError, random, secret::Secret, time::Now, token::Token};
 
 /// Keeps one session's [`Record`].
 ///
@@ -116,6 +116,14 @@ impl StoredToken {
     /// A token of unknown lifetime, without a refresh token. The other parts are fields.
     pub fn new(access: impl Into<Secret>) -> Self {
         StoredToken { access: access.into(), refresh: None, expires_at: None, refresh_expires_at: None }
+    }
+
+    /// The same with the new refresh token of an answer whose access token is of no use: the authority has spent the
+    /// one before.
+    pub(crate) fn rotated(self, answer: &Token) -> Option<Self> {
+        let refresh = answer.refresh()?.clone();
+        let is_new = !self.refresh.as_ref().is_some_and(|before| before.same_as(&refresh));
+        is_new.then(|| StoredToken { refresh: Some(refresh), refresh_expires_at: None, ..self })
     }
 
     /// The refresh token, unless it is known to be dead.

@@ -10,8 +10,9 @@ use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
+    source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
-    test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
 };
 
 use crate::{script::within, world::World};
@@ -388,7 +389,7 @@ async fn that_no_token_can_be_had_is_not_believed_while_the_store_cannot_be_read
     let store = Watched::default();
     let authority = ModelAuthority::new();
     let tokens = authority.source();
-    let refreshing_only = tower_token_refresh::source_fn(move |cx: FetchContext| {
+    let refreshing_only = source_fn(move |cx: FetchContext| {
         let tokens = tokens.clone();
         async move {
             if cx.refresh_token().is_none() {
@@ -489,10 +490,42 @@ async fn an_answer_without_a_usable_token_is_never_stored() {
 async fn a_token_that_cannot_be_sent_is_never_stored() {
     for bad in ["", "line\r\nbreak", "nul\0"] {
         let store = Watched::default();
-        let source = tower_token_refresh::source_fn(move |_| async move { Ok(Token::new(bad)) });
+        let source = source_fn(move |_| async move { Ok(Token::new(bad)) });
         let session = Session::builder(source).store(store.clone()).build();
         let error = session.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(store.saved().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_came_with_an_access_token_of_no_use_is_the_next_one_presented() {
+    let presented = Arc::new(Mutex::new(Vec::new()));
+    let source = {
+        let presented = presented.clone();
+        source_fn(move |cx: FetchContext| {
+            let mut presented = presented.lock().unwrap();
+            presented.push(cx.refresh_token().map(|refresh| refresh.expose().to_owned()));
+            let access = if presented.len() == 1 { "not\nsendable" } else { "good" };
+            let refresh = format!("rotated-{}", presented.len());
+            std::future::ready(Ok::<_, FetchError>(Token::new(access).refresh_token(refresh)))
+        })
+    };
+    for restarts in [false, true] {
+        let (store, clock) = (Watched::default(), TestClock::new());
+        let session = || Session::builder(source.clone()).store(store.clone()).clock(clock.clone()).build();
+        let mut present = session();
+        let first = Token::new("first").refresh_token("issued").expires_in(Duration::from_secs(60));
+        present.login(first).await.unwrap();
+        clock.advance(Duration::from_secs(61));
+        assert_eq!(present.refresh().await.unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(store.access().await.as_deref(), Some("first"));
+        clock.advance(Duration::from_secs(5));
+        if restarts {
+            present = session();
+        }
+        assert_eq!(present.refresh().await.unwrap().access().expose(), "good");
+        let presented = std::mem::take(&mut *presented.lock().unwrap());
+        assert_eq!(presented, [Some("issued".to_owned()), Some("rotated-1".to_owned())], "{restarts}");
     }
 }
