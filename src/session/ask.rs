@@ -52,8 +52,13 @@ pub(crate) enum Decision {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) cause: Cause,
+    pub(crate) known: Known,
+}
+
+/// What the session has at a moment.
+#[derive(Debug)]
+pub(crate) struct Known {
     pub(crate) record: RecordHead,
-    /// The token before.
     pub(crate) present: Option<Arc<Issued>>,
 }
 

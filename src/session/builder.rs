@@ -12,6 +12,7 @@ use super::{
     engine::{Engine, Limits, Revoke},
     kernel::Slot,
     renewal::{Renewal, RenewalMode},
+    siblings::Follower,
     storage::Storage,
 };
 use crate::{
@@ -213,6 +214,7 @@ impl SessionBuilder {
             runtime: self.runtime,
             mark: Mark::new(),
             pulse,
+            follower: Follower::default(),
         }))
     }
 }

@@ -27,8 +27,10 @@ use super::{
     backoff::Backoff,
     flight::{Flight, Landed},
     issued::{Issued, Provenance, Sendable},
-    kernel::{Change, Slot},
+    kernel::{Change, Finder, Slot},
+    reload::Obtained,
     renewal::{Renewal, RenewalMode},
+    siblings::Follower,
     storage::{Storage, Written},
 };
 use crate::{
@@ -56,6 +58,7 @@ pub(crate) struct Engine {
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
     pub(super) pulse: watch::Sender<()>,
+    pub(super) follower: Follower,
 }
 
 /// Takes a token that nobody wants.
@@ -130,50 +133,49 @@ impl Engine {
         }
     }
 
-    /// Puts a refreshed token into use, unless its flight has lost.
-    pub(crate) async fn publish(&self, flight: &Flight, fresh: Sendable, record: RecordHead) {
-        self.finish(flight, |slot| slot.publish(flight, fresh, record)).await;
+    /// Puts into use what was fetched or found, unless something has come between.
+    pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) {
+        match obtained {
+            Obtained::Token { fresh, record } => {
+                self.finish(by, |slot| slot.publish(by, fresh, record)).await
+            }
+            Obtained::Replaced { fresh, record } => {
+                self.finish(by, |slot| slot.adopt(by, fresh, record)).await
+            }
+            Obtained::Ended { record } => self.ended(by, record).await,
+            Obtained::Nothing => self.finish(by, |_| None).await,
+        }
     }
 
-    /// Goes over to another identity, which the flight has found in the store.
-    pub(crate) async fn adopt(&self, flight: &Flight, fresh: Sendable, record: RecordHead) {
-        self.finish(flight, |slot| slot.adopt(flight, fresh, record)).await;
-    }
-
-    async fn finish(&self, flight: &Flight, change: impl FnOnce(&mut Slot) -> Option<Change>) {
+    async fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Change>) {
         let change = {
             let mut slot = self.slot().await;
             let change = change(&mut slot);
             match &change {
                 Some(change) => self.cell.store(Some(change.token.clone())),
-                None => slot.release(flight),
+                None => slot.release(by),
             }
             change
         };
-        self.changed(change.as_ref(), Some(flight));
+        self.changed(change.as_ref(), by.flight());
     }
 
-    /// Ends the session, because the flight has found its end in the store.
-    pub(crate) async fn ended(&self, flight: &Flight, record: RecordHead) {
+    /// Ends the session, because its end was found in the store.
+    async fn ended(&self, by: Finder<'_>, record: RecordHead) {
         let ended = {
             let mut slot = self.slot().await;
-            let ended = slot.ended(flight, record);
+            let ended = slot.ended(by, record);
             if ended {
                 self.cell.store(None);
             } else {
-                slot.release(flight);
+                slot.release(by);
             }
             ended
         };
         if ended {
             self.announce(&Event::LoggedOut);
         }
-        self.changed(None, Some(flight));
-    }
-
-    /// The fetch of a flight that has lost is over.
-    pub(crate) async fn release(&self, flight: &Flight) {
-        self.finish(flight, |_| None).await;
+        self.changed(None, by.flight());
     }
 
     /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
@@ -188,7 +190,9 @@ impl Engine {
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
         let now = self.clock.now();
         let failed = self.slot().await.fail(flight, failure, now, &self.limits.cooling);
-        let Some(Failure { class, error }) = failed else { return self.release(flight).await };
+        let Some(Failure { class, error }) = failed else {
+            return self.conclude(Finder::Flight(flight), Obtained::Nothing).await;
+        };
         self.announce(&match class {
             FailureClass::LoginRequired => Event::LoginRequired { error: &error },
             _ => Event::RefreshFailed { error: &error },

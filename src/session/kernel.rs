@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    ask::{Ask, Decision, Failure, Plan, RecordHead, answers},
+    ask::{Ask, Decision, Failure, Known, Plan, RecordHead, answers},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Sendable},
@@ -38,6 +38,25 @@ pub(crate) struct Slot {
     last_strike: Option<Duration>,
     record: RecordHead,
     spent: Vec<Error>,
+}
+
+/// Who brings something from the authority or the store.
+#[derive(Clone, Copy)]
+pub(crate) enum Finder<'a> {
+    Flight(&'a Flight),
+    /// A sibling's save was noticed. It counts if nothing has happened since the session stood at this record.
+    Sibling {
+        since: RecordHead,
+    },
+}
+
+impl<'a> Finder<'a> {
+    pub(crate) fn flight(self) -> Option<&'a Flight> {
+        match self {
+            Finder::Flight(flight) => Some(flight),
+            Finder::Sibling { .. } => None,
+        }
+    }
 }
 
 /// The fetch half of the state.
@@ -127,9 +146,9 @@ impl Slot {
         self.end_fetch(Fetch::Idle);
     }
 
-    /// Puts a refreshed token into use. `None`: the result came too late to count.
-    pub(crate) fn publish(&mut self, flight: &Flight, fresh: Sendable, record: RecordHead) -> Option<Change> {
-        if !self.is_wanted(flight) {
+    /// Puts a newer token of the same identity into use. `None`: it came too late to count.
+    pub(crate) fn publish(&mut self, by: Finder<'_>, fresh: Sendable, record: RecordHead) -> Option<Change> {
+        if !self.is_wanted(by) {
             return None;
         }
         self.set_fetch(Fetch::Idle);
@@ -154,7 +173,7 @@ impl Slot {
         now: Now,
         backoff: &Backoff,
     ) -> Option<Failure> {
-        if !self.is_wanted(flight) {
+        if !self.is_wanted(Finder::Flight(flight)) {
             return None;
         }
         let Failure { class, mut error } = failure;
@@ -181,8 +200,8 @@ impl Slot {
     }
 
     /// The fetch of a flight that has lost is over: another one may start.
-    pub(crate) fn release(&mut self, flight: &Flight) {
-        if self.is_on(flight) {
+    pub(crate) fn release(&mut self, by: Finder<'_>) {
+        if by.flight().is_some_and(|flight| self.is_on(flight)) {
             self.end_fetch(Fetch::Idle);
         }
     }
@@ -194,9 +213,9 @@ impl Slot {
         (self.issue(token, record, Arc::default()), flight)
     }
 
-    /// The same, for an identity that a flight has found in the store.
-    pub(crate) fn adopt(&mut self, flight: &Flight, token: Sendable, record: RecordHead) -> Option<Change> {
-        self.is_wanted(flight).then(|| {
+    /// The same, for an identity that was found in the store.
+    pub(crate) fn adopt(&mut self, by: Finder<'_>, token: Sendable, record: RecordHead) -> Option<Change> {
+        self.is_wanted(by).then(|| {
             self.leave(Fetch::Idle);
             self.issue(token, record, Arc::default())
         })
@@ -230,9 +249,9 @@ impl Slot {
         (self.record, flight)
     }
 
-    /// The same, for a logout that a flight has found in the store.
-    pub(crate) fn ended(&mut self, flight: &Flight, record: RecordHead) -> bool {
-        let wanted = self.is_wanted(flight);
+    /// The same, for a logout that was found in the store.
+    pub(crate) fn ended(&mut self, by: Finder<'_>, record: RecordHead) -> bool {
+        let wanted = self.is_wanted(by);
         if wanted {
             self.leave(Fetch::LoggedOut);
             self.record = record;
@@ -304,8 +323,11 @@ impl Slot {
         std::mem::take(&mut self.spent)
     }
 
-    fn is_wanted(&self, flight: &Flight) -> bool {
-        self.is_on(flight) && !flight.is_lost()
+    fn is_wanted(&self, by: Finder<'_>) -> bool {
+        match by {
+            Finder::Flight(flight) => self.is_on(flight) && !flight.is_lost(),
+            Finder::Sibling { since } => self.record == since && self.flight().is_none(),
+        }
     }
 
     fn is_on(&self, flight: &Flight) -> bool {
@@ -337,6 +359,10 @@ impl Slot {
         fruitless > 0 && token.age(now) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
     }
 
+    pub(crate) fn known(&self) -> Known {
+        Known { record: self.record, present: self.token.clone() }
+    }
+
     fn plan(&self, ask: Ask, now: Now) -> Plan {
         let cause = match ask {
             Ask::Force => Cause::Forced,
@@ -347,7 +373,7 @@ impl Slot {
             _ if self.token.is_some() => Cause::Expired,
             _ => Cause::Absent,
         };
-        Plan { cause, record: self.record, present: self.token.clone() }
+        Plan { cause, known: self.known() }
     }
 
     /// Why a request of an earlier epoch gets no token.

@@ -27,7 +27,9 @@ mod flight;
 mod issued;
 mod keep_fresh;
 mod kernel;
+mod reload;
 mod renewal;
+mod siblings;
 mod storage;
 mod transaction;
 mod verify;
@@ -243,6 +245,7 @@ impl Session {
                 "the change holds, but there is no tokio runtime to save it on",
             ));
         };
+        siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }
 }

@@ -115,6 +115,15 @@ impl Storage {
         bounded(self.store_timeout, async { self.store.load().await }).await
     }
 
+    /// Waits until the store holds a record of another revision.
+    pub(crate) async fn changed(&self, seen: u64) -> Result<(), Error> {
+        guarded(async {
+            self.store.changed(seen).await;
+            Ok(())
+        })
+        .await
+    }
+
     /// Saves the record of a login or logout with a revision above the store's: it may come from a process that has
     /// never looked into the store, and is news to all the others all the same.
     async fn save_above(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {

@@ -19,36 +19,25 @@ use super::{
     ask::{Failure, Plan, RecordHead},
     engine::{self, Engine},
     flight::{Flight, Held},
-    issued::{Provenance, Sendable},
+    issued::Provenance,
+    kernel::Finder,
+    reload::{Obtained, Reloaded, Taken, reload, take},
+    siblings,
 };
 use crate::{
     error::{Error, ErrorKind},
-    secret::Secret,
     source::{FailureClass, FetchContext},
-    store::{Record, StoredToken},
     time::timer,
-    token::Token,
 };
 
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
+    siblings::follow(&engine, runtime);
     let guard = flight.guard(engine.pulse().clone());
     runtime.spawn(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;
     });
-}
-
-/// What the first task brings.
-enum Obtained {
-    /// A token, fetched and saved or found in the store.
-    Token { fresh: Sendable, record: RecordHead },
-    /// Another identity was found in the store.
-    Replaced { fresh: Sendable, record: RecordHead },
-    /// The identity's end was found in the store.
-    Ended { record: RecordHead },
-    /// The flight is lost: nobody wants its result.
-    Nothing,
 }
 
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
@@ -83,10 +72,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
     match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
-        Ok(Obtained::Token { fresh, record }) => engine.publish(&flight, fresh, record).await,
-        Ok(Obtained::Replaced { fresh, record }) => engine.adopt(&flight, fresh, record).await,
-        Ok(Obtained::Ended { record }) => engine.ended(&flight, record).await,
-        Ok(Obtained::Nothing) => engine.release(&flight).await,
+        Ok(obtained) => engine.conclude(Finder::Flight(&flight), obtained).await,
         Err(failure) => engine.fail(&flight, failure).await,
     }
 }
@@ -95,7 +81,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, before) = match take(&engine, &plan, reloaded) {
+    let (base, before) = match take(&engine, &plan.known, reloaded) {
         Taken::Whole(obtained) => return Ok(obtained),
         Taken::Base(base, before) => (base, before),
     };
@@ -107,7 +93,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let context = FetchContext {
         refresh_token: refresh_token.clone(),
         cause: plan.cause,
-        fruitless: plan.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
+        fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
         mark: engine.mark(),
     };
     let fetched = engine.mark().around(engine.source.fetch(context)).await;
@@ -153,33 +139,6 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
 }
 
-/// What a reloaded record comes to.
-enum Taken {
-    /// All that the flight was for.
-    Whole(Obtained),
-    /// Where the fetch sets out from, and the token before.
-    Base(RecordHead, Option<StoredToken>),
-}
-
-fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded) -> Taken {
-    let before = || plan.present.as_ref().map(|present| present.sendable().stored());
-    match reloaded {
-        Reloaded::Token(record, token) => match alive(engine, plan, &token) {
-            Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
-            None => Taken::Base(record, Some(token)),
-        },
-        Reloaded::Replaced(record, token) => {
-            match engine.reported(engine.sendable(stored(&token), Provenance::Stored)) {
-                Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
-                // There is nothing in it to go over to.
-                None => Taken::Base(RecordHead { revision: record.revision, ..plan.record }, before()),
-            }
-        }
-        Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
-        Reloaded::Nothing(record) => Taken::Base(record, before()),
-    }
-}
-
 /// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares
 /// it may just have spent the refresh token, and be about to save the next one.
 async fn look_for_a_sibling(
@@ -194,7 +153,7 @@ async fn look_for_a_sibling(
         if flight.is_lost() {
             return None;
         }
-        if let Taken::Whole(obtained) = take(engine, plan, reload(base, plan, found)) {
+        if let Taken::Whole(obtained) = take(engine, &plan.known, reload(base, &plan.known, found)) {
             return Some(obtained);
         }
     }
@@ -227,7 +186,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let may_fetch = !is_taken || found.is_none();
-    let is_blind = found.is_none() && plan.present.is_none();
+    let is_blind = found.is_none() && plan.known.present.is_none();
     let mut newest = engine.storage.or_owed(found.flatten());
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again with the next refresh.
@@ -243,56 +202,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
             }
         }
     }
-    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.record, plan, newest) })
-}
-
-/// What the store's record means for a flight.
-#[derive(Debug)]
-enum Reloaded {
-    /// Nothing new: go on from what the session has.
-    Nothing(RecordHead),
-    /// A newer token of this session.
-    Token(RecordHead, StoredToken),
-    /// Another identity.
-    Replaced(RecordHead, StoredToken),
-    /// The session has ended.
-    Ended(RecordHead),
-}
-
-/// Only a record with a higher revision than memory's counts. A session that has never had a token takes whatever
-/// identity it finds.
-fn reload(known: RecordHead, plan: &Plan, found: Option<Record>) -> Reloaded {
-    let Some(Record { session, revision, token }) = found.filter(|found| found.revision > known.revision)
-    else {
-        return Reloaded::Nothing(known);
-    };
-    let head = RecordHead { session, revision };
-    match (token, &plan.present) {
-        (Some(token), None) => Reloaded::Token(head, token),
-        (Some(token), Some(_)) if session == known.session => Reloaded::Token(head, token),
-        (Some(token), Some(_)) => Reloaded::Replaced(head, token),
-        // Whoever logged out on this store, maybe without ever having looked into it: it is the user's word.
-        (None, Some(_)) => Reloaded::Ended(head),
-        (None, None) => Reloaded::Nothing(RecordHead { revision, ..known }),
-    }
-}
-
-/// The stored token, unless it is the one that was refused, has expired, or cannot be sent.
-fn alive(engine: &Engine, plan: &Plan, found: &StoredToken) -> Option<Sendable> {
-    let is_present = |present: &Secret| present.same_as(&found.access);
-    if plan.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
-        return None;
-    }
-    let fresh = engine.sendable(stored(found), Provenance::Stored).ok()?;
-    let is_alive = found.expires_at.is_none() || fresh.has_life_left();
-    is_alive.then_some(fresh)
-}
-
-fn stored(found: &StoredToken) -> Token {
-    Token::new(found.access.clone())
-        .expires_at(found.expires_at)
-        .refresh_token(found.refresh.clone())
-        .refresh_expires_at(found.refresh_expires_at)
+    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
 }
 
 impl Failure {

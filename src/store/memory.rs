@@ -1,5 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::{Lease, Record, TokenStore, rules};
 use crate::error::BoxError;
 
@@ -11,6 +13,7 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     kept: Mutex<Kept>,
     refresh: Arc<tokio::sync::Mutex<()>>,
+    revision: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +41,7 @@ impl TokenStore for MemoryStore {
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         let mut kept = self.kept();
         let admitted = rules::admit(record, fence, kept.leases, kept.record.as_ref())?;
+        self.0.revision.send_replace(admitted.revision);
         kept.record = Some(admitted);
         Ok(())
     }
@@ -47,5 +51,10 @@ impl TokenStore for MemoryStore {
         let mut kept = self.kept();
         kept.leases += 1;
         Ok(Lease::new(kept.leases, guard))
+    }
+
+    async fn changed(&self, known: u64) {
+        // The sender is ours, so this ends with a change.
+        let _ = self.0.revision.subscribe().wait_for(|revision| *revision != known).await;
     }
 }

@@ -47,6 +47,19 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
+
+    /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
+    /// The session then loads it and goes over to it, instead of finding out by a refusal or by its next refresh.
+    ///
+    /// Of a store that cannot tell it never resolves, which is what it does unless it is overridden.
+    ///
+    /// # Cancel safety
+    ///
+    /// The session drops the future when it ends itself.
+    fn changed(&self, known: u64) -> impl Future<Output = ()> + Send {
+        let _ = known;
+        std::future::pending()
+    }
 }
 
 /// The right to refresh. It ends when it is dropped.
@@ -151,6 +164,7 @@ pub(crate) trait DynTokenStore: Send + Sync {
     fn load(&self) -> Answer<'_, Option<Record>>;
     fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> Answer<'a, ()>;
     fn lock(&self) -> Answer<'_, Lease>;
+    fn changed(&self, known: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
@@ -166,5 +180,9 @@ impl<T: TokenStore> DynTokenStore for T {
 
     fn lock(&self) -> Answer<'_, Lease> {
         Box::pin(TokenStore::lock(self))
+    }
+
+    fn changed(&self, known: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(TokenStore::changed(self, known))
     }
 }

@@ -123,7 +123,7 @@ async fn a_login_that_is_not_saved_does_not_give_way_to_an_older_identity_in_the
 
 #[tokio::test(start_paused = true)]
 async fn a_login_in_a_new_process_reaches_the_one_that_has_refreshed_for_long() {
-    let store = MemoryStore::new();
+    let store = Watched::default();
     let old = world(store.clone());
     for _ in 0..10 {
         old.session.refresh().await.unwrap();

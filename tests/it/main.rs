@@ -26,6 +26,7 @@ mod script;
 mod secrets;
 mod session_map;
 mod sessions;
+mod siblings;
 mod sources;
 mod stacks;
 mod start;

@@ -17,7 +17,7 @@ use tower_token_refresh::{
 
 use crate::{script::within, world::World};
 
-/// A memory store whose calls can be held, can fail, and are noted.
+/// A memory store whose calls can be held, can fail, and are noted. It does not tell of changes.
 #[derive(Clone, Default)]
 pub(crate) struct Watched {
     memory: MemoryStore,
@@ -343,7 +343,7 @@ async fn sessions_on_one_store_refresh_once_between_them() {
 
 #[tokio::test(start_paused = true)]
 async fn a_logout_on_one_session_ends_the_others_on_its_store_at_their_next_refresh() {
-    let store = MemoryStore::new();
+    let store = Watched::default();
     let authority = ModelAuthority::new();
     let one = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
     one.session.token().await.unwrap();
@@ -357,7 +357,7 @@ async fn a_logout_on_one_session_ends_the_others_on_its_store_at_their_next_refr
 #[tokio::test(start_paused = true)]
 async fn a_login_or_logout_of_a_process_that_has_never_looked_into_the_store_is_news_to_the_others() {
     for logs_in in [false, true] {
-        let store = MemoryStore::new();
+        let store = Watched::default();
         let authority = ModelAuthority::new().account("bob", "builder");
         let running = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
         running.session.token().await.unwrap();
@@ -422,7 +422,7 @@ async fn a_replaced_token_without_a_refresh_token_keeps_the_one_before() {
 
 #[tokio::test(start_paused = true)]
 async fn another_identity_in_the_store_replaces_ours_at_the_next_refresh() {
-    let store = MemoryStore::new();
+    let store = Watched::default();
     let authority = ModelAuthority::new().account("bob", "builder");
     let one = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
     one.session.token().await.unwrap();

@@ -69,7 +69,7 @@ fn decide(slot: &mut Slot, ask: Ask, now: Now) -> &'static str {
 
 fn publish(slot: &mut Slot, flight: &Flight) -> Option<Change> {
     let record = slot.record;
-    slot.publish(flight, sendable(), record)
+    slot.publish(Finder::Flight(flight), sendable(), record)
 }
 
 fn replace(slot: &mut Slot) -> (Change, Option<Flight>) {
@@ -180,10 +180,10 @@ fn a_flight_of_another_epoch_changes_nothing() {
         let before = slot.token().map(|token| token.stamp());
         let record = slot.record;
         assert!(publish(&mut slot, &flight).is_none());
-        assert!(slot.adopt(&flight, sendable(), record).is_none());
+        assert!(slot.adopt(Finder::Flight(&flight), sendable(), record).is_none());
         assert!(fail(&mut slot, &flight, FailureClass::LoginRequired, NOW).is_none());
         assert!(!slot.overdue(&flight, error()));
-        assert!(!slot.ended(&flight, record));
+        assert!(!slot.ended(Finder::Flight(&flight), record));
         assert_eq!(slot.token().map(|token| token.stamp()), before);
         assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "start" });
     }
@@ -199,7 +199,7 @@ fn a_replaced_session_starts_no_fetch_beside_the_one_that_lost() {
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "join");
     assert!(publish(&mut slot, &flight).is_none(), "its result is not wanted");
     assert!(fail(&mut slot, &flight, FailureClass::LoginRequired, NOW).is_none(), "nor is its failure");
-    slot.release(&flight);
+    slot.release(Finder::Flight(&flight));
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "start");
 }
 

@@ -1,0 +1,100 @@
+//! What a record in the store means for a session.
+
+use super::{
+    ask::{Known, RecordHead},
+    engine::Engine,
+    issued::{Provenance, Sendable},
+};
+use crate::{
+    secret::Secret,
+    store::{Record, StoredToken},
+    token::Token,
+};
+
+/// What the store's record means for the session.
+#[derive(Debug)]
+pub(crate) enum Reloaded {
+    /// Nothing new: go on from what the session has.
+    Nothing(RecordHead),
+    /// A newer token of this session.
+    Token(RecordHead, StoredToken),
+    /// Another identity.
+    Replaced(RecordHead, StoredToken),
+    /// The session has ended.
+    Ended(RecordHead),
+}
+
+/// Only a record with a higher revision than memory's counts. A session that has never had a token takes whatever
+/// identity it finds.
+pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
+    let Some(Record { session, revision, token }) = found.filter(|found| found.revision > base.revision)
+    else {
+        return Reloaded::Nothing(base);
+    };
+    let head = RecordHead { session, revision };
+    match (token, &known.present) {
+        (Some(token), None) => Reloaded::Token(head, token),
+        (Some(token), Some(_)) if session == base.session => Reloaded::Token(head, token),
+        (Some(token), Some(_)) => Reloaded::Replaced(head, token),
+        // Whoever logged out on this store, maybe without ever having looked into it: it is the user's word.
+        (None, Some(_)) => Reloaded::Ended(head),
+        (None, None) => Reloaded::Nothing(RecordHead { revision, ..base }),
+    }
+}
+
+/// The stored token, unless it is the one that was refused, has expired, or cannot be sent.
+fn alive(engine: &Engine, known: &Known, found: &StoredToken) -> Option<Sendable> {
+    let is_present = |present: &Secret| present.same_as(&found.access);
+    if known.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
+        return None;
+    }
+    let fresh = engine.sendable(stored(found), Provenance::Stored).ok()?;
+    let is_alive = found.expires_at.is_none() || fresh.has_life_left();
+    is_alive.then_some(fresh)
+}
+
+/// What a reloaded record comes to.
+pub(crate) enum Taken {
+    /// All that a refresh is for.
+    Whole(Obtained),
+    /// Where a fetch sets out from, and the token before.
+    Base(RecordHead, Option<StoredToken>),
+}
+
+pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded) -> Taken {
+    let before = || known.present.as_ref().map(|present| present.sendable().stored());
+    match reloaded {
+        Reloaded::Token(record, token) => match alive(engine, known, &token) {
+            Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
+            None => Taken::Base(record, Some(token)),
+        },
+        Reloaded::Replaced(record, token) => {
+            match engine.reported(engine.sendable(stored(&token), Provenance::Stored)) {
+                Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
+                // There is nothing in it to go over to.
+                None => Taken::Base(RecordHead { revision: record.revision, ..known.record }, before()),
+            }
+        }
+        Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
+        Reloaded::Nothing(record) => Taken::Base(record, before()),
+    }
+}
+
+/// What comes of a look into the store, or of a fetch.
+pub(crate) enum Obtained {
+    /// A token, fetched and saved or found in the store.
+    Token { fresh: Sendable, record: RecordHead },
+    /// Another identity was found in the store.
+    Replaced { fresh: Sendable, record: RecordHead },
+    /// The identity's end was found in the store.
+    Ended { record: RecordHead },
+    /// Nothing, or nothing that anybody wants.
+    Nothing,
+}
+
+fn stored(found: &StoredToken) -> Token {
+    Token::new(found.access.clone())
+        .expires_at(found.expires_at)
+        .refresh_token(found.refresh.clone())
+        .refresh_expires_at(found.refresh_expires_at)
+}

@@ -1,0 +1,79 @@
+//! Follows what others save to the same store, so that their token is used without a refusal of ours.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::{runtime::Handle, task::JoinSet, time::sleep};
+
+use super::{
+    ask::Known,
+    engine::Engine,
+    kernel::{Fetch, Finder},
+    reload::{Taken, reload, take},
+    storage::Storage,
+};
+
+/// The task that follows the store. It ends with the session.
+#[derive(Default)]
+pub(crate) struct Follower(Mutex<JoinSet<()>>);
+
+/// Sees to it that the store is being followed.
+pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
+    let mut task = engine.follower.0.lock().unwrap_or_else(PoisonError::into_inner);
+    // One whose runtime is gone has ended.
+    while task.try_join_next().is_some() {}
+    
+    if task.is_empty() {
+        task.spawn_on(until_the_end(Arc::downgrade(engine), engine.storage.clone()), runtime);
+    }
+}
+
+async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
+    let mut seen = 0;
+    loop {
+        let news = storage.changed(seen).await;
+        let Some(engine) = session.upgrade() else { return };
+        let revision = look(&engine).await;
+        drop(engine);
+        if news.is_err() || revision.is_none_or(|revision| revision == seen) {
+            // A store that fails, or that calls for nothing, is not asked again at once.
+            sleep(storage.timeout()).await;
+        }
+        seen = revision.unwrap_or(seen);
+    }
+}
+
+/// Goes over to what is in the store, if it is newer, and returns its revision.
+async fn look(engine: &Engine) -> Option<u64> {
+    let Quiet { known, is_logged_out } = quiet(engine).await;
+    let found = engine.reported(engine.storage.load().await).flatten()?;
+    let revision = found.revision;
+    // After a logout only another login counts.
+    let is_news = !is_logged_out || found.session != known.record.session;
+    let newest = engine.storage.or_owed(Some(found).filter(|_| is_news));
+    if let Taken::Whole(obtained) = take(engine, &known, reload(known.record, &known, newest)) {
+        engine.conclude(Finder::Sibling { since: known.record }, obtained).await;
+    }
+    Some(revision)
+}
+
+struct Quiet {
+    known: Known,
+    is_logged_out: bool,
+}
+
+/// Waits for the end of the refresh that is on: it looks into the store itself.
+async fn quiet(engine: &Engine) -> Quiet {
+    let mut pulse = engine.pulse().subscribe();
+    loop {
+        pulse.mark_unchanged();
+        {
+            let mut slot = engine.slot().await;
+            if !slot.is_flying() {
+                let is_logged_out = matches!(slot.fetch(), Fetch::LoggedOut);
+                return Quiet { known: slot.known(), is_logged_out };
+            }
+        }
+        // The sender is the engine's, so this ends with a change.
+        let _ = pulse.changed().await;
+    }
+}

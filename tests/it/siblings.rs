@@ -1,0 +1,199 @@
+//! Sessions on one store that tells of changes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
+    session::{Changes, State},
+    source_fn,
+    store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
+    test_util::Gate,
+};
+
+use crate::script::within;
+
+/// A session that fetches `NAME-1`, `NAME-2`, …
+fn session(name: &'static str, store: impl TokenStore) -> Session {
+    let fetched = AtomicUsize::new(0);
+    let source = source_fn(move |_: FetchContext| {
+        let number = fetched.fetch_add(1, Ordering::SeqCst) + 1;
+        std::future::ready(Ok::<_, FetchError>(Token::new(format!("{name}-{number}"))))
+    });
+    Session::builder(source).store(store).build()
+}
+
+async fn access(session: &Session) -> String {
+    session.token().await.unwrap().access().expose().to_owned()
+}
+
+async fn next(changes: &mut Changes) -> State {
+    within(changes.next()).await.expect("the session is there")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_siblings_refresh_is_used_at_once_and_costs_no_refusal() {
+    let store = MemoryStore::new();
+    let (one, other) = (session("one", store.clone()), session("other", store.clone()));
+    assert_eq!((access(&one).await, access(&other).await), ("one-1".into(), "one-1".into()));
+    let mut changes = other.subscribe();
+    let before = next(&mut changes).await;
+    one.refresh().await.unwrap();
+    let after = next(&mut changes).await;
+    assert!(matches!((before, after), (State::Issued(old), State::Issued(new)) if new > old));
+    assert_eq!(access(&other).await, "one-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_siblings_login_and_logout_are_ours_at_once() {
+    let store = MemoryStore::new();
+    let (one, other) = (session("one", store.clone()), session("other", store.clone()));
+    assert_eq!((access(&one).await, access(&other).await), ("one-1".into(), "one-1".into()));
+    let mut changes = other.subscribe();
+    next(&mut changes).await;
+    one.login(Token::new("of-bob")).await.unwrap();
+    next(&mut changes).await;
+    assert_eq!(access(&other).await, "of-bob");
+    one.logout().await.unwrap();
+    assert_eq!(next(&mut changes).await, State::LoggedOut);
+    assert_eq!(other.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_siblings_login_ends_a_logout_and_a_dead_session() {
+    for logs_out in [false, true] {
+        let store = MemoryStore::new();
+        let dead = Session::builder(source_fn(|_: FetchContext| async {
+            Err::<Token, _>(FetchError::login_required("the grant is over"))
+        }))
+        .store(store.clone())
+        .build();
+        if logs_out {
+            dead.logout().await.unwrap();
+        } else {
+            dead.token().await.unwrap_err();
+        }
+        let mut changes = dead.subscribe();
+        next(&mut changes).await;
+        session("other", store).login(Token::new("of-bob")).await.unwrap();
+        assert!(matches!(next(&mut changes).await, State::Issued(_)));
+        assert_eq!(access(&dead).await, "of-bob");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sibling_still_saves_of_the_session_does_not_undo_a_logout() {
+    let store = MemoryStore::new();
+    let ours = session("ours", store.clone());
+    access(&ours).await;
+    ours.logout().await.unwrap();
+    let left = store.load().await.unwrap().unwrap();
+    let late = Record { revision: left.revision + 5, token: Some(StoredToken::new("late")), ..left };
+    store.save(&late, None).await.unwrap();
+    let mut looks = ours.subscribe();
+    next(&mut looks).await;
+    let mut undone = task::spawn(looks.next());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_pending!(undone.poll());
+    assert_eq!(ours.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_siblings_login_during_a_refresh_of_ours_is_noticed_after_it() {
+    let (store, gate) = (MemoryStore::new(), Gate::new());
+    let held = gate.clone();
+    let ours = Session::builder(source_fn(move |_: FetchContext| {
+        let held = held.clone();
+        async move {
+            held.pass().await;
+            Ok::<_, FetchError>(Token::new("of-alice"))
+        }
+    }))
+    .store(store.clone())
+    .build();
+    let mut refresh = task::spawn(ours.refresh());
+    assert_pending!(refresh.poll());
+    gate.waiting(1).await;
+    session("other", store).login(Token::new("of-bob")).await.unwrap();
+    gate.open();
+    within(refresh).await.unwrap();
+    let mut changes = ours.subscribe();
+    while access(&ours).await != "of-bob" {
+        next(&mut changes).await;
+    }
+}
+
+/// Calls for a look all the time, and counts the looks.
+#[derive(Clone, Default)]
+struct Restless {
+    memory: MemoryStore,
+    loads: Arc<AtomicUsize>,
+    panics: bool,
+    alive: Arc<()>,
+}
+
+impl TokenStore for Restless {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.memory.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.memory.lock().await
+    }
+
+    async fn changed(&self, _: u64) {
+        assert!(!self.panics, "a store that panics");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_calls_without_news_or_panics_is_looked_into_now_and_then() {
+    for panics in [false, true] {
+        let store = Restless { panics, ..Restless::default() };
+        let session = session("ours", store.clone());
+        access(&session).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let loads = store.loads.load(Ordering::SeqCst);
+        assert!((2..=725).contains(&loads), "{loads} loads in an hour");
+        assert_eq!(access(&session).await, "ours-1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_follows_the_store_of_a_session_that_is_gone() {
+    let store = Restless::default();
+    let session = session("ours", store.clone());
+    access(&session).await;
+    assert!(Arc::strong_count(&store.alive) > 1);
+    drop(session);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(Arc::strong_count(&store.alive), 1);
+}
+
+#[test]
+fn the_store_is_followed_again_on_the_next_runtime() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let store = MemoryStore::new();
+    let (one, other) = (session("one", store.clone()), session("other", store));
+    runtime().block_on(async { assert_eq!(access(&one).await, access(&other).await) });
+    runtime().block_on(async {
+        other.refresh().await.unwrap();
+        let mut changes = other.subscribe();
+        next(&mut changes).await;
+        one.login(Token::new("of-bob")).await.unwrap();
+        next(&mut changes).await;
+        assert_eq!(access(&other).await, "of-bob");
+    });
+}
