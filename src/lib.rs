@@ -80,7 +80,7 @@
 //! # Features
 //!
 //! - `json` (default): [error codes in JSON bodies](peek), and [sources](source) that speak to an authority over HTTP:
-//!   passwords, login codes, OAuth 2.
+//!   passwords, login codes, OAuth 2, applications; [presets](preset) of platforms.
 //! - `file`: `store::FileStore`, a token in a file, for any number of processes.
 //! - `session-map`: `SessionMap`, a session for each of many identities.
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
@@ -98,6 +98,8 @@ mod layer;
 pub mod peek;
 pub mod placement;
 mod policy;
+#[cfg(feature = "json")]
+pub mod preset;
 mod random;
 mod reentry;
 pub mod scope;

@@ -21,7 +21,7 @@ pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
     let mut task = engine.follower.0.lock().unwrap_or_else(PoisonError::into_inner);
     // One whose runtime is gone has ended.
     while task.try_join_next().is_some() {}
-    
+
     if task.is_empty() {
         task.spawn_on(until_the_end(Arc::downgrade(engine), engine.storage.clone()), runtime);
     }

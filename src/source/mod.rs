@@ -19,6 +19,8 @@
 //! `LoginCode` (see `login`), and the grants of OAuth 2 (see `oauth2`). They are chained by
 //! [`or_else`](TokenSource::or_else).
 
+#[cfg(feature = "json")]
+mod app;
 mod chain;
 #[cfg(feature = "json")]
 mod credentials;
@@ -30,18 +32,19 @@ pub mod oauth2;
 #[cfg(feature = "json")]
 mod refused;
 #[cfg(feature = "json")]
-mod wire;
+pub(crate) mod wire;
 
 use std::{fmt, future::Future, pin::Pin};
 
 pub(crate) use self::error::FailureClass;
-pub use self::{chain::OrElse, error::FetchError};
 #[cfg(feature = "json")]
 pub use self::{
+    app::AppToken,
     credentials::Credentials,
     login::{LoginCode, Password},
     wire::{AuthorityClient, AuthorityError, Content, Failed, JsonAnswer},
 };
+pub use self::{chain::OrElse, error::FetchError};
 use http::Request;
 
 use crate::{reentry::Mark, secret::Secret, token::Token};

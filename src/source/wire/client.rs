@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
 use http_body::Body;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
-use super::{answer::Answer, content::Content, error::Failed, failure::Grant, fields::Reading, json};
+use super::{answer::Answer, content::Content, error::Failed, failure::Grant, fields::Reading, form, json};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     source::{FetchContext, FetchError},
@@ -205,6 +205,26 @@ pub(in crate::source) fn post(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
     request
+}
+
+/// A request with these pairs in its query. An authority that reads one has nothing to spend: it may be repeated.
+pub(in crate::source) fn get<'a>(
+    uri: &Uri,
+    pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) -> Result<Request<Content>, FetchError> {
+    let too_long = |_| FetchError::configuration("a URL with these parameters is too long");
+    let query = form::encode(pairs);
+    let mut text = Zeroizing::new(Vec::with_capacity(uri.path().len() + query.len() + 1));
+    text.extend_from_slice(uri.path().as_bytes());
+    text.push(b'?');
+    text.extend_from_slice(&query);
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query =
+        Some(PathAndQuery::try_from(text.as_slice()).map_err(http::Error::from).map_err(too_long)?);
+    let mut request = Request::new(Content::new(Zeroizing::default()));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from).map_err(too_long)?;
+    request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
+    Ok(request)
 }
 
 async fn send<S, B>(mut service: S, request: Request<Content>, limit: usize) -> Result<Answer, BoxError>

@@ -78,6 +78,7 @@ fn meaning(reading: &Reading, grant: Grant, answer: &Answer, code: Option<&str>)
         _ if is_configured(dead) => Meaning::Dead,
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
+        _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         status if status.is_success() => Meaning::Transient,
         _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
         _ if grant == Grant::Login || is(DEAD) => Meaning::Dead,

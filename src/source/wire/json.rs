@@ -143,9 +143,20 @@ impl Pointer {
 
 /// A value in a request that is no secret.
 #[derive(Clone, Debug)]
-pub(in crate::source) enum Scalar {
+pub(crate) enum Scalar {
     Text(String),
     Number(i64),
+    Bool(bool),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Text(value) => value.fmt(f),
+            Scalar::Number(value) => value.fmt(f),
+            Scalar::Bool(value) => value.fmt(f),
+        }
+    }
 }
 
 /// The text of an object with these members, in this order.
@@ -164,6 +175,7 @@ pub(in crate::source) fn object<'a>(
         match value {
             Scalar::Text(value) => member(&mut text, &mut opening, name, value),
             Scalar::Number(value) => member(&mut text, &mut opening, name, value),
+            Scalar::Bool(value) => member(&mut text, &mut opening, name, value),
         }
     }
     text.push(b'}');

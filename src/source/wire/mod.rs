@@ -7,7 +7,7 @@ mod error;
 mod failure;
 mod fields;
 pub(super) mod form;
-pub(super) mod json;
+pub(crate) mod json;
 mod retry_after;
 
 pub use self::{
@@ -16,4 +16,8 @@ pub use self::{
     error::{AuthorityError, Failed},
     fields::JsonAnswer,
 };
-pub(super) use self::{client::post, failure::Grant, fields::Reading};
+pub(super) use self::{
+    client::{get, post},
+    failure::Grant,
+    fields::Reading,
+};

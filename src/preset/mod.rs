@@ -1,0 +1,86 @@
+//! What platforms expect, as data.
+//!
+//! A [`Preset`] says where a platform wants the token and which of its answers refuse it; the source beside it gets
+//! tokens there.
+//!
+//! | platform | preset | source |
+//! |---|---|---|
+//! | a mini program's own server | [`mini_program`] | [`LoginCode::mini_program`](crate::LoginCode::mini_program) |
+//! | WeChat server API | [`wechat`] | [`wechat_token`], or [`StableToken`] |
+//! | WeCom | [`wecom`] | [`wecom_token`] |
+//! | DingTalk, old API | [`dingtalk_old`] | [`dingtalk_old_token`] |
+//! | DingTalk, new API | [`dingtalk`] | [`dingtalk_token`] |
+//! | Feishu, tenant | [`feishu`] | [`feishu_token`] |
+//! | Slack, rotating tokens | [`slack`] | [`RefreshTokenGrant`](crate::RefreshTokenGrant) at [`slack_endpoint`] |
+//! | an OAuth 2 resource server | [`oauth2`] | any of [`oauth2`](crate::source::oauth2) |
+//! | gRPC | [`grpc`] | any |
+//!
+//! ```
+//! use tower::ServiceBuilder;
+//! use tower_token_refresh::{Origin, preset};
+//! # use http_body_util::Full;
+//! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+//! # use tower_token_refresh::{ReplayBody, source::Content};
+//!
+//! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+//! # type Sent = ReplayBody<Full<bytes::Bytes>>;
+//! # let api: Client<HttpConnector, Sent> = Client::builder(TokioExecutor::new()).build_http();
+//! let wechat = preset::wechat();
+//! let session = wechat.session(preset::wechat_token(http, "my-app", "its-secret")).build();
+//! let client = ServiceBuilder::new()
+//!     .layer(wechat.layer(session, "https://api.weixin.qq.com".parse::<Origin>()?))
+//!     .service(api);
+//! # let _ = client;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Each application of a process has a session of its own.
+
+mod apps;
+mod json_by_default;
+mod platforms;
+mod stable_token;
+
+use std::fmt;
+
+pub use self::{
+    apps::{dingtalk_old_token, dingtalk_token, feishu_token, slack_endpoint, wechat_token, wecom_token},
+    json_by_default::{JsonByDefault, WithJsonByDefault},
+    platforms::{dingtalk, dingtalk_old, feishu, grpc, mini_program, oauth2, slack, wechat, wecom},
+    stable_token::StableToken,
+};
+use crate::{
+    classify::Classify, layer::TokenRefreshLayer, placement::Placement, scope::Scope, session::Session,
+    session::SessionBuilder, source::TokenSource,
+};
+
+/// Where a platform wants the token, and which of its answers refuse it. `L` is the layer that finds the evidence in
+/// the body of an answer.
+#[must_use]
+pub struct Preset<L> {
+    placement: Placement,
+    classifier: Box<dyn Classify>,
+    below: L,
+}
+
+impl<L> Preset<L> {
+    fn new(placement: Placement, classifier: impl Classify, below: L) -> Self {
+        Preset { placement, classifier: Box::new(classifier), below }
+    }
+
+    /// Starts to build a session whose token is put where the platform wants it.
+    pub fn session(&self, source: impl TokenSource) -> SessionBuilder {
+        Session::builder(source).placement(self.placement.clone())
+    }
+
+    /// The layer for that session, and the one that belongs below it. A pair of layers is a layer.
+    pub fn layer(self, session: Session, scope: impl Into<Scope>) -> (TokenRefreshLayer, L) {
+        (TokenRefreshLayer::new(session, scope).classifier(self.classifier), self.below)
+    }
+}
+
+impl<L> fmt::Debug for Preset<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Preset").field("placement", &self.placement).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,73 @@
+use super::{JsonByDefault, Preset};
+use crate::{
+    classify::{Classify, Codes, Standard},
+    peek::{
+        grpc::{GrpcStatusLayer, GrpcUnauthenticated},
+        json::JsonCodeLayer,
+    },
+    placement::Placement,
+};
+
+const VALID: &str = "the data of the presets is valid";
+
+/// A mini program's own server: `Authorization: Basic base64(token + ":")`, a 403 for a refused token, error codes in
+/// `error_code` for [`Tips`](crate::Tips), and JSON as the content type of requests that name none.
+pub fn mini_program() -> Preset<(JsonByDefault, JsonCodeLayer)> {
+    Preset::new(Placement::basic(), Standard, (JsonByDefault::new(), JsonCodeLayer::new()))
+}
+
+/// WeChat's server API: `?access_token=`, and `errcode` 40001, 40014 or 42001 at status 200.
+///
+/// 40001 is said of a wrong secret, too, so that alone it is only a suspicion, which costs a bounded number of fetches.
+pub fn wechat() -> Preset<JsonCodeLayer> {
+    let suspect = Codes::suspect([40_001]).expect(VALID);
+    let classifier = Codes::reject([40_014, 42_001]).expect(VALID).or(suspect);
+    Preset::new(access_token(), classifier, at("/errcode").content_type("text/plain").expect(VALID))
+}
+
+/// WeCom: `?access_token=`, and `errcode` 42001 or 40014 at status 200.
+pub fn wecom() -> Preset<JsonCodeLayer> {
+    Preset::new(access_token(), Codes::reject([40_014, 42_001]).expect(VALID), at("/errcode"))
+}
+
+/// The old API of DingTalk: `?access_token=`, and `errcode` 40014 at status 200.
+pub fn dingtalk_old() -> Preset<JsonCodeLayer> {
+    Preset::new(access_token(), Codes::reject([40_014]).expect(VALID), at("/errcode"))
+}
+
+/// The new API of DingTalk: a header of its own, and `code` `InvalidAuthentication` at status 400.
+pub fn dingtalk() -> Preset<JsonCodeLayer> {
+    let placement = Placement::header("x-acs-dingtalk-access-token").expect(VALID);
+    let refused = Codes::reject(["InvalidAuthentication"]).and_then(|codes| codes.at([400])).expect(VALID);
+    Preset::new(placement, refused, at("/code"))
+}
+
+/// Feishu with a tenant's token: a bearer token, and `code` 99991663 (or 61, 64, 71, 77 at its end).
+pub fn feishu() -> Preset<JsonCodeLayer> {
+    let refused = [99_991_663, 99_991_661, 99_991_664, 99_991_671, 99_991_677];
+    Preset::new(Placement::bearer(), Codes::reject(refused).expect(VALID), at("/code"))
+}
+
+/// Slack with tokens that rotate: a bearer token, and `error` `token_expired` at status 200.
+pub fn slack() -> Preset<JsonCodeLayer> {
+    Preset::new(Placement::bearer(), Codes::reject(["token_expired"]).expect(VALID), at("/error"))
+}
+
+/// A resource server of OAuth 2 (RFC 6750): a bearer token, and what [`Standard`] takes for a refusal.
+pub fn oauth2() -> Preset<()> {
+    Preset::new(Placement::bearer(), Standard, ())
+}
+
+/// gRPC: a bearer token in the metadata, and `UNAUTHENTICATED` in headers, or in the trailers of calls that are marked
+/// [`Unary`](crate::peek::grpc::Unary).
+pub fn grpc() -> Preset<GrpcStatusLayer> {
+    Preset::new(Placement::bearer(), GrpcUnauthenticated, GrpcStatusLayer::new())
+}
+
+fn access_token() -> Placement {
+    Placement::query("access_token").expect(VALID)
+}
+
+fn at(pointer: &str) -> JsonCodeLayer {
+    JsonCodeLayer::new().pointers([pointer]).expect(VALID)
+}

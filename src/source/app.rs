@@ -1,0 +1,130 @@
+//! Tokens for an application.
+
+use std::fmt;
+
+use http::Uri;
+
+use super::{
+    AuthorityClient, FetchContext, FetchError, JsonAnswer, TokenSource,
+    wire::{
+        Grant, Reading, get,
+        json::{self, Scalar},
+        post,
+    },
+};
+use crate::{secret::Secret, token::Token};
+
+/// Gets tokens for an application with its own credentials, where the platform does not speak OAuth 2.
+///
+/// A refusal of the credentials is a failure of the configuration: the session is kept, cools down and asks again, because
+/// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow.
+///
+/// ```
+/// use tower_token_refresh::{Session, source::{AppToken, JsonAnswer}};
+/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+/// # use tower_token_refresh::source::Content;
+///
+/// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// let source = AppToken::post(http, "https://api.example.com/app/token".parse()?)
+///     .credential("app", "my-app")
+///     .credential("secret", "from-the-configuration")
+///     .answer(JsonAnswer::new().access_token("/token")?.business_code("/code")?);
+/// let session = Session::builder(source).build();
+/// # let _ = session;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub struct AppToken {
+    client: AuthorityClient,
+    url: Uri,
+    sends: Sends,
+    credentials: Vec<(String, Secret)>,
+    constants: Vec<(String, Scalar)>,
+    reading: Reading,
+}
+
+#[derive(Clone, Copy)]
+enum Sends {
+    Query,
+    Json,
+}
+
+impl AppToken {
+    /// `POST`s there, with everything in a JSON object.
+    pub fn post(client: impl Into<AuthorityClient>, url: Uri) -> Self {
+        AppToken::new(client.into(), url, Sends::Json)
+    }
+
+    /// `GET`s there, with everything in the query. The secret is then in the URL, which logs like to keep: this crate
+    /// shows it nowhere, the client should not either.
+    pub fn get(client: impl Into<AuthorityClient>, url: Uri) -> Self {
+        AppToken::new(client.into(), url, Sends::Query)
+    }
+
+    fn new(client: AuthorityClient, url: Uri, sends: Sends) -> Self {
+        AppToken {
+            client,
+            url,
+            sends,
+            credentials: Vec::new(),
+            constants: Vec::new(),
+            reading: Reading::default(),
+        }
+    }
+
+    /// One of the credentials: the application's id, its secret.
+    pub fn credential(mut self, name: &str, value: impl Into<Secret>) -> Self {
+        self.credentials.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// One more text in the request.
+    pub fn text(mut self, name: &str, value: &str) -> Self {
+        self.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));
+        self
+    }
+
+    /// Where in the answer the parts are; as [`JsonAnswer::new`] says unless this is called.
+    pub fn answer(mut self, answer: JsonAnswer) -> Self {
+        self.reading.answer = answer;
+        self
+    }
+
+    /// Another URL, for a proxy or a private deployment of the platform.
+    pub fn url(mut self, url: Uri) -> Self {
+        self.url = url;
+        self
+    }
+
+    /// Asks, with one more part in the request.
+    pub(crate) async fn ask(
+        &self,
+        cx: &FetchContext,
+        more: Option<(&str, Scalar)>,
+    ) -> Result<Token, FetchError> {
+        let secrets = self.credentials.iter().map(|(name, secret)| (name.as_str(), secret.expose()));
+        let mut others = self.constants.clone();
+        others.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        let request = match self.sends {
+            Sends::Json => post(&self.url, json::MEDIA_TYPE, json::object(secrets, &others)),
+            Sends::Query => {
+                let others: Vec<_> = others.iter().map(|(name, value)| (name, value.to_string())).collect();
+                let others = others.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                get(&self.url, secrets.chain(others))?
+            }
+        };
+        self.client.ask(cx, request, &self.reading, Grant::Client).await
+    }
+}
+
+impl TokenSource for AppToken {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        self.ask(&cx, None).await
+    }
+}
+
+impl fmt::Debug for AppToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppToken").field("host", &self.url.host()).finish_non_exhaustive()
+    }
+}
