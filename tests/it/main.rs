@@ -13,6 +13,7 @@ mod locks;
 mod logins;
 mod oauth2;
 mod peek;
+mod presets;
 mod promises;
 mod recovery;
 mod reentry;

@@ -1,0 +1,479 @@
+//! What platforms expect, against servers that answer as they do.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
+use tower_token_refresh::{
+    ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, RefreshTokenGrant, ReplayBody, Session,
+    Token, TokenRefreshLayer, TokenSource,
+    peek::grpc::Unary,
+    preset::{self, Preset, StableToken},
+    session::SessionBuilder,
+    source::{Content, LoginCode},
+    source_fn,
+};
+
+use crate::{script::within, world::origin};
+
+/// A platform: its token endpoint, and its API.
+#[derive(Clone, Default)]
+struct Platform(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    hands_out: VecDeque<String>,
+    token_calls: Vec<String>,
+    says: VecDeque<(u16, &'static str)>,
+    /// URI and headers of the requests at the API.
+    seen: Vec<(String, HeaderMap)>,
+}
+
+const FINE: &str = r#"{"ok":true,"errcode":0,"code":0}"#;
+
+impl Platform {
+    fn handing_out<T: Into<String>>(answers: impl IntoIterator<Item = T>) -> Self {
+        let platform = Platform::default();
+        platform.state(|state| state.hands_out = answers.into_iter().map(Into::into).collect());
+        platform
+    }
+
+    fn state<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        with(&mut self.0.lock().unwrap())
+    }
+
+    /// What the API answers next; afterwards everything is fine.
+    fn says(&self, status: u16, body: &'static str) {
+        self.state(|state| state.says.push_back((status, body)));
+    }
+
+    fn token_calls(&self) -> Vec<String> {
+        self.state(|state| state.token_calls.clone())
+    }
+
+    fn seen(&self) -> Vec<(String, HeaderMap)> {
+        self.state(|state| state.seen.clone())
+    }
+
+    fn api(&self) -> Api {
+        Api(self.clone())
+    }
+}
+
+impl Service<Request<Content>> for Platform {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        Ok(()).into()
+    }
+
+    fn call(&mut self, request: Request<Content>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let body = String::from_utf8(Bytes::from(body).to_vec()).unwrap();
+        let call = format!("{} {} {body}", head.method, head.uri);
+        let answer = self.state(|state| {
+            state.token_calls.push(call.trim_end().to_owned());
+            state.hands_out.pop_front().expect("no more token calls than answers")
+        });
+        ready(Ok(Response::new(Full::from(answer))))
+    }
+}
+
+#[derive(Clone)]
+struct Api(Platform);
+
+type Sent = ReplayBody<Full<Bytes>>;
+
+impl Service<Request<Sent>> for Api {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        Ok(()).into()
+    }
+
+    fn call(&mut self, request: Request<Sent>) -> Self::Future {
+        let (status, body) = self.0.state(|state| {
+            state.seen.push((request.uri().to_string(), request.headers().clone()));
+            state.says.pop_front().unwrap_or((200, FINE))
+        });
+        let response = Response::builder().status(status).header("content-type", "application/json");
+        ready(Ok(response.body(Full::from(body)).unwrap()))
+    }
+}
+
+type Client = BoxCloneService<Request<Full<Bytes>>, (u16, String, Option<u8>), String>;
+
+/// A client whose answers are status, body and attempts.
+fn client<L, B>(preset: Preset<L>, session: Session, api: Api) -> Client
+where
+    L: Layer<Api>,
+    L::Service: Service<Request<Sent>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    <L::Service as Service<Request<Sent>>>::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Debug,
+    (TokenRefreshLayer, L): Layer<Api, Service = tower_token_refresh::TokenRefresh<L::Service>>,
+{
+    let service = preset.layer(session, origin()).layer(api);
+    BoxCloneService::new(tower::service_fn(move |request: Request<Full<Bytes>>| {
+        let service = service.clone();
+        async move {
+            let response = service.oneshot(request).await.map_err(|error| error.to_string())?;
+            let attempts = response.extensions().get::<Outcome>().map(Outcome::attempts);
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+            Ok((status, String::from_utf8(body.to_vec()).unwrap(), attempts))
+        }
+    }))
+}
+
+fn request() -> Request<Full<Bytes>> {
+    Request::get("https://api.test/me?a=1").body(Full::default()).unwrap()
+}
+
+async fn get(client: &Client) -> (u16, String, Option<u8>) {
+    within(client.clone().oneshot(request())).await.expect("an answer")
+}
+
+fn at<T>(path: &str, with: impl FnOnce(http::Uri) -> T) -> T {
+    with(format!("https://api.test{path}").parse().unwrap())
+}
+
+/// How one platform behaves.
+struct Case<S> {
+    preset: fn() -> Preset<tower_token_refresh::JsonCodeLayer>,
+    source: fn(Platform) -> S,
+    token_call: &'static str,
+    /// The answer of the token endpoint, with `TOKEN` in it.
+    token: &'static str,
+    refusal: (u16, &'static str),
+    other: (u16, &'static str),
+    /// How the API sees the token `t1`.
+    sees: fn(&(String, HeaderMap)) -> String,
+}
+
+fn query((uri, headers): &(String, HeaderMap)) -> String {
+    assert!(!headers.contains_key(header::AUTHORIZATION));
+    uri.split_once('?').unwrap().1.to_owned()
+}
+
+fn bearer((uri, headers): &(String, HeaderMap)) -> String {
+    assert!(!uri.contains("token"));
+    assert_eq!(headers.get_all(header::AUTHORIZATION).iter().count(), 1);
+    headers[header::AUTHORIZATION].to_str().unwrap().to_owned()
+}
+
+fn own_header((_, headers): &(String, HeaderMap)) -> String {
+    assert!(!headers.contains_key(header::AUTHORIZATION));
+    headers["x-acs-dingtalk-access-token"].to_str().unwrap().to_owned()
+}
+
+impl<S: TokenSource> Case<S> {
+    async fn holds(self) {
+        // The second token is the same text, as some platforms have it, and then another one.
+        for second in ["t1", "t2"] {
+            let answers = ["t1", second].map(|token| self.token.replace("TOKEN", token));
+            let platform = Platform::handing_out(answers);
+            let session = (self.preset)().session((self.source)(platform.clone())).build();
+            let client = client((self.preset)(), session, platform.api());
+            assert_eq!(get(&client).await, (200, FINE.to_owned(), None));
+            assert_eq!(platform.token_calls(), [self.token_call]);
+            let first = (self.sees)(&platform.seen()[0]);
+            assert!(first.contains("t1"), "{first}");
+
+            platform.says(self.other.0, self.other.1);
+            assert_eq!(get(&client).await, (self.other.0, self.other.1.to_owned(), None), "not ours");
+            assert_eq!(platform.token_calls().len(), 1);
+
+            platform.says(self.refusal.0, self.refusal.1);
+            assert_eq!(get(&client).await, (200, FINE.to_owned(), Some(2)), "{second}");
+            assert_eq!(platform.token_calls().len(), 2);
+            let last = (self.sees)(platform.seen().last().unwrap());
+            assert_eq!(last, first.replace("t1", second));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wechat_takes_its_token_in_the_query_and_refuses_it_at_status_200() {
+    let case = |refusal| Case {
+        preset: preset::wechat,
+        source: |platform| {
+            at("/cgi-bin/token", |url| preset::wechat_token(platform, "my-app", "my secret").url(url))
+        },
+        token_call: "GET https://api.test/cgi-bin/token?appid=my-app&secret=my+secret&grant_type=client_credential",
+        token: r#"{"access_token":"TOKEN","expires_in":7200}"#,
+        refusal: (200, refusal),
+        other: (200, r#"{"errcode":45009,"errmsg":"reach max api daily quota limit"}"#),
+        sees: query,
+    };
+    for refusal in [r#"{"errcode":40001}"#, r#"{"errcode":40014}"#, r#"{"errcode":42001,"errmsg":"expired"}"#]
+    {
+        case(refusal).holds().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wecom_refuses_a_token_as_expired_or_as_invalid() {
+    let case = |refusal| Case {
+        preset: preset::wecom,
+        source: |platform| at("/cgi-bin/gettoken", |url| preset::wecom_token(platform, "corp", "s").url(url)),
+        token_call: "GET https://api.test/cgi-bin/gettoken?corpid=corp&corpsecret=s",
+        token: r#"{"errcode":0,"errmsg":"ok","access_token":"TOKEN","expires_in":7200}"#,
+        refusal: (200, refusal),
+        other: (200, r#"{"errcode":60011}"#),
+        sees: query,
+    };
+    for refusal in [r#"{"errcode":40014}"#, r#"{"errcode":42001}"#] {
+        case(refusal).holds().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_api_of_dingtalk_takes_its_token_in_the_query() {
+    Case {
+        preset: preset::dingtalk_old,
+        source: |platform| at("/gettoken", |url| preset::dingtalk_old_token(platform, "key", "s").url(url)),
+        token_call: "GET https://api.test/gettoken?appkey=key&appsecret=s",
+        token: r#"{"errcode":0,"access_token":"TOKEN","expires_in":7200}"#,
+        refusal: (200, r#"{"errcode":40014,"errmsg":"invalid access_token"}"#),
+        other: (200, r#"{"errcode":33012}"#),
+        sees: query,
+    }
+    .holds()
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_new_api_of_dingtalk_takes_its_token_in_a_header_of_its_own() {
+    Case {
+        preset: preset::dingtalk,
+        source: |platform| {
+            at("/v1.0/oauth2/accessToken", |url| preset::dingtalk_token(platform, "key", "s").url(url))
+        },
+        token_call: r#"POST https://api.test/v1.0/oauth2/accessToken {"appKey":"key","appSecret":"s"}"#,
+        token: r#"{"accessToken":"TOKEN","expireIn":7200}"#,
+        refusal: (400, r#"{"code":"InvalidAuthentication","message":"..."}"#),
+        other: (400, r#"{"code":"InvalidParameter"}"#),
+        sees: own_header,
+    }
+    .holds()
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn feishu_refuses_a_bearer_token_by_a_code_at_status_400() {
+    let case = |refusal| Case {
+        preset: preset::feishu,
+        source: |platform| at("/internal", |url| preset::feishu_token(platform, "app", "s").url(url)),
+        token_call: r#"POST https://api.test/internal {"app_id":"app","app_secret":"s"}"#,
+        token: r#"{"code":0,"msg":"ok","tenant_access_token":"TOKEN","expire":7200}"#,
+        refusal: (400, refusal),
+        other: (400, r#"{"code":99991672,"msg":"no permission"}"#),
+        sees: bearer,
+    };
+    for refusal in [r#"{"code":99991663}"#, r#"{"code":99991661}"#, r#"{"code":99991677}"#] {
+        case(refusal).holds().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slack_rotates_and_says_that_a_refresh_token_is_dead_at_status_200() {
+    let platform = Platform::handing_out([
+        r#"{"ok":true,"access_token":"t2","refresh_token":"r2","expires_in":43200}"#,
+        r#"{"ok":false,"error":"invalid_refresh_token"}"#,
+    ]);
+    let endpoint = preset::slack_endpoint(platform.clone(), "my-app", "s");
+    let session = preset::slack().session(RefreshTokenGrant::new(endpoint)).build();
+    session.login(Token::new("t1").refresh_token("r1")).await.unwrap();
+    let client = client(preset::slack(), session.clone(), platform.api());
+    platform.says(200, r#"{"ok":false,"error":"channel_not_found"}"#);
+    assert_eq!(get(&client).await.2, None);
+    platform.says(200, r#"{"ok":false,"error":"token_expired"}"#);
+    assert_eq!(get(&client).await, (200, FINE.to_owned(), Some(2)));
+    let seen: Vec<_> = platform.seen().iter().map(bearer).collect();
+    assert_eq!(seen, ["Bearer t1", "Bearer t1", "Bearer t2"]);
+    assert!(session.refresh().await.unwrap_err().is_login_required());
+    let call = |refresh: &str| {
+        format!(
+            "POST https://slack.com/api/oauth.v2.access \
+             grant_type=refresh_token&refresh_token={refresh}&client_id=my-app&client_secret=s"
+        )
+    };
+    assert_eq!(platform.token_calls(), [call("r1"), call("r2")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mini_programs_requests_are_json_unless_they_say_what_they_are() {
+    let platform = Platform::handing_out([r#"{"token":"T"}"#, r#"{"token":"NEW2"}"#]);
+    let source = at("/token", |url| {
+        LoginCode::mini_program(platform.clone(), url, || async { Ok("code".into()) }).unwrap()
+    });
+    let session = preset::mini_program().session(source).build();
+    let client = client(preset::mini_program(), session, platform.api());
+    platform.says(403, r#"{"error_code":10006}"#);
+    assert_eq!(get(&client).await, (200, FINE.to_owned(), Some(2)));
+    let upload = Request::post("https://api.test/upload")
+        .header(header::CONTENT_TYPE, "multipart/form-data; boundary=x");
+    within(client.clone().oneshot(upload.body(Full::from("--x--")).unwrap())).await.unwrap();
+    let seen = platform.seen();
+    let of = |name| seen.iter().map(|(_, headers)| headers[&name].to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(of(header::AUTHORIZATION), ["Basic VDo=", "Basic TkVXMjo=", "Basic TkVXMjo="]);
+    let json = "application/json";
+    assert_eq!(of(header::CONTENT_TYPE), [json, json, "multipart/form-data; boundary=x"]);
+    let call = r#"POST https://api.test/token {"account":"code","type":100}"#;
+    assert_eq!(platform.token_calls(), [call, call]);
+}
+
+/// A session that fetches `token-1`, `token-2`, …
+fn numbered<L>(preset: &Preset<L>) -> SessionBuilder {
+    let fetched = AtomicUsize::new(0);
+    preset.session(source_fn(move |_: FetchContext| {
+        let number = fetched.fetch_add(1, Ordering::SeqCst) + 1;
+        ready(Ok::<_, FetchError>(Token::new(format!("token-{number}"))))
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_server_of_oauth2_refuses_by_its_challenge() {
+    let session = numbered(&preset::oauth2()).build();
+    let platform = Platform::default();
+    let client = client(preset::oauth2(), session, platform.api());
+    platform.says(401, "");
+    assert_eq!(get(&client).await, (200, FINE.to_owned(), Some(2)));
+    let seen: Vec<_> = platform.seen().iter().map(bearer).collect();
+    assert_eq!(seen, ["Bearer token-1", "Bearer token-2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpc_refuses_by_its_status_in_headers_or_trailers() {
+    for in_trailers in [false, true] {
+        let session = numbered(&preset::grpc()).build();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = calls.clone();
+        let server = tower::service_fn(move |request: Request<Sent>| {
+            let mut seen = seen.lock().unwrap();
+            seen.push(request.headers()[header::AUTHORIZATION].to_str().unwrap().to_owned());
+            let status = HeaderMap::from_iter([(
+                header::HeaderName::from_static("grpc-status"),
+                if seen.len() == 1 { "16" } else { "0" }.parse().unwrap(),
+            )]);
+            let mut response = Response::builder().header("content-type", "application/grpc");
+            if !in_trailers {
+                response.headers_mut().unwrap().extend(status.clone());
+            }
+            let trailers = in_trailers.then_some(Ok::<_, Infallible>(status));
+            ready(Ok::<_, Infallible>(
+                response.body(Full::<Bytes>::default().with_trailers(ready(trailers))).unwrap(),
+            ))
+        });
+        let layers: (TokenRefreshLayer, GrpcStatusLayer) = preset::grpc().layer(session, origin());
+        let mut request = request();
+        request.extensions_mut().insert(Unary);
+        let response = within(layers.layer(server).oneshot(request)).await.unwrap();
+        assert_eq!(response.extensions().get::<Outcome>().map(Outcome::attempts), Some(2));
+        assert_eq!(*calls.lock().unwrap(), ["Bearer token-1", "Bearer token-2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_applications_in_one_process_know_nothing_of_each_other() {
+    let token = |token: &str| format!(r#"{{"access_token":"{token}","expires_in":7200}}"#);
+    let (one, two) =
+        (Platform::handing_out([token("a1"), token("a2")]), Platform::handing_out([token("b1")]));
+    let client = |platform: &Platform, app: &str| {
+        let session = preset::wechat().session(preset::wechat_token(platform.clone(), app, "s")).build();
+        client(preset::wechat(), session, platform.api())
+    };
+    let (first, second) = (client(&one, "one"), client(&two, "two"));
+    one.says(200, r#"{"errcode":42001}"#);
+    assert_eq!(get(&first).await.2, Some(2));
+    assert_eq!(get(&second).await.2, None);
+    let queries = |platform: &Platform| platform.seen().iter().map(query).collect::<Vec<_>>();
+    assert_eq!(queries(&one), ["a=1&access_token=a1", "a=1&access_token=a2"]);
+    assert_eq!(queries(&two), ["a=1&access_token=b1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_secret_and_a_busy_platform_cost_a_bounded_number_of_token_calls() {
+    for (answer, kind) in [
+        (r#"{"errcode":40125,"errmsg":"invalid appsecret"}"#, ErrorKind::Configuration),
+        (r#"{"errcode":40164,"errmsg":"invalid ip, not in whitelist"}"#, ErrorKind::Configuration),
+        (r#"{"errcode":-1}"#, ErrorKind::Transient),
+        (r#"{"errcode":45009}"#, ErrorKind::Transient),
+    ] {
+        let platform = Platform::handing_out(vec![answer; 100]);
+        let session = preset::wechat()
+            .session(preset::wechat_token(platform.clone(), "canary-id", "canary-secret"))
+            .build();
+        for _ in 0..3600 {
+            let error = session.token().await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{answer}");
+            let shown =
+                format!("{error:?} {error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            assert!(!shown.contains("canary"), "{shown}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let calls = platform.token_calls().len();
+        assert!((2..=90).contains(&calls), "{calls} token calls in an hour");
+        let debug = format!("{:?}", preset::wechat_token(platform, "canary-id", "canary-secret"));
+        assert!(!debug.contains("canary"), "{debug}");
+    }
+}
+
+/// An endpoint that refuses every token as WeChat refuses a wrong secret, for a day.
+#[tokio::test(start_paused = true)]
+async fn a_stable_token_is_forced_only_when_it_was_refused_again_and_twenty_times_a_day_at_most() {
+    let answer = r#"{"access_token":"t1","expires_in":7200}"#;
+    let platform = Platform::handing_out(vec![answer; 5000]);
+    let source =
+        at("/cgi-bin/stable_token", |url| StableToken::new(platform.clone(), "my-app", "s").url(url));
+    let session = preset::wechat().session(source).build();
+    let client = client(preset::wechat(), session, platform.api());
+    let start = tokio::time::Instant::now();
+    let mut forced = Vec::new();
+    while start.elapsed() < Duration::from_secs(24 * 3600) {
+        let before = platform.token_calls().len();
+        platform.says(200, r#"{"errcode":40001}"#);
+        platform.says(200, r#"{"errcode":40001}"#);
+        get(&client).await;
+        platform.state(|state| state.says.clear());
+        let calls = &platform.token_calls()[before..];
+        forced.extend(calls.iter().filter(|call| call.contains("true")).map(|_| start.elapsed()));
+        tokio::time::advance(Duration::from_secs(10)).await;
+    }
+    let call = |force: bool| {
+        format!(
+            r#"POST https://api.test/cgi-bin/stable_token {{"appid":"my-app","secret":"s","grant_type":"client_credential","force_refresh":{force}}}"#
+        )
+    };
+    let calls = platform.token_calls();
+    assert_eq!(calls[..3], [call(false), call(false), call(true)], "first, refused, and refused again");
+    assert_eq!(forced.len(), 20);
+    assert!(forced.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(30)));
+    println!(
+        "WeChat refuses every token for a day: {} token calls, {} of them forced",
+        calls.len(),
+        forced.len()
+    );
+    assert!(calls.len() <= 24 * 60 + 60, "{}", calls.len());
+
+    tokio::time::advance(Duration::from_secs(60)).await;
+    platform.says(200, r#"{"errcode":40001}"#);
+    get(&client).await;
+    assert_eq!(platform.token_calls().last(), Some(&call(true)), "a day later there are more");
+}
