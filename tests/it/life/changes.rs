@@ -1,5 +1,7 @@
 //! Logout, login and replacement at the worst moments, and what a new process finds afterwards.
 
+use std::time::Duration;
+
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
@@ -59,7 +61,7 @@ async fn a_logout_while_the_lease_is_waited_for_ends_all_waiters_at_once_and_the
     within(world.session.logout()).await.unwrap();
     assert_eq!(failure(within(refused).await), ErrorKind::SessionEnded);
     assert_eq!(within(unsent).await.unwrap_err().kind(), ErrorKind::SessionEnded);
-    assert_eq!(start.elapsed().as_secs(), 0, "nobody has waited for the lease");
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody has waited for the lease");
     assert!(store.load().await.unwrap().unwrap().token.is_none());
 
     drop(lease);
@@ -79,6 +81,7 @@ struct SlowSave {
     gate: Gate,
     refused: Request,
     unsent: Request,
+    start: Instant,
 }
 
 type Request = task::Spawn<Oneshot<TokenRefresh<ModelApi>, http::Request<ModelBody>>>;
@@ -97,18 +100,19 @@ impl SlowSave {
         let mut unsent = request();
         assert_pending!(unsent.poll());
         assert_eq!(world.api.requests().len(), 1);
-        SlowSave { world, store, gate, refused, unsent }
+        SlowSave { world, store, gate, refused, unsent, start: Instant::now() }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_login_during_another_identitys_slow_save_is_what_memory_and_store_keep() {
-    let SlowSave { world, store, gate, refused, unsent } = SlowSave::new().await;
+    let SlowSave { world, store, gate, refused, unsent, start } = SlowSave::new().await;
     let bob = world.authority.login_as("bob", "builder").await.unwrap();
     let mut login = task::spawn(world.session.login(bob.clone()));
     assert_pending!(login.poll());
     assert_eq!(failure(within(refused).await), ErrorKind::SessionChanged, "it is not sent again as bob");
     assert_eq!(account(within(unsent).await), "bob", "it had sent nothing yet");
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for the save");
     gate.open();
     within(login).await.unwrap();
     within(world.session.settle()).await.unwrap();
@@ -119,12 +123,13 @@ async fn a_login_during_another_identitys_slow_save_is_what_memory_and_store_kee
 
 #[tokio::test(start_paused = true)]
 async fn a_replacement_during_a_slow_save_is_what_memory_and_store_keep() {
-    let SlowSave { world, store, gate, refused, unsent } = SlowSave::new().await;
+    let SlowSave { world, store, gate, refused, unsent, start } = SlowSave::new().await;
     let elsewhere = world.authority.login().await.unwrap();
     let mut replace = task::spawn(world.session.replace(elsewhere.clone()));
     assert_pending!(replace.poll());
     assert_eq!(account(within(refused).await), "alice", "it is sent again with the token from elsewhere");
     assert_eq!(account(within(unsent).await), "alice");
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for the save");
     gate.open();
     within(replace).await.unwrap();
     within(world.session.settle()).await.unwrap();
@@ -136,12 +141,13 @@ async fn a_replacement_during_a_slow_save_is_what_memory_and_store_keep() {
 
 #[tokio::test(start_paused = true)]
 async fn a_logout_during_a_slow_save_leaves_nothing_to_the_next_process() {
-    let SlowSave { world, store, gate, refused, unsent } = SlowSave::new().await;
+    let SlowSave { world, store, gate, refused, unsent, start } = SlowSave::new().await;
     let mut logout = task::spawn(world.session.logout());
     assert_pending!(logout.poll());
     assert_eq!(failure(within(refused).await), ErrorKind::SessionEnded);
     let error = within(unsent).await.unwrap_err();
     assert_eq!(Error::find(&*error).unwrap().kind(), ErrorKind::SessionEnded);
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for the save");
     gate.open();
     within(logout).await.unwrap();
     assert_eq!(store.saved().len(), 3, "a login, the refresh that was being saved, the mark of the logout");
