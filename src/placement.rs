@@ -109,7 +109,8 @@ impl Placement {
     /// # Security
     ///
     /// URIs are written to the logs of servers and proxies and passed on in `Referer`; OAuth forbids it (RFC 9700
-    /// §4.3.2). Use it where the server leaves no choice, and place logging layers outside this one.
+    /// §4.3.2). Some clients name the whole URI in their errors, too. Use it where the server leaves no choice, and place
+    /// logging layers outside this one.
     ///
     /// # Errors
     ///

@@ -19,13 +19,11 @@ use tokio::{
 use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    BoxError, Error, ErrorKind, FetchContext, FetchError, NotResent, Outcome, RefreshFailure, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Outcome, RefreshFailure, Session, Token,
     TokenRefreshLayer,
     event::Event,
     source_fn,
-    test_util::{
-        Endpoint, Failure, Gate, ModelAuthority, ModelBody, Phase, Refusal, Rotation, Route, TestClock,
-    },
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Phase, Refusal, Route, TestClock},
 };
 
 use crate::{
@@ -209,19 +207,6 @@ async fn a_caller_that_gives_up_after_the_success_causes_no_error_and_no_event()
     tokio::time::sleep(Duration::from_secs(1)).await;
     let told = told.lock().unwrap();
     assert!(told.len() == 2 && told.iter().all(|event| event.starts_with("Issued")), "{told:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_session_used_once_a_day_never_needs_a_second_login() {
-    let (clock, day) = (TestClock::new(), Duration::from_secs(24 * 3600));
-    let authority = ModelAuthority::new().clock(clock.clone()).refresh_lifetime(30 * day);
-    let world = World::with(authority, |session| session.clock(clock.clone()), |layer| layer);
-    for _ in 0..90 {
-        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
-        clock.advance(day);
-    }
-    let counts = world.authority.counts();
-    assert_eq!((counts.logins, counts.refreshes, counts.presented_again()), (1, 89, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -660,41 +645,6 @@ async fn an_unchanged_token_is_resent_once_all_the_same() {
     let response = client.oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(sends.load(Ordering::SeqCst), 2);
-}
-
-/// Ten requests a second to an endpoint that refuses every token, each with a request to a healthy one in flight: on an
-/// authority that keeps the newest token alive only, every refresh makes that one be refused, and accepted when it is
-/// sent again.
-async fn refused_for_ever(refusal: Refusal) -> (usize, Duration) {
-    let time = Duration::from_secs(300);
-    let authority = ModelAuthority::new().newest_only().rotation(Rotation::ReuseKillsFamily);
-    let mut world = World::with(authority, |session| session, |layer| layer);
-    world.api = world.api.clone().route("/sick", Route::Always(refusal));
-    world.session.token().await.unwrap();
-    for turn in 0..time.as_millis() / 100 {
-        let path = format!("/healthy/{turn}");
-        let gate = world.api.hold_path(Phase::Judge, &path);
-        let mut healthy = task::spawn(world.get(&path));
-        assert_pending!(healthy.poll());
-        let sick = world.get("/sick").await.unwrap();
-        assert!(sick.status().is_client_error());
-        gate.open();
-        assert_eq!(within(healthy).await.unwrap().status(), StatusCode::OK);
-        if world.authority.counts().refreshes > 0 {
-            let outcome = sick.extensions().get::<Outcome>().unwrap();
-            assert!(outcome.attempts() == 2 || outcome.not_resent() == Some(NotResent::Damped));
-        }
-        tokio::time::advance(Duration::from_millis(100)).await;
-    }
-    (world.authority.counts().refreshes, time)
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_endpoint_that_always_refuses_costs_a_bounded_number_of_fetches() {
-    let (rejects, time) = refused_for_ever(Refusal::Unauthorized).await;
-    assert!(rejects <= 3 + time.as_secs() as usize / 5, "{rejects} fetches in {time:?}");
-    let (suspects, _) = refused_for_ever(Refusal::Status(StatusCode::FORBIDDEN)).await;
-    assert!(suspects <= 6 + time.as_secs() as usize / 60, "{suspects} fetches in {time:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod held;
 mod identity;
 mod idp;
 mod input;
+mod life;
 mod locks;
 mod logins;
 mod oauth2;

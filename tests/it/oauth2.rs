@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -11,10 +11,9 @@ use std::{
 use http::StatusCode;
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
+    ErrorKind, FetchError, Outcome, Session, TokenRefreshLayer, TokenSource,
     source::{
         AuthorityError, Credentials, JsonAnswer, Password,
-        login::JsonVerify,
         oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
     store::{MemoryStore, TokenStore},
@@ -388,49 +387,6 @@ async fn an_authority_of_its_own_shape_is_described_by_pointers() {
     let (access, refresh) = (stored.expires_at.unwrap(), stored.refresh_expires_at.unwrap());
     assert_eq!(refresh.duration_since(access).unwrap(), Duration::from_secs(1));
     assert_eq!(bench.class().await, "LoginRequired");
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_of_a_source_shows_a_secret() {
-    let secret = "canary-4f1d";
-    let echo = format!(r#"{{"error":"{secret}","error_description":"{secret}","error_uri":"{secret}"}}"#);
-    let idp = Idp::new((0..5).map(|_| json(400, echo.clone())));
-    let endpoint = endpoint(&idp).client_secret_basic("app", secret).param("assertion", secret).unwrap();
-    let post = endpoint.clone().client_secret_post("app", secret);
-    let credentials = move || std::future::ready(Ok(Credentials::new(secret, secret)));
-    let shown = Arc::new(Mutex::new(format!("{:?}{:?}", post, Credentials::new(secret, secret))));
-    let show = |text: String| shown.lock().unwrap().push_str(&text);
-    let refresh = RefreshTokenGrant::new(endpoint.clone());
-    let password = PasswordGrant::new(post.clone(), credentials);
-    let code = AuthorizationCode::new(post.clone(), secret, "http://127.0.0.1/").pkce_verifier(secret);
-    let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), credentials);
-    show(format!("{refresh:?}{password:?}{code:?}{login:?}{:?}", ClientCredentials::new(post.clone())));
-    let url = format!("https://id.test/token?key={secret}");
-    let keyed = Password::new(idp.clone(), url.parse().unwrap(), credentials);
-    let verify = JsonVerify::new(url.parse().unwrap());
-    show(format!("{keyed:?}{verify:?}{:?}", TokenEndpoint::new(idp.clone(), url.parse().unwrap())));
-    let benches = [
-        Bench::new(refresh),
-        Bench::new(password),
-        Bench::new(code),
-        Bench::new(login),
-        Bench::new(ClientCredentials::new(post)),
-    ];
-    for bench in benches {
-        bench.session.login(Token::new(secret).refresh_token(secret)).await.unwrap();
-        let (_, error) = bench.failure().await;
-        let mut link: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        while let Some(error) = link {
-            show(format!("{error:?}{error:#?}{error}"));
-            link = error.source();
-        }
-    }
-    for asked in idp.asked() {
-        show(format!("{}{:?}", asked.head.uri, asked.head.headers));
-    }
-    let shown = shown.lock().unwrap();
-    assert!(!shown.contains(secret), "{shown}");
-    assert_eq!(idp.asked().len(), 5);
 }
 
 #[tokio::test(start_paused = true)]

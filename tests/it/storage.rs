@@ -58,7 +58,7 @@ impl Watched {
         change(&mut self.inner.lock().unwrap());
     }
 
-    fn saved(&self) -> Vec<Option<String>> {
+    pub(crate) fn saved(&self) -> Vec<Option<String>> {
         let access = |record: &Record| record.token.as_ref().map(|token| token.access.expose().to_owned());
         self.inner.lock().unwrap().saves.iter().map(access).collect()
     }
@@ -145,26 +145,6 @@ async fn a_store_that_fails_in_whatever_way_stops_no_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_saved_is_saved_before_the_next_fetch() {
-    let store = Watched::default();
-    let world = world(&store);
-    let first = world.session.token().await.unwrap();
-    store.set(|store| store.save = Fault::Error);
-    let unsaved = world.session.refresh().await.unwrap();
-    assert_eq!(store.access().await.as_deref(), Some(first.access().expose()));
-    assert_eq!(
-        world.session.token().await.unwrap().access().expose(),
-        unsaved.access().expose(),
-        "memory wins over an older record"
-    );
-    store.set(|store| store.save = Fault::None);
-    let third = world.session.refresh().await.unwrap();
-    let saved: Vec<_> = store.saved().into_iter().flatten().collect();
-    assert_eq!(saved, [first, unsaved, third].map(|token| token.access().expose().to_owned()));
-    assert_eq!(world.authority.counts().family_deaths, 0, "the rotated refresh token was not lost");
-}
-
-#[tokio::test(start_paused = true)]
 async fn settling_saves_what_is_owed() {
     let store = Watched::default();
     let world = world(&store);
@@ -189,43 +169,6 @@ async fn settling_waits_for_the_refresh_that_is_on() {
     gate.open();
     within(settled).await.unwrap();
     assert!(store.access().await.is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_save_that_hangs_when_the_user_logs_out_ends_before_the_tombstone() {
-    let store = Watched::default();
-    let world = world(&store);
-    let gate = Gate::new();
-    store.set(|store| store.hold_save = Some(gate.clone()));
-    let mut token = task::spawn(world.session.token());
-    assert_pending!(token.poll());
-    gate.waiting(1).await;
-    let mut logout = task::spawn(world.session.logout());
-    assert_pending!(logout.poll());
-    assert_eq!(within(token).await.unwrap_err().kind(), ErrorKind::SessionEnded);
-    gate.open();
-    within(logout).await.unwrap();
-    assert_eq!(store.saved().len(), 2);
-    assert_eq!(store.saved()[1], None, "the tombstone is last");
-    assert_eq!(store.access().await, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_login_during_another_identitys_slow_save_is_what_the_store_keeps() {
-    let store = Watched::default();
-    let world = world(&store);
-    let gate = Gate::new();
-    store.set(|store| store.hold_save = Some(gate.clone()));
-    let mut token = task::spawn(world.session.token());
-    assert_pending!(token.poll());
-    gate.waiting(1).await;
-    let mut login = task::spawn(world.session.login(Token::new("of-bob")));
-    assert_pending!(login.poll());
-    gate.open();
-    within(login).await.unwrap();
-    assert_eq!(within(token).await.unwrap().access().expose(), "of-bob", "it had sent nothing yet");
-    world.session.settle().await.unwrap();
-    assert_eq!(store.access().await.as_deref(), Some("of-bob"));
 }
 
 #[tokio::test(start_paused = true)]

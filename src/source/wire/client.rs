@@ -28,6 +28,9 @@ use crate::{
 /// `From` makes a client of it with the limits that are the default. It does not follow redirects: a 3xx is an
 /// ambiguous failure, and a client that followed one would show credentials to somebody else.
 ///
+/// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in theirs, so a
+/// secret should not be part of it.
+///
 /// ```
 /// use std::time::Duration;
 ///

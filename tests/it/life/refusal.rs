@@ -1,0 +1,161 @@
+//! An hour of an endpoint that refuses every token, under load.
+
+use std::{
+    future::{Future, Ready, ready},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, Either, FutureExt};
+use http::{Request, Response, StatusCode, header};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+use tower_token_refresh::{
+    BoxError, NotResent, Outcome, ReplayBody, Session, TokenRefreshLayer,
+    test_util::{Gate, ModelAuthority, ModelBody},
+};
+
+use crate::{
+    script::outcome,
+    world::{get, origin},
+};
+
+/// All 3.6 million take most of a minute without optimisation.
+const REQUESTS_A_SECOND: usize = if cfg!(debug_assertions) { 250 } else { 1000 };
+/// Of these, to an endpoint that accepts every good token.
+const HEALTHY: usize = 10;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Refuses whatever goes to `/sick`, and answers the rest when the gate is open, to good tokens only. It keeps no
+/// record, because there are millions of requests.
+#[derive(Clone)]
+struct Api {
+    authority: ModelAuthority,
+    refusal: Response<ModelBody>,
+    gate: Arc<Mutex<Gate>>,
+}
+
+type Answer = Result<Response<ModelBody>, BoxError>;
+
+impl Service<Request<ReplayBody<ModelBody>>> for Api {
+    type Response = Response<ModelBody>;
+    type Error = BoxError;
+    type Future = Either<Ready<Answer>, BoxFuture<'static, Answer>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<ReplayBody<ModelBody>>) -> Self::Future {
+        if request.uri().path() == "/sick" {
+            return Either::Left(ready(Ok(self.refusal.clone())));
+        }
+        let (authority, gate) = (self.authority.clone(), self.gate.lock().unwrap().clone());
+        let answer = async move {
+            gate.pass().await;
+            let credential = request.headers()[header::AUTHORIZATION].to_str().unwrap();
+            let is_good = authority.is_alive(credential.strip_prefix("Bearer ").unwrap());
+            Ok(if is_good { Response::default() } else { invalid_token() })
+        };
+        Either::Right(answer.boxed())
+    }
+}
+
+fn invalid_token() -> Response<ModelBody> {
+    let mut response = Response::new(ModelBody::default());
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, r#"Bearer error="invalid_token""#.parse().unwrap());
+    response
+}
+
+fn forbidden() -> Response<ModelBody> {
+    let mut response = Response::new(ModelBody::default());
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
+/// How many fetches fit into an hour, if the n-th fruitless one in a row stops the next for 2ⁿ seconds, or for `most`.
+fn bound(most: u64) -> usize {
+    let waits = (1..).map(|fruitless| most.min(1 << fruitless.min(16)));
+    let mut starts = waits.scan(0, |start, wait| {
+        *start += wait;
+        Some(*start)
+    });
+    1 + starts.position(|start| start >= HOUR.as_secs()).unwrap_or_default()
+}
+
+async fn refused_for_an_hour(refusal: Response<ModelBody>, most: usize) {
+    let authority = ModelAuthority::new().newest_only();
+    let session = Session::builder(authority.source()).build();
+    session.token().await.unwrap();
+    let status = refusal.status();
+    let api = Api { authority: authority.clone(), refusal, gate: Arc::default() };
+    let mut client = TokenRefreshLayer::new(session, origin()).layer(api.clone());
+    let (sick, well) = (get("/sick"), get("/well"));
+    let (start, mut late, mut accepted, mut refused) = (Instant::now(), 0, 0, 0);
+    while start.elapsed() < HOUR {
+        let (now, before) = (Instant::now(), authority.counts().refreshes);
+        let gate = Gate::new();
+        *api.gate.lock().unwrap() = gate.clone();
+        let mut healthy: Vec<_> = (0..HEALTHY).map(|_| client.call(well.clone())).collect();
+        for call in &mut healthy {
+            assert!(poll(call).is_pending(), "sent, and not answered yet");
+        }
+        let mut check = |answer: Answer| {
+            let response = answer.unwrap();
+            let outcome = outcome(&response);
+            assert_eq!(response.status(), status);
+            assert!(outcome.attempts() == 2 || outcome.not_resent() == Some(NotResent::Damped));
+            refused += 1;
+        };
+        let mut waiting = Vec::new();
+        for _ in HEALTHY..REQUESTS_A_SECOND {
+            let mut call = client.call(sick.clone());
+            match poll(&mut call) {
+                Poll::Ready(answer) => check(answer),
+                Poll::Pending => waiting.push(call),
+            }
+        }
+        for call in waiting {
+            check(call.await);
+        }
+        gate.open();
+        let attempts = if authority.counts().refreshes > before { Some(2) } else { None };
+        for call in healthy {
+            let response = call.await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.extensions().get::<Outcome>().map(Outcome::attempts), attempts);
+            accepted += 1;
+            late += usize::from(attempts.is_some());
+        }
+        assert_eq!(now.elapsed(), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let counts = authority.counts();
+    let fetches = counts.refreshes;
+    assert!(fetches <= most, "{fetches} fetches");
+    assert_eq!(refused + accepted, REQUESTS_A_SECOND * 3600);
+    assert_eq!((counts.logins, counts.presented_again(), late), (1, 0, fetches * HEALTHY));
+    println!(
+        "{status} to everything for an hour, {REQUESTS_A_SECOND} requests/s (1000 with --release), newest token only: \
+         {fetches} fetches (at most {most}), {accepted} of {accepted} healthy requests accepted, {late} of them refused late and resent"
+    );
+}
+
+fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_403_costs_a_bounded_number_of_fetches_and_no_healthy_request() {
+    refused_for_an_hour(forbidden(), bound(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_invalid_token_costs_a_bounded_number_of_fetches_and_no_healthy_request() {
+    refused_for_an_hour(invalid_token(), bound(5)).await;
+}
