@@ -404,3 +404,23 @@ async fn waiters_are_released_after_the_announcement_although_an_observer_panics
         assert!(!order[0].1, "{event} is announced before its waiters are released");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_is_complete_whatever_becomes_of_the_revocation() {
+    for panics in [false, true] {
+        let world = World::with(
+            ModelAuthority::new(),
+            |session| {
+                session.revoke_with(move |_| async move {
+                    assert!(!panics, "an authority that cannot be reached");
+                    std::future::pending::<()>().await;
+                })
+            },
+            |layer| layer,
+        );
+        world.session.token().await.unwrap();
+        within(world.session.logout()).await.unwrap();
+        within(world.session.settle()).await.unwrap();
+        assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    }
+}

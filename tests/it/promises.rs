@@ -41,6 +41,14 @@ fn no_promise_stands_twice() {
 }
 
 #[test]
+fn every_requirement_is_a_promise_in_its_place() {
+    let found: Vec<_> =
+        promises().into_iter().map(|promise| promise.id).filter(|id| id.starts_with("R-")).collect();
+    let all: Vec<_> = (1..=50).map(|number| format!("R-{number:02}")).collect();
+    assert_eq!(found, all);
+}
+
+#[test]
 fn every_promise_has_a_test() {
     let unproven: Vec<_> =
         promises().into_iter().filter(|promise| promise.tests.is_empty()).map(|promise| promise.id).collect();

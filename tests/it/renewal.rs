@@ -235,3 +235,59 @@ async fn an_authority_that_is_down_for_an_hour_is_asked_under_back_off_and_every
     clock.advance(75 * SECOND);
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "within one step of the back-off");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_due_and_expires_at_its_moment_to_the_nanosecond() {
+    const NANOSECOND: Duration = Duration::from_nanos(1);
+    let (renewed, clock) = world(|session| session).await;
+    clock.advance(LIFE - 60 * SECOND - NANOSECOND);
+    renewed.get("/").await.unwrap();
+    renewed.session.settle().await.unwrap();
+    assert_eq!(renewed.authority.counts().refreshes, 0);
+    clock.advance(NANOSECOND);
+    renewed.get("/").await.unwrap();
+    renewed.session.settle().await.unwrap();
+    assert_eq!(renewed.authority.counts().refreshes, 1);
+
+    for by_request in [true, false] {
+        let (world, clock) = world(|session| session.renewal(RenewalMode::Off)).await;
+        let first = world.session.token().await.unwrap();
+        clock.advance(LIFE - NANOSECOND);
+        assert_eq!(world.session.token().await.unwrap().access().expose(), first.access().expose());
+        clock.advance(NANOSECOND);
+        if by_request {
+            world.get("/").await.unwrap();
+            assert_eq!(world.api.requests().len(), 1, "nothing was sent with the dead token");
+        }
+        assert_ne!(world.session.token().await.unwrap().access().expose(), first.access().expose());
+        assert_eq!(world.authority.counts().refreshes, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_unknown_life_is_never_renewed() {
+    let (clock, fetches) = (TestClock::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = fetches.clone();
+    let source = source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, FetchError>(Token::new("for-ever")) }
+    });
+    let session = Session::builder(source).clock(clock.clone()).build();
+    let keeper = tokio::spawn(session.keep_fresh());
+    for _ in 0..100 {
+        session.token().await.unwrap();
+        session.settle().await.unwrap();
+        clock.advance(Duration::from_secs(365 * 86_400));
+        tokio::time::sleep(60 * SECOND).await;
+    }
+    keeper.abort();
+    assert_eq!(fetches.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_counts_for_more_than_the_clock() {
+    let (world, _clock) = world(|session| session).await;
+    world.authority.revoke_access();
+    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1, "long before it was due");
+}
