@@ -216,27 +216,6 @@ async fn a_token_that_has_to_last_costs_one_refresh_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_authority_that_is_down_for_an_hour_is_asked_under_back_off_and_everybody_is_answered_at_once() {
-    let (world, clock) = world(|session| session).await;
-    clock.advance(LIFE);
-    world.authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "down"));
-    let mut failures = 0;
-    for _ in 0..3600 {
-        for _ in 0..10 {
-            let error = within(world.get("/")).await.unwrap_err();
-            failures += usize::from(tower_token_refresh::Error::find(&*error).unwrap().is_transient());
-        }
-        clock.advance(SECOND);
-    }
-    assert_eq!(failures, 36_000);
-    let asked = world.authority.counts().refreshes;
-    assert!((50..=90).contains(&asked), "{asked} fetches in an hour");
-    world.authority.heal(Endpoint::Refresh);
-    clock.advance(75 * SECOND);
-    assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "within one step of the back-off");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_token_is_due_and_expires_at_its_moment_to_the_nanosecond() {
     const NANOSECOND: Duration = Duration::from_nanos(1);
     let (renewed, clock) = world(|session| session).await;

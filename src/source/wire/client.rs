@@ -14,7 +14,7 @@ use http_body::Body;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
-use super::{answer::Answer, content::Content, error::Failed, failure::Grant, fields::Reading, form, json};
+use super::{answer::Answer, content::Content, error::Failed, failure::Grant, form, json, reading::Reading};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     source::{FetchContext, FetchError},

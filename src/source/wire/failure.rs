@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::{
     answer::Answer,
     error::{AuthorityError, BLOCKED, CONFIGURATION, DEAD, INTERACTION, TRANSIENT},
-    fields::{BusinessFailure, Reading},
+    fields::{BusinessFailure, JsonAnswer},
     retry_after::retry_after,
 };
 use crate::source::FetchError;
@@ -34,9 +34,10 @@ pub(in crate::source) struct Codes {
 }
 
 /// The meaning of an answer that brought no token.
-pub(super) fn of_answer(reading: &Reading, grant: Grant, answer: &Answer) -> FetchError {
-    let error = AuthorityError::new(answer, &reading.answer.error);
-    let failure = match meaning(reading, grant, answer, error.code()) {
+pub(super) fn of_answer(fields: &JsonAnswer, codes: &Codes, grant: Grant, answer: &Answer) -> FetchError {
+    let error = AuthorityError::new(answer, &fields.error);
+    let business = answer.document.as_ref().and_then(|document| fields.business_failure(document));
+    let failure = match meaning(codes, grant, answer.status, error.code(), business) {
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
         Meaning::Configuration => FetchError::configuration(error),
@@ -59,13 +60,17 @@ enum Meaning {
     Ambiguous,
 }
 
-fn meaning(reading: &Reading, grant: Grant, answer: &Answer, code: Option<&str>) -> Meaning {
-    let Codes { dead, blocked } = &reading.codes;
+fn meaning(
+    Codes { dead, blocked }: &Codes,
+    grant: Grant,
+    status: StatusCode,
+    code: Option<&str>,
+    business: Option<BusinessFailure>,
+) -> Meaning {
     let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code));
     let is_configured = |codes: &[String]| code.is_some_and(|code| codes.iter().any(|other| other == code));
-    let business = answer.document.as_ref().and_then(|document| reading.answer.business_failure(document));
     let is_user = matches!(grant, Grant::User | Grant::Login);
-    match answer.status {
+    match status {
         StatusCode::REQUEST_TIMEOUT
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS
@@ -96,7 +101,10 @@ mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
     use super::*;
-    use crate::source::{FailureClass, wire::JsonAnswer};
+    use crate::source::{
+        FailureClass,
+        wire::{JsonAnswer, Reading},
+    };
     use FailureClass::{Ambiguous, Configuration, LoginRequired, Transient, Unanswered};
 
     /// The class, and whether a chain of sources goes on.

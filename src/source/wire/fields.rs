@@ -1,11 +1,7 @@
 use std::{fmt, time::Duration};
 
-use super::{
-    answer::Answer,
-    failure::{self, Codes, Grant},
-    json::{Json, Pointer},
-};
-use crate::{error::Error, source::FetchError, token::Token};
+use super::json::{Json, Pointer};
+use crate::{error::Error, token::Token};
 
 /// Where the parts of an answer are, as JSON pointers (RFC 6901).
 ///
@@ -133,7 +129,7 @@ impl JsonAnswer {
     }
 
     /// The token of a success. `None` if it is none: nothing with a part of the wrong type is, lifetimes aside.
-    fn token(&self, document: &Json) -> Option<Token> {
+    pub(super) fn token(&self, document: &Json) -> Option<Token> {
         // Empty if it is missing.
         let part = |pointer: &Pointer| match document.at(pointer) {
             None => Some(""),
@@ -182,28 +178,6 @@ pub(super) enum BusinessFailure {
 fn lifetime(value: &Json) -> Option<Duration> {
     let seconds = value.number().filter(|seconds| *seconds > 0.0)?;
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
-}
-
-/// How a source reads what it is answered.
-#[derive(Clone, Default)]
-pub(in crate::source) struct Reading {
-    pub(in crate::source) answer: JsonAnswer,
-    pub(in crate::source) codes: Codes,
-}
-
-impl Reading {
-    /// The token, or what its absence means.
-    pub(super) fn token(&self, grant: Grant, answer: &Answer) -> Result<Token, FetchError> {
-        let Some(token) = answer.success().and_then(|document| self.answer.token(document)) else {
-            return Err(failure::of_answer(self, grant, answer));
-        };
-        // After a refresh the old refresh token is kept, if the answer speaks of none; after a login it is another's.
-        Ok(if grant != Grant::Refresh && token.refresh().is_none() {
-            token.without_refresh_token()
-        } else {
-            token
-        })
-    }
 }
 
 #[cfg(test)]

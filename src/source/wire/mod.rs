@@ -8,6 +8,7 @@ mod failure;
 mod fields;
 pub(super) mod form;
 pub(crate) mod json;
+mod reading;
 mod retry_after;
 
 pub use self::{
@@ -19,5 +20,5 @@ pub use self::{
 pub(super) use self::{
     client::{get, post},
     failure::Grant,
-    fields::Reading,
+    reading::Reading,
 };
