@@ -80,7 +80,7 @@
 //! # Features
 //!
 //! - `json` (default): [error codes in JSON bodies](peek), and [sources](source) that speak to an authority over HTTP:
-//!   passwords, login codes, OAuth 2, applications; [presets](preset) of platforms.
+//!   passwords, login codes, OAuth 2, applications; `preset`, what platforms expect.
 //! - `file`: `store::FileStore`, a token in a file, for any number of processes.
 //! - `session-map`: `SessionMap`, a session for each of many identities.
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
