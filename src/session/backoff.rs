@@ -15,6 +15,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    pub(crate) const DEFAULT: Self = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+
     /// The wait after this many failures in a row: doubling, up to the longest, spread by a quarter to both sides so
     /// that processes that failed together do not come back together; never shorter than the authority asked for.
     pub(crate) fn wait(&self, failures: u32, retry_after: Option<Duration>) -> Duration {

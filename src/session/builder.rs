@@ -11,8 +11,8 @@ use super::{
     backoff::Backoff,
     engine::{Engine, Limits, Revoke},
     kernel::Slot,
+    one_task::OneTask,
     renewal::{Renewal, RenewalMode},
-    siblings::Follower,
     storage::Storage,
 };
 use crate::{
@@ -55,7 +55,7 @@ impl SessionBuilder {
             limits: Limits {
                 refresh: Duration::from_secs(30),
                 abandon: Duration::from_secs(120),
-                cooling: Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) },
+                cooling: Backoff::DEFAULT,
             },
             renewal: Renewal {
                 mode: RenewalMode::default(),
@@ -214,7 +214,7 @@ impl SessionBuilder {
             runtime: self.runtime,
             mark: Mark::new(),
             pulse,
-            follower: Follower::default(),
+            follower: OneTask::default(),
         }))
     }
 }

@@ -28,9 +28,9 @@ use super::{
     flight::{Flight, Landed},
     issued::{Issued, Provenance, Sendable},
     kernel::{Change, Finder, Slot},
+    one_task::OneTask,
     reload::Obtained,
     renewal::{Renewal, RenewalMode},
-    siblings::Follower,
     storage::{Storage, Written},
 };
 use crate::{
@@ -58,7 +58,8 @@ pub(crate) struct Engine {
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
     pub(super) pulse: watch::Sender<()>,
-    pub(super) follower: Follower,
+    /// The task that follows the store.
+    pub(super) follower: OneTask,
 }
 
 /// Takes a token that nobody wants.

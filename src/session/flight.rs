@@ -21,6 +21,7 @@ use tokio::{
     task::AbortHandle,
 };
 
+use super::storage::Storage;
 use crate::{error::Error, store::Lease};
 
 /// How a wait ended.
@@ -61,6 +62,7 @@ struct Wait {
 pub(crate) struct Held {
     flight: Flight,
     fence: u64,
+    storage: Arc<Storage>,
 }
 
 impl Held {
@@ -71,7 +73,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.flight.give_lease_up();
+        if let Some(lease) = self.flight.take_lease() {
+            self.storage.give_back(lease);
+        }
     }
 }
 
@@ -151,8 +155,8 @@ impl Flight {
     }
 
     /// Keeps the store's lease.
-    pub(crate) fn hold(&self, lease: Lease) -> Held {
-        let held = Held { flight: self.clone(), fence: lease.fence() };
+    pub(crate) fn hold(&self, lease: Lease, storage: &Arc<Storage>) -> Held {
+        let held = Held { flight: self.clone(), fence: lease.fence(), storage: storage.clone() };
         self.wait().lease = Some(lease);
         if self.is_lost() {
             self.give_lease_up();
@@ -162,8 +166,11 @@ impl Flight {
 
     /// Ends the lease: once lost, the flight writes nothing any more, and who comes after it is not to wait for it.
     pub(crate) fn give_lease_up(&self) {
-        let lease = self.wait().lease.take();
-        drop(lease);
+        drop(self.take_lease());
+    }
+
+    fn take_lease(&self) -> Option<Lease> {
+        self.wait().lease.take()
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -27,6 +27,8 @@ mod flight;
 mod issued;
 mod keep_fresh;
 mod kernel;
+mod one_task;
+mod owing;
 mod reload;
 mod renewal;
 mod siblings;

@@ -1,8 +1,8 @@
 //! Follows what others save to the same store, so that their token is used without a refusal of ours.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use tokio::{runtime::Handle, task::JoinSet, time::sleep};
+use tokio::{runtime::Handle, time::sleep};
 
 use super::{
     ask::Known,
@@ -12,19 +12,9 @@ use super::{
     storage::Storage,
 };
 
-/// The task that follows the store. It ends with the session.
-#[derive(Default)]
-pub(crate) struct Follower(Mutex<JoinSet<()>>);
-
 /// Sees to it that the store is being followed.
 pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
-    let mut task = engine.follower.0.lock().unwrap_or_else(PoisonError::into_inner);
-    // One whose runtime is gone has ended.
-    while task.try_join_next().is_some() {}
-
-    if task.is_empty() {
-        task.spawn_on(until_the_end(Arc::downgrade(engine), engine.storage.clone()), runtime);
-    }
+    engine.follower.run(runtime, until_the_end(Arc::downgrade(engine), engine.storage.clone()));
 }
 
 async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {

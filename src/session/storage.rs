@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::flight::Flight;
+use super::{flight::Flight, one_task::OneTask, owing};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     store::{DynTokenStore, Lease, Record, Superseded},
@@ -38,6 +38,8 @@ pub(crate) struct Storage {
     queue: Mutex<Queue>,
     /// Is told when a write has ended.
     pulse: watch::Sender<()>,
+    /// The task that tries again to write what is owed.
+    pub(super) owing: OneTask,
 }
 
 #[derive(Default)]
@@ -46,6 +48,8 @@ struct Queue {
     draining: bool,
     /// The newest record that is not known to be in the store.
     owed: Option<Arc<Debt>>,
+    /// Held while a refreshed token is owed: whoever else refreshed now would present a spent refresh token.
+    kept: Option<Lease>,
 }
 
 struct Debt {
@@ -96,7 +100,14 @@ impl Storage {
         lease_wait: Duration,
         pulse: watch::Sender<()>,
     ) -> Self {
-        Storage { store, store_timeout, lease_wait, queue: Mutex::default(), pulse }
+        Storage {
+            store,
+            store_timeout,
+            lease_wait,
+            queue: Mutex::default(),
+            pulse,
+            owing: OneTask::default(),
+        }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -105,10 +116,46 @@ impl Storage {
 
     /// The right to refresh. `None` when nobody gives it up in time.
     pub(crate) async fn lease(&self) -> Result<Option<Lease>, Error> {
+        if let Some(kept) = self.take_kept() {
+            return Ok(Some(kept));
+        }
         match timeout(self.lease_wait, guarded(async { self.store.lock().await })).await {
             Ok(lease) => lease.map(Some),
             Err(_elapsed) => Ok(None),
         }
+    }
+
+    /// Ends a lease, unless what was fetched under it is still owed.
+    pub(crate) fn give_back(self: &Arc<Self>, lease: Lease) {
+        let given_up = {
+            let mut queue = self.queue();
+            if queue.owed.as_ref().is_some_and(|owed| !owed.is_change) {
+                queue.kept.replace(lease)
+            } else {
+                Some(lease)
+            }
+        };
+        drop(given_up);
+        if let (true, Ok(runtime)) = (self.keeps_a_lease().is_some(), Handle::try_current()) {
+            owing::write_again(self, &runtime);
+        }
+    }
+
+    /// Nothing is owed any more, unless it is something newer. Returned is the lease that was kept until then.
+    fn paid(&self, debt: &Arc<Debt>) -> Option<Lease> {
+        let mut queue = self.queue();
+        queue.owed.take_if(|owed| Arc::ptr_eq(owed, debt));
+        if queue.owed.is_none() { queue.kept.take() } else { None }
+    }
+
+    /// The number of the lease that is kept for what is owed.
+    pub(crate) fn keeps_a_lease(&self) -> Option<u64> {
+        self.queue().kept.as_ref().map(Lease::fence)
+    }
+
+    /// The lease that was kept, to refresh under.
+    fn take_kept(&self) -> Option<Lease> {
+        self.queue().kept.take()
     }
 
     pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
@@ -213,7 +260,7 @@ impl Drain {
             bounded(storage.store_timeout, async { storage.store.save(record, fence).await }).await
         };
         if result.as_ref().err().is_none_or(is_superseded) {
-            storage.queue().owed.take_if(|owed| Arc::ptr_eq(owed, &debt));
+            drop(storage.paid(&debt));
         }
         // Whoever asked for the write may be gone.
         let _ = done.send(result);

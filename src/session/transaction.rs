@@ -180,7 +180,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease));
+    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease, &engine.storage));
     let found = engine.reported(engine.storage.load().await);
     if flight.is_lost() {
         return None;

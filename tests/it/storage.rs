@@ -472,3 +472,62 @@ async fn a_refresh_token_that_came_with_an_access_token_of_no_use_is_the_next_on
         assert_eq!(presented, [Some("issued".to_owned()), Some("rotated-1".to_owned())], "{restarts}");
     }
 }
+
+/// Two sessions on one store, the first of which has refreshed and could not save.
+async fn owing(store: &Watched) -> (World, World) {
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let (ours, sibling) = (session(), session());
+    ours.session.token().await.unwrap();
+    sibling.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    (ours, sibling)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_refreshed_token_is_owed_no_sibling_presents_the_one_that_is_spent() {
+    let store = Watched::default();
+    let (ours, sibling) = owing(&store).await;
+    let error = within(sibling.session.refresh()).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert_eq!(ours.authority.counts().refreshes, 1);
+
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let adopted = within(sibling.session.refresh()).await.unwrap();
+    assert_eq!(adopted.access().expose(), ours.session.token().await.unwrap().access().expose());
+    within(sibling.session.refresh()).await.unwrap();
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_kept_for_what_is_owed_serves_our_own_refresh() {
+    let store = Watched::default();
+    let (ours, _sibling) = owing(&store).await;
+    let start = tokio::time::Instant::now();
+    within(ours.session.refresh()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "it does not wait for itself");
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_lease_ends_with_the_debt_or_the_session() {
+    for how in ["settles", "logs in", "logs out", "ends"] {
+        let store = Watched::default();
+        let (ours, sibling) = owing(&store).await;
+        store.set(|store| store.save = Fault::None);
+        match how {
+            "settles" => ours.session.settle().await.unwrap(),
+            "logs in" => ours.session.login(Token::new("of-bob")).await.unwrap(),
+            "logs out" => ours.session.logout().await.unwrap(),
+            _ => drop(ours),
+        }
+        let start = tokio::time::Instant::now();
+        // Whatever comes of it: it does not wait for the lease.
+        let _ = within(sibling.session.refresh()).await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
+    }
+}

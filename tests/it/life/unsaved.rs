@@ -84,7 +84,9 @@ async fn a_process_that_settles_saves_what_it_owed_and_the_next_one_goes_on() {
 async fn a_process_that_ends_without_saving_costs_the_next_one_a_login_unless_the_authority_has_grace() {
     for grace in [Duration::ZERO, Duration::from_secs(60)] {
         let unsaved = Unsaved::with(ModelAuthority::new().grace(grace)).await;
-        let next = Unsaved { world: unsaved.next_process(), ..unsaved };
+        let world = unsaved.next_process();
+        drop(unsaved.world);
+        let next = Unsaved { world, ..unsaved };
         let answer = next.world.get("/").await;
         let counts = next.world.authority.counts();
         assert_eq!(counts.presented_again(), 1);
