@@ -39,8 +39,8 @@ async fn look(engine: &Engine) -> Option<u64> {
     let revision = found.revision;
     // After a logout only another login counts.
     let is_news = !is_logged_out || found.session != known.record.session;
-    let newest = engine.storage.or_owed(Some(found).filter(|_| is_news));
-    if let Taken::Whole(obtained) = take(engine, &known, reload(known.record, &known, newest)) {
+    let found = Some(found).filter(|_| is_news);
+    if let Taken::Whole(obtained) = take(engine, &known, reload(known.record, &known, found)) {
         engine.conclude(Finder::Sibling { since: known.record }, obtained).await;
     }
     Some(revision)
@@ -51,14 +51,15 @@ struct Quiet {
     is_logged_out: bool,
 }
 
-/// Waits for the end of the refresh that is on: it looks into the store itself.
+/// Waits for the end of the refresh that is on, which looks into the store itself, and of our own writes, which may be
+/// read half-way.
 async fn quiet(engine: &Engine) -> Quiet {
     let mut pulse = engine.pulse().subscribe();
     loop {
         pulse.mark_unchanged();
         {
             let mut slot = engine.slot().await;
-            if !slot.is_flying() {
+            if !slot.is_flying() && engine.storage.is_settled() {
                 let is_logged_out = matches!(slot.fetch(), Fetch::LoggedOut);
                 return Quiet { known: slot.known(), is_logged_out };
             }

@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,6 +11,7 @@ use std::{
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
+    event::Event,
     session::{Changes, State},
     source_fn,
     store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
@@ -196,4 +197,85 @@ fn the_store_is_followed_again_on_the_next_runtime() {
         next(&mut changes).await;
         assert_eq!(access(&other).await, "of-bob");
     });
+}
+
+/// Holds saves, and what a look that follows a change has loaded.
+#[derive(Clone, Default)]
+struct Slow {
+    memory: MemoryStore,
+    hold_save: Arc<Mutex<Option<Gate>>>,
+    hold_look: Arc<Mutex<Option<Gate>>>,
+    looks: Arc<AtomicBool>,
+}
+
+async fn pass(gate: &Mutex<Option<Gate>>) {
+    let gate = gate.lock().unwrap().clone();
+    if let Some(gate) = gate {
+        gate.pass().await;
+    }
+}
+
+fn hold(gate: &Mutex<Option<Gate>>) -> Gate {
+    gate.lock().unwrap().insert(Gate::new()).clone()
+}
+
+impl TokenStore for Slow {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        let loaded = self.memory.load().await;
+        if self.looks.swap(false, Ordering::SeqCst) {
+            pass(&self.hold_look).await;
+        }
+        loaded
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        pass(&self.hold_save).await;
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.memory.lock().await
+    }
+
+    async fn changed(&self, known: u64) {
+        self.memory.changed(known).await;
+        self.looks.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_we_have_saved_ourselves_is_never_taken_for_a_siblings() {
+    const MOMENT: Duration = Duration::from_millis(1);
+    let store = Slow::default();
+    let others = session("other", store.memory.clone());
+    for number in 0..5 {
+        others.login(Token::new(format!("before-{number}"))).await.unwrap();
+    }
+    let issued = Arc::new(AtomicUsize::new(0));
+    let counted = issued.clone();
+    let ours =
+        Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("never")) }))
+            .store(store.clone())
+            .observer(move |event: &Event<'_>| {
+                counted.fetch_add(usize::from(matches!(event, Event::Issued { .. })), Ordering::SeqCst);
+            })
+            .build();
+    let first_save = hold(&store.hold_save);
+    let mut login = task::spawn(ours.login(Token::new("first")));
+    assert_pending!(login.poll());
+    within(first_save.waiting(1)).await;
+    let mut replace = task::spawn(ours.replace(Token::new("second")));
+    assert_pending!(replace.poll());
+    let (second_save, look) = (hold(&store.hold_save), hold(&store.hold_look));
+    first_save.open();
+    within(second_save.waiting(1)).await;
+    tokio::time::sleep(MOMENT).await;
+    second_save.open();
+    tokio::time::sleep(MOMENT).await;
+    look.open();
+    within(login).await.unwrap();
+    within(replace).await.unwrap();
+    tokio::time::sleep(MOMENT).await;
+    assert_eq!(access(&ours).await, "second");
+    assert_eq!(issued.load(Ordering::SeqCst), 2, "the first was not gone back to");
 }
