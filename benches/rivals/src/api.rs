@@ -1,0 +1,160 @@
+use std::{
+    fmt::Debug,
+    future::{Ready, ready},
+    marker::PhantomData,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use futures_util::future::{BoxFuture, Either, FutureExt};
+use http::{HeaderMap, Request, Response, StatusCode, header::AUTHORIZATION};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tower::{BoxError, Service};
+
+use crate::{authority::Authority, gate::Gate};
+
+/// The path of the one request that is held longer than the others.
+pub const LATE: &str = "/late";
+
+/// The service that everybody wraps: always ready, and it reads each request's body to its end, as a client does.
+///
+/// `E` is the error that it never returns; some layers want one of their own.
+#[derive(Debug)]
+pub struct Api<E = BoxError> {
+    guard: Option<Arc<Guard>>,
+    error: PhantomData<fn() -> E>,
+}
+
+/// What stands before an API that looks at tokens: requests come in, are held, and then judged.
+#[derive(Debug)]
+pub struct Guard {
+    pub authority: Authority,
+    pub gate: Gate,
+    pub late_gate: Gate,
+}
+
+impl<E> Api<E> {
+    /// Answers 200 to everything, at once and without allocating.
+    pub fn open() -> Self {
+        Api { guard: None, error: PhantomData }
+    }
+
+    /// Answers 401 to tokens that the authority does not accept by then, and 400 to an incomplete body.
+    pub fn guarded(guard: Arc<Guard>) -> Self {
+        Api { guard: Some(guard), error: PhantomData }
+    }
+
+    pub fn with_error<F>(&self) -> Api<F> {
+        Api { guard: self.guard.clone(), error: PhantomData }
+    }
+}
+
+impl<E> Clone for Api<E> {
+    fn clone(&self) -> Self {
+        self.with_error()
+    }
+}
+
+impl<E, B> Service<Request<B>> for Api<E>
+where
+    E: Send + 'static,
+    B: Body<Data: Buf, Error: Debug>,
+{
+    type Response = Response<()>;
+    type Error = E;
+    type Future = Either<Ready<Result<Response<()>, E>>, BoxFuture<'static, Result<Response<()>, E>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let length = read(body);
+        match self.guard.clone() {
+            None => Either::Left(ready(Ok(answer(StatusCode::OK)))),
+            Some(guard) => Either::Right(
+                async move { Ok(answer(guard.judge(head.uri.path(), &head.headers, length).await)) }.boxed(),
+            ),
+        }
+    }
+}
+
+impl Guard {
+    async fn judge(&self, path: &str, headers: &HeaderMap, length: usize) -> StatusCode {
+        let gate = if path == LATE { &self.late_gate } else { &self.gate };
+        gate.pass().await;
+        let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = value.and_then(|value| value.strip_prefix("Bearer "));
+        if !token.is_some_and(|token| self.authority.accepts(token)) {
+            StatusCode::UNAUTHORIZED
+        } else if length != Shape::Post.body().len() {
+            StatusCode::BAD_REQUEST
+        } else {
+            StatusCode::OK
+        }
+    }
+}
+
+fn answer(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}
+
+fn read<B: Body<Data: Buf, Error: Debug>>(body: B) -> usize {
+    let mut body = pin!(body);
+    let all = async {
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.expect("a body in memory does not fail");
+            length += frame.data_ref().map_or(0, Buf::remaining);
+        }
+        length
+    };
+    all.now_or_never().expect("a body in memory does not wait")
+}
+
+/// The requests that are measured.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    /// No headers, no body.
+    Get,
+    /// Four headers and 1 KiB.
+    Post,
+}
+
+impl Shape {
+    pub const ALL: [Shape; 2] = [Shape::Get, Shape::Post];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Get => "get",
+            Shape::Post => "post",
+        }
+    }
+
+    pub fn request(self, path: &str) -> Request<Bytes> {
+        let request = Request::builder().uri(format!("https://api.test{path}"));
+        let request = match self {
+            Shape::Get => request,
+            Shape::Post => request
+                .method("POST")
+                .header("accept", "application/json")
+                .header("content-type", "application/json")
+                .header("user-agent", "bench")
+                .header("x-request-id", "0"),
+        };
+        request.body(self.body()).expect("a valid request")
+    }
+
+    fn body(self) -> Bytes {
+        match self {
+            Shape::Get => Bytes::new(),
+            Shape::Post => Bytes::from_static(&[b'x'; 1024]),
+        }
+    }
+}
