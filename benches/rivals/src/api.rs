@@ -9,15 +9,22 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures_util::future::{BoxFuture, Either, FutureExt};
-use http::{HeaderMap, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
+    request::Parts,
+};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower::{BoxError, Service};
 
 use crate::{authority::Authority, gate::Gate};
 
-/// The path of the one request that is held longer than the others.
-pub const LATE: &str = "/late";
+/// Where requests go.
+pub const ORDERS: &str = "https://api.test/orders";
+
+/// Where the one request goes that is held longer than the others.
+pub const LATE: &str = "https://api.test/late";
 
 /// The service that everybody wraps: always ready, and it reads each request's body to its end, as a client does.
 ///
@@ -76,18 +83,16 @@ where
         let length = read(body);
         match self.guard.clone() {
             None => Either::Left(ready(Ok(answer(StatusCode::OK)))),
-            Some(guard) => Either::Right(
-                async move { Ok(answer(guard.judge(head.uri.path(), &head.headers, length).await)) }.boxed(),
-            ),
+            Some(guard) => Either::Right(async move { Ok(answer(guard.judge(&head, length).await)) }.boxed()),
         }
     }
 }
 
 impl Guard {
-    async fn judge(&self, path: &str, headers: &HeaderMap, length: usize) -> StatusCode {
-        let gate = if path == LATE { &self.late_gate } else { &self.gate };
+    async fn judge(&self, request: &Parts, length: usize) -> StatusCode {
+        let gate = if request.uri == *LATE { &self.late_gate } else { &self.gate };
         gate.pass().await;
-        let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let value = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = value.and_then(|value| value.strip_prefix("Bearer "));
         if !token.is_some_and(|token| self.authority.accepts(token)) {
             StatusCode::UNAUTHORIZED
@@ -137,16 +142,17 @@ impl Shape {
         }
     }
 
-    pub fn request(self, path: &str) -> Request<Bytes> {
-        let request = Request::builder().uri(format!("https://api.test{path}"));
+    pub fn request(self, uri: &'static str) -> Request<Bytes> {
+        let request = Request::builder().uri(Uri::from_static(uri));
         let request = match self {
             Shape::Get => request,
             Shape::Post => request
-                .method("POST")
-                .header("accept", "application/json")
-                .header("content-type", "application/json")
-                .header("user-agent", "bench")
-                .header("x-request-id", "0"),
+                .method(Method::POST)
+                .header(ACCEPT, HeaderValue::from_static("application/json"))
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+                .header(USER_AGENT, HeaderValue::from_static("rivals"))
+                // One that is different in each request.
+                .header(HeaderName::from_static("x-request-id"), "7f3c2d"),
         };
         request.body(self.body()).expect("a valid request")
     }

@@ -41,6 +41,10 @@ pub trait Replace: Tokens<Token: AsRef<str> + Sync> {
 }
 
 /// How clients that are tower services send. `None` is an error.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "callers cannot see that the future of an `async fn` here is `Send`"
+)]
 pub fn send<S>(service: &mut S, request: Request<Bytes>) -> impl Future<Output = Option<StatusCode>> + Send
 where
     S: Service<Request<Full<Bytes>>, Response = Response<()>, Error: Send, Future: Send> + Send,

@@ -1,7 +1,7 @@
 //! What a token costs a request when nothing goes wrong.
 
 use crate::{
-    api::{Api, Shape},
+    api::{Api, ORDERS, Shape},
     authority::{Authority, Conduct},
     contest::Client,
     rivals::{
@@ -48,7 +48,7 @@ fn send<C: Client>(shape: Shape, requests: usize) {
     one_thread().block_on(async {
         let mut client = C::new(&Authority::new(Conduct::Generous), &Api::open());
         for _ in 0..requests {
-            client.send(shape.request("/orders")).await.expect("an answer");
+            client.send(shape.request(ORDERS)).await.expect("an answer");
         }
     });
 }

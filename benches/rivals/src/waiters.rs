@@ -84,7 +84,12 @@ const fn of<T: Tokens>() -> Waiting {
 pub fn spawn_and_yield(crowd: Crowd) {
     one_thread().block_on(async {
         for _ in 0..crowd.rounds {
-            gather(crowd.waiters, yield_now, || ()).await;
+            let wait = |begun: Begun| async move {
+                begun.note();
+                yield_now().await;
+                Instant::now()
+            };
+            gather(crowd.waiters, wait, || ()).await;
         }
     });
 }
@@ -118,15 +123,16 @@ fn last_served<T: Tokens>(waiters: usize) -> Duration {
 async fn served<T: Tokens>(waiters: usize) -> Duration {
     let authority = Authority::new(Conduct::Generous);
     authority.answers().close();
-    let tokens = T::new(&authority);
-    let wait = || {
+    let tokens = Arc::new(T::new(&authority));
+    let wait = |begun: Begun| {
         let tokens = tokens.clone();
         async move {
+            begun.note();
             tokens.token().await.expect("a token");
             Instant::now()
         }
     };
-    let leader = tokio::spawn(wait());
+    let leader = tokio::spawn(wait(Begun::default()));
     authority.answers().reached(1).await;
     let mut answered = Instant::now();
     let release = || {
@@ -139,20 +145,17 @@ async fn served<T: Tokens>(waiters: usize) -> Duration {
 }
 
 /// Spawns a task for each waiter, releases them when all have begun to wait, and waits for the last.
-async fn gather<F>(waiters: usize, wait: impl Fn() -> F, release: impl FnOnce()) -> Vec<F::Output>
+async fn gather<F>(waiters: usize, wait: impl Fn(Begun) -> F, release: impl FnOnce()) -> Vec<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    let begun = Arc::new(AtomicUsize::new(0));
+    let begun = Begun::default();
     let mut tasks = Vec::with_capacity(waiters);
     for _ in 0..waiters {
-        let (begun, wait) = (begun.clone(), wait());
-        tasks.push(tokio::spawn(async move {
-            begun.fetch_add(1, Relaxed);
-            wait.await
-        }));
+        // Not wrapped in another future: moving that would cost more than some waiters do.
+        tasks.push(tokio::spawn(wait(begun.clone())));
     }
-    while begun.load(Relaxed) < waiters {
+    while begun.0.load(Relaxed) < waiters {
         yield_now().await;
     }
     release();
@@ -161,4 +164,14 @@ where
         outputs.push(task.await.expect("a waiter ends"));
     }
     outputs
+}
+
+/// How many have begun to wait.
+#[derive(Debug, Clone, Default)]
+struct Begun(Arc<AtomicUsize>);
+
+impl Begun {
+    fn note(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
 }

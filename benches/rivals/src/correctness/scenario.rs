@@ -1,7 +1,12 @@
 use std::time::Duration;
 
 use super::world::{Findings, World, settle};
-use crate::{api::LATE, authority::Conduct, contest::Client, runtime::one_thread};
+use crate::{
+    api::{LATE, ORDERS},
+    authority::Conduct,
+    contest::Client,
+    runtime::one_thread,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
@@ -58,7 +63,7 @@ pub fn run<C: Client>(scenario: Scenario) -> Findings {
 
 async fn burst<C: Client>() -> Findings {
     let world = World::<C>::new(Conduct::Generous).await;
-    let requests = world.under_way("/", REQUESTS).await;
+    let requests = world.under_way(ORDERS, REQUESTS).await;
     world.refuse_and_refresh().await;
     world.findings(requests).await
 }
@@ -66,7 +71,7 @@ async fn burst<C: Client>() -> Findings {
 async fn late_refusal<C: Client>() -> Findings {
     let world = World::<C>::new(Conduct::Generous).await;
     let late = world.under_way(LATE, 1).await;
-    let others = world.under_way("/", REQUESTS - 1).await;
+    let others = world.under_way(ORDERS, REQUESTS - 1).await;
     world.refuse_and_refresh().await;
     let others = world.findings(others).await;
     world.guard.late_gate.open();
@@ -75,11 +80,11 @@ async fn late_refusal<C: Client>() -> Findings {
 
 async fn second_revocation<C: Client>() -> Findings {
     let world = World::<C>::new(Conduct::Generous).await;
-    let first = world.under_way("/", REQUESTS).await;
+    let first = world.under_way(ORDERS, REQUESTS).await;
     world.refuse_and_refresh().await;
     let first = world.findings(first).await;
     world.guard.gate.close();
-    let second = world.under_way("/", REQUESTS).await;
+    let second = world.under_way(ORDERS, REQUESTS).await;
     world.refuse_and_refresh().await;
     first.and(world.findings(second).await)
 }
@@ -87,7 +92,7 @@ async fn second_revocation<C: Client>() -> Findings {
 async fn leader_dropped<C: Client>(conduct: Conduct) -> Findings {
     let world = World::<C>::new(conduct).await;
     let leader = world.under_way(LATE, 1).await;
-    let others = world.under_way("/", REQUESTS - 1).await;
+    let others = world.under_way(ORDERS, REQUESTS - 1).await;
     world.refuse(&world.guard.late_gate).await;
     world.guard.gate.open();
     settle().await;
@@ -102,7 +107,7 @@ async fn leader_dropped<C: Client>(conduct: Conduct) -> Findings {
 async fn authority_failing<C: Client>() -> Findings {
     const LATENCY: Duration = Duration::from_millis(50);
     let world = World::<C>::new(Conduct::FailingAfterTheFirst(LATENCY)).await;
-    let requests = world.under_way("/", REQUESTS / 10).await;
+    let requests = world.under_way(ORDERS, REQUESTS / 10).await;
     world.authority.revoke();
     world.guard.gate.open();
     world.findings(requests).await

@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{Api, Guard, LATE, Shape},
+    api::{Api, Guard, LATE, ORDERS, Shape},
     authority::{Authority, Conduct},
     contest::Client,
     gate::Gate,
@@ -53,20 +53,20 @@ impl<C: Client> World<C> {
             late_gate: Gate::new(false),
         });
         let mut client = C::new(&authority, &Api::guarded(guard.clone()));
-        let first = client.send(Shape::Post.request("/")).await.expect("an answer");
+        let first = client.send(Shape::Post.request(ORDERS)).await.expect("an answer");
         assert!(first.is_success(), "the first token is good");
         guard.gate.close();
         World { authority, guard, client }
     }
 
-    /// So many requests that have reached the API with the present token and wait at the gate of their path.
-    pub async fn under_way(&self, path: &'static str, requests: usize) -> Requests {
-        let gate = if path == LATE { &self.guard.late_gate } else { &self.guard.gate };
+    /// So many requests that have reached the API with the present token and wait at the gate of their URI.
+    pub async fn under_way(&self, uri: &'static str, requests: usize) -> Requests {
+        let gate = if uri == LATE { &self.guard.late_gate } else { &self.guard.gate };
         let before = gate.arrivals();
         let mut tasks = Vec::with_capacity(requests);
         for _ in 0..requests {
             let mut client = self.client.clone();
-            tasks.push(tokio::spawn(async move { client.send(Shape::Post.request(path)).await }));
+            tasks.push(tokio::spawn(async move { client.send(Shape::Post.request(uri)).await }));
         }
         gate.reached(before + requests).await;
         tasks

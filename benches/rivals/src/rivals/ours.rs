@@ -8,7 +8,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    api::{Api, Shape},
+    api::{Api, ORDERS, Shape},
     authority::{Authority, Failure},
     contest::{Client, Tokens, send},
 };
@@ -73,7 +73,7 @@ impl Tokens for OursInFull {
     }
 
     async fn token(&self) -> Result<StatusCode, Failure> {
-        self.0.clone().send(Shape::Get.request("/")).await.ok_or(Failure)
+        self.0.clone().send(Shape::Get.request(ORDERS)).await.ok_or(Failure)
     }
 }
 

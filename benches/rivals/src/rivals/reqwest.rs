@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use http::{Extensions, HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{Extensions, HeaderValue, Request, StatusCode, header::AUTHORIZATION};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use tower::Service;
 
@@ -78,5 +78,5 @@ fn of_reqwest(request: Request<Bytes>) -> reqwest::Request {
 async fn answer(api: &Api, request: reqwest::Request) -> reqwest::Response {
     let request: Request<reqwest::Body> = request.try_into().expect("a URL is a URI");
     let response = api.clone().call(request).await.expect("the API does not fail");
-    Response::from(response).map(|()| reqwest::Body::default()).into()
+    response.map(|()| reqwest::Body::default()).into()
 }
