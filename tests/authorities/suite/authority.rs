@@ -1,6 +1,6 @@
 //! What the authorities have in common: a client for each case, logins, counts.
 
-use std::{env, time::Duration};
+use std::env;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use tower_token_refresh::{
     source::Credentials,
 };
 
+use crate::kind::Kind;
+
 /// The servers' fixtures.
 const SECRET: &str = "not-a-secret";
 const PASSWORD: &str = "not-a-password";
@@ -33,40 +35,10 @@ where
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// A running authority with a resource of its own.
-#[derive(Clone, Copy)]
-pub(crate) struct Kind {
-    address_in: &'static str,
-    resource: &'static str,
-    /// How the resource refuses a token that has expired, and whether it says why in a challenge.
-    pub(crate) refusal: StatusCode,
-    pub(crate) has_challenge: bool,
-}
-
-/// What both tell of their access tokens.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(3600);
-
-/// The provider's own resource.
-pub(crate) const OIDC_PROVIDER: Kind = Kind {
-    address_in: "OIDC_PROVIDER",
-    resource: "/me",
-    refusal: StatusCode::UNAUTHORIZED,
-    has_challenge: true,
-};
-
-pub(crate) const OIDC_PROVIDER_WITH_403: Kind =
-    Kind { resource: "/forbidden", refusal: StatusCode::FORBIDDEN, ..OIDC_PROVIDER };
-
-pub(crate) const DJANGO: Kind =
-    Kind { address_in: "DJANGO", resource: "/me", refusal: StatusCode::FORBIDDEN, has_challenge: false };
-
-/// Where a spent refresh token is good for a while.
-pub(crate) const DJANGO_WITH_GRACE: Kind = Kind { address_in: "DJANGO_WITH_GRACE", ..DJANGO };
-
 /// An authority, as a client sees it that no other case knows.
 #[derive(Clone)]
 pub(crate) struct Authority {
-    pub(crate) kind: Kind,
+    kind: Kind,
     address: String,
     client_id: String,
     http: Pool<Full<Bytes>>,
@@ -88,7 +60,7 @@ impl Authority {
             panic!("{} does not say where the server is: run scripts/authorities", kind.address_in);
         };
         let mut authority = Authority { kind, address, client_id: String::new(), http: pool() };
-        authority.client_id = text(&authority.control(Method::POST, "").await);
+        authority.client_id = text(&authority.control(Method::POST, "/_test/clients").await);
         authority
     }
 
@@ -127,16 +99,16 @@ impl Authority {
 
     /// All access tokens expire.
     pub(crate) async fn expire(&self) {
-        self.control(Method::POST, "/expire").await;
+        self.control(Method::POST, &self.case("/expire")).await;
     }
 
     /// An authorization code for this challenge.
     pub(crate) async fn code(&self, challenge: &str) -> String {
-        text(&self.control(Method::POST, &format!("/code?challenge={challenge}")).await)
+        text(&self.control(Method::POST, &self.case(&format!("/code?challenge={challenge}"))).await)
     }
 
     pub(crate) async fn token_calls(&self) -> TokenCalls {
-        let counts = self.control(Method::GET, "").await;
+        let counts = self.control(Method::GET, &self.case("")).await;
         let count = |name| counts[name].as_u64().expect("a count");
         TokenCalls { logins: count("logins"), refreshes: count("refreshes"), refused: count("refused") }
     }
@@ -164,12 +136,15 @@ impl Authority {
         (answer.status(), body(answer).await)
     }
 
-    async fn control(&self, method: Method, verb: &str) -> Value {
-        let slash = if self.client_id.is_empty() { "" } else { "/" };
-        let url = format!("{}/_test/clients{slash}{}{verb}", self.address, self.client_id);
+    fn case(&self, verb: &str) -> String {
+        format!("/_test/clients/{}{verb}", self.client_id)
+    }
+
+    async fn control(&self, method: Method, path: &str) -> Value {
+        let url = format!("{}{path}", self.address);
         let request = Request::builder().method(method).uri(url).body(Full::default()).expect("a request");
         let (status, answer) = self.send(request).await;
-        assert_eq!(status, StatusCode::OK, "{verb}");
+        assert_eq!(status, StatusCode::OK, "{path}");
         serde_json::from_slice(&answer).expect("JSON")
     }
 }

@@ -6,7 +6,7 @@ use tower::ServiceExt;
 use tower_token_refresh::{SkipRefresh, test_util::Gate};
 
 use crate::{
-    authority::{DJANGO, Kind, LIFETIME, OIDC_PROVIDER, OIDC_PROVIDER_WITH_403},
+    kind::{DJANGO, Kind, LIFETIME, OIDC_PROVIDER, OIDC_PROVIDER_WITH_403},
     world::{World, answered, within},
 };
 

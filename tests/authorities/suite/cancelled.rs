@@ -4,7 +4,7 @@ use tower::ServiceExt;
 use tower_token_refresh::test_util::Gate;
 
 use crate::{
-    authority::{DJANGO, Kind, OIDC_PROVIDER},
+    kind::{DJANGO, Kind, OIDC_PROVIDER},
     proxy::Way,
     world::{World, within},
 };

@@ -3,7 +3,8 @@
 use tower_token_refresh::{TokenSource, oauth2::AuthorizationCode, store::MemoryStore};
 
 use crate::{
-    authority::{Authority, OIDC_PROVIDER},
+    authority::Authority,
+    kind::OIDC_PROVIDER,
     world::{World, within},
 };
 

@@ -4,7 +4,7 @@ use tower::ServiceExt;
 use tower_token_refresh::test_util::Gate;
 
 use crate::{
-    authority::{DJANGO, Kind, OIDC_PROVIDER, OIDC_PROVIDER_WITH_403},
+    kind::{DJANGO, Kind, OIDC_PROVIDER, OIDC_PROVIDER_WITH_403},
     world::{World, answered, within},
 };
 

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use tower_token_refresh::{BoxError, Error};
 
 use crate::{
-    authority::{DJANGO, DJANGO_WITH_GRACE, Kind, OIDC_PROVIDER},
+    kind::{DJANGO, DJANGO_WITH_GRACE, Kind, OIDC_PROVIDER},
     proxy::Way,
     world::{World, within},
 };

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::{
-    authority::{Authority, DJANGO, Kind, OIDC_PROVIDER},
+    authority::Authority,
+    kind::{DJANGO, Kind, OIDC_PROVIDER},
     world::within,
 };
 

@@ -1,13 +1,14 @@
 //! The authority ends the grant.
 
-use http::Response;
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_token_refresh::{BoxError, Error, TokenSource, store::MemoryStore};
 
 use crate::{
-    authority::{Authority, DJANGO, Kind, OIDC_PROVIDER, OIDC_PROVIDER_WITH_403},
+    authority::Authority,
+    kind::{DJANGO, Kind, OIDC_PROVIDER, OIDC_PROVIDER_WITH_403},
     world::{World, within},
 };
 
@@ -50,6 +51,32 @@ async fn a_grant_that_oidc_provider_has_revoked_ends_the_session_behind_a_403_to
 #[tokio::test]
 async fn a_grant_that_django_has_revoked_is_presented_once_and_ends_the_session() {
     within(without_a_login(DJANGO)).await;
+}
+
+/// Somebody else has presented a refresh token that was spent, so the authority trusts nobody any more.
+async fn by_a_thief(kind: Kind) {
+    let world = World::new(kind).await;
+    let stolen = world.session.token().await.unwrap();
+    world.authority.expire().await;
+    world.get_in(2).await;
+    let stolen = stolen.refresh().unwrap().expose();
+    let form = format!("grant_type=refresh_token&refresh_token={stolen}");
+    assert_eq!(world.authority.post("/token", &form).await.0, StatusCode::BAD_REQUEST);
+    for _ in 0..2 {
+        refused(world.get().await, kind);
+    }
+    assert_eq!(world.ends(), 1);
+    world.assert_token_calls(1, 1, 2).await;
+}
+
+#[tokio::test]
+async fn a_grant_that_oidc_provider_has_ended_for_a_reuse_elsewhere_ends_the_session() {
+    within(by_a_thief(OIDC_PROVIDER)).await;
+}
+
+#[tokio::test]
+async fn a_grant_that_django_has_ended_for_a_reuse_elsewhere_ends_the_session() {
+    within(by_a_thief(DJANGO)).await;
 }
 
 async fn with_a_login(kind: Kind) {

@@ -25,7 +25,8 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    authority::{Authority, Kind, TokenCalls, body, pool},
+    authority::{Authority, TokenCalls, body, pool},
+    kind::Kind,
     proxy::Proxy,
 };
 
