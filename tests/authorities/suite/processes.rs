@@ -1,4 +1,4 @@
-//! Processes with one file, one after the other or at once.
+//! Processes with one file, one after the other or at once. A process is a session of its own here.
 
 use tokio::task::JoinSet;
 use tower::ServiceExt;

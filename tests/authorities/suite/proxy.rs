@@ -59,19 +59,24 @@ async fn relay(client: TcpStream, server: TcpStream, ways: watch::Receiver<Way>)
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, Cargo::Request, ways.clone()) => {}
-        () = pump(from_server, to_client, Cargo::Answer, ways) => {}
+        () = pump(from_client, to_server, Direction::ToAuthority, ways.clone()) => {}
+        () = pump(from_server, to_client, Direction::ToClient, ways) => {}
     }
 }
 
 /// Passes on what comes, as long as it may.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cargo: Cargo, ways: watch::Receiver<Way>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    direction: Direction,
+    ways: watch::Receiver<Way>,
+) {
     let mut chunk = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         let way = ways.borrow().clone();
-        match (way, cargo) {
-            (Way::LoseRequests, Cargo::Request) | (Way::LoseAnswers, Cargo::Answer) => break,
-            (Way::Hold(gate), Cargo::Answer) => gate.pass().await,
+        match (way, direction) {
+            (Way::LoseRequests, Direction::ToAuthority) | (Way::LoseAnswers, Direction::ToClient) => break,
+            (Way::Hold(gate), Direction::ToClient) => gate.pass().await,
             _ => {}
         }
         if to.write_all(&chunk[..read]).await.is_err() {
@@ -81,7 +86,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cargo: Cargo, way
 }
 
 #[derive(Clone, Copy)]
-enum Cargo {
-    Request,
-    Answer,
+enum Direction {
+    ToAuthority,
+    ToClient,
 }
