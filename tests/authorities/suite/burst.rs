@@ -10,7 +10,7 @@ use crate::{
     world::{World, answered, within},
 };
 
-const REQUESTS: usize = 50;
+pub(crate) const REQUESTS: usize = 50;
 
 async fn all_refused(kind: Kind) {
     let world = World::new(kind).await;

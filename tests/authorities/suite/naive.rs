@@ -7,11 +7,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     authority::Authority,
+    burst::REQUESTS,
     kind::{DJANGO, Kind, OIDC_PROVIDER},
     world::within,
 };
-
-const REQUESTS: usize = 10;
 
 #[derive(Clone)]
 struct Naive {
