@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Full;
 use tokio::{runtime::Builder, task::JoinHandle};
@@ -84,7 +85,7 @@ impl World {
         World { authority, clock, client, refusals }
     }
 
-    fn send(&self, requests: usize) -> Vec<JoinHandle<StatusCode>> {
+    fn send(&self, requests: usize) -> Requests {
         let send = || {
             let client = self.client.clone();
             async { client.oneshot(Shape::Post.request()).await.expect("an answer").status() }
@@ -104,9 +105,11 @@ async fn answer<B>(authority: &ModelAuthority, refusals: &Gate, request: &Reques
     response
 }
 
-async fn all_succeed(requests: impl IntoIterator<Item = JoinHandle<StatusCode>>) {
-    for request in requests {
-        assert_eq!(request.await.expect("no request panics"), StatusCode::OK);
+type Requests = FuturesUnordered<JoinHandle<StatusCode>>;
+
+async fn all_succeed(mut requests: Requests) {
+    while let Some(status) = requests.next().await {
+        assert_eq!(status.expect("no request panics"), StatusCode::OK);
     }
 }
 
@@ -143,13 +146,12 @@ async fn leader_dropped(world: World, requests: usize) -> World {
 /// One request is refused and refreshes; the refusals of all others come after that.
 async fn late(world: World, requests: usize) -> World {
     world.authority.revoke_access();
-    let first = world.send(1);
-    world.refusals.waiting(1).await;
-    let others = world.send(requests);
+    let mut requests_sent = world.send(1 + requests);
     world.refusals.waiting(1 + requests).await;
     world.refusals.let_through(1);
-    all_succeed(first).await;
+    let first = requests_sent.next().await.expect("one was let through");
+    assert_eq!(first.expect("no request panics"), StatusCode::OK);
     world.refusals.open();
-    all_succeed(others).await;
+    all_succeed(requests_sent).await;
     world
 }
