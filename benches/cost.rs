@@ -4,13 +4,17 @@
 //! difference of two runs of this program in valgrind, per unit, less that of the same without the layer.
 
 mod kit {
+    pub(crate) mod arguments;
     pub(crate) mod frames;
     pub(crate) mod inner;
+    pub(crate) mod layer;
     pub(crate) mod lines;
     pub(crate) mod loopback;
     pub(crate) mod requests;
+    pub(crate) mod resends;
+    pub(crate) mod runtime;
     pub(crate) mod session;
-    pub(crate) mod stacks;
+    pub(crate) mod static_header;
     pub(crate) mod workloads;
 }
 
@@ -20,7 +24,8 @@ use std::{
 };
 
 use self::kit::{
-    lines::{self, line},
+    arguments::arguments,
+    lines::line,
     workloads::{self, Workload},
 };
 
@@ -28,7 +33,7 @@ use self::kit::{
 const RUN: &str = "--run";
 
 fn main() {
-    match &lines::arguments()[..] {
+    match &arguments()[..] {
         [flag, name, units] if flag == RUN => {
             let workloads = workloads::all();
             let workload = workloads.iter().find(|workload| workload.name == *name).expect("a workload");

@@ -3,13 +3,17 @@
 //! `counts [GROUP[/CASE]]...` prints `group`, `case`, `metric` and the value, separated by tabs.
 
 mod kit {
+    pub(crate) mod arguments;
     pub(crate) mod frames;
     pub(crate) mod inner;
+    pub(crate) mod layer;
     pub(crate) mod lines;
     pub(crate) mod loopback;
     pub(crate) mod requests;
+    pub(crate) mod resends;
+    pub(crate) mod runtime;
     pub(crate) mod session;
-    pub(crate) mod stacks;
+    pub(crate) mod static_header;
     pub(crate) mod workloads;
 }
 mod counted {
@@ -22,12 +26,13 @@ mod counted {
 use allocation_counter::AllocationInfo;
 
 use self::kit::{
-    lines::{self, line},
+    arguments::arguments,
+    lines::line,
     workloads::{self, Workload, is_named},
 };
 
 fn main() {
-    let filters = lines::arguments();
+    let filters = arguments();
     workloads::measure(&filters, per_unit, |name, [allocations, bytes]| {
         line(name, "allocations", allocations);
         line(name, "bytes", bytes);

@@ -18,8 +18,9 @@ use tower_token_refresh::{
 use crate::{
     Count,
     kit::{
+        layer::layer,
         loopback::{Http, client, serve},
-        session::{layer, runtime},
+        runtime::runtime,
     },
 };
 

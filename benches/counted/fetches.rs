@@ -15,10 +15,7 @@ use tower_token_refresh::{
 
 use crate::{
     Count,
-    kit::{
-        requests::{ORIGIN, Shape},
-        session::layer,
-    },
+    kit::{layer::layer, requests::Shape, session::ORIGIN},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -11,9 +11,11 @@ use tower_token_refresh::ReplayBody;
 use crate::{
     Count,
     kit::{
+        layer::layer,
         loopback::{Http, client},
-        requests::{ORIGIN, Shape},
-        session::{layer, runtime, session},
+        requests::Shape,
+        runtime::runtime,
+        session::{ORIGIN, session},
     },
 };
 

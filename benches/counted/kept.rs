@@ -9,8 +9,9 @@ use crate::{
     kit::{
         frames::Frames,
         inner::Reads,
-        requests::ORIGIN,
-        session::{layer, runtime, session},
+        layer::layer,
+        runtime::runtime,
+        session::{ORIGIN, session},
     },
 };
 

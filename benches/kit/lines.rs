@@ -1,11 +1,4 @@
-//! What a measuring program is asked for, and what it prints.
-
-use std::env;
-
-/// Without the flag that `cargo bench` adds.
-pub(crate) fn arguments() -> Vec<String> {
-    env::args().skip(1).filter(|argument| argument != "--bench").collect()
-}
+//! What a measuring program prints.
 
 /// Prints a figure of `group/case`: `group`, `case`, `metric`, `value`, separated by tabs.
 pub(crate) fn line(name: &str, metric: &str, value: f64) {

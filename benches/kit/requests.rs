@@ -4,8 +4,6 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 
-pub(crate) const ORIGIN: &str = "https://api.test";
-
 /// What a request consists of.
 #[derive(Clone, Copy)]
 pub(crate) enum Shape {

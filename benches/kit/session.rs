@@ -1,27 +1,16 @@
-//! A session whose authority answers at once, and the layer around it.
+//! A session whose authority answers at once.
 
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
-use tower_token_refresh::{
-    FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, TokenSource, source_fn,
-};
+use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
 
-pub(crate) fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
+/// Where its token is shown.
+pub(crate) const ORIGIN: &str = "https://api.test";
 
 /// A session without a token.
 pub(crate) fn session() -> Session {
-    Session::builder(source()).build()
-}
-
-fn source() -> impl TokenSource {
-    source_fn(|_: FetchContext| async {
+    let source = source_fn(|_: FetchContext| async {
         Ok::<_, FetchError>(Token::new("token").expires_in(Duration::from_secs(7200)))
-    })
-}
-
-pub(crate) fn layer(session: &Session, origin: &str) -> TokenRefreshLayer {
-    TokenRefreshLayer::new(session.clone(), origin.parse::<Origin>().expect("an origin"))
+    });
+    Session::builder(source).build()
 }

@@ -8,8 +8,9 @@ use super::Workload;
 use crate::kit::{
     frames::{FRAME, Frames},
     inner::Reads,
-    requests::ORIGIN,
-    session::{layer, runtime, session},
+    layer::layer,
+    runtime::runtime,
+    session::{ORIGIN, session},
 };
 
 /// More than any of these uploads.

@@ -8,9 +8,12 @@ use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, retry::RetryLa
 use super::Workload;
 use crate::kit::{
     inner::Reads,
-    requests::{ORIGIN, Shape},
-    session::{layer, runtime, session},
-    stacks::{Resends, static_header},
+    layer::layer,
+    requests::Shape,
+    resends::Resends,
+    runtime::runtime,
+    session::{ORIGIN, session},
+    static_header::static_header,
 };
 
 const STACKS: [&str; 5] = ["bare", "static-header", "retry-static-header", "layer", "layer-without-replay"];

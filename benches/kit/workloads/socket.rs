@@ -9,9 +9,11 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 
 use super::Workload;
 use crate::kit::{
+    layer::layer,
     loopback::{Http, client, serve},
-    session::{layer, runtime, session},
-    stacks::static_header,
+    runtime::runtime,
+    session::session,
+    static_header::static_header,
 };
 
 pub(super) fn workloads() -> Vec<Workload> {

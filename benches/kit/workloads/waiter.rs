@@ -8,8 +8,10 @@ use tower::{Layer, ServiceExt};
 use super::Workload;
 use crate::kit::{
     inner::Reads,
-    requests::{ORIGIN, Shape},
-    session::{layer, runtime, session},
+    layer::layer,
+    requests::Shape,
+    runtime::runtime,
+    session::{ORIGIN, session},
 };
 
 const CASES: [(&str, Option<&str>); 4] = [

@@ -1,16 +1,11 @@
-//! What others put around a client: a fixed header, with and without a retry. Neither refreshes anything.
+//! A policy for tower's `Retry`, which keeps each request but refreshes nothing.
 
 use std::future::{Ready, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{BoxError, retry::Policy};
-use tower_http::set_header::SetRequestHeaderLayer;
-
-pub(crate) fn static_header() -> SetRequestHeaderLayer<HeaderValue> {
-    SetRequestHeaderLayer::overriding(AUTHORIZATION, HeaderValue::from_static("Bearer token"))
-}
 
 /// What `Retry` needs to be able to send a request again, and never does.
 #[derive(Clone)]
