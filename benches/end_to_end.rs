@@ -1,8 +1,9 @@
-//! Requests over loopback sockets, one after the other, of which none, one in a hundred, or each is refused.
+//! Requests over loopback sockets, client and server in one thread, one after the other, of which none, one in a hundred, or each is refused.
 
 mod kit {
     pub(crate) mod layer;
     pub(crate) mod loopback;
+    pub(crate) mod runtime;
     pub(crate) mod static_header;
     pub(crate) mod tokens;
 }
@@ -14,17 +15,14 @@ use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::watch,
-    time::Instant,
-};
+use tokio::{runtime::Runtime, sync::watch, time::Instant};
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_token_refresh::{FetchContext, FetchError, Session, source_fn};
 
 use self::kit::{
     layer::layer,
     loopback::{Http, client, serve},
+    runtime::runtime,
     static_header::static_header,
     tokens::Tokens,
 };
@@ -53,7 +51,7 @@ where
 
 fn end_to_end(criterion: &mut Criterion) {
     for http in Http::BOTH {
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime = runtime();
         let tokens = Tokens::default();
         let server = tokens.clone();
         let address = runtime.block_on(serve(http, watch::Sender::default(), move |request| {
