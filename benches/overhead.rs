@@ -10,6 +10,8 @@ mod kit {
     pub(crate) mod static_header;
 }
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use futures_util::FutureExt;
@@ -104,5 +106,11 @@ fn placed(placement: Placement) -> Session {
     Session::builder(source).placement(placement).build()
 }
 
-criterion_group!(benches, shapes, policies);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = shapes, policies
+}
 criterion_main!(benches);

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
@@ -69,7 +69,8 @@ fn replay(criterion: &mut Criterion) {
             .throughput(Throughput::Bytes(length as u64))
             .warm_up_time(Duration::from_millis(500))
             .measurement_time(Duration::from_secs(1))
-            .sample_size(20);
+            .sample_size(20)
+            .sampling_mode(SamplingMode::Flat);
         group.bench_function("bare", |bencher| bencher.iter(|| send(&mut Reads, upload(length))));
         let mut keeps_none = layer.clone().without_replay().layer(Reads);
         group.bench_function("keeps-none", |bencher| bencher.iter(|| send(&mut keeps_none, upload(length))));

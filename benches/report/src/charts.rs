@@ -68,10 +68,12 @@ pub fn overhead(figures: &Figures, file: &Path) -> Result {
     bars.sort_by(|one, other| one.1.total_cmp(&other.1));
     let most = bars.iter().map(|bar| bar.1).fold(1.0, f64::max);
     let area = area(file)?;
-    area.titled("Instructions a POST of 4 headers and 1 KiB, over the bare service", (FONT, 18))?;
+    let area = area
+        .margin(10, 0, 0, 0)
+        .titled("Instructions a POST of 4 headers and 1 KiB, over the bare service", (FONT, 18))?;
     let (label, width, height) = (250, 420.0, 30);
     for (row, (name, value)) in bars.into_iter().enumerate() {
-        let top = 60 + row as i32 * (height + 5);
+        let top = 20 + row as i32 * (height + 5);
         let colour = if is_ours(name) { OURS } else { COLOURS[6] };
         let end = label + (width * value.max(0.0) / most) as i32;
         area.draw(&Rectangle::new([(label, top), (end, top + height)], colour.filled()))?;
@@ -96,6 +98,7 @@ pub fn day(figures: &Figures, file: &Path) -> Result {
     let mut chart = ChartBuilder::on(&area)
         .caption("Bytes on the heap during 24 hours of traffic", (FONT, 18))
         .margin(16)
+        .margin_right(32)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..24.0, 0.0..most * 1.3)?;
@@ -104,7 +107,8 @@ pub fn day(figures: &Figures, file: &Path) -> Result {
         .light_line_style(WHITE)
         .x_desc("hour")
         .x_labels(13)
-        .x_label_formatter(&|hour| format!("{hour:.0}"))
+        .x_label_formatter(&whole)
+        .y_label_formatter(&whole)
         .draw()?;
     chart.draw_series(LineSeries::new(points, OURS.stroke_width(2)))?;
     area.present()?;
@@ -123,10 +127,17 @@ fn logarithmic(file: &Path, title: &str, x: &str, lines: Vec<Line>) -> Result {
     let mut chart = ChartBuilder::on(&area)
         .caption(title, (FONT, 18))
         .margin(16)
+        .margin_right(32)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d((1.0..1e5).log_scale(), (1.0..most * 2.0).log_scale())?;
-    chart.configure_mesh().light_line_style(WHITE).x_desc(x).draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(x)
+        .x_label_formatter(&whole)
+        .y_label_formatter(&whole)
+        .draw()?;
     for (line, colour) in lines.into_iter().zip(COLOURS.iter().cycle()) {
         let points = line.points.iter().map(|point| Circle::new(*point, 3, colour.filled()));
         chart.draw_series(points)?;
@@ -159,6 +170,10 @@ fn by_size(figures: &Figures, group: &str, case: &str, name: &str) -> Line {
 
 fn sizes() -> impl Iterator<Item = f64> {
     (0..=5).map(|power| 10_f64.powi(power))
+}
+
+fn whole(number: &f64) -> String {
+    format!("{number:.0}")
 }
 
 fn is_ours(case: &str) -> bool {

@@ -18,7 +18,7 @@ pub struct Goal {
     pub part: &'static str,
 }
 
-pub const GOALS: [Goal; 18] = [
+pub const GOALS: [Goal; 19] = [
     goal("POST, 4 headers, 1 KiB", INSTRUCTIONS, [1850.0, 1400.0], Of(POST), "cost")
         .beside(RETRY, RETRY_POST),
     goal(
@@ -120,6 +120,17 @@ pub const GOALS: [Goal; 18] = [
         [81920.0, 81920.0],
         Most("upload", "bytes_kept"),
         "counts",
+    ),
+    goal(
+        "64 MiB beyond the limit, time over bare",
+        "times",
+        [1.05, 1.0],
+        Ratio(
+            ["time/replay/64-mib", "keeps-64-kib", "nanoseconds"],
+            ["time/replay/64-mib", "bare", "nanoseconds"],
+            1.0,
+        ),
+        "time",
     ),
     goal(
         "POST over HTTP/1.1, over a static header",
