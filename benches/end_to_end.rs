@@ -73,7 +73,7 @@ fn end_to_end(criterion: &mut Criterion) {
         let layer = layer(&session, &url);
 
         let mut group = criterion.benchmark_group(format!("end-to-end/{}", http.name()));
-        group.measurement_time(Duration::from_secs(3));
+        group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(30);
         group.bench_function("static-header", |bencher| {
             requests(bencher, &runtime, &url, static_header().layer(client(http)), |_| ());
         });

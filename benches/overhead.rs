@@ -110,7 +110,8 @@ criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2));
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(30);
     targets = shapes, policies
 }
 criterion_main!(benches);

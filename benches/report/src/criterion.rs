@@ -1,13 +1,14 @@
 //! The medians that criterion keeps in its own files.
 
-use std::{error::Error, fs, path::Path};
+use std::{error::Error, fs, io, path::Path};
 
 use serde_json::Value;
 
 /// Prints each as `time/GROUP`, `CASE`, `nanoseconds` and the number, separated by tabs.
 pub fn print(folder: &Path) -> Result<(), Box<dyn Error>> {
-    for file in fs::read_dir(folder)? {
-        let path = file?.path();
+    let mut paths = fs::read_dir(folder)?.map(|file| Ok(file?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    for path in paths {
         if path.ends_with("new") {
             let [benchmark, estimates] =
                 ["benchmark.json", "estimates.json"].map(|name| read(&path.join(name)));

@@ -39,18 +39,19 @@ fn render() -> Result<(), Box<dyn Error>> {
 
     let mut page = fs::read_to_string(PAGE)?;
     page = page::fill(&page, "goals", &goals(&figures))?;
-    for (marker, beginnings) in [
+    for (marker, names) in [
         ("machine", &["machine"][..]),
         ("request", &["request"]),
-        ("rivals", &["overhead/", "waiters-busy/"]),
-        ("correctness", &["correctness/"]),
+        ("rivals", &["overhead"]),
+        ("correctness", &["correctness"]),
         ("waiter", &["waiter"]),
-        ("upload", &["frame", "upload", "time/replay/"]),
-        ("policy", &["time/overhead/"]),
-        ("socket", &["socket", "time/end-to-end/"]),
+        ("rival-waiters", &["waiters-busy", "waiters"]),
+        ("upload", &["frame", "upload", "time/replay"]),
+        ("policy", &["time/overhead"]),
+        ("socket", &["socket", "time/end-to-end"]),
         ("rest", &["expiry", "dropped", "future"]),
     ] {
-        let groups: Vec<_> = beginnings.iter().flat_map(|beginning| groups(&figures, beginning)).collect();
+        let groups: Vec<_> = names.iter().flat_map(|name| groups(&figures, name)).collect();
         page = page::fill(&page, marker, &tables::figures(&figures, &groups))?;
     }
     Ok(fs::write(PAGE, page)?)

@@ -55,10 +55,12 @@ pub fn figures(figures: &Figures, groups: &[&str]) -> String {
     table
 }
 
-/// The groups that begin like this.
-pub fn groups<'a>(figures: &'a Figures, beginning: &str) -> Vec<&'a str> {
+/// The group of this name, or those within it.
+pub fn groups<'a>(figures: &'a Figures, name: &str) -> Vec<&'a str> {
+    let is_in =
+        |group: &&str| group.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let groups = figures.all().iter().map(|figure| figure.group.as_str());
-    let groups: BTreeSet<_> = groups.filter(|group| group.starts_with(beginning)).collect();
+    let groups: BTreeSet<_> = groups.filter(is_in).collect();
     groups.into_iter().collect()
 }
 
