@@ -256,7 +256,7 @@ impl Engine {
             let mut slot = self.slot().await;
             let token = self.cell.swap(None);
             let (head, flight) = slot.logout();
-            (token, flight, self.storage.enqueue(head.record(None), None, None))
+            (token, flight, self.storage.enqueue(head.record(None)))
         };
         self.announce(&Event::LoggedOut);
         self.changed(None, flight.as_ref());
@@ -347,7 +347,7 @@ impl Engine {
     fn enact(&self, change: &Change) -> Written {
         self.cell.store(Some(change.token.clone()));
         let token = change.token.sendable().stored();
-        self.storage.enqueue(change.record.record(Some(token)), None, None)
+        self.storage.enqueue(change.record.record(Some(token)))
     }
 }
 

@@ -24,11 +24,11 @@ pub(crate) enum Reloaded {
     Ended(RecordHead),
 }
 
-/// Only a record with a higher revision than memory's counts. A session that has never had a token takes whatever
-/// identity it finds.
+/// Only a record with a higher revision than memory's counts; or one of the same that has another token: a refresh that
+/// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it finds.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
-    let Some(Record { session, revision, token }) = found.filter(|found| found.revision > base.revision)
-    else {
+    let is_news = |found: &Record| found.revision > base.revision || is_uncounted(base, known, found);
+    let Some(Record { session, revision, token }) = found.filter(is_news) else {
         return Reloaded::Nothing(base);
     };
     let head = RecordHead { session, revision };
@@ -40,6 +40,12 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
         (None, Some(_)) => Reloaded::Ended(head),
         (None, None) => Reloaded::Nothing(RecordHead { revision, ..base }),
     }
+}
+
+fn is_uncounted(base: RecordHead, known: &Known, found: &Record) -> bool {
+    let (Some(token), Some(present)) = (&found.token, &known.present) else { return false };
+    let is_other = !present.token().access().same_as(&token.access);
+    is_other && (found.session, found.revision) == (base.session, base.revision)
 }
 
 /// The stored token, unless it is the one that was refused, has expired, or cannot be sent.

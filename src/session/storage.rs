@@ -10,7 +10,10 @@ use std::{
     future::{Future, pending},
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -25,10 +28,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{flight::Flight, one_task::OneTask, owing};
+use super::{ask::RecordHead, flight::Flight, one_task::OneTask, owing};
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    store::{DynTokenStore, Lease, Record, Superseded},
+    secret::Secret,
+    store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
     time::rings,
 };
 
@@ -47,6 +51,8 @@ pub(crate) struct Storage {
 struct Queue {
     writes: VecDeque<Write>,
     draining: bool,
+    /// How many writes have ended.
+    written: u64,
     /// The newest record that is not known to be in the store.
     owed: Option<Arc<Debt>>,
     /// Held while a refreshed token is owed: whoever else refreshed now would present a spent refresh token.
@@ -57,8 +63,28 @@ struct Debt {
     record: Record,
     /// The number of the lease that a refresh was made under.
     fence: Option<u64>,
-    /// A login, replacement or logout: it counts, whatever the store has, which this process may never have looked into.
+    /// A login, replacement or logout, or the refresh of one that has not got into the store yet: it counts, whatever the
+    /// store has, which this process may never have looked into.
     is_change: bool,
+    is_refresh: bool,
+    /// The access tokens before that of a refresh: any of them may be what the store has.
+    before: Vec<Secret>,
+    /// An earlier refresh, or this one, may be in the store although that could not say so.
+    has_to_look: AtomicBool,
+}
+
+impl Debt {
+    /// Whether what was found in the store is later.
+    fn is_outdone_by(&self, found: &Record) -> bool {
+        !self.is_change && self.record.revision < found.revision && !self.follows(found)
+    }
+
+    /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
+    /// of a login, and does not say by how much.
+    fn follows(&self, found: &Record) -> bool {
+        let is_before = |token: &StoredToken| self.before.iter().any(|before| before.same_as(&token.access));
+        self.record.session == found.session && found.token.as_ref().is_some_and(is_before)
+    }
 }
 
 struct Write {
@@ -130,7 +156,7 @@ impl Storage {
     pub(crate) fn give_back(self: &Arc<Self>, lease: Lease) {
         let given_up = {
             let mut queue = self.queue();
-            if queue.owed.as_ref().is_some_and(|owed| !owed.is_change) {
+            if queue.owed.as_ref().is_some_and(|owed| owed.is_refresh) {
                 queue.kept.replace(lease)
             } else {
                 Some(lease)
@@ -160,7 +186,15 @@ impl Storage {
     }
 
     pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
-        bounded(self.store_timeout, async { self.store.load().await }).await
+        loop {
+            let written = self.queue().written;
+            let found = bounded(self.store_timeout, async { self.store.load().await }).await;
+            // What was read while a record of ours was being written may be the one before, and nothing is owed any more
+            // that would outdo it.
+            if self.queue().written == written {
+                return found;
+            }
+        }
     }
 
     /// Waits until the store holds a record of another revision.
@@ -175,10 +209,35 @@ impl Storage {
     /// Saves the record of a login or logout with a revision above the store's: it may come from a process that has
     /// never looked into the store, and is news to all the others all the same.
     async fn save_above(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        // A store that cannot be read may be written all the same.
-        let stored = self.store.load().await.ok().flatten().map_or(0, |stored| stored.revision);
+        // A store that cannot be read, or not in half of the time, may be written all the same.
+        let found = timeout(self.store_timeout / 2, self.store.load()).await.ok().and_then(Result::ok);
+        let stored = found.flatten().map_or(0, |stored| stored.revision);
         let revision = record.revision.max(stored.saturating_add(1));
         self.store.save(&Record { revision, ..record.clone() }, fence).await
+    }
+
+    /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
+    /// there, or a login that was raised.
+    async fn save_refreshed(&self, debt: &Debt, fence: Option<u64>) -> Result<(), BoxError> {
+        if !debt.has_to_look.swap(true, Ordering::Relaxed) {
+            match self.store.save(&debt.record, fence).await {
+                Err(error) if error.is::<Superseded>() => {}
+                saved => return saved,
+            }
+        }
+        let found = self.store.load().await;
+        let revision = match &found {
+            Ok(Some(found)) if debt.follows(found) => {
+                debt.record.revision.max(found.revision.saturating_add(1))
+            }
+            // A store that cannot be read may be written all the same.
+            _ => debt.record.revision,
+        };
+        match (self.store.save(&Record { revision, ..debt.record.clone() }, fence).await, found) {
+            // What is in the way cannot be read, and may be what was refreshed.
+            (Err(error), Err(unread)) if error.is::<Superseded>() => Err(unread),
+            (saved, _) => saved,
+        }
     }
 
     /// What was found in the store, unless something newer is owed to it. That may be a token whose refresh ended
@@ -187,15 +246,57 @@ impl Storage {
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
         let mut queue = self.queue();
         if let Some(found) = &found {
-            queue.owed.take_if(|owed| !owed.is_change && owed.record.revision < found.revision);
+            queue.owed.take_if(|owed| owed.is_outdone_by(found));
         }
         queue.owed.as_ref().map(|owed| owed.record.clone()).or(found)
     }
 
+    /// The head of the record that follows this one. A refresh that is owed is not counted: as long as it is, what others
+    /// have saved since is the later record.
+    pub(crate) fn following(&self, base: RecordHead) -> RecordHead {
+        match &self.queue().owed {
+            Some(owed) if owed.record.session == base.session && !owed.is_change => base,
+            _ => base.following(),
+        }
+    }
+
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
-    pub(crate) fn enqueue(&self, record: Record, fence: Option<u64>, flight: Option<Flight>) -> Written {
-        let debt = Arc::new(Debt { record, fence, is_change: flight.is_none() });
-        self.push(&mut self.queue(), debt, fence, flight)
+    pub(crate) fn enqueue(&self, record: Record) -> Written {
+        let debt = Arc::new(Debt {
+            record,
+            fence: None,
+            is_change: true,
+            is_refresh: false,
+            before: Vec::new(),
+            has_to_look: AtomicBool::new(false),
+        });
+        self.push(&mut self.queue(), debt, None, None)
+    }
+
+    /// The same for a refresh, and what token it was of.
+    pub(crate) fn enqueue_refreshed(
+        &self,
+        record: Record,
+        refreshed: Option<Secret>,
+        fence: Option<u64>,
+        flight: Flight,
+    ) -> Written {
+        let mut queue = self.queue();
+        let (is_change, mut before) = match &queue.owed {
+            Some(owed) => (owed.is_change, owed.before.clone()),
+            None => (false, Vec::new()),
+        };
+        before.extend(refreshed);
+        let debt = Arc::new(Debt {
+            record,
+            fence,
+            is_change,
+            is_refresh: true,
+            has_to_look: AtomicBool::new(queue.owed.is_some()),
+            before,
+        });
+        let fence = fence.filter(|_| !debt.is_change);
+        self.push(&mut queue, debt, fence, Some(flight))
     }
 
     fn push(
@@ -270,14 +371,15 @@ impl Drain {
 
     async fn write_next(&mut self) -> bool {
         let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
-        let (storage, record) = (&self.storage, &debt.record);
+        let storage = &self.storage;
         let result = if flight.is_some_and(|flight| flight.is_lost()) {
             Ok(())
         } else if debt.is_change {
-            bounded(storage.store_timeout, storage.save_above(record, fence)).await
+            bounded(storage.store_timeout, storage.save_above(&debt.record, fence)).await
         } else {
-            bounded(storage.store_timeout, async { storage.store.save(record, fence).await }).await
+            bounded(storage.store_timeout, storage.save_refreshed(&debt, fence)).await
         };
+        storage.queue().written += 1;
         if result.as_ref().err().is_none_or(is_superseded) {
             drop(storage.paid(&debt));
         }

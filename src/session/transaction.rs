@@ -123,12 +123,17 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let fresh = engine.sendable(token.clone(), Provenance::New);
     let to_save = match &fresh {
         Ok(fresh) => Some(fresh.stored()),
-        Err(_unusable) => before.and_then(|before| before.rotated(&token)),
+        Err(_unusable) => before.clone().and_then(|before| before.rotated(&token)),
     };
-    let head = base.following();
+    let head = engine.storage.following(base);
     if let Some(to_save) = to_save {
         let fence = lease.as_ref().map(Held::fence);
-        let written = engine.storage.enqueue(head.record(Some(to_save)), fence, Some(flight.clone()));
+        let written = engine.storage.enqueue_refreshed(
+            head.record(Some(to_save)),
+            before.map(|before| before.access),
+            fence,
+            flight.clone(),
+        );
         // One that failed was reported and stays owed; the token is used all the same.
         let _ = engine.save_at_once(written).await;
     }
@@ -153,6 +158,7 @@ async fn look_for_a_sibling(
         if flight.is_lost() {
             return None;
         }
+        let found = engine.storage.or_owed(found);
         if let Taken::Whole(obtained) = take(engine, &plan.known, reload(base, &plan.known, found)) {
             return Some(obtained);
         }
@@ -194,8 +200,9 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         if flight.is_lost() {
             return None;
         }
-        if saved.is_ok() {
-            // A login or logout is raised above what was there: the next record has to be above that.
+        if saved.is_ok() || engine.storage.is_settled() {
+            // A login or logout is raised above what was there: the next record has to be above that. What gave way has
+            // done so to a later one.
             newest = engine.reported(engine.storage.load().await).flatten().or(newest);
             if flight.is_lost() {
                 return None;

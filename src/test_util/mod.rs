@@ -50,3 +50,4 @@ pub use self::{
     gate::Gate,
     record::{ReceivedRequest, Upload},
 };
+pub use crate::random::repeat_random_numbers;

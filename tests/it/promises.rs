@@ -169,7 +169,8 @@ fn find_test(root: &Path, name: &str) -> Result<(), String> {
         Some("lib") => ("src/lib.rs", root.join("src")),
         Some("it") => ("tests/it/main.rs", root.join("tests/it")),
         Some("e2e") => ("tests/e2e/main.rs", root.join("tests/e2e")),
-        _ => return Err("starts with none of `lib`, `it`, `e2e`".to_owned()),
+        Some("property") => ("tests/property/main.rs", root.join("tests/property")),
+        _ => return Err("starts with none of `lib`, `it`, `e2e`, `property`".to_owned()),
     };
     let mut text = read(&root.join(file))?;
     for module in path {

@@ -1,0 +1,255 @@
+//! Refresh tokens and flights, as the authority sees them.
+
+use std::time::Duration;
+
+use super::{Book, Origin, Pair, Pid, Records, Root};
+
+pub(crate) type CallId = usize;
+
+/// All calls for a token.
+#[derive(Default)]
+pub(super) struct Fetching {
+    calls: Vec<Call>,
+    under_way: Vec<CallId>,
+}
+
+struct Call {
+    pid: Pid,
+    epoch: u32,
+    presented: Option<String>,
+    root: usize,
+    /// It was started under the lease, and with the store read.
+    is_safe: bool,
+    /// A login, replacement or logout came between: its result is not wanted.
+    is_orphaned: bool,
+    end: End,
+}
+
+enum End {
+    None,
+    /// With this access token.
+    Token(String),
+    /// The same refresh token is good once more.
+    Kept,
+    Refused,
+    /// Not known to whoever asked.
+    Unknown,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Asking {
+    /// With this refresh token.
+    Refresh(String),
+    /// A login of this account.
+    Login(String),
+}
+
+/// What whoever asked was told.
+#[derive(Clone)]
+pub(crate) enum Answered {
+    Token(Pair),
+    /// The grant or the credentials are over.
+    Refused,
+    /// Nothing that ends anything; to be tried again after that time.
+    Failed {
+        retry_after: Duration,
+    },
+    /// Whether anything was done is unknown.
+    Silence,
+}
+
+impl Book {
+    pub(crate) fn call_started(&self, pid: Pid, asking: &Asking) -> CallId {
+        let mut records = self.records();
+        records.next_tick();
+        match (asking, records.processes[pid].falls_back.take()) {
+            (Asking::Login(account), Some(refused)) => records.start_login(pid, account, Some(refused)),
+            (Asking::Login(account), None) => {
+                records.check_start(pid);
+                records.start_login(pid, account, None)
+            }
+            (Asking::Refresh(token), _) => {
+                records.check_start(pid);
+                records.check_refresh_token(pid, token);
+                records.start_refresh(pid, token)
+            }
+        }
+    }
+
+    pub(crate) fn call_answered(&self, id: CallId, answered: &Answered) {
+        let mut records = self.records();
+        records.next_tick();
+        records.end_call(id, answered);
+    }
+
+    /// Whoever asked has gone.
+    pub(crate) fn call_dropped(&self, id: CallId) {
+        let mut records = self.records();
+        records.next_tick();
+        if matches!(records.fetching.calls[id].end, End::None) {
+            records.end_call(id, &Answered::Silence);
+        }
+    }
+
+    /// How many calls this process has made.
+    pub(crate) fn calls_of(&self, pid: Pid) -> usize {
+        self.records().fetching.calls.iter().filter(|call| call.pid == pid).count()
+    }
+}
+
+impl Records {
+    /// One fetch for each process and epoch, and none without the lease while the store gives it.
+    fn check_start(&mut self, pid: Pid) {
+        let process = &self.processes[pid];
+        let is_second = self.fetching.under_way.iter().any(|&id| {
+            let call = &self.fetching.calls[id];
+            call.pid == pid && call.epoch == process.epoch
+        });
+        if is_second {
+            self.broken("two fetches of one process and epoch at once");
+        } else if !process.access_to_store.allows_a_fetch() {
+            self.broken("a fetch without the lease");
+        }
+        self.check_pace(pid);
+    }
+
+    fn check_refresh_token(&mut self, pid: Pid, token: &str) {
+        let Some(refresh) = self.refreshes.get(token) else {
+            return self.broken("a refresh token that nobody was given is presented");
+        };
+        let process = &self.processes[pid];
+        let is_safe = process.access_to_store.is_undisturbed();
+        let fault = refresh.calls.iter().find_map(|&id| {
+            let call = &self.fetching.calls[id];
+            let is_ours = call.pid == pid;
+            // What another process has done can be known only from the store, and by the lease. What a call brings that a
+            // replacement has ended is lost, with the refresh token that the replacement may have kept.
+            let concerns_us = !call.is_orphaned && (is_ours || (is_safe && call.is_safe));
+            match &call.end {
+                End::None => (is_ours || concerns_us).then_some("that is being presented"),
+                End::Token(access) => {
+                    let is_known =
+                        is_ours || self.processes[call.pid].is_alive || self.accesses[access].is_stored;
+                    (concerns_us && is_known).then_some("that the authority has replaced")
+                }
+                End::Refused => is_ours.then_some("that the authority has refused"),
+                End::Kept | End::Unknown => None,
+            }
+        });
+        if let Some(fault) = fault {
+            self.broken(format!("a refresh token {fault} is presented again"));
+        }
+    }
+
+    fn start_refresh(&mut self, pid: Pid, token: &str) -> CallId {
+        let id = self.fetching.calls.len();
+        let root = self.refreshes.get_mut(token).map_or(0, |refresh| {
+            refresh.calls.push(id);
+            refresh.root
+        });
+        self.start(pid, Some(token.to_owned()), root)
+    }
+
+    /// A login that goes on where a refresh token was refused is wanted as much as that was.
+    fn start_login(&mut self, pid: Pid, account: &str, refused: Option<CallId>) -> CallId {
+        let (account, at) = (account.to_owned(), self.tick);
+        // In the place of a login that has not been stored, it counts as much as that.
+        let changed = self.processes[pid].changed;
+        let is_owed =
+            self.roots.iter().any(|root| root.by == pid && root.at == changed && root.settled.is_none());
+        let origin = if is_owed { Origin::Replacement } else { Origin::Source };
+        self.roots.push(Root { account, at, by: pid, origin, stored: None, settled: None, forced_in: None });
+        let id = self.start(pid, None, self.roots.len() - 1);
+        if let Some(before) = refused.map(|refused| &self.fetching.calls[refused]) {
+            let (epoch, is_orphaned) = (before.epoch, before.is_orphaned);
+            let call = &mut self.fetching.calls[id];
+            (call.epoch, call.is_orphaned) = (epoch, is_orphaned);
+        }
+        id
+    }
+
+    fn start(&mut self, pid: Pid, presented: Option<String>, root: usize) -> CallId {
+        let process = &self.processes[pid];
+        let id = self.fetching.calls.len();
+        self.fetching.under_way.push(id);
+        self.fetching.calls.push(Call {
+            pid,
+            epoch: process.epoch,
+            presented,
+            root,
+            is_safe: process.access_to_store.is_undisturbed(),
+            is_orphaned: false,
+            end: End::None,
+        });
+        id
+    }
+
+    fn end_call(&mut self, id: CallId, answered: &Answered) {
+        self.fetching.under_way.retain(|&other| other != id);
+        let call = &mut self.fetching.calls[id];
+        let (pid, root, is_orphaned) = (call.pid, call.root, call.is_orphaned);
+        let is_refresh = call.presented.is_some();
+        call.end = match answered {
+            Answered::Token(pair) if pair.refresh.is_some() && pair.refresh != call.presented => {
+                End::Token(pair.access.clone())
+            }
+            Answered::Token(_) | Answered::Failed { .. } => End::Kept,
+            Answered::Refused => End::Refused,
+            Answered::Silence => End::Unknown,
+        };
+        if let Answered::Token(pair) = answered {
+            self.handed_out(root, pair, Some(id));
+        }
+        if is_refresh && self.config.password && matches!(answered, Answered::Refused) {
+            self.processes[pid].falls_back = Some(id);
+        }
+        if !is_orphaned && self.processes[pid].is_alive {
+            if let Answered::Token(pair) = answered {
+                let account = self.roots[root].account.clone();
+                let process = &mut self.processes[pid];
+                process.present = vec![pair.access.clone()];
+                if !process.accounts.contains(&account) {
+                    process.accounts.push(account);
+                }
+            }
+            self.fetch_ended(pid, is_refresh, answered);
+        }
+    }
+
+    /// Whether a token was fetched while the store gave no lease, or could not be read.
+    pub(super) fn was_fetched_blindly(&self, access: &str) -> bool {
+        self.accesses[access].fetched_by.is_some_and(|id| !self.fetching.calls[id].is_safe)
+    }
+
+    /// Whether this process has fetched it.
+    pub(super) fn was_fetched_by(&self, access: &str, pid: Pid) -> bool {
+        self.accesses[access].fetched_by.is_some_and(|id| self.fetching.calls[id].pid == pid)
+    }
+
+    pub(super) fn calls_are_orphaned(&mut self, pid: Pid) {
+        // One that has brought a token may still be on its way into the store.
+        for call in self.fetching.calls.iter_mut().filter(|call| call.pid == pid) {
+            let is_stored = matches!(&call.end, End::Token(access) if self.accesses[access].is_stored);
+            call.is_orphaned |= !is_stored;
+        }
+    }
+
+    /// Even one that has brought and stored a token may not have put it into use yet.
+    pub(super) fn last_call_is_orphaned(&mut self, pid: Pid) {
+        if let Some(call) = self.fetching.calls.iter_mut().rfind(|call| call.pid == pid) {
+            call.is_orphaned = true;
+        }
+    }
+
+    /// Their process was killed.
+    pub(super) fn calls_are_lost(&mut self, pid: Pid) {
+        for id in std::mem::take(&mut self.fetching.under_way) {
+            if self.fetching.calls[id].pid == pid {
+                self.fetching.calls[id].end = End::Unknown;
+            } else {
+                self.fetching.under_way.push(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What is stored, and who has read it.
+
+use tower_token_refresh::store::Record;
+
+use super::{Book, Origin, Pace, Pid, Records, Tick};
+
+/// The records that the store has taken, in order.
+#[derive(Default)]
+pub(super) struct Kept {
+    records: Vec<Stored>,
+    /// The last login or logout that has got into the store, and who made it.
+    change: Option<(Tick, Pid)>,
+}
+
+struct Stored {
+    at: Tick,
+    by: Pid,
+    access: Option<String>,
+}
+
+/// A process's dealings with the store for its present refresh.
+#[derive(Clone, Copy, Default)]
+pub(super) struct AccessToStore {
+    leases: usize,
+    /// Why there is none: the store has failed, or else nobody has given it up in time.
+    without_lease: Option<WithoutLease>,
+    /// Since the lease was asked for.
+    has_read: bool,
+    has_failed_to_read: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum WithoutLease {
+    Failed,
+    GivenUp,
+}
+
+impl AccessToStore {
+    pub(super) fn has_lease(self) -> bool {
+        self.leases > 0
+    }
+
+    /// Whoever else has the lease is refreshing; a store that fails altogether stops nobody.
+    pub(super) fn allows_a_fetch(self) -> bool {
+        match self.without_lease {
+            _ if self.has_lease() => true,
+            Some(WithoutLease::Failed) => true,
+            Some(WithoutLease::GivenUp) => self.has_failed_to_read,
+            None => false,
+        }
+    }
+
+    /// Whether the process knows all that the others have stored, and nobody else is refreshing.
+    pub(super) fn is_undisturbed(self) -> bool {
+        self.has_lease() && self.has_read && !self.has_failed_to_read
+    }
+}
+
+impl Book {
+    pub(crate) fn lease_asked_for(&self, pid: Pid) {
+        let access = &mut self.records().processes[pid].access_to_store;
+        *access = AccessToStore { leases: access.leases, ..AccessToStore::default() };
+    }
+
+    pub(crate) fn lease_taken(&self, pid: Pid) {
+        self.records().processes[pid].access_to_store.leases += 1;
+    }
+
+    pub(crate) fn lease_returned(&self, pid: Pid) {
+        let access = &mut self.records().processes[pid].access_to_store;
+        access.leases = access.leases.saturating_sub(1);
+    }
+
+    pub(crate) fn lease_not_taken(&self, pid: Pid, why: WithoutLease) {
+        self.records().processes[pid].access_to_store.without_lease = Some(why);
+    }
+
+    /// A look into the store has failed, or was given up.
+    pub(crate) fn load_failed(&self, pid: Pid) {
+        let mut records = self.records();
+        records.processes[pid].access_to_store.has_failed_to_read = true;
+        records.save_may_be_given_up(pid);
+    }
+
+    pub(crate) fn stored_so_far(&self) -> usize {
+        self.records().kept.records.len()
+    }
+
+    /// The process has read the last of so many records. What another one has stored since it looked last may be used from
+    /// now on, and puts an end to whatever went wrong before.
+    pub(crate) fn loaded(&self, pid: Pid, stored: usize) {
+        let mut records = self.records();
+        records.processes[pid].access_to_store.has_read = true;
+        records.save_may_be_given_up(pid);
+        let seen = std::mem::replace(&mut records.processes[pid].seen, stored);
+        let Some(&Stored { at, by, access: Some(ref access) }) =
+            records.kept.records.get(seen..stored).and_then(<[Stored]>::last)
+        else {
+            return;
+        };
+        let (access, changed) = (access.clone(), records.processes[pid].changed);
+        let root = records.accesses[&access].root;
+        let stands = !records.processes[pid].logged_out || records.stands_against(root, changed, pid);
+        if by == pid || at < changed || !stands {
+            return;
+        }
+        let account = records.roots[root].account.clone();
+        let process = &mut records.processes[pid];
+        process.logged_out = false;
+        process.pace = Pace::default();
+        if !process.accounts.contains(&account) {
+            process.accounts.push(account);
+        }
+        process.present.push(access);
+    }
+
+    /// The store has taken a record.
+    pub(crate) fn stored(&self, pid: Pid, record: &Record) {
+        let mut records = self.records();
+        let at = records.next_tick();
+        let access = record.token.as_ref().map(|token| token.access.expose().to_owned());
+        match &access {
+            None => {
+                // Which of several logouts it is of is not known: of the first that may be.
+                let before = records.kept.change.filter(|&(_, by)| by == pid).map_or(0, |(at, _)| at);
+                let logouts = &records.processes[pid].logouts;
+                let logout = logouts.iter().copied().find(|&logout| logout > before);
+                let logout = logout.or(logouts.last().copied()).expect("there was one");
+                records.kept.change = Some((logout, pid));
+            }
+            Some(access) => records.check_stored(pid, at, access),
+        }
+        records.kept.records.push(Stored { at, by: pid, access });
+    }
+
+    /// A save has ended, whether it has succeeded or not.
+    pub(crate) fn save_ended(&self, record: &Record) {
+        let mut records = self.records();
+        if let Some(access) = record.token.as_ref().map(|token| token.access.expose()) {
+            records.accesses.entry(access.to_owned()).and_modify(|access| access.has_been_saved = true);
+        }
+    }
+
+    /// The process knows that this record is stored.
+    pub(crate) fn save_succeeded(&self, record: &Record) {
+        let mut records = self.records();
+        let at = records.next_tick();
+        let access = record.token.as_ref().and_then(|token| records.accesses.get(token.access.expose()));
+        if let Some(root) = access.map(|access| access.root) {
+            records.roots[root].settled.get_or_insert(at);
+        }
+    }
+
+    /// The end of a run: everybody has stored what there was to store. A logout after which nothing was asked for must
+    /// be in the store.
+    pub(crate) fn check_last_logout(&self) {
+        let mut records = self.records();
+        let last = (0..records.processes.len()).max_by_key(|&pid| records.processes[pid].changed);
+        let Some(pid) =
+            last.filter(|&pid| records.processes[pid].logged_out && records.processes[pid].is_alive)
+        else {
+            return;
+        };
+        let logout = records.processes[pid].changed;
+        let root = records.kept.records.last().and_then(|stored| stored.access.as_ref());
+        let root = root.map(|access| records.accesses[access].root);
+        if root.is_some_and(|root| !records.stands_against(root, logout, pid)) {
+            records.broken("a token is stored although a logout was the last that happened");
+        }
+    }
+}
+
+impl Records {
+    /// Some saves begin with a look into the store, and end with it.
+    fn save_may_be_given_up(&mut self, pid: Pid) {
+        for access in self.processes[pid].present.clone() {
+            self.accesses.entry(access).and_modify(|access| access.has_been_saved = true);
+        }
+    }
+
+    /// Nothing that was asked for before a login or logout is stored after it.
+    fn check_stored(&mut self, pid: Pid, at: Tick, text: &str) {
+        let Some(access) = self.accesses.get_mut(text) else {
+            return self.broken("a token that nobody was given is stored");
+        };
+        access.is_stored = true;
+        let root = access.root;
+        if self.was_fetched_blindly(text) {
+            // A store that gives no lease, or cannot be read, is written all the same.
+            self.roots[root].forced_in = Some(at);
+        }
+        if let Some((change, by)) = self.kept.change {
+            if !self.stands_against(root, change, by) {
+                self.broken("a token from before a login or logout is stored after it");
+            }
+        }
+        let root = &mut self.roots[root];
+        root.stored.get_or_insert(at);
+        if root.stored == Some(at) && root.origin == Origin::Login {
+            self.kept.change = Some((root.at, pid));
+        }
+    }
+}

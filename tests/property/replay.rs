@@ -1,0 +1,171 @@
+//! Runs that once broke a rule, as short as they could be made.
+
+use std::time::Duration;
+
+use tower_token_refresh::{session::RenewalMode, test_util::Rotation};
+
+use crate::{
+    steps::{
+        Account::*, Asked, Call::*, Config, Fault::*, Hold::*, Kind::*, Outcome::*, Revoked, Step, Step::*,
+    },
+    world::run,
+};
+
+/// Two processes, tokens that live for ever, an authority that detects reuse, and a store that tells of nothing.
+const TWO: Config = Config {
+    seed: 0,
+    lifetime: None,
+    rotation: Rotation::ReuseKillsFamily,
+    newest_only: false,
+    certain: false,
+    renewal: RenewalMode::Background,
+    password: false,
+    sibling: true,
+    tells: false,
+    impatient: false,
+};
+
+const A_MOMENT: Step = Pass(Duration::from_millis(1));
+
+#[track_caller]
+fn holds(config: Config, steps: &[Step]) {
+    assert_eq!(run(config, steps), Ok(()));
+}
+
+/// The refresh of the unsaved login was owed in its place, as any refresh: it gave way to the record of the other account,
+/// whose revision a logout had raised.
+#[test]
+fn the_refresh_of_a_login_that_could_not_be_saved_does_not_give_way_to_the_account_before() {
+    let steps = [Logout(1), Login(0, Alice), A_MOMENT, Fault(0, Save, Fails), Login(0, Bob), Hammer(0)];
+    holds(TWO, &steps);
+}
+
+/// The store had raised the login's revision above that of its refresh, which was held for outdated and forgotten.
+#[test]
+fn a_refresh_is_saved_above_the_login_although_the_store_could_not_be_read() {
+    let steps = [
+        Login(0, Alice),
+        A_MOMENT,
+        Login(0, Alice),
+        A_MOMENT,
+        Fault(0, Load, Fails),
+        Ask(0, Asked::Refresh),
+        A_MOMENT,
+        Heal(0),
+        Ask(0, Asked::Refresh),
+        A_MOMENT,
+        Ask(0, Asked::Refresh),
+        A_MOMENT,
+    ];
+    holds(Config { sibling: false, ..TWO }, &steps);
+}
+
+/// The same, and the record that was in the way could not be read for longer than one attempt to save.
+#[test]
+fn a_refresh_stays_owed_while_what_is_in_its_way_cannot_be_read() {
+    let steps = [
+        Login(0, Alice),
+        A_MOMENT,
+        Login(0, Alice),
+        A_MOMENT,
+        Fault(0, Load, Fails),
+        Ask(0, Asked::Refresh),
+        Pass(Duration::from_secs(29)),
+        Heal(0),
+        Ask(0, Asked::Refresh),
+        A_MOMENT,
+        Ask(0, Asked::Refresh),
+        A_MOMENT,
+    ];
+    holds(Config { sibling: false, ..TWO }, &steps);
+}
+
+/// Two refreshes that could not be saved have one revision: the second was not found again when it had been given up
+/// between its answer and its use.
+#[test]
+fn a_refresh_that_is_given_up_while_it_is_saved_is_not_lost_behind_one_that_is_owed() {
+    for at_last in [Heal(0), Run(1)] {
+        let steps = [
+            Login(0, Alice),
+            A_MOMENT,
+            Fault(0, Save, Fails),
+            Ask(0, Asked::Refresh),
+            A_MOMENT,
+            Fault(0, Save, Hangs),
+            Next(LateAnswer),
+            Ask(0, Asked::Refresh),
+            Pass(Duration::from_secs(118)),
+            Release(0),
+            Pass(Duration::from_secs(3)),
+            at_last,
+            Pass(Duration::from_secs(61)),
+            Ask(0, Asked::Refresh),
+            Pass(Duration::from_secs(10)),
+            Ask(0, Asked::Refresh),
+            A_MOMENT,
+        ];
+        holds(Config { sibling: false, ..TWO }, &steps);
+    }
+}
+
+/// The look for a sibling after `invalid_grant` did not regard that a login was owed.
+#[test]
+fn a_login_that_could_not_be_saved_does_not_give_way_to_the_one_before_when_its_grant_ends() {
+    let steps = [
+        Login(0, Alice),
+        A_MOMENT,
+        Fault(1, Save, Fails),
+        Login(1, Alice),
+        Revoke(Revoked::Refresh),
+        Hammer(1),
+    ];
+    holds(TWO, &steps);
+}
+
+/// Each refresh that could not be saved counted up, and so the last of them outdid whatever others had saved meanwhile.
+#[test]
+fn refreshes_that_could_not_be_saved_do_not_outdo_the_login_of_a_sibling() {
+    let steps = [Fault(0, Save, Fails), Hammer(0), Login(1, Alice)];
+    holds(Config { password: true, ..TWO }, &steps);
+}
+
+#[test]
+fn refreshes_that_could_not_be_saved_do_not_outdo_the_logout_of_a_sibling() {
+    let steps = [Fault(0, Save, Fails), Hammer(0), Logout(1)];
+    holds(Config { password: true, ..TWO }, &steps);
+}
+
+/// The refresh had read the store before the login was saved, and looked for what was owed after that.
+#[test]
+fn a_login_that_is_saved_while_the_store_is_read_does_not_give_way_to_the_account_before() {
+    let steps = [
+        Fault(0, Load, HangsAfterwards),
+        Login(0, Alice),
+        Login(0, Bob),
+        Pass(Duration::from_millis(5100)),
+        Login(0, Alice),
+        Request(0, Get, Nowhere),
+        Revoke(Revoked::Access),
+        Run(6),
+        Heal(0),
+        Run(1),
+        Request(0, Get, Nowhere),
+    ];
+    holds(Config { certain: true, sibling: false, ..TWO }, &steps);
+}
+
+/// The refresh found out that what it owed had been outdone, and went on as if it had not.
+#[test]
+fn a_refresh_whose_debt_gives_way_looks_at_what_it_has_given_way_to() {
+    let steps = [
+        Fault(0, Save, Hangs),
+        Request(1, Get, Nowhere),
+        Run(4),
+        Next(Late),
+        Hammer(0),
+        Logout(1),
+        Fault(0, Save, Fails),
+        Run(1),
+    ];
+    holds(Config { password: true, impatient: true, ..TWO }, &steps);
+}
