@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -45,7 +45,9 @@ pub fn file_store(input: &[u8]) {
         let session = Session::builder(source).store(store.clone()).clock(TestClock::new()).build();
         let token = session.token().await.map(|token| token.access().expose().to_owned());
         match &expected {
-            Some(shown) if shown.is_alive() => assert_eq!(token.unwrap(), shown.token.as_ref().unwrap().0),
+            Some(shown) if shown.is_alive() => {
+                assert_eq!(token.unwrap(), shown.token.as_ref().unwrap().access)
+            }
             // A logout, too, is nothing for a session that is new.
             _ => assert_eq!(token.unwrap(), "fetched"),
         }
@@ -82,14 +84,22 @@ fn next(content: &[u8], revision: u64) -> Record {
 struct Shown {
     session: u128,
     revision: u64,
-    token: Option<(String, Option<String>, Option<u64>, Option<u64>)>,
+    token: Option<ShownToken>,
+}
+
+#[derive(Debug, PartialEq)]
+struct ShownToken {
+    access: String,
+    refresh: Option<String>,
+    expires_at: Option<u64>,
+    refresh_expires_at: Option<u64>,
 }
 
 impl Shown {
     /// Whether a session can use it. Revision 0 is what it begins with itself.
     fn is_alive(&self) -> bool {
         self.revision > 0
-            && self.token.as_ref().is_some_and(|(access, _, expires_at, _)| {
+            && self.token.as_ref().is_some_and(|ShownToken { access, expires_at, .. }| {
                 let is_sendable = !access.is_empty() && access.bytes().all(|byte| byte.is_ascii_graphic());
                 is_sendable && expires_at.is_none_or(|moment| moment > NOW)
             })
@@ -97,17 +107,15 @@ impl Shown {
 }
 
 fn shown(record: &Record) -> Shown {
-    let seconds = |moment: std::time::SystemTime| moment.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let seconds = |moment: SystemTime| moment.duration_since(UNIX_EPOCH).unwrap().as_secs();
     Shown {
         session: record.session.0,
         revision: record.revision,
-        token: record.token.as_ref().map(|token| {
-            (
-                token.access.expose().to_owned(),
-                token.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
-                token.expires_at.map(seconds),
-                token.refresh_expires_at.map(seconds),
-            )
+        token: record.token.as_ref().map(|token| ShownToken {
+            access: token.access.expose().to_owned(),
+            refresh: token.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
+            expires_at: token.expires_at.map(seconds),
+            refresh_expires_at: token.refresh_expires_at.map(seconds),
         }),
     }
 }
@@ -118,12 +126,12 @@ fn expected(content: &[u8]) -> Option<Shown> {
     let file = file.as_object()?;
     let token = match file.get("token")? {
         Value::Null => None,
-        Value::Object(token) => Some((
-            token.get("access")?.as_str()?.to_owned(),
-            optional(token.get("refresh"), |value| Some(value.as_str()?.to_owned()))?,
-            optional(token.get("expires_at"), moment)?,
-            optional(token.get("refresh_expires_at"), moment)?,
-        )),
+        Value::Object(token) => Some(ShownToken {
+            access: token.get("access")?.as_str()?.to_owned(),
+            refresh: optional(token.get("refresh"), |value| Some(value.as_str()?.to_owned()))?,
+            expires_at: optional(token.get("expires_at"), moment)?,
+            refresh_expires_at: optional(token.get("refresh_expires_at"), moment)?,
+        }),
         _ => return None,
     };
     (file.get("version")?.as_u64()? == 1).then_some(Shown {
