@@ -1,0 +1,129 @@
+//! A session between a token endpoint and a resource server that can both be made to fail.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tower::{Layer, ServiceExt, timeout::Timeout};
+use tower_token_refresh::{
+    BoxError, Error, ErrorKind, Origin, Outcome, RefreshTokenGrant, Session, TokenRefresh, TokenRefreshLayer,
+    oauth2::TokenEndpoint,
+    source::{AuthorityClient, Content},
+    test_util::{ModelAuthority, TestClock},
+};
+
+use crate::kit::{Http, Pool, get, pool};
+
+/// Far more than any answer takes, and far less than for ever.
+const SOON: Duration = Duration::from_secs(20);
+
+/// How long something is waited for that does not come.
+const IN_VAIN: Duration = Duration::from_millis(400);
+
+/// How long a place waits.
+#[derive(Clone, Copy)]
+pub(super) struct Waits {
+    /// For an answer of the token endpoint.
+    issuer: Duration,
+    /// For a refresh as a whole.
+    refresh: Duration,
+    /// For the head of an answer of the resource server.
+    api: Duration,
+}
+
+impl Waits {
+    pub(super) const LONG: Self = Waits { issuer: SOON, refresh: SOON, api: SOON };
+    pub(super) const SHORT_FOR_THE_ISSUER: Self = Waits { issuer: IN_VAIN, ..Self::LONG };
+    pub(super) const SHORT_FOR_A_REFRESH: Self = Waits { refresh: IN_VAIN, ..Self::LONG };
+    pub(super) const SHORT_FOR_THE_API: Self = Waits { api: IN_VAIN, ..Self::LONG };
+}
+
+pub(super) struct Place {
+    pub(super) authority: ModelAuthority,
+    pub(super) session: Session,
+    clock: TestClock,
+    client: TokenRefresh<Timeout<Pool>>,
+    url: String,
+}
+
+impl Place {
+    /// The authority has grace, as it must have where answers can be lost: a refresh token that comes again brings the
+    /// same pair again.
+    pub(super) fn authority() -> ModelAuthority {
+        ModelAuthority::new().grace(Duration::from_secs(3600))
+    }
+
+    /// With a token that is good.
+    pub(super) async fn new(
+        http: Http,
+        authority: ModelAuthority,
+        issuer: SocketAddr,
+        api: SocketAddr,
+        waits: Waits,
+    ) -> Self {
+        let client = AuthorityClient::new(pool::<Content>(http)).time_limit(waits.issuer).unwrap();
+        let url = format!("http://{issuer}/oauth/token").parse().unwrap();
+        let clock = TestClock::new();
+        let source = RefreshTokenGrant::new(TokenEndpoint::new(client, url));
+        // Far longer than any test takes, so that only a moved clock ends it.
+        let cooling = Duration::from_secs(600);
+        let session = Session::builder(source).clock(clock.clone()).cooling(cooling, cooling).unwrap();
+        let session = session.refresh_timeout(waits.refresh).unwrap().build();
+        session.login(authority.login().await.unwrap()).await.unwrap();
+        let origin: Origin = format!("http://{api}").parse().unwrap();
+        let client =
+            TokenRefreshLayer::new(session.clone(), origin).layer(Timeout::new(pool(http), waits.api));
+        Place { authority, session, clock, client, url: format!("http://{api}/") }
+    }
+
+    /// A request, which gets an answer.
+    pub(super) async fn get(&self) -> Result<Response<Incoming>, BoxError> {
+        let call = self.client.clone().oneshot(get(self.url.clone()));
+        timeout(SOON, call).await.expect("every caller gets an answer")
+    }
+
+    /// A request that is refused, and whose refresh fails.
+    pub(super) async fn failure(&self) -> Error {
+        let result = self.get().await;
+        let failure = Error::of(&result).expect("the refresh failed").clone();
+        let response = result.expect("the refused response");
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert!(response.into_body().collect().await.is_ok());
+        failure
+    }
+
+    /// A request that is answered, after so many attempts, and how many refresh tokens that has cost.
+    pub(super) async fn success(&self, attempts: u8) -> usize {
+        let before = self.refreshes();
+        let response = self.get().await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.extensions().get().map_or(1, Outcome::attempts), attempts);
+        response.into_body().collect().await.expect("all of it");
+        self.refreshes() - before
+    }
+
+    /// The refresh has failed, and no more than that: when it has cooled down, the next request gets its token.
+    pub(super) async fn recovers(&self, failure: &Error) {
+        assert_eq!(failure.kind(), ErrorKind::Transient);
+        let before = self.refreshes();
+        self.failure().await;
+        assert_eq!(self.refreshes(), before, "it is left alone for a while");
+        self.cool_down();
+        assert_eq!(self.success(2).await, 1);
+        assert_eq!(self.success(1).await, 0);
+        let counts = self.authority.counts();
+        assert_eq!((counts.logins, counts.family_deaths), (1, 0));
+    }
+
+    /// The session may ask again.
+    pub(super) fn cool_down(&self) {
+        self.clock.advance(Duration::from_secs(3600));
+    }
+
+    /// How many refresh tokens have been presented.
+    pub(super) fn refreshes(&self) -> usize {
+        self.authority.counts().refreshes
+    }
+}
