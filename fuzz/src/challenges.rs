@@ -10,7 +10,8 @@ use tower_token_refresh::{
 ///
 /// 1. Lines do not depend on each other, and empty list items change nothing.
 /// 2. What is found is well-formed, and is found again when it is printed, in whatever style.
-/// 3. The verdicts are those that the challenges justify.
+/// 3. It is found no more when something is added that makes nonsense of it.
+/// 4. The verdicts are those that the challenges justify.
 pub fn challenges(input: &[u8]) {
     let lines: Vec<HeaderValue> =
         input.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok()).collect();
@@ -32,6 +33,13 @@ pub fn challenges(input: &[u8]) {
             let again: Vec<Model> =
                 Challenges::of(&headers).map(|challenge| Model::of(&challenge, &names)).collect();
             assert_eq!(models, again, "printed in style {style}");
+        }
+    }
+
+    for model in &models {
+        for nonsense in model.nonsense() {
+            let line = value(&[&*model.print(0, 0), nonsense.as_bytes()].concat());
+            assert_eq!(Challenges::of(&self::headers([&line])).count(), 0, "{line:?}");
         }
     }
 
@@ -107,6 +115,21 @@ impl Model {
             text.push_str(&format!("{before}{name}{blank}={blank}{value}{after}"));
         }
         text.into_bytes()
+    }
+
+    /// What may not follow it.
+    fn nonsense(&self) -> Vec<String> {
+        let mut nonsense = vec![" \"".to_owned(), ", x=".to_owned(), ", x=\"never closed".to_owned()];
+        if self.token68.is_some() {
+            nonsense.push(", x=y".to_owned());
+        }
+        for (name, value) in &self.parameters {
+            nonsense.push(format!(", {}={}", name.to_ascii_uppercase(), quoted(value)));
+        }
+        if !self.parameters.is_empty() {
+            nonsense.extend([" x=y".to_owned(), (0..32).map(|number| format!(", x-y-{number}=z")).collect()]);
+        }
+        nonsense
     }
 }
 
