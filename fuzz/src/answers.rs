@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
 use tower::service_fn;
 use tower_token_refresh::{
@@ -41,7 +41,8 @@ const CODES: [&str; 6] = [
 /// 2. Nothing else changes what is stored. Only a refusal that another reading understands ends the session.
 /// 3. The errors show nothing of the refresh token.
 /// 4. The session that has not ended gets its token later; one that has does not ask.
-/// 5. An object that is written in the plainest way is a token exactly if the documentation says so.
+/// 5. What is written in the plainest way is a token exactly if the documentation says so; with a name that stands twice it
+///    never is.
 pub fn answers(input: &[u8]) {
     let message = Message::parse(input);
     let body = Steps { left: steps(message.body), tells: message.says("sized") };
@@ -50,17 +51,43 @@ pub fn answers(input: &[u8]) {
     let is_token = run(refresh(&message, grant, body, &document));
 
     let Some(document) = document else { return };
-    let plainest = serde_json::to_vec(&document).unwrap();
-    if plainest.len() > LIMIT {
-        return;
-    }
     let said = token(&document).filter(|_| message.status.is_success());
     assert!(!is_token || said.is_some());
-    let mut message = message;
-    message.headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-    let body = Steps { left: [Step::Data(Bytes::from(plainest))].into(), tells: true };
-    let is_token = run(refresh(&message, grant, body, &Some(document.clone())));
-    assert_eq!(is_token, said.is_some_and(|(access, _)| is_sendable(access)), "{document:?}");
+    for (content_type, once, twice) in [plainest_json(&document), plainest_form(&document)] {
+        if once.len() > LIMIT {
+            continue;
+        }
+        let mut message = message.clone();
+        message.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        // A form has texts only.
+        let document = self::document(&message, &whole(&once));
+        let said = document.as_ref().and_then(token).filter(|_| message.status.is_success());
+        let is_token = run(refresh(&message, grant, whole(&once), &document));
+        assert_eq!(is_token, said.is_some_and(|(access, _)| is_sendable(access)), "{document:?}");
+        assert!(!run(refresh(&message, grant, whole(&twice), &document)), "{document:?}");
+    }
+}
+
+/// The content type; the document as it is, and with an access token too many.
+type Plainest = (&'static str, Vec<u8>, Vec<u8>);
+
+fn plainest_json(document: &Map<String, Value>) -> Plainest {
+    let once = serde_json::to_vec(document).unwrap();
+    let more = br#"{"access_token":"one","access_token":"two""#;
+    let rest = if document.is_empty() { b"}" } else { &[b",", &once[1..]].concat()[..] };
+    let twice = [more, rest].concat();
+    ("application/json", once, twice)
+}
+
+fn plainest_form(document: &Map<String, Value>) -> Plainest {
+    let texts = document.iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
+    let once = form_urlencoded::Serializer::new(String::new()).extend_pairs(texts).finish().into_bytes();
+    let twice = [b"access_token=one&access_token=two&", &*once].concat();
+    ("application/x-www-form-urlencoded", once, twice)
+}
+
+fn whole(bytes: &[u8]) -> Steps {
+    Steps { left: [Step::Data(Bytes::copy_from_slice(bytes))].into(), tells: true }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -246,8 +273,7 @@ async fn stored(store: &MemoryStore) -> (String, Option<String>) {
 }
 
 fn good() -> Response<Steps> {
-    let body = Bytes::from_static(br#"{"access_token":"good"}"#);
-    Response::new(Steps { left: [Step::Data(body)].into(), tells: true })
+    Response::new(whole(br#"{"access_token":"good"}"#))
 }
 
 fn is_sendable(access: &str) -> bool {

@@ -10,8 +10,9 @@ use tower_token_refresh::{
 ///
 /// 1. Lines do not depend on each other, and empty list items change nothing.
 /// 2. What is found is well-formed, and is found again when it is printed, in whatever style.
-/// 3. It is found no more when something is added that makes nonsense of it.
-/// 4. The verdicts are those that the challenges justify.
+/// 3. A challenge with these very lines as its values is found, too.
+/// 4. A challenge is found no more when something is added that makes nonsense of it.
+/// 5. The verdicts are those that the challenges justify.
 pub fn challenges(input: &[u8]) {
     let lines: Vec<HeaderValue> =
         input.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok()).collect();
@@ -23,8 +24,13 @@ pub fn challenges(input: &[u8]) {
     let spaced: Vec<HeaderMap> = lines.iter().map(|line| self::headers([&padded(line)])).collect();
     assert_eq!(found, spaced.iter().flat_map(Challenges::of).collect::<Vec<_>>(), "with empty items");
 
-    let names = words(&lines);
-    let models: Vec<Model> = found.iter().map(|challenge| Model::of(challenge, &names)).collect();
+    let made = Model::made_of(&lines);
+    let mut names = words(&lines);
+    names.extend(made.parameters.iter().map(|(name, _)| name.clone()));
+    names.sort();
+    names.dedup();
+    let mut models: Vec<Model> = found.iter().map(|challenge| Model::of(challenge, &names)).collect();
+    models.push(made);
     for style in 0..8 {
         let printed: Vec<HeaderValue> =
             models.iter().map(|model| value(&model.print(style, input.len()))).collect();
@@ -83,6 +89,13 @@ struct Model {
 }
 
 impl Model {
+    fn made_of(lines: &[HeaderValue]) -> Self {
+        let texts = lines.iter().filter_map(|line| str::from_utf8(line.as_bytes()).ok());
+        let named =
+            texts.take(9).enumerate().map(|(number, text)| (format!("made-{number}"), text.to_owned()));
+        Model { scheme: "Made".to_owned(), token68: None, parameters: named.collect() }
+    }
+
     /// `names`: all that a parameter may be called.
     fn of(challenge: &Challenge<'_>, names: &[String]) -> Self {
         assert!(is_token(challenge.scheme().as_bytes()));
@@ -137,17 +150,14 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// The words of all lines, in lower case, each once.
+/// The words of all lines, in lower case.
 fn words(lines: &[HeaderValue]) -> Vec<String> {
-    let mut words: Vec<String> = lines
+    lines
         .iter()
         .flat_map(|line| line.as_bytes().split(|&byte| !is_token(&[byte])))
         .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8(word.to_ascii_lowercase()).expect("a token is ASCII"))
-        .collect();
-    words.sort();
-    words.dedup();
-    words
+        .collect()
 }
 
 fn is_token(text: &[u8]) -> bool {

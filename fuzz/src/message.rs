@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 /// ```
 ///
 /// What cannot be read as a status is 200; header lines that are none are left out.
+#[derive(Clone)]
 pub(crate) struct Message<'a> {
     pub(crate) status: StatusCode,
     words: Vec<&'a [u8]>,
