@@ -327,8 +327,14 @@ impl World {
             Poll::Ready(Some(Ok(frame))) => {
                 assert!(!announced && !attempt.failed);
                 match frame.into_data() {
-                    Ok(data) => attempt.seen.data.extend_from_slice(&data),
-                    Err(frame) => attempt.seen.trailers = frame.into_trailers().ok(),
+                    Ok(data) => {
+                        assert!(attempt.seen.trailers.is_none(), "trailers come last");
+                        attempt.seen.data.extend_from_slice(&data);
+                    }
+                    Err(frame) => {
+                        assert!(attempt.seen.trailers.is_none(), "trailers come once");
+                        attempt.seen.trailers = frame.into_trailers().ok();
+                    }
                 }
                 assert!(self.plan.whole.data.starts_with(&attempt.seen.data));
             }
