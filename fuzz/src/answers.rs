@@ -23,7 +23,7 @@ use crate::{
     steps::{Step, Steps, steps},
 };
 
-const LIMIT: usize = 4096;
+const LIMIT: usize = 256;
 const OLD: (&str, &str) = ("old-access", "old-refresh");
 const CODES: [&str; 6] = [
     "invalid_grant",
@@ -197,7 +197,7 @@ fn read(
 ) {
     let status = message.status;
     let code = document.as_ref().and_then(|document| document.get("error")?.as_str()).unwrap_or_default();
-    let is_whole = !body.left.contains(&Step::Fail);
+    let is_whole = has_come(body);
     match error.kind() {
         ErrorKind::LoginRequired => {
             let is_busy = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
@@ -227,6 +227,22 @@ fn read(
         assert!(!format!("{error} {error:?}").contains(OLD.1));
         link = error.source();
     }
+}
+
+/// Whether the body breaks only where it is not read any more, if at all.
+fn has_come(body: &Steps) -> bool {
+    let mut length = 0;
+    for step in &body.left {
+        match step {
+            Step::Data(data) => length += data.len(),
+            Step::Fail => return false,
+            Step::Trailers(_) | Step::Wait => {}
+        }
+        if length > LIMIT {
+            break;
+        }
+    }
+    true
 }
 
 /// The object that another reading finds in the answer. Where a name stands twice it is a guess.

@@ -90,7 +90,7 @@ struct Model {
 
 impl Model {
     fn made_of(lines: &[HeaderValue]) -> Self {
-        let texts = lines.iter().filter_map(|line| str::from_utf8(line.as_bytes()).ok());
+        let texts = lines.iter().filter_map(|line| std::str::from_utf8(line.as_bytes()).ok());
         let named =
             texts.take(9).enumerate().map(|(number, text)| (format!("made-{number}"), text.to_owned()));
         Model { scheme: "Made".to_owned(), token68: None, parameters: named.collect() }

@@ -29,8 +29,8 @@ use crate::{
 ///
 /// 1. A body that ends has been handed on byte for byte, trailers included, on whichever attempt.
 /// 2. It fails only if the caller's own body does, or if nobody needs it any more.
-/// 3. The request is sent twice at most, the second time after a refusal; one that is refused and was sent once says
-///    why.
+/// 3. The request is sent twice at most, the second time after a refusal that came before the body outran the limit; one
+///    that is refused and was sent once says why.
 /// 4. Who can go on is woken, and everything comes to an end.
 pub fn replay(input: &[u8]) {
     let mut bytes = input.iter().copied();
@@ -170,6 +170,8 @@ struct Attempt {
     failed: bool,
     answer: Option<oneshot::Sender<Answers>>,
     status: Option<u16>,
+    /// Bytes that had been seen when it was answered.
+    seen_before: usize,
 }
 
 impl Service<Request<ReplayBody<Fed>>> for Server {
@@ -190,6 +192,7 @@ impl Service<Request<ReplayBody<Fed>>> for Server {
             failed: false,
             answer: Some(answer),
             status: None,
+            seen_before: 0,
         });
         Box::pin(async { answered.await.expect("the program answers whoever waits") })
     }
@@ -362,6 +365,7 @@ impl World {
         let Some(attempt) = attempts.last_mut() else { return };
         if let Some(sender) = attempt.answer.take() {
             attempt.status = status;
+            attempt.seen_before = attempt.seen.data.len();
             // Nobody waits for it if the caller has given up.
             let _ = sender.send(answer);
         }
@@ -395,6 +399,7 @@ impl World {
         assert!((1..=2).contains(&attempts.len()));
         if attempts.len() == 2 {
             assert!(matches!(attempts[0].status, Some(401 | 403)));
+            assert!(self.plan.rebuilds || attempts[0].seen_before <= self.plan.limit.unwrap_or_default());
         }
         for (number, attempt) in attempts.iter().enumerate() {
             if attempt.body.is_some() && !attempt.failed {
