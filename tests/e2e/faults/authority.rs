@@ -14,7 +14,7 @@ use super::{
         Act::{self, Endless, Reset, Send, Silence, Trickle},
         Answer, Peer,
     },
-    place::{Place, Waits},
+    place::{IN_VAIN, Place, SOON},
 };
 use crate::kit::{Http, within};
 
@@ -24,11 +24,11 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(waits: Waits) -> Self {
+    async fn start() -> Self {
         let authority = Place::authority();
         let issuer = Peer::start(authority.clone()).await;
         let api = Peer::start(ModelApi::new(authority.clone())).await;
-        let place = Place::new(Http::One, authority, issuer.address, api.address, waits).await;
+        let place = Place::new(Http::One, authority, issuer.address, api.address, SOON).await;
         Scene { place, issuer }
     }
 
@@ -49,7 +49,7 @@ impl Scene {
 
 /// Whatever was presented without an answer is presented once more, and nothing else is.
 async fn broken_off_at_each_byte(reset: bool) {
-    let Scene { place, issuer } = Scene::start(Waits::LONG).await;
+    let Scene { place, issuer } = Scene::start().await;
     place.authority.revoke_access();
     place.success(2).await;
     let (head, body) = issuer.lengths(0);
@@ -103,7 +103,7 @@ const NONSENSE: [(&str, Nonsense); 20] = [
         vec![Send(it.under(&format!("content-length: 9{}", "\r\nx-pad: x".repeat(100_000)))), Silence]
     }),
     ("a head without an end", |_| vec![Send(b"HTTP/1.1 200 OK\r\n".to_vec()), Endless(b"x-pad: x\r\n")]),
-    ("nothing but interim answers", |_| vec![Endless(b"HTTP/1.1 100 Continue\r\n\r\n")]),
+    ("nothing but interim answers", |_| vec![Send(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000)), Silence]),
     ("a body without an end", |_| {
         vec![Send(b"HTTP/1.1 200 OK\r\n\r\n{\"access_token\":\"a".to_vec()), Endless(&[b'a'; 16 * 1024])]
     }),
@@ -114,7 +114,9 @@ const NONSENSE: [(&str, Nonsense); 20] = [
 async fn no_nonsense_of_a_token_endpoint_ends_a_session() {
     within(async {
         join_all(NONSENSE.map(|(name, fault)| async move {
-            let scene = Scene::start(Waits::SHORT_FOR_THE_ISSUER).await.survives(name, fault).await;
+            let scene = Scene::start().await;
+            scene.place.fetch_in_vain();
+            let scene = scene.survives(name, fault).await;
             let counts = scene.place.authority.counts();
             assert!(counts.presented.values().all(|times| *times <= 2), "{name}");
         }))
@@ -126,7 +128,7 @@ async fn no_nonsense_of_a_token_endpoint_ends_a_session() {
 #[tokio::test]
 async fn an_answer_without_an_end_is_read_no_further_than_its_limit() {
     within(async {
-        let scene = Scene::start(Waits::LONG).await;
+        let scene = Scene::start().await;
         let body: Nonsense = |_| vec![Send(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()), Endless(&[b' '; 16 * 1024])];
         let scene = scene.survives("a body without an end", body).await;
         // What the sockets have swallowed meanwhile, and 64 KiB.
@@ -153,7 +155,7 @@ async fn an_answer_that_comes_whole_counts_however_it_comes() {
     ];
     within(async {
         join_all(ways.map(|(name, way)| async move {
-            let Scene { place, issuer } = Scene::start(Waits::LONG).await;
+            let Scene { place, issuer } = Scene::start().await;
             for _ in 0..3 {
                 issuer.fault(way);
                 place.authority.revoke_access();
@@ -170,8 +172,9 @@ async fn an_answer_that_comes_whole_counts_however_it_comes() {
 #[tokio::test]
 async fn everybody_who_waits_for_a_silent_token_endpoint_gets_an_answer() {
     within(async {
-        let scene = Scene::start(Waits::SHORT_FOR_THE_ISSUER).await;
+        let scene = Scene::start().await;
         scene.place.authority.revoke_access();
+        scene.place.fetch_in_vain();
         scene.issuer.fault(|_| vec![Silence]);
         let failures = join_all((0..50).map(|_| scene.place.failure())).await;
         assert_eq!(scene.place.refreshes(), 1);
@@ -188,9 +191,9 @@ async fn a_token_endpoint_that_never_accepts_is_given_up() {
         let authority = Place::authority();
         let api = Peer::start(ModelApi::new(authority.clone())).await;
         let issuer = listener.local_addr().unwrap();
-        let place =
-            Place::new(Http::One, authority.clone(), issuer, api.address, Waits::SHORT_FOR_THE_ISSUER).await;
+        let place = Place::new(Http::One, authority.clone(), issuer, api.address, SOON).await;
         authority.revoke_access();
+        place.fetch_in_vain();
         assert_eq!(place.failure().await.kind(), ErrorKind::Transient);
         assert!(!place.session.token().await.unwrap().access().expose().is_empty(), "the session is kept");
     })
@@ -205,7 +208,7 @@ async fn a_token_endpoint_that_refuses_connections_is_asked_again() {
         let api = Peer::start(ModelApi::new(authority.clone())).await;
         let issuer = listener.local_addr().unwrap();
         drop(listener);
-        let place = Place::new(Http::One, authority.clone(), issuer, api.address, Waits::LONG).await;
+        let place = Place::new(Http::One, authority.clone(), issuer, api.address, SOON).await;
         authority.revoke_access();
         let failure = place.failure().await;
         assert_eq!(place.refreshes(), 0);
@@ -222,9 +225,7 @@ async fn a_late_answer_is_used_by_those_who_come_after_it() {
         let authority = Place::authority();
         let issuer = Peer::start(authority.clone()).await;
         let api = Peer::start(ModelApi::new(authority.clone())).await;
-        let place =
-            Place::new(Http::One, authority.clone(), issuer.address, api.address, Waits::SHORT_FOR_A_REFRESH)
-                .await;
+        let place = Place::new(Http::One, authority.clone(), issuer.address, api.address, IN_VAIN).await;
         authority.revoke_access();
         let gate = authority.hold(Endpoint::Refresh);
         let failures = join_all((0..20).map(|_| place.failure())).await;
@@ -247,7 +248,7 @@ async fn a_redirect_of_the_token_endpoint_is_not_followed_and_ends_no_session() 
                 stranger.address
             );
             let fault = move |_: Answer| vec![Send(answer.into_bytes())];
-            Scene::start(Waits::LONG).await.survives(status, fault).await;
+            Scene::start().await.survives(status, fault).await;
             assert_eq!(stranger.traffic().accepted, 0, "{status}");
         }
     })

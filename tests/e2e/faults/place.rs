@@ -1,6 +1,13 @@
 //! A session between a token endpoint and a resource server that can both be made to fail.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
@@ -8,7 +15,8 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt, timeout::Timeout};
 use tower_token_refresh::{
-    BoxError, Error, ErrorKind, Origin, Outcome, RefreshTokenGrant, Session, TokenRefresh, TokenRefreshLayer,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Origin, Outcome, RefreshTokenGrant, Session, Token,
+    TokenRefreshLayer, TokenSource,
     oauth2::TokenEndpoint,
     source::{AuthorityClient, Content},
     test_util::{ModelAuthority, TestClock},
@@ -17,34 +25,18 @@ use tower_token_refresh::{
 use crate::kit::{Http, Pool, get, pool};
 
 /// Far more than any answer takes, and far less than for ever.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// How long something is waited for that does not come.
-const IN_VAIN: Duration = Duration::from_millis(400);
-
-/// How long a place waits.
-#[derive(Clone, Copy)]
-pub(super) struct Waits {
-    /// For an answer of the token endpoint.
-    issuer: Duration,
-    /// For a refresh as a whole.
-    refresh: Duration,
-    /// For the head of an answer of the resource server.
-    api: Duration,
-}
-
-impl Waits {
-    pub(super) const LONG: Self = Waits { issuer: SOON, refresh: SOON, api: SOON };
-    pub(super) const SHORT_FOR_THE_ISSUER: Self = Waits { issuer: IN_VAIN, ..Self::LONG };
-    pub(super) const SHORT_FOR_A_REFRESH: Self = Waits { refresh: IN_VAIN, ..Self::LONG };
-    pub(super) const SHORT_FOR_THE_API: Self = Waits { api: IN_VAIN, ..Self::LONG };
-}
+pub(super) const IN_VAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Place {
     pub(super) authority: ModelAuthority,
     pub(super) session: Session,
     clock: TestClock,
-    client: TokenRefresh<Timeout<Pool>>,
+    is_impatient: Arc<AtomicBool>,
+    layer: TokenRefreshLayer,
+    pool: Pool,
     url: String,
 }
 
@@ -61,27 +53,54 @@ impl Place {
         authority: ModelAuthority,
         issuer: SocketAddr,
         api: SocketAddr,
-        waits: Waits,
+        refresh_timeout: Duration,
     ) -> Self {
-        let client = AuthorityClient::new(pool::<Content>(http)).time_limit(waits.issuer).unwrap();
-        let url = format!("http://{issuer}/oauth/token").parse().unwrap();
+        let is_impatient = Arc::<AtomicBool>::default();
+        let grant = |limit| {
+            let client = AuthorityClient::new(pool::<Content>(http)).time_limit(limit).unwrap();
+            let url = format!("http://{issuer}/oauth/token").parse().unwrap();
+            RefreshTokenGrant::new(TokenEndpoint::new(client, url))
+        };
+        let source =
+            Source { patient: grant(SOON), impatient: grant(IN_VAIN), is_impatient: is_impatient.clone() };
         let clock = TestClock::new();
-        let source = RefreshTokenGrant::new(TokenEndpoint::new(client, url));
         // Far longer than any test takes, so that only a moved clock ends it.
         let cooling = Duration::from_secs(600);
         let session = Session::builder(source).clock(clock.clone()).cooling(cooling, cooling).unwrap();
-        let session = session.refresh_timeout(waits.refresh).unwrap().build();
+        let session = session.refresh_timeout(refresh_timeout).unwrap().build();
         session.login(authority.login().await.unwrap()).await.unwrap();
         let origin: Origin = format!("http://{api}").parse().unwrap();
-        let client =
-            TokenRefreshLayer::new(session.clone(), origin).layer(Timeout::new(pool(http), waits.api));
-        Place { authority, session, clock, client, url: format!("http://{api}/") }
+        let layer = TokenRefreshLayer::new(session.clone(), origin);
+        Place {
+            authority,
+            session,
+            clock,
+            is_impatient,
+            layer,
+            pool: pool(http),
+            url: format!("http://{api}/"),
+        }
+    }
+
+    /// The next fetch is not waited for for long; those after it are, however busy the machine is.
+    pub(super) fn fetch_in_vain(&self) {
+        self.is_impatient.store(true, Ordering::Relaxed);
     }
 
     /// A request, which gets an answer.
     pub(super) async fn get(&self) -> Result<Response<Incoming>, BoxError> {
-        let call = self.client.clone().oneshot(get(self.url.clone()));
-        timeout(SOON, call).await.expect("every caller gets an answer")
+        self.attempt(SOON).await
+    }
+
+    /// The same, with little patience for each attempt.
+    pub(super) async fn get_in_vain(&self) -> Result<Response<Incoming>, BoxError> {
+        self.attempt(IN_VAIN).await
+    }
+
+    async fn attempt(&self, limit: Duration) -> Result<Response<Incoming>, BoxError> {
+        let client = self.layer.layer(Timeout::new(self.pool.clone(), limit));
+        let call = client.oneshot(get(self.url.clone()));
+        timeout(3 * SOON, call).await.expect("every caller gets an answer")
     }
 
     /// A request that is refused, and whose refresh fails.
@@ -125,5 +144,20 @@ impl Place {
     /// How many refresh tokens have been presented.
     pub(super) fn refreshes(&self) -> usize {
         self.authority.counts().refreshes
+    }
+}
+
+/// Presents the refresh token, with more or less patience.
+struct Source {
+    patient: RefreshTokenGrant,
+    impatient: RefreshTokenGrant,
+    is_impatient: Arc<AtomicBool>,
+}
+
+impl TokenSource for Source {
+    async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        let grant =
+            if self.is_impatient.swap(false, Ordering::Relaxed) { &self.impatient } else { &self.patient };
+        grant.fetch(cx).await
     }
 }

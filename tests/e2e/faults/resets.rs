@@ -14,7 +14,7 @@ use tower_token_refresh::{
 
 use super::{
     http2::{Fault, Peer},
-    place::{Place, Waits},
+    place::{Place, SOON},
 };
 use crate::kit::{Http, within};
 
@@ -47,11 +47,11 @@ struct Scene {
 
 impl Scene {
     /// With a token that has been revoked.
-    async fn start(waits: Waits) -> Self {
+    async fn start() -> Self {
         let authority = Place::authority();
         let issuer = Peer::start(authority.clone()).await;
         let api = Peer::start(ModelApi::new(authority.clone())).await;
-        let place = Place::new(Http::Two, authority, issuer.address, api.address, waits).await;
+        let place = Place::new(Http::Two, authority, issuer.address, api.address, SOON).await;
         place.authority.revoke_access();
         Scene { place, issuer, api }
     }
@@ -61,7 +61,7 @@ impl Scene {
 async fn a_token_endpoint_that_resets_streams_or_goes_away_ends_no_session() {
     within(async {
         for fault in faults() {
-            let Scene { place, issuer, .. } = Scene::start(Waits::LONG).await;
+            let Scene { place, issuer, .. } = Scene::start().await;
             issuer.fault(fault);
             let failure = place.failure().await;
             assert_eq!(place.refreshes(), 1);
@@ -74,7 +74,8 @@ async fn a_token_endpoint_that_resets_streams_or_goes_away_ends_no_session() {
 #[tokio::test]
 async fn a_token_endpoint_over_http2_that_falls_silent_ends_no_session() {
     within(async {
-        let Scene { place, issuer, .. } = Scene::start(Waits::SHORT_FOR_THE_ISSUER).await;
+        let Scene { place, issuer, .. } = Scene::start().await;
+        place.fetch_in_vain();
         issuer.fault(Fault::Silence);
         let failures = join_all((0..20).map(|_| place.failure())).await;
         place.recovers(&failures[0]).await;
@@ -87,7 +88,7 @@ async fn a_stream_or_connection_that_is_given_up_before_an_answer_starts_no_refr
     within(async {
         for reason in REASONS {
             for fault in [Fault::Reset(reason), Fault::GoAway(reason)] {
-                let Scene { place, api, .. } = Scene::start(Waits::LONG).await;
+                let Scene { place, api, .. } = Scene::start().await;
                 api.fault(fault.clone());
                 let error = place.get().await.unwrap_err();
                 assert!(error.is::<legacy::Error>() && Error::find(&*error).is_none());
@@ -111,7 +112,7 @@ async fn a_refusal_whose_stream_or_connection_is_given_up_meanwhile_is_recovered
     within(async {
         for reason in REASONS {
             for with_the_connection in [false, true] {
-                let Scene { place, api, .. } = Scene::start(Waits::LONG).await;
+                let Scene { place, api, .. } = Scene::start().await;
                 let when = Arc::new(Notify::new());
                 let fault = if with_the_connection { Fault::GoAwayInBody } else { Fault::ResetInBody };
                 api.fault(fault(reason, when.clone()));
@@ -136,7 +137,7 @@ async fn a_refusal_whose_stream_or_connection_is_given_up_meanwhile_is_recovered
 #[tokio::test]
 async fn a_refused_response_over_http2_that_falls_silent_is_recovered_from() {
     within(async {
-        let Scene { place, api, .. } = Scene::start(Waits::LONG).await;
+        let Scene { place, api, .. } = Scene::start().await;
         api.fault(Fault::Silence);
         assert_eq!(place.success(2).await, 1);
         assert_eq!(place.success(1).await, 0);

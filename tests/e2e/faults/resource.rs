@@ -12,7 +12,7 @@ use super::{
         Act::{self, Endless, Reset, Send, Silence, Trickle},
         Answer, Peer,
     },
-    place::{Place, Waits},
+    place::{Place, SOON},
 };
 use crate::kit::{Http, within};
 
@@ -22,17 +22,17 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(waits: Waits) -> Self {
+    async fn start() -> Self {
         let authority = Place::authority();
         let issuer = Peer::start(authority.clone()).await;
         let api = Peer::start(ModelApi::new(authority.clone())).await;
-        let place = Place::new(Http::One, authority, issuer.address, api.address, waits).await;
+        let place = Place::new(Http::One, authority, issuer.address, api.address, SOON).await;
         Scene { place, api }
     }
 
     /// The same with a recovery behind it, so that the lengths of a refusal and of what follows it are known.
-    async fn measured(waits: Waits) -> (Self, [(usize, usize); 2]) {
-        let scene = Self::start(waits).await;
+    async fn measured() -> (Self, [(usize, usize); 2]) {
+        let scene = Self::start().await;
         scene.place.authority.revoke_access();
         scene.place.success(2).await;
         let lengths = [0, 1].map(|number| scene.api.lengths(number));
@@ -49,7 +49,7 @@ fn is_the_clients_own(error: &BoxError) -> bool {
 #[tokio::test]
 async fn a_refusal_that_is_closed_at_any_byte_is_the_callers_error_or_recovered_from() {
     within(async {
-        let (Scene { place, api }, [(head, body), _]) = Scene::measured(Waits::LONG).await;
+        let (Scene { place, api }, [(head, body), _]) = Scene::measured().await;
         for at in 0..head + body {
             place.authority.revoke_access();
             api.fault(move |answer| vec![Send(answer.cut(at))]);
@@ -71,7 +71,7 @@ async fn a_refusal_that_is_closed_at_any_byte_is_the_callers_error_or_recovered_
 #[tokio::test]
 async fn a_refusal_that_is_reset_at_any_byte_costs_one_refresh_at_most() {
     within(async {
-        let (Scene { place, api }, [(head, body), _]) = Scene::measured(Waits::LONG).await;
+        let (Scene { place, api }, [(head, body), _]) = Scene::measured().await;
         for at in 0..head + body {
             place.authority.revoke_access();
             api.fault(move |answer| vec![Send(answer.cut(at)), Reset]);
@@ -91,7 +91,7 @@ async fn a_refusal_that_is_reset_at_any_byte_costs_one_refresh_at_most() {
 #[tokio::test]
 async fn an_answer_to_the_resend_that_is_closed_at_any_byte_is_final() {
     within(async {
-        let (Scene { place, api }, [_, (head, body)]) = Scene::measured(Waits::LONG).await;
+        let (Scene { place, api }, [_, (head, body)]) = Scene::measured().await;
         for at in 0..head + body {
             place.authority.revoke_access();
             api.no_fault();
@@ -154,11 +154,11 @@ const NONSENSE: [(&str, Expected, Nonsense); 14] = [
 async fn no_nonsense_of_a_resource_server_costs_more_than_its_own_request() {
     within(async {
         join_all(NONSENSE.map(|(name, expected, fault)| async move {
-            let Scene { place, api } = Scene::start(Waits::SHORT_FOR_THE_API).await;
+            let Scene { place, api } = Scene::start().await;
             place.authority.revoke_access();
             api.fault(fault);
             if expected == Failure {
-                assert!(is_the_clients_own(&place.get().await.expect_err(name)), "{name}");
+                assert!(is_the_clients_own(&place.get_in_vain().await.expect_err(name)), "{name}");
                 assert_eq!(place.refreshes(), 0, "{name}");
             }
             assert_eq!(place.success(2).await, 1, "{name}");
@@ -175,11 +175,11 @@ async fn no_nonsense_of_a_resource_server_costs_more_than_its_own_request() {
 #[tokio::test]
 async fn a_resource_server_that_is_silent_at_the_resend_costs_no_second_refresh() {
     within(async {
-        let Scene { place, api } = Scene::start(Waits::SHORT_FOR_THE_API).await;
+        let Scene { place, api } = Scene::start().await;
         place.authority.revoke_access();
         api.no_fault();
         api.fault(|_| vec![Silence]);
-        assert!(place.get().await.unwrap_err().is::<Elapsed>());
+        assert!(place.get_in_vain().await.unwrap_err().is::<Elapsed>());
         assert_eq!(place.refreshes(), 1);
         assert_eq!(place.success(1).await, 0);
     })
