@@ -16,11 +16,13 @@ use tower_service::Service;
 
 use crate::{
     body::{Replay, ReplayBody},
-    classify::{Answer, Verdict},
+    classify::Verdict,
     error::{BoxError, Error},
     extension::{NotResent, Outcome, RefreshFailure},
+    generation::Stamp,
+    head::Head,
     policy::{Held, Policy},
-    session::{Acquire, Ask, Denied, Engine, Issued},
+    session::{Acquire, Ask, Denied, Engine, Issued, Session},
 };
 
 pin_project! {
@@ -55,39 +57,53 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         // For a token: before the first attempt, or after a refusal.
-        Wait { acquire: Acquire },
+        Wait,
         // For the service to send with, having waited for this token.
         Ready { token: Arc<Issued> },
         // For the answer.
         Send { #[pin] future: F },
         // For the refresh to be asked for, by a request that is not sent again.
-        Tell { acquire: Acquire, reason: NotResent },
+        Tell { reason: NotResent },
         Over,
     }
 }
 
-/// What is known of a request besides where it stands.
+/// What is known of a request besides where it stands. Every request makes one and moves it a few times, so it is
+/// small: what few need is in the [`Detour`].
 pub(crate) struct Call<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
     policy: Arc<Policy>,
-    engine: Arc<Engine>,
-    /// As the caller wrote it, so that each attempt gets the credential of its own moment.
-    head: Parts,
-    body: Option<ReplayBody<B>>,
+    /// The request's own, in the place of the layer's.
+    session: Option<Session>,
     /// `None` when a refusal is returned at once.
+    head: Option<Box<Head>>,
     replay: Option<Replay<B>>,
     /// Never holds readiness while waiting.
     spare: S,
     attempts: u8,
     /// The token of the latest attempt.
-    sent: Option<Arc<Issued>>,
-    refused: Option<S::Response>,
+    sent: Option<Stamp>,
+    detour: Option<Box<Detour<B, S::Response>>>,
+}
+
+/// What a request needs that waits for a token.
+struct Detour<B, A> {
+    acquire: Acquire,
+    /// Before the first attempt.
+    unsent: Option<(Parts, ReplayBody<B>)>,
+    refused: Option<A>,
     held: Option<Held>,
-    /// This request's refusal started the refresh, and its resend judges it.
-    judges: bool,
+    /// The token whose refusal here has started a refresh. The resend tells what that refresh was good for.
+    judged: Option<Arc<Issued>>,
     has_waited_again: bool,
+}
+
+impl<B, A> Detour<B, A> {
+    fn new(acquire: Acquire) -> Self {
+        Detour { acquire, unsent: None, refused: None, held: None, judged: None, has_waited_again: false }
+    }
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -102,13 +118,19 @@ where
         ResponseFuture { way: Way::Fail { error: Some(error) } }
     }
 
-    pub(crate) fn send(future: S::Future, call: Call<S, B>) -> Self {
+    /// A request that was sent with this token.
+    pub(crate) fn send(future: S::Future, mut call: Call<S, B>, token: Stamp) -> Self {
+        call.attempts = 1;
+        call.sent = Some(token);
         ResponseFuture { way: Way::Guarded { state: State::Send { future }, call } }
     }
 
-    pub(crate) fn wait(call: Call<S, B>) -> Self {
-        let acquire = Acquire::new(call.engine.clone(), call.engine.first_ask());
-        ResponseFuture { way: Way::Guarded { state: State::Wait { acquire }, call } }
+    /// A request that waits for a token.
+    pub(crate) fn wait(head: Parts, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
+        let mut detour = Detour::new(call.acquire(Verdict::Accept));
+        detour.unsent = Some((head, body));
+        call.detour = Some(Box::new(detour));
+        ResponseFuture { way: Way::Guarded { state: State::Wait, call } }
     }
 }
 
@@ -125,17 +147,48 @@ where
             WayProj::Pass { future } => future.poll(cx).map_err(Into::into),
             WayProj::Fail { error } => Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into))),
             WayProj::Guarded { mut state, call } => {
-                let result = ready!(call.poll(state.as_mut(), cx));
-                state.set(State::Over);
-                // Its end, not its drop, makes room for another waiter: a combinator may keep what has ended.
-                call.held = None;
-                if result.is_err() {
-                    // Ends the body of whatever attempt is still under way.
-                    call.replay = None;
+                let polled = call.poll(state.as_mut(), cx);
+                if let Poll::Ready(result) = &polled {
+                    state.set(State::Over);
+                    // Its end, not its drop, makes room for another waiter: a combinator may keep what has ended.
+                    call.detour = None;
+                    if result.is_err() {
+                        // Ends the body of whatever attempt is still under way.
+                        call.replay = None;
+                    }
                 }
-                Poll::Ready(result)
+                polled
             }
         }
+    }
+}
+
+impl<S, B> Call<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    pub(crate) fn new(
+        policy: Arc<Policy>,
+        session: Option<Session>,
+        head: Option<Box<Head>>,
+        replay: Option<Replay<B>>,
+        spare: S,
+    ) -> Self {
+        Call { policy, session, head, replay, spare, attempts: 0, sent: None, detour: None }
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        self.session.as_ref().unwrap_or(&self.policy.session).engine()
+    }
+
+    /// What to ask for: a token to begin with, or a better one than that of the refused attempt.
+    fn acquire(&self, verdict: Verdict) -> Acquire {
+        let engine = self.engine();
+        let ask = match self.sent {
+            Some(stamp) => Ask::Refuse { stamp, verdict },
+            None => engine.first_ask(),
+        };
+        Acquire::new(engine.clone(), ask)
     }
 }
 
@@ -145,40 +198,6 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
 {
-    pub(crate) fn new(
-        policy: Arc<Policy>,
-        engine: Arc<Engine>,
-        head: Parts,
-        body: ReplayBody<B>,
-        replay: Option<Replay<B>>,
-        spare: S,
-    ) -> Self {
-        Call {
-            policy,
-            engine,
-            head,
-            body: Some(body),
-            replay,
-            spare,
-            attempts: 0,
-            sent: None,
-            refused: None,
-            held: None,
-            judges: false,
-            has_waited_again: false,
-        }
-    }
-
-    /// The request of the next attempt, with this token.
-    pub(crate) fn request(&mut self, token: Arc<Issued>) -> Result<Request<ReplayBody<B>>, Error> {
-        self.attempts += 1;
-        let body = self.body.take().or_else(|| self.replay.as_mut().map(Replay::take_over));
-        let mut request = Request::from_parts(self.head.clone(), body.unwrap_or_default());
-        token.credential().attach(&mut request)?;
-        self.sent = Some(token);
-        Ok(request)
-    }
-
     fn poll(
         &mut self,
         mut state: Pin<&mut State<S::Future>>,
@@ -186,14 +205,15 @@ where
     ) -> Poll<Result<Response<R>, BoxError>> {
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Wait { acquire } => {
-                    let token = ready!(Pin::new(&mut *acquire).poll(cx));
-                    self.judges |= acquire.has_started_a_refresh();
+                StateProj::Wait => {
+                    let detour = self.detour.as_mut().ok_or_else(polled_again)?;
+                    let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
+                    detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
                     match token {
                         Ok(token) => {
                             // Before the service is asked for readiness: the response may hold what that waits for.
-                            self.refused = None;
-                            self.held = None;
+                            detour.refused = None;
+                            detour.held = None;
                             State::Ready { token }
                         }
                         Err(denied) => return Poll::Ready(self.denied(denied)),
@@ -202,40 +222,48 @@ where
                 StateProj::Ready { token } => {
                     ready!(self.spare.poll_ready(cx)).map_err(Into::into)?;
                     match self.look_again(token) {
-                        Some(token) => match self.request(token) {
+                        Some(token) => match self.request(&token) {
                             Ok(request) => State::Send { future: self.spare.call(request) },
                             Err(error) => {
                                 // Nothing is sent: its permit goes back, however long this future is kept.
                                 self.spare = self.spare.clone();
-                                return Poll::Ready(Err(error.into()));
+                                return Poll::Ready(Err(error));
                             }
                         },
                         None => {
-                            self.has_waited_again = true;
                             self.spare = self.spare.clone();
-                            State::Wait { acquire: Acquire::new(self.engine.clone(), self.ask()) }
+                            let acquire = self.acquire(Verdict::Suspect);
+                            let detour = self.detour.as_mut().ok_or_else(polled_again)?;
+                            detour.has_waited_again = true;
+                            detour.acquire = acquire;
+                            State::Wait
                         }
                     }
                 }
                 StateProj::Send { future } => {
-                    let result = ready!(future.poll(cx));
+                    let answered = ready!(future.poll(cx));
                     // A permit that the future holds is free as soon as it is dropped.
                     state.set(State::Over);
-                    match self.read(result.map_err(Into::into)?) {
-                        Read::Return(response) => return Poll::Ready(Ok(response)),
-                        Read::Go(state) => state,
+                    let response = match answered {
+                        Ok(response) => response,
+                        Err(error) => return Poll::Ready(Err(error.into())),
+                    };
+                    let Some(verdict) = self.verdict(&response) else { return Poll::Ready(Ok(response)) };
+                    if self.attempts > 1 {
+                        return Poll::Ready(Ok(self.judge(response, verdict)));
                     }
+                    self.refused(response, verdict)
                 }
-                StateProj::Tell { acquire, reason } => {
-                    let _ = ready!(acquire.poll_step(cx));
-                    if let (true, Some(sent)) = (acquire.has_started_a_refresh(), &self.sent) {
+                StateProj::Tell { reason } => {
+                    let detour = self.detour.as_mut().ok_or_else(polled_again)?;
+                    let _ = ready!(detour.acquire.poll_step(cx));
+                    if let Some(refused) = detour.acquire.refused() {
                         // No resend will judge what this refresh brings. It counts as fruitless, else an endpoint
                         // that always refuses would cost one fetch for each request that cannot be resent.
-                        sent.judge(false);
+                        refused.judge(false);
                     }
-                    let reason = *reason;
-                    let response = self.refused.take().ok_or_else(polled_again)?;
-                    return Poll::Ready(Ok(self.deliver(response, true, Some(reason))));
+                    let response = detour.refused.take().ok_or_else(polled_again)?;
+                    return Poll::Ready(Ok(self.deliver(response, true, Some(*reason))));
                 }
                 StateProj::Over => return Poll::Ready(Err(polled_again())),
             };
@@ -243,59 +271,80 @@ where
         }
     }
 
-    /// What to ask for: a token to begin with, or a better one than that of the refused attempt.
-    fn ask(&self) -> Ask {
-        match &self.sent {
-            Some(sent) => Ask::Refuse { stamp: sent.stamp(), verdict: Verdict::Suspect },
-            None => self.engine.first_ask(),
-        }
+    /// The request of the next attempt, with this token.
+    fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
+        let unsent = self.detour.as_mut().and_then(|detour| detour.unsent.take());
+        let (mut head, body) = match (unsent, &self.head, &mut self.replay) {
+            (Some(unsent), ..) => unsent,
+            (None, Some(head), Some(replay)) => (head.parts(), replay.take_over()),
+            _ => return Err(polled_again()),
+        };
+        token.credential().attach(&mut head)?;
+        self.attempts += 1;
+        self.sent = Some(token.stamp());
+        Ok(Request::from_parts(head, body))
     }
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
     /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
     fn look_again(&self, acquired: &Issued) -> Option<Arc<Issued>> {
-        let token = self.engine.present()?;
-        let is_same_identity =
-            self.sent.as_ref().is_none_or(|sent| sent.stamp().epoch == token.stamp().epoch);
-        let is_fresh = token.stamp() == acquired.stamp() || !token.is_expired(self.engine.now());
-        let is_good = self.has_waited_again || (is_fresh && !token.is_condemned());
+        let token = self.engine().present()?;
+        let has_waited_again = self.detour.as_ref().is_some_and(|detour| detour.has_waited_again);
+        let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
+        let is_fresh = token.stamp() == acquired.stamp() || !token.is_expired(self.engine().now());
+        let is_good = has_waited_again || (is_fresh && !token.is_condemned());
         (is_same_identity && is_good).then_some(token)
     }
 
-    /// Reads the answer of an attempt.
-    fn read(&mut self, response: Response<R>) -> Read<S::Future, R> {
-        let (Some(replay), Some(sent)) = (&self.replay, &self.sent) else { return Read::Return(response) };
-        let answer = Answer::new(&self.head.method, &self.head.uri, self.attempts, &response);
-        let verdict = self.policy.classifier.classify(&answer);
-        if self.attempts > 1 {
-            if self.judges {
-                sent.judge(verdict == Verdict::Accept);
-            }
-            return Read::Return(self.deliver(response, verdict != Verdict::Accept, None));
-        }
-        if verdict == Verdict::Accept {
+    /// Looks at the answer of an attempt. `None`: it is the caller's as it came.
+    fn verdict(&mut self, response: &Response<R>) -> Option<Verdict> {
+        self.replay.as_ref()?;
+        let verdict = self.policy.verdict(self.head.as_deref(), self.attempts, response);
+        if self.attempts == 1 && verdict == Verdict::Accept {
             self.release();
-            return Read::Return(response);
+            return None;
         }
-        let acquire = Acquire::new(self.engine.clone(), Ask::Refuse { stamp: sent.stamp(), verdict });
-        let reason = if !self.policy.allows_resend(&self.head.method, &self.head.uri, &self.head.headers) {
-            Some(NotResent::Forbidden)
-        } else if let Err(reason) = replay.pause() {
-            Some(NotResent::Body(reason))
-        } else {
-            self.held = Held::one_more(&self.policy);
-            self.held.is_none().then_some(NotResent::TooManyWaiting)
+        Some(verdict)
+    }
+
+    /// The second attempt's answer is final.
+    fn judge(&mut self, response: Response<R>, verdict: Verdict) -> Response<R> {
+        if let Some(judged) = self.detour.as_ref().and_then(|detour| detour.judged.as_ref()) {
+            judged.judge(verdict == Verdict::Accept);
+        }
+        self.deliver(response, verdict != Verdict::Accept, None)
+    }
+
+    /// The first attempt was refused: on to a better token, and then to the second attempt if there may be one.
+    fn refused(&mut self, response: Response<R>, verdict: Verdict) -> State<S::Future> {
+        let mut detour = Detour::new(self.acquire(verdict));
+        detour.refused = Some(response);
+        let next = match self.not_resent() {
+            Some(reason) => State::Tell { reason },
+            None => {
+                detour.held = Held::one_more(&self.policy);
+                match detour.held {
+                    Some(_) => State::Wait,
+                    None => State::Tell { reason: NotResent::TooManyWaiting },
+                }
+            }
         };
-        self.refused = Some(response);
-        Read::Go(match reason {
-            Some(reason) => State::Tell { acquire, reason },
-            None => State::Wait { acquire },
-        })
+        self.detour = Some(Box::new(detour));
+        next
+    }
+
+    /// Why there is no second attempt. If there is one, the first one's upload waits from now on.
+    fn not_resent(&self) -> Option<NotResent> {
+        if self.head.as_ref().is_some_and(|head| !self.policy.allows_resend(head)) {
+            return Some(NotResent::Forbidden);
+        }
+        self.replay.as_ref().and_then(|replay| replay.pause().err()).map(NotResent::Body)
     }
 
     /// There is no token to send with: the refused response stands, or, where nothing was sent, the error.
     fn denied(&mut self, denied: Denied) -> Result<Response<R>, BoxError> {
-        let Some(mut response) = self.refused.take() else { return Err(Error::from(denied).into()) };
+        let refused = self.detour.as_mut().and_then(|detour| detour.refused.take());
+        let Some(mut response) = refused else { return Err(Error::from(denied).into()) };
         let reason = match denied {
             Denied::Damped => NotResent::Damped,
             Denied::Failed(error) => {
@@ -314,30 +363,22 @@ where
         not_resent: Option<NotResent>,
     ) -> Response<R> {
         self.release();
-        if let Some(sent) = &self.sent {
-            let generation = sent.stamp().generation;
-            response.extensions_mut().insert(Outcome {
-                generation,
-                attempts: self.attempts,
-                refused,
-                not_resent,
-            });
+        if let Some(Stamp { generation, .. }) = self.sent {
+            let attempts = self.attempts;
+            response.extensions_mut().insert(Outcome { generation, attempts, refused, not_resent });
         }
         response
     }
 
-    /// The body's present attempt goes on by itself; nothing of it is kept any more.
+    /// The body's present attempt goes on by itself; nothing of the request is kept any more.
     fn release(&mut self) {
         if let Some(replay) = self.replay.take() {
             replay.release();
         }
+        if let Some(head) = self.head.take() {
+            head.put_back();
+        }
     }
-}
-
-/// What the answer of an attempt leads to.
-enum Read<F, R> {
-    Return(Response<R>),
-    Go(State<F>),
 }
 
 fn polled_again() -> BoxError {

@@ -73,7 +73,7 @@ impl TokenRefreshLayer {
     /// Which answers refuse the token. Replaces the classifier before; combine with
     /// [`or`](Classify::or) and [`and`](Classify::and).
     pub fn classifier(mut self, classifier: impl Classify) -> Self {
-        self.policy().classifier = Arc::new(classifier);
+        self.policy().classifier = Some(Arc::new(classifier));
         self
     }
 

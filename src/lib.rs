@@ -94,6 +94,7 @@ pub mod event;
 mod extension;
 mod future;
 mod generation;
+mod head;
 mod layer;
 pub mod peek;
 pub mod placement;

@@ -42,7 +42,10 @@
 use std::{fmt, iter, mem, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION, request::Parts,
+    uri::PathAndQuery,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -159,11 +162,12 @@ impl Placement {
     }
 
     /// Whether the caller has set the credential itself.
-    pub(crate) fn is_set<B>(&self, request: &Request<B>) -> bool {
+    #[inline]
+    pub(crate) fn is_set(&self, head: &Parts) -> bool {
         match &self.0 {
-            Form::Header { name, .. } => request.headers().contains_key(name),
-            Form::Basic => request.headers().contains_key(AUTHORIZATION),
-            Form::Query(name) => pairs(request.uri()).any(|pair| is_named(pair, name)),
+            Form::Header { name, .. } => has(&head.headers, name),
+            Form::Basic => has(&head.headers, &AUTHORIZATION),
+            Form::Query(name) => pairs(&head.uri).any(|pair| is_named(pair, name)),
             Form::Custom(_) => false,
         }
     }
@@ -192,21 +196,22 @@ pub(crate) enum Credential {
 
 impl Credential {
     /// Puts the credential on the request, in place of any it carries. After an error the request must not be sent.
-    pub(crate) fn attach<B>(&self, request: &mut Request<B>) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn attach(&self, head: &mut Parts) -> Result<(), Error> {
         match self {
             Credential::Header { name, value } => {
-                request.headers_mut().insert(name, value.clone());
+                head.headers.insert(name, value.clone());
                 Ok(())
             }
             Credential::Query { name, pair } => {
-                *request.uri_mut() = with_pair(request.uri(), name, pair)?;
+                head.uri = with_pair(&head.uri, name, pair)?;
                 Ok(())
             }
             Credential::Custom { attach, token } => {
-                let mut head = Request::new(());
-                swap_heads(&mut head, request);
-                let attached = attach(&mut head, token);
-                swap_heads(&mut head, request);
+                let (none, ()) = Request::new(()).into_parts();
+                let mut request = Request::from_parts(mem::replace(head, none), ());
+                let attached = attach(&mut request, token);
+                *head = request.into_parts().0;
                 attached.map_err(|cause| {
                     Error::with_cause(
                         ErrorKind::Encode,
@@ -230,6 +235,12 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credential(..)")
     }
+}
+
+/// Looking at a few names is quicker than hashing one.
+#[inline]
+fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    if headers.len() > 8 { headers.contains_key(name) } else { headers.keys().any(|key| key == name) }
 }
 
 // The buffers below are made large enough at once: one that grows leaves a copy of its text behind, unzeroized.
@@ -310,14 +321,6 @@ fn percent_decode(text: &str) -> impl Iterator<Item = u8> {
     })
 }
 
-fn swap_heads<A, B>(one: &mut Request<A>, other: &mut Request<B>) {
-    mem::swap(one.method_mut(), other.method_mut());
-    mem::swap(one.uri_mut(), other.uri_mut());
-    mem::swap(one.version_mut(), other.version_mut());
-    mem::swap(one.headers_mut(), other.headers_mut());
-    mem::swap(one.extensions_mut(), other.extensions_mut());
-}
-
 fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
     name.try_into().map_err(|_| refused("a header name must be letters, digits and !#$%&'*+-.^_`|~"))
 }
@@ -342,12 +345,23 @@ mod tests {
         placement.prepare(&Token::new(token)).unwrap()
     }
 
+    fn attach(credential: &Credential, request: &mut Request<&'static str>) -> Result<(), Error> {
+        let (mut head, body) = mem::take(request).into_parts();
+        let attached = credential.attach(&mut head);
+        *request = Request::from_parts(head, body);
+        attached
+    }
+
+    fn is_set<B>(placement: &Placement, request: Request<B>) -> bool {
+        placement.is_set(&request.into_parts().0)
+    }
+
     fn attached(
         placement: &Placement,
         token: &str,
         mut request: Request<&'static str>,
     ) -> Request<&'static str> {
-        credential(placement, token).attach(&mut request).unwrap();
+        attach(&credential(placement, token), &mut request).unwrap();
         request
     }
 
@@ -426,8 +440,8 @@ mod tests {
     fn the_header_value_is_built_once_shared_and_sensitive() {
         let credential = credential(&Placement::bearer(), "canary");
         let [mut first, mut second] = [request("/"), request("/")];
-        credential.attach(&mut first).unwrap();
-        credential.clone().attach(&mut second).unwrap();
+        attach(&credential, &mut first).unwrap();
+        attach(&credential.clone(), &mut second).unwrap();
         let [first, second] = [&first.headers()[AUTHORIZATION], &second.headers()[AUTHORIZATION]];
         assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr(), "one buffer");
         assert!(first.is_sensitive() && second.is_sensitive());
@@ -478,8 +492,8 @@ mod tests {
         let placement = Placement::query("my key+é").unwrap();
         let once = attached(&placement, "a+b/c=&#%?~-._", request("/p?x=1"));
         assert_eq!(once.uri(), "/p?x=1&my%20key%2B%C3%A9=a%2Bb%2Fc%3D%26%23%25%3F~-._");
-        assert!(placement.is_set(&once));
-        assert!(placement.is_set(&request("/p?my+key%2b%c3%a9")));
+        assert!(is_set(&placement, once.clone()));
+        assert!(is_set(&placement, request("/p?my+key%2b%c3%a9")));
         assert_eq!(attached(&placement, "t", once).uri(), "/p?x=1&my%20key%2B%C3%A9=t");
     }
 
@@ -488,7 +502,7 @@ mod tests {
         let credential = credential(&Placement::query("key").unwrap(), "canary");
         for uri in ["*".to_owned(), "api.example.com:443".to_owned(), format!("/{}", "x".repeat(65_530))] {
             let mut request = request(&uri);
-            let error = credential.attach(&mut request).unwrap_err();
+            let error = attach(&credential, &mut request).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Encode);
             assert!(!format!("{error} {error:?} {:?}", error.source()).contains("canary"));
             assert_eq!(request.uri().to_string(), uri, "unchanged");
@@ -505,8 +519,8 @@ mod tests {
             (api_key, "x-api-key"),
             (token, "authorization"),
         ] {
-            assert!(placement.is_set(&with(name)), "{placement:?}");
-            assert!(!placement.is_set(&with("x-other")), "{placement:?}");
+            assert!(is_set(&placement, with(name)), "{placement:?}");
+            assert!(!is_set(&placement, with("x-other")), "{placement:?}");
         }
         for (uri, set) in [
             ("/?access_token=mine", true),
@@ -515,7 +529,7 @@ mod tests {
             ("/?a=access_token", false),
             ("/access_token", false),
         ] {
-            assert_eq!(query.is_set(&request(uri)), set, "{uri}");
+            assert_eq!(is_set(&query, request(uri)), set, "{uri}");
         }
     }
 
@@ -559,7 +573,7 @@ mod tests {
     fn an_error_of_a_custom_placement_is_the_cause_and_leaves_the_request_whole() {
         let credential = credential(&Placement::custom(|_, _| Err("no key at hand".into())), "canary");
         let mut request = request("/p");
-        let error = credential.attach(&mut request).unwrap_err();
+        let error = attach(&credential, &mut request).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert_eq!(error.source().unwrap().to_string(), "no key at hand");
         assert_eq!((request.uri().path(), *request.body()), ("/p", "body"));
@@ -590,7 +604,7 @@ mod tests {
             let credential = credential(&placement, "canary");
             assert_eq!(format!("{credential:?}"), "Credential(..)");
             let mut request = request("/");
-            credential.attach(&mut request).unwrap();
+            attach(&credential, &mut request).unwrap();
             assert!(!format!("{:?}", request.headers()).contains("canary"), "{placement:?}");
         }
     }

@@ -5,10 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Method, Response, Uri, request::Parts};
 
 use crate::{
-    classify::{Classify, Standard},
+    body::Replay,
+    classify::{Answer, Classify, Verdict, standard},
+    head::Head,
     scope::{Origin, Scope},
     session::Session,
 };
@@ -18,7 +20,8 @@ use crate::{
 pub(crate) struct Policy {
     pub(crate) session: Session,
     pub(crate) scope: Scope,
-    pub(crate) classifier: Arc<dyn Classify>,
+    /// `None` is the standard one, which does not look at the request, so that nothing is kept for it to look at.
+    pub(crate) classifier: Option<Arc<dyn Classify>>,
     /// 0 keeps nothing.
     pub(crate) replay_limit: usize,
     pub(crate) resend: Option<Arc<ResendPredicate>>,
@@ -34,7 +37,7 @@ impl Policy {
         Policy {
             session,
             scope,
-            classifier: Arc::new(Standard),
+            classifier: None,
             replay_limit: 64 * 1024,
             resend: None,
             assumed: None,
@@ -44,21 +47,41 @@ impl Policy {
     }
 
     /// Whether the credential may be shown to where this request goes.
-    pub(crate) fn covers<B>(&self, request: &Request<B>) -> bool {
+    #[inline]
+    pub(crate) fn covers(&self, uri: &Uri) -> bool {
         match &self.assumed {
-            Some(origin) if request.uri().authority().is_none() => {
-                self.scope.contains_at(origin, request.uri())
-            }
-            _ => self.scope.contains(request.uri()),
+            Some(origin) if uri.authority().is_none() => self.scope.contains_at(origin, uri),
+            _ => self.scope.contains(uri),
         }
     }
 
-    pub(crate) fn allows_resend(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
-        self.resend.as_ref().is_none_or(|allows| allows(method, uri, headers))
+    /// What is kept of a request's head: all of it for a second attempt, or what the classifier wants to see.
+    #[inline]
+    pub(crate) fn keep<B>(&self, head: &Parts, replay: Option<&Replay<B>>) -> Option<Box<Head>> {
+        let is_whole = replay?.is_kept();
+        (is_whole || self.classifier.is_some()).then(|| Head::of(head, is_whole))
     }
 
-    pub(crate) fn names_no_origin<B>(&self, request: &Request<B>) -> bool {
-        self.assumed.is_none() && request.uri().authority().is_none()
+    /// What the answer to an attempt of a request says of the token.
+    #[inline]
+    pub(crate) fn verdict<R>(&self, head: Option<&Head>, attempt: u8, response: &Response<R>) -> Verdict {
+        match (&self.classifier, head) {
+            (Some(classifier), Some(head)) => {
+                classifier.classify(&Answer::new(head.method(), head.uri(), attempt, response))
+            }
+            _ => standard::verdict(response.status(), response.headers()),
+        }
+    }
+
+    pub(crate) fn allows_resend(&self, head: &Head) -> bool {
+        self.resend.as_ref().is_none_or(|allows| {
+            let Parts { method, uri, headers, .. } = head.parts();
+            allows(&method, &uri, &headers)
+        })
+    }
+
+    pub(crate) fn names_no_origin(&self, uri: &Uri) -> bool {
+        self.assumed.is_none() && uri.authority().is_none()
     }
 }
 

@@ -30,11 +30,13 @@ impl Mark {
     }
 
     /// Whether this very task runs a fetch of the marked session.
+    #[inline]
     pub(crate) fn is_around_us(self) -> bool {
         FETCHING.try_with(|around| *around == self).unwrap_or(false)
     }
 
     /// Whether a request with these extensions was made by a fetch of the marked session.
+    #[inline]
     pub(crate) fn is_on(self, extensions: &Extensions) -> bool {
         extensions.get::<Mark>() == Some(&self)
     }

@@ -56,6 +56,8 @@ pub struct Scope {
 #[derive(Clone)]
 struct Part {
     origin: Origin,
+    /// The origin's authority as nearly all URIs have it: comparing bytes is quicker than parsing each URI.
+    authority: Box<str>,
     only: Vec<Predicate>,
 }
 
@@ -99,20 +101,38 @@ impl Scope {
     }
 
     /// Whether the credential may be sent to this URI.
+    #[inline]
     pub fn contains(&self, uri: &Uri) -> bool {
-        let Some((scheme, host, port)) = target(uri) else { return false };
-        self.admits(uri, |origin| origin.is(scheme, host, port))
+        self.admits(uri, |part| part.is_as_written(uri) || part.origin.is_target(uri))
     }
 
     /// The same for a URI without an authority that is known to go to this origin.
     pub(crate) fn contains_at(&self, destination: &Origin, uri: &Uri) -> bool {
-        self.admits(uri, |origin| origin == destination)
+        self.admits(uri, |part| part.origin == *destination)
     }
 
-    fn admits(&self, uri: &Uri, is_there: impl Fn(&Origin) -> bool) -> bool {
-        self.parts
-            .iter()
-            .any(|part| is_there(&part.origin) && part.only.iter().all(|predicate| predicate(uri)))
+    #[inline]
+    fn admits(&self, uri: &Uri, is_there: impl Fn(&Part) -> bool) -> bool {
+        self.parts.iter().any(|part| is_there(part) && part.only.iter().all(|predicate| predicate(uri)))
+    }
+}
+
+impl Part {
+    fn of(origin: Origin) -> Self {
+        let authority = origin.authority().into();
+        Part { origin, authority, only: Vec::new() }
+    }
+
+    /// False only says that it takes a closer look.
+    #[inline]
+    fn is_as_written(&self, uri: &Uri) -> bool {
+        let is_https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return false,
+        };
+        is_https == (self.origin.scheme == Scheme::Https)
+            && uri.authority().is_some_and(|authority| authority.as_str() == &*self.authority)
     }
 }
 
@@ -124,7 +144,7 @@ impl From<Origin> for Scope {
 
 impl FromIterator<Origin> for Scope {
     fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
-        Scope { parts: origins.into_iter().map(|origin| Part { origin, only: Vec::new() }).collect() }
+        Scope { parts: origins.into_iter().map(Part::of).collect() }
     }
 }
 
@@ -215,8 +235,22 @@ impl Origin {
         Ok(self)
     }
 
-    fn is(&self, scheme: Scheme, host: &str, port: u16) -> bool {
-        self.port == port && self.scheme == scheme && self.host.is(host)
+    fn is_target(&self, uri: &Uri) -> bool {
+        target(uri).is_some_and(|(scheme, host, port)| {
+            self.port == port && self.scheme == scheme && self.host.is(host)
+        })
+    }
+
+    /// As in a URI: without the scheme's own port.
+    fn authority(&self) -> String {
+        let mut authority = match &self.host {
+            Host::Name(name) => name.to_string(),
+            Host::V6(address) => format!("[{address}]"),
+        };
+        if self.port != self.scheme.default_port() {
+            authority.push_str(&format!(":{}", self.port));
+        }
+        authority
     }
 }
 

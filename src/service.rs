@@ -61,21 +61,21 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         let policy = &self.policy;
-        let session = request.extensions().get::<Session>().unwrap_or(&policy.session);
-        let engine = session.engine().clone();
-        let wants_no_token =
-            request.extensions().get::<NoToken>().is_some() || engine.placement().is_set(&request);
-        if wants_no_token || !policy.covers(&request) {
-            if !wants_no_token && policy.names_no_origin(&request) {
+        let (mut head, body) = request.into_parts();
+        let own = head.extensions.get::<Session>().cloned();
+        let engine = own.as_ref().unwrap_or(&policy.session).engine();
+        let wants_no_token = head.extensions.get::<NoToken>().is_some() || engine.placement().is_set(&head);
+        if wants_no_token || !policy.covers(&head.uri) {
+            if !wants_no_token && policy.names_no_origin(&head.uri) {
                 engine.announce(&Event::Unscoped);
             }
-            return ResponseFuture::pass(self.inner.call(request.map(ReplayBody::passing)));
+            let request = Request::from_parts(head, ReplayBody::passing(body));
+            return ResponseFuture::pass(self.inner.call(request));
         }
-        if engine.mark().is_around_us() || engine.mark().is_on(request.extensions()) {
+        if engine.mark().is_around_us() || engine.mark().is_on(&head.extensions) {
             self.give_readiness_back();
             return ResponseFuture::fail(reentry::error());
         }
-        let (head, body) = request.into_parts();
         let (body, replay) = if head.extensions.get::<SkipRefresh>().is_some() {
             (ReplayBody::passing(body), None)
         } else {
@@ -83,19 +83,23 @@ where
             let (body, replay) = ReplayBody::recording(body, policy.replay_limit, rebuild);
             (body, Some(replay))
         };
-        let present = at_hand(&engine);
-        let mut call = Call::new(policy.clone(), engine, head, body, replay, self.inner.clone());
-        match present {
-            Some(token) => match call.request(token) {
-                Ok(request) => ResponseFuture::send(self.inner.call(request), call),
-                Err(error) => {
-                    self.give_readiness_back();
-                    ResponseFuture::fail(error)
-                }
-            },
+        let kept = policy.keep(&head, replay.as_ref());
+        let attached = at_hand(engine, |token| {
+            token.credential().attach(&mut head)?;
+            Ok(token.stamp())
+        });
+        let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
+        match attached {
+            Some(Ok(token)) => {
+                ResponseFuture::send(self.inner.call(Request::from_parts(head, body)), call, token)
+            }
+            Some(Err(error)) => {
+                self.give_readiness_back();
+                ResponseFuture::fail(error)
+            }
             None => {
                 self.give_readiness_back();
-                ResponseFuture::wait(call)
+                ResponseFuture::wait(head, body, call)
             }
         }
     }

@@ -93,6 +93,17 @@ impl Timekeeper {
         Now { monotonic, wall }
     }
 
+    /// The monotonic clock alone.
+    #[inline]
+    pub(crate) fn monotonic_nanos(&self) -> u64 {
+        nanos(self.clock.monotonic())
+    }
+
+    /// When, by the monotonic clock, the wall clock is read again.
+    pub(crate) fn next_wall_reading(&self) -> Duration {
+        Duration::from_millis(self.wall_read_at_ms.load(Ordering::Relaxed).saturating_add(1000))
+    }
+
     /// Both clocks read afresh, for the moment at which a token is issued.
     pub(crate) fn exact(&self) -> Now {
         let monotonic = self.clock.monotonic();
@@ -135,6 +146,12 @@ pub(crate) async fn rings(limit: Duration) -> bool {
         Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
         None => false,
     }
+}
+
+/// Saturates after more than five centuries.
+#[inline]
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -15,7 +15,7 @@ use super::{
     buffer::{Frames, Recording},
     guarded::{Guarded, Unguarded},
     shared::{Attempt, Second, Shared, State},
-    source::{Item, Source},
+    source::{self, Item, Source},
 };
 use crate::BoxError;
 
@@ -52,28 +52,37 @@ where
     }
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
-    pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>) {
-        match rebuild {
-            Some(rebuild) => Self::guarded(body, None, || Second::Rebuild(rebuild)),
-            None => Self::guarded(body, Some(limit), || Second::Recorded(Box::new(Recording::new(limit)))),
-        }
-    }
-
-    /// A body that is not shared if it is empty, or ready as a whole and no longer than `short`.
-    fn guarded(body: B, short: Option<usize>, second: impl FnOnce() -> Second<B>) -> (Self, Replay<B>) {
+    pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>)
+    where
+        B: 'static,
+    {
         if body.is_end_stream() {
             return Self::whole(END);
         }
         let hint = body.size_hint();
-        let mut source = Source::new(body);
-        if let (Some(short), Some(length)) = (short, hint.exact()) {
-            if length <= short as u64 {
-                if let Some(bytes) = source.as_mut().read_whole(length) {
-                    return Self::whole(bytes);
-                }
-            }
+        if let Some(rebuild) = rebuild {
+            return Self::guarded(Source::new(body), hint, Second::Rebuild(rebuild));
         }
-        let shared = Arc::new(Shared::new(source, hint, second()));
+        let fits = hint.exact().filter(|length| *length <= limit as u64);
+        let mut source = if fits.is_some() || limit == 0 {
+            match source::take_whole(body) {
+                Ok(bytes) if limit == 0 => {
+                    return (ReplayBody(Kind::Whole(bytes)), Replay(Hold::Nothing));
+                }
+                Ok(bytes) => return Self::whole(bytes),
+                Err(body) => Source::new(body),
+            }
+        } else {
+            Source::new(body)
+        };
+        if let Some(bytes) = fits.and_then(|length| source.as_mut().read_whole(length)) {
+            return Self::whole(bytes);
+        }
+        Self::guarded(source, hint, Second::Recorded(Box::new(Recording::new(limit))))
+    }
+
+    fn guarded(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
+        let shared = Arc::new(Shared::new(source, hint, second));
         let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
         (ReplayBody(Kind::Guarded(first)), Replay(Hold::Shared(shared)))
     }
@@ -153,12 +162,19 @@ impl<B> fmt::Debug for ReplayBody<B> {
 pub(crate) struct Replay<B>(Hold<B>);
 
 enum Hold<B> {
+    /// Nothing is kept of a body that there is no need to end.
+    Nothing,
     /// Nothing to pause or to end: the attempts have a clone each.
     Whole(Bytes),
     Shared(Arc<Shared<B>>),
 }
 
 impl<B> Replay<B> {
+    /// Whether there may be a second attempt.
+    pub(crate) fn is_kept(&self) -> bool {
+        !matches!(self.0, Hold::Nothing)
+    }
+
     /// At the refusal: makes the first attempt wait, and stops recording.
     ///
     /// # Errors
@@ -166,6 +182,7 @@ impl<B> Replay<B> {
     /// The body cannot be sent again. The first attempt is not paused.
     pub(crate) fn pause(&self) -> Result<(), NotReplayable> {
         match &self.0 {
+            Hold::Nothing => Err(NotReplayable::TooLarge),
             Hold::Whole(_) => Ok(()),
             Hold::Shared(shared) => shared.with(State::pause),
         }
@@ -189,6 +206,7 @@ where
     /// If the body cannot be sent again, the one that is returned fails when it is polled.
     pub(crate) fn take_over(&mut self) -> ReplayBody<B> {
         let shared = match &self.0 {
+            Hold::Nothing => return ReplayBody::default(),
             Hold::Whole(bytes) => return ReplayBody(Kind::Whole(bytes.clone())),
             Hold::Shared(shared) => Arc::clone(shared),
         };
@@ -197,8 +215,13 @@ where
         let backlog = match second {
             Second::Recorded(recording) => recording.into_frames(),
             Second::Rebuild(rebuild) => {
-                let spent = || Second::Impossible(NotReplayable::Spent);
-                let (body, replay) = ReplayBody::guarded(rebuild.make(), None, spent);
+                let body = rebuild.make();
+                if body.is_end_stream() {
+                    return ReplayBody::default();
+                }
+                let hint = body.size_hint();
+                let spent = Second::Impossible(NotReplayable::Spent);
+                let (body, replay) = ReplayBody::guarded(Source::new(body), hint, spent);
                 *self = replay;
                 return body;
             }

@@ -1,15 +1,34 @@
 //! The caller's body, seen as frames of `Bytes`.
 
 use std::{
+    any::Any,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use pin_project_lite::pin_project;
 
 use crate::BoxError;
+
+/// All of a body of the most common type. Any other has to be boxed before it can be polled.
+///
+/// # Errors
+///
+/// The body, if it is of another type.
+pub(super) fn take_whole<B: 'static>(body: B) -> Result<Bytes, B> {
+    let mut body = Some(body);
+    if let Some(full) = (&mut body as &mut dyn Any).downcast_mut::<Option<Full<Bytes>>>() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let frame = full.as_mut().map(|full| Pin::new(full).poll_frame(&mut cx));
+        if let Some(Poll::Ready(Some(Ok(frame)))) = frame {
+            return Ok(frame.into_data().unwrap_or_default());
+        }
+    }
+    Err(body.expect("nothing has taken it"))
+}
 
 /// What a body answers when it is ready.
 pub(super) type Item = Option<Result<Frame<Bytes>, BoxError>>;

@@ -70,14 +70,16 @@ impl Challenged {
 
 impl Classify for Challenged {
     fn classify(&self, answer: &Answer<'_>) -> Verdict {
-        if !matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Verdict::Accept;
-        }
+        let unless = match answer.status() {
+            StatusCode::UNAUTHORIZED => Verdict::Reject,
+            StatusCode::FORBIDDEN => Verdict::Suspect,
+            _ => return Verdict::Accept,
+        };
         let mut ours = answer.challenges().filter(|challenge| self.counts(challenge)).peekable();
         if !self.errors.is_empty() {
             if ours.any(|challenge| self.lists(&challenge)) { Verdict::Reject } else { Verdict::Accept }
         } else if ours.peek().is_some() {
-            judge(answer.status(), ours)
+            judge(unless, ours)
         } else {
             Verdict::Accept
         }

@@ -44,7 +44,7 @@
 mod challenge;
 mod challenged;
 mod codes;
-mod standard;
+pub(crate) mod standard;
 mod statuses;
 
 use std::{fmt, sync::Arc};

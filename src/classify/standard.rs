@@ -1,6 +1,6 @@
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
-use super::{Answer, Challenge, Classify, Verdict};
+use super::{Answer, Challenge, Challenges, Classify, Verdict};
 
 /// The default: what RFC 6750 §3.1 and RFC 9110 §15.5 call a refused token.
 ///
@@ -18,17 +18,23 @@ pub struct Standard;
 
 impl Classify for Standard {
     fn classify(&self, answer: &Answer<'_>) -> Verdict {
-        judge(answer.status(), answer.challenges())
+        verdict(answer.status(), answer.headers())
     }
 }
 
-/// The numbered list above, over the challenges that count.
-pub(super) fn judge<'a>(status: StatusCode, challenges: impl Iterator<Item = Challenge<'a>>) -> Verdict {
-    let mut verdict = match status {
-        StatusCode::UNAUTHORIZED => Verdict::Reject,
-        StatusCode::FORBIDDEN => Verdict::Suspect,
-        _ => return Verdict::Accept,
-    };
+/// What [`Standard`] says. Of most answers it reads no more than the status.
+#[inline]
+pub(crate) fn verdict(status: StatusCode, headers: &HeaderMap) -> Verdict {
+    match status {
+        StatusCode::UNAUTHORIZED => judge(Verdict::Reject, Challenges::of(headers)),
+        StatusCode::FORBIDDEN => judge(Verdict::Suspect, Challenges::of(headers)),
+        _ => Verdict::Accept,
+    }
+}
+
+/// The verdict on a 401 or 403 with these challenges, where `unless` is what it would be without any.
+pub(super) fn judge<'a>(unless: Verdict, challenges: impl Iterator<Item = Challenge<'a>>) -> Verdict {
+    let mut verdict = unless;
     for challenge in challenges {
         match challenge.param("error") {
             Some("invalid_token") => return Verdict::Reject,

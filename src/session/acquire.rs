@@ -21,17 +21,24 @@ use crate::{
     reentry, time,
 };
 
-/// The token to send a request with at once; a due one is renewed meanwhile. `None`: there is something to wait for.
-pub(crate) fn at_hand(engine: &Arc<Engine>) -> Option<Arc<Issued>> {
-    let now = engine.now();
-    let token = engine.present().filter(|token| token.is_usable(now))?;
-    if token.is_due(now) {
-        if engine.renews_inline() {
+/// Reads the token to send a request with at once; a due one is renewed meanwhile. `None`: there is something to wait
+/// for.
+pub(crate) fn at_hand<T>(engine: &Arc<Engine>, read: impl FnOnce(&Issued) -> T) -> Option<T> {
+    let published = engine.published();
+    let token = published.as_ref().filter(|token| !token.is_condemned())?;
+    if !token.is_known_to_be_fresh(&engine.clock) {
+        let now = engine.now();
+        if token.is_expired(now) {
             return None;
         }
-        renew(engine);
+        if !token.look(now, &engine.clock) {
+            if engine.renews_inline() {
+                return None;
+            }
+            renew(engine);
+        }
     }
-    Some(token)
+    Some(read(token))
 }
 
 /// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
@@ -47,8 +54,8 @@ pub(crate) struct Acquire {
     engine: Arc<Engine>,
     ask: Ask,
     wait: Option<Wait>,
-    /// This caller's ask has started the flight.
-    started: bool,
+    /// The token that was refused, if this caller's refusal of it has started the flight.
+    refused: Option<Arc<Issued>>,
     changes: u8,
     interruptions: u8,
 }
@@ -116,12 +123,12 @@ pub(crate) enum Step {
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, wait: None, started: false, changes: 0, interruptions: 0 }
+        Acquire { engine, ask, wait: None, refused: None, changes: 0, interruptions: 0 }
     }
 
-    /// Whether this caller's own ask has started a refresh.
-    pub(crate) fn has_started_a_refresh(&self) -> bool {
-        self.started
+    /// The token whose refusal by this caller has started a refresh.
+    pub(crate) fn refused(&self) -> Option<&Arc<Issued>> {
+        self.refused.as_ref()
     }
 
     /// Asks, without waiting for what the ask may start.
@@ -145,7 +152,9 @@ impl Acquire {
                     return Poll::Ready(Step::Denied(Denied::Failed(error)));
                 };
                 drop(slot);
-                self.started = true;
+                if matches!(self.ask, Ask::Refuse { .. }) {
+                    self.refused = plan.known.present.clone();
+                }
                 flight.runs_on(&runtime);
                 let wait = Wait::new(flight.clone(), engine);
                 transaction::launch(engine.clone(), &runtime, flight, plan);

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use tokio::{
     runtime::Handle,
     sync::{Mutex, MutexGuard, watch},
@@ -78,10 +78,12 @@ impl Engine {
         self.clock.now()
     }
 
+    #[inline]
     pub(crate) fn mark(&self) -> Mark {
         self.mark
     }
 
+    #[inline]
     pub(crate) fn placement(&self) -> &Placement {
         &self.placement
     }
@@ -97,6 +99,12 @@ impl Engine {
     /// What a request without a token at hand asks for.
     pub(crate) fn first_ask(&self) -> Ask {
         if self.renews_inline() { Ask::Renew } else { Ask::Need }
+    }
+
+    /// The published token, for a short look.
+    #[inline]
+    pub(crate) fn published(&self) -> Guard<Option<Arc<Issued>>> {
+        self.cell.load()
     }
 
     /// The published token, whatever state it is in.

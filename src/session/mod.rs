@@ -81,6 +81,7 @@ impl Session {
         Session { engine }
     }
 
+    #[inline]
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
@@ -120,8 +121,8 @@ impl Session {
     ///
     /// Why there is none: see [`ErrorKind`].
     pub async fn token(&self) -> Result<Token, Error> {
-        match at_hand(&self.engine) {
-            Some(issued) => Ok(issued.token().clone()),
+        match at_hand(&self.engine, |issued| issued.token().clone()) {
+            Some(token) => Ok(token),
             None => self.acquire(self.engine.first_ask()).await,
         }
     }

@@ -210,7 +210,7 @@ pub(super) type Client<B> = Spawn<ReplayBody<B>>;
 
 pub(super) fn record<B>(body: B, limit: usize) -> (Client<B>, Replay<B>)
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     let (body, replay) = ReplayBody::recording(body, limit, None);

@@ -1,0 +1,13 @@
+pub mod async_singleflight;
+pub mod bare;
+pub mod cf_gears;
+pub mod double_check;
+pub mod hand_written;
+pub mod kube;
+pub mod login;
+pub mod moka;
+pub mod once_cell;
+pub mod ours;
+pub mod reqwest;
+pub mod retry;
+pub mod static_header;

@@ -1,0 +1,94 @@
+//! Heads that this thread has used before.
+
+use std::cell::RefCell;
+
+use http::{Extensions, Method, Uri, Version};
+
+use super::Head;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
+    static SPARE: RefCell<Vec<Box<Head>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many of them a thread keeps, and up to which length of their text: half a megabyte in all.
+const MOST: usize = 128;
+const LONGEST: usize = 4096;
+
+/// An empty one.
+pub(super) fn take() -> Box<Head> {
+    let used = SPARE.try_with(|spare| spare.borrow_mut().pop());
+    used.ok().flatten().unwrap_or_else(|| {
+        Box::new(Head {
+            method: Method::GET,
+            uri: Uri::default(),
+            version: Version::HTTP_11,
+            extensions: Extensions::new(),
+            text: Vec::new(),
+            fields: None,
+        })
+    })
+}
+
+/// Empties a head and keeps it, unless it is large or there are enough.
+pub(super) fn put_back(mut head: Box<Head>) {
+    if head.text.capacity() > LONGEST {
+        return;
+    }
+    // An ordinary write, many times faster than `zeroize`. It is not left out, because the buffer outlives it; what is
+    // dropped instead is wiped by its `Drop`.
+    head.text.fill(0);
+    head.text.clear();
+    head.uri = Uri::default();
+    head.extensions.clear();
+    head.fields = None;
+    // Dropped when no more are wanted, or the thread is about to end.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < MOST {
+            spare.push(head);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Request, request::Parts};
+
+    use super::*;
+
+    fn parts(value: usize) -> Parts {
+        let mut request = Request::get("https://api.example.com/orders?page=2").body(()).expect("a request");
+        let value = HeaderValue::from_bytes(&vec![b'x'; value]).expect("a value");
+        request.headers_mut().insert("x-own", value);
+        request.extensions_mut().insert("an extension");
+        request.into_parts().0
+    }
+
+    #[test]
+    fn a_head_is_used_again_and_nothing_of_the_request_before_is_left_in_it() {
+        let head = Head::of(&parts(100), true);
+        let address = head.text.as_ptr();
+        head.put_back();
+        let head = take();
+        assert_eq!(head.text.as_ptr(), address);
+        assert_eq!((head.text.len(), &head.uri), (0, &Uri::default()));
+        assert_eq!((head.extensions.len(), head.fields.as_ref().map(HeaderMap::len)), (0, None));
+    }
+
+    #[test]
+    fn a_thread_keeps_no_more_than_so_many_and_no_large_ones() {
+        let heads: Vec<_> = (0..2 * MOST).map(|_| Head::of(&parts(100), true)).collect();
+        heads.into_iter().for_each(Head::put_back);
+        assert_eq!(SPARE.with_borrow(Vec::len), MOST);
+        SPARE.with_borrow_mut(Vec::clear);
+
+        let mut large = parts(0);
+        for number in 0..10 {
+            let value = HeaderValue::from_bytes(&[b'x'; 1000]).expect("a value");
+            large.headers.insert(http::HeaderName::from_bytes(&[b'a' + number]).expect("a name"), value);
+        }
+        Head::of(&large, true).put_back();
+        assert_eq!(SPARE.with_borrow(Vec::len), 0);
+    }
+}
