@@ -76,6 +76,7 @@ impl Peer {
             + Send
             + 'static,
     {
+        stream.set_nodelay(true)?;
         let mut connection = server::handshake(stream).await?;
         let (leave, mut leaving) = mpsc::unbounded_channel();
         loop {

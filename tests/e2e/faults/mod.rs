@@ -2,6 +2,7 @@
 //! session lives on.
 
 mod authority;
+mod cutter;
 mod http1;
 mod http2;
 mod place;

@@ -82,6 +82,10 @@ impl Place {
         }
     }
 
+    pub(super) fn with_new_connections(self, http: Http) -> Self {
+        Place { pool: pool(http), ..self }
+    }
+
     /// The next fetch is not waited for for long; those after it are, however busy the machine is.
     pub(super) fn fetch_in_vain(&self) {
         self.is_impatient.store(true, Ordering::Relaxed);

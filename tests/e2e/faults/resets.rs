@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use h2::Reason;
+use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper_util::client::legacy;
 use tokio::sync::Notify;
@@ -13,6 +14,7 @@ use tower_token_refresh::{
 };
 
 use super::{
+    cutter::Cutter,
     http2::{Fault, Peer},
     place::{Place, SOON},
 };
@@ -141,6 +143,57 @@ async fn a_refused_response_over_http2_that_falls_silent_is_recovered_from() {
         api.fault(Fault::Silence);
         assert_eq!(place.success(2).await, 1);
         assert_eq!(place.success(1).await, 0);
+    })
+    .await;
+}
+
+/// Settings, acknowledgements and answers alike.
+#[tokio::test]
+async fn a_token_endpoint_over_http2_that_breaks_off_at_any_byte_ends_no_session() {
+    within(async {
+        for at in 0.. {
+            let authority = Place::authority();
+            let issuer = Peer::start(authority.clone()).await;
+            let cutter = Cutter::start(issuer.address, at).await;
+            let api = Peer::start(ModelApi::new(authority.clone())).await;
+            let place = Place::new(Http::Two, authority, cutter.address, api.address, SOON).await;
+            place.authority.revoke_access();
+            let result = place.get().await;
+            match Error::of(&result) {
+                Some(failure) => place.recovers(failure).await,
+                None => assert_eq!((result.unwrap().status(), place.refreshes()), (StatusCode::OK, 1)),
+            }
+            if !cutter.has_cut() {
+                return assert!(at > 100, "{at}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_resource_server_over_http2_that_breaks_off_at_any_byte_costs_one_refresh_at_most() {
+    within(async {
+        for at in 0.. {
+            let authority = Place::authority();
+            let issuer = Peer::start(authority.clone()).await;
+            let api = Peer::start(ModelApi::new(authority.clone())).await;
+            let cutter = Cutter::start(api.address, at).await;
+            let place = Place::new(Http::Two, authority, issuer.address, cutter.address, SOON).await;
+            place.authority.revoke_access();
+            match place.get().await {
+                // What was cut may be the body.
+                Ok(response) => assert_eq!(response.status(), StatusCode::OK, "{at}"),
+                Err(error) => assert!(error.is::<legacy::Error>(), "{at}"),
+            }
+            // What was cut off last may be on its way still, on a connection that looks idle.
+            let place = place.with_new_connections(Http::Two);
+            let response = place.get().await.unwrap();
+            assert_eq!((response.status(), place.refreshes()), (StatusCode::OK, 1), "{at}");
+            if !cutter.has_cut() {
+                return assert!(at > 100, "{at}");
+            }
+        }
     })
     .await;
 }
