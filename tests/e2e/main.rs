@@ -4,6 +4,7 @@
 //! counters and bodies that wait for the test decide the order, and a scenario that hangs fails.
 
 mod dropped;
+mod faults;
 mod framing;
 mod kit;
 mod one_connection;

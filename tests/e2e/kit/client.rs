@@ -35,7 +35,10 @@ pub(crate) fn pool<B>(http: Http) -> Pool<B>
 where
     B: Body<Data: Send> + Send,
 {
-    Client::builder(TokioExecutor::new()).http2_only(http == Http::Two).build_http()
+    let mut connector = HttpConnector::new();
+    // Else some frames wait for an acknowledgement that the other side is in no hurry to send.
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).http2_only(http == Http::Two).build(connector)
 }
 
 pub(crate) fn empty() -> Payload {

@@ -1,0 +1,297 @@
+//! What a token endpoint may answer.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use serde_json::{Map, Value};
+use tower::service_fn;
+use tower_token_refresh::{
+    BoxError, Error, ErrorKind, FetchError, Password, RefreshTokenGrant, Session, Token,
+    oauth2::{ClientCredentials, PasswordGrant, TokenEndpoint},
+    source::{AuthorityClient, Content, Credentials},
+    store::{MemoryStore, StoredToken, TokenStore},
+    test_util::TestClock,
+};
+
+use crate::{
+    message::Message,
+    runtime::run,
+    steps::{Step, Steps, steps},
+};
+
+const LIMIT: usize = 256;
+const OLD: (&str, &str) = ("old-access", "old-refresh");
+const CODES: [&str; 6] = [
+    "invalid_grant",
+    "access_denied",
+    "mfa_required",
+    "interaction_required",
+    "consent_required",
+    "account_selection_required",
+];
+
+/// The input is a [`Message`] whose body is [`steps`]: the answer to a refresh, or to another grant that its first
+/// line names.
+///
+/// 1. A token comes of a success only, and of one that another reading finds a token in; then it is what is stored.
+/// 2. Nothing else changes what is stored. Only a refusal that another reading understands ends the session.
+/// 3. The errors show nothing of the refresh token.
+/// 4. The session that has not ended gets its token later; one that has does not ask.
+/// 5. What is written in the plainest way is a token exactly if the documentation says so; with a name that stands twice it
+///    never is.
+pub fn answers(input: &[u8]) {
+    let message = Message::parse(input);
+    let body = Steps { left: steps(message.body), tells: message.says("sized") };
+    let grant = Grant::of(&message);
+    let document = document(&message, &body);
+    let is_token = run(refresh(&message, grant, body, &document));
+
+    let Some(document) = document else { return };
+    let said = token(&document).filter(|_| message.status.is_success());
+    assert!(!is_token || said.is_some());
+    for (content_type, once, twice) in [plainest_json(&document), plainest_form(&document)] {
+        if once.len() > LIMIT {
+            continue;
+        }
+        let mut message = message.clone();
+        message.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        // A form has texts only.
+        let document = self::document(&message, &whole(&once));
+        let said = document.as_ref().and_then(token).filter(|_| message.status.is_success());
+        let is_token = run(refresh(&message, grant, whole(&once), &document));
+        assert_eq!(is_token, said.is_some_and(|(access, _)| is_sendable(access)), "{document:?}");
+        assert!(!run(refresh(&message, grant, whole(&twice), &document)), "{document:?}");
+    }
+}
+
+/// The content type; the document as it is, and with an access token too many.
+type Plainest = (&'static str, Vec<u8>, Vec<u8>);
+
+fn plainest_json(document: &Map<String, Value>) -> Plainest {
+    let once = serde_json::to_vec(document).unwrap();
+    let more = br#"{"access_token":"one","access_token":"two""#;
+    let rest = if document.is_empty() { b"}" } else { &[b",", &once[1..]].concat()[..] };
+    let twice = [more, rest].concat();
+    ("application/json", once, twice)
+}
+
+fn plainest_form(document: &Map<String, Value>) -> Plainest {
+    let texts = document.iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
+    let once = form_urlencoded::Serializer::new(String::new()).extend_pairs(texts).finish().into_bytes();
+    let twice = [b"access_token=one&access_token=two&", &*once].concat();
+    ("application/x-www-form-urlencoded", once, twice)
+}
+
+fn whole(bytes: &[u8]) -> Steps {
+    Steps { left: [Step::Data(Bytes::copy_from_slice(bytes))].into(), tells: true }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Grant {
+    Refresh,
+    Client,
+    User,
+    Login,
+}
+
+impl Grant {
+    fn of(message: &Message<'_>) -> Self {
+        match () {
+            () if message.says("client") => Grant::Client,
+            () if message.says("user") => Grant::User,
+            () if message.says("login") => Grant::Login,
+            () => Grant::Refresh,
+        }
+    }
+
+    fn session(self, client: AuthorityClient, store: MemoryStore, clock: TestClock) -> Session {
+        let url = "https://id.test/token".parse().unwrap();
+        let alice = || std::future::ready(Ok::<_, FetchError>(Credentials::new("alice", "wonderland")));
+        let builder = if self == Grant::Login {
+            Session::builder(Password::new(client, url, alice))
+        } else {
+            let endpoint = TokenEndpoint::new(client, url).dead_codes(["gone"]).blocked_codes(["banned"]);
+            match self {
+                Grant::Client => Session::builder(ClientCredentials::new(endpoint)),
+                Grant::User => Session::builder(PasswordGrant::new(endpoint, alice)),
+                _ => Session::builder(RefreshTokenGrant::new(endpoint)),
+            }
+        };
+        builder.store(store).clock(clock).build()
+    }
+
+    fn has_user(self) -> bool {
+        matches!(self, Grant::User | Grant::Login)
+    }
+}
+
+/// Whether the answer was taken for a token.
+async fn refresh(
+    message: &Message<'_>,
+    grant: Grant,
+    body: Steps,
+    document: &Option<Map<String, Value>>,
+) -> bool {
+    let mut first = Response::new(body.clone());
+    *first.status_mut() = message.status;
+    *first.headers_mut() = message.headers.clone();
+    let asked = Arc::new(Mutex::new(0));
+    let authority = {
+        let asked = asked.clone();
+        service_fn(move |request: Request<Content>| {
+            drop(Bytes::from(request.into_body()));
+            let mut asked = asked.lock().unwrap();
+            *asked += 1;
+            let answer = if *asked == 1 { first.clone() } else { good() };
+            std::future::ready(Ok::<_, BoxError>(answer))
+        })
+    };
+    let client = AuthorityClient::new(authority).response_limit(LIMIT).unwrap();
+    let (store, clock) = (MemoryStore::new(), TestClock::new());
+    let session = grant.session(client, store.clone(), clock.clone());
+    session.login(Token::new(OLD.0).refresh_token(OLD.1)).await.unwrap();
+
+    let result = session.refresh().await;
+    assert_eq!(*asked.lock().unwrap(), 1);
+    let stored = stored(&store).await;
+    match &result {
+        Ok(token) => {
+            assert!(message.status.is_success());
+            let (access, refresh) = self::token(document.as_ref().unwrap()).unwrap();
+            assert_eq!(token.access().expose(), access);
+            let kept = (grant == Grant::Refresh).then_some(OLD.1);
+            assert_eq!(stored, (access.to_owned(), refresh.or(kept).map(str::to_owned)));
+        }
+        Err(error) if error.kind() == ErrorKind::Encode => {
+            let (access, refresh) = self::token(document.as_ref().unwrap()).unwrap();
+            assert!(message.status.is_success() && !is_sendable(access));
+            assert_eq!(stored, (OLD.0.to_owned(), Some(refresh.unwrap_or(OLD.1).to_owned())));
+        }
+        Err(error) => {
+            assert_eq!(stored, (OLD.0.to_owned(), Some(OLD.1.to_owned())));
+            read(error, message, grant, document, &body);
+        }
+    }
+
+    clock.advance(Duration::from_secs(3600));
+    let has_ended = result.as_ref().is_err_and(Error::is_login_required);
+    match session.refresh().await {
+        Ok(token) => assert!(!has_ended && token.access().expose() == "good"),
+        Err(error) => assert!(has_ended && error.is_login_required()),
+    }
+    assert_eq!(*asked.lock().unwrap(), if has_ended { 1 } else { 2 });
+    result.is_ok()
+}
+
+/// Whether a failure may be what it says it is.
+fn read(
+    error: &Error,
+    message: &Message<'_>,
+    grant: Grant,
+    document: &Option<Map<String, Value>>,
+    body: &Steps,
+) {
+    let status = message.status;
+    let code = document.as_ref().and_then(|document| document.get("error")?.as_str()).unwrap_or_default();
+    let is_whole = has_come(body);
+    match error.kind() {
+        ErrorKind::LoginRequired => {
+            let is_busy = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
+                .contains(&status);
+            let is_refused =
+                status.is_client_error() && !is_busy && (grant.has_user() || CODES.contains(&code));
+            let is_named = grant != Grant::Login
+                && (status.is_success() || status.is_client_error() && !is_busy)
+                && ["gone", "banned"].contains(&code);
+            assert!(is_whole && (is_refused || is_named), "{status} {code:?}");
+        }
+        ErrorKind::Configuration => assert!(is_whole && status.is_client_error()),
+        ErrorKind::Transient => {}
+        kind => panic!("{kind:?} of {status}"),
+    }
+
+    let wait = message.headers.get(header::RETRY_AFTER).filter(|_| is_whole);
+    assert!(error.retry_after().is_none() || wait.is_some());
+    let seconds =
+        wait.and_then(|wait| wait.to_str().ok()).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    if let Some(seconds) = seconds.and_then(|text| text.parse().ok()) {
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(seconds)));
+    }
+
+    let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = link {
+        assert!(!format!("{error} {error:?}").contains(OLD.1));
+        link = error.source();
+    }
+}
+
+/// Whether the body breaks only where it is not read any more, if at all.
+fn has_come(body: &Steps) -> bool {
+    let mut length = 0;
+    for step in &body.left {
+        match step {
+            Step::Data(data) => length += data.len(),
+            Step::Fail => return false,
+            Step::Trailers(_) | Step::Wait => {}
+        }
+        if length > LIMIT {
+            break;
+        }
+    }
+    true
+}
+
+/// The object that another reading finds in the answer. Where a name stands twice it is a guess.
+fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
+    let mut text = Vec::new();
+    for step in &body.left {
+        match step {
+            Step::Data(data) => text.extend_from_slice(data),
+            Step::Fail => return None,
+            Step::Trailers(_) | Step::Wait => {}
+        }
+    }
+    if text.len() > LIMIT {
+        return None;
+    }
+    let content_type = message.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        let pairs = form_urlencoded::parse(&text);
+        return Some(
+            pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),
+        );
+    }
+    match serde_json::from_slice(&text).ok()? {
+        Value::Object(members) => Some(members),
+        _ => None,
+    }
+}
+
+/// Access and refresh token of RFC 6749 §5.1, of a document that says nothing against itself.
+fn token(document: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
+    let part = |name: &str| match document.get(name) {
+        None | Some(Value::Null) => Some(""),
+        Some(value) => value.as_str(),
+    };
+    let (access, refresh) = (part("access_token")?, part("refresh_token")?);
+    let is_token = !access.is_empty() && part("token_type").is_some() && part("error")?.is_empty();
+    is_token.then_some((access, Some(refresh).filter(|refresh| !refresh.is_empty())))
+}
+
+async fn stored(store: &MemoryStore) -> (String, Option<String>) {
+    let StoredToken { access, refresh, .. } = store.load().await.unwrap().unwrap().token.unwrap();
+    (access.expose().to_owned(), refresh.map(|refresh| refresh.expose().to_owned()))
+}
+
+fn good() -> Response<Steps> {
+    Response::new(whole(br#"{"access_token":"good"}"#))
+}
+
+fn is_sendable(access: &str) -> bool {
+    access.bytes().all(|byte| byte.is_ascii_graphic())
+}

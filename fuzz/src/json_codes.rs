@@ -1,0 +1,116 @@
+//! `JsonCodeLayer` over whatever a server may say.
+
+use std::{convert::Infallible, future::poll_fn, pin::Pin};
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use serde_json::Value;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_token_refresh::{ErrorCode, JsonCodeLayer};
+
+use crate::{
+    message::Message,
+    runtime::run,
+    steps::{Broken, Step, Steps, steps},
+};
+
+/// More frames than this are not read ahead, and it is not tested where exactly that begins.
+const FRAMES: usize = 1000;
+
+/// The input is a [`Message`] whose body is [`steps`].
+///
+/// 1. The body is handed on frame for frame, with the size hints it had.
+/// 2. The code is the one that another reading of the documentation finds.
+pub fn json_codes(input: &[u8]) {
+    let message = Message::parse(input);
+    let body = Steps { left: steps(message.body), tells: message.says("sized") };
+    let limit = if message.says("short") { 16 } else { 4096 };
+    let method = if message.says("HEAD") { Method::HEAD } else { Method::GET };
+
+    let answer = |_: Request<()>| {
+        let mut response = Response::new(body.clone());
+        *response.status_mut() = message.status;
+        *response.headers_mut() = message.headers.clone();
+        std::future::ready(Ok::<_, Infallible>(response))
+    };
+    let layer = JsonCodeLayer::new()
+        .pointers(["/error_code", "/error/0/code"])
+        .unwrap()
+        .success("OK")
+        .limit(limit)
+        .unwrap();
+    let mut request = Request::new(());
+    *request.method_mut() = method.clone();
+    run(async {
+        let response = layer.layer(service_fn(answer)).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), message.status);
+        assert_eq!(response.headers(), &message.headers);
+        if body.left.len() < FRAMES {
+            let expected = if method == Method::HEAD { None } else { code(&message, &body, limit) };
+            assert_eq!(response.extensions().get::<ErrorCode>().cloned(), expected);
+        }
+        compare(response.into_body(), body.clone()).await;
+    });
+}
+
+/// Reads both bodies to their ends, step by step.
+async fn compare(mut seen: impl Body<Data = bytes::Bytes, Error = Broken> + Unpin, mut sent: Steps) {
+    loop {
+        while sent.left.front() == Some(&Step::Wait) {
+            sent.left.pop_front();
+        }
+        let (hint, expected) = (seen.size_hint(), sent.size_hint());
+        assert_eq!((hint.lower(), hint.upper()), (expected.lower(), expected.upper()));
+        assert!(!seen.is_end_stream() || sent.left.is_empty());
+        let frame = poll_fn(|cx| Pin::new(&mut seen).poll_frame(cx)).await;
+        let Some(step) = sent.left.pop_front() else {
+            assert!(frame.is_none());
+            return;
+        };
+        match (frame, step) {
+            (Some(Ok(frame)), Step::Data(data)) => assert_eq!(frame.into_data().ok(), Some(data)),
+            (Some(Ok(frame)), Step::Trailers(map)) => assert_eq!(frame.into_trailers().ok(), Some(map)),
+            (Some(Err(Broken)), Step::Fail) => return,
+            (_, step) => panic!("{step:?} is missing"),
+        }
+    }
+}
+
+/// What the documentation of `peek::json` promises.
+fn code(message: &Message<'_>, body: &Steps, limit: u64) -> Option<ErrorCode> {
+    let status = message.status;
+    if status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+        || message.headers.contains_key(header::CONTENT_ENCODING)
+    {
+        return None;
+    }
+    let content_type = message.headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if essence != "application/json" && !essence.ends_with("+json") {
+        return None;
+    }
+    let mut text = Vec::new();
+    for step in &body.left {
+        match step {
+            Step::Data(data) => text.extend_from_slice(data),
+            Step::Fail => return None,
+            Step::Trailers(_) | Step::Wait => {}
+        }
+    }
+    if text.len() as u64 > limit {
+        return None;
+    }
+    let json: Value = serde_json::from_slice(&text).ok()?;
+    let at = |value: Option<&Value>| match value? {
+        Value::Number(number) => number.as_i64().filter(|code| *code != 0).map(ErrorCode::from),
+        Value::String(text) if text.is_empty() || text == "OK" => None,
+        Value::String(text) => Some(ErrorCode::from(text.as_str())),
+        _ => None,
+    };
+    at(json.get("error_code")).or_else(|| {
+        let errors = json.get("error")?;
+        let first = errors.get(0).or_else(|| errors.get("0"));
+        at(first?.get("code"))
+    })
+}

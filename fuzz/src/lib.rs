@@ -1,0 +1,24 @@
+//! The fuzz targets of tower-token-refresh, as functions of bytes.
+//!
+//! Each speaks to the public API only, holds what it does against an oracle of its own or against another way to the
+//! same end, and panics where the two differ. `scripts/fuzz` runs them under libFuzzer; `cargo test` calls them with
+//! the seeds and with mutations of these.
+#![forbid(unsafe_code)]
+
+mod answers;
+mod challenges;
+mod feed;
+mod file_store;
+mod json_codes;
+mod message;
+mod origins;
+mod replay;
+mod runtime;
+#[cfg(test)]
+mod smoke;
+mod steps;
+
+pub use self::{
+    answers::answers, challenges::challenges, file_store::file_store, json_codes::json_codes,
+    origins::origins, replay::replay,
+};
