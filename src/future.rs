@@ -129,6 +129,10 @@ where
     pub(crate) fn wait(head: Parts, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
         let mut detour = Detour::new(call.acquire(Verdict::Accept));
         detour.unsent = Some((head, body));
+        // Written down again when it is sent: a crowd that waits is not to hold two of each.
+        if let Some(kept) = call.head.take() {
+            kept.put_back();
+        }
         call.detour = Some(Box::new(detour));
         ResponseFuture { way: Way::Guarded { state: State::Wait, call } }
     }
@@ -276,7 +280,10 @@ where
     fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
         let unsent = self.detour.as_mut().and_then(|detour| detour.unsent.take());
         let (mut head, body) = match (unsent, &self.head, &mut self.replay) {
-            (Some(unsent), ..) => unsent,
+            (Some((head, body)), ..) => {
+                self.head = self.policy.keep(&head, self.replay.as_ref());
+                (head, body)
+            }
             (None, Some(head), Some(replay)) => (head.parts(), replay.take_over()),
             _ => return Err(polled_again()),
         };
