@@ -146,21 +146,45 @@ where
         match self.project().way.project() {
             WayProj::Pass { future } => future.poll(cx).map_err(Into::into),
             WayProj::Fail { error } => Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into))),
-            WayProj::Guarded { mut state, call } => {
-                let polled = call.poll(state.as_mut(), cx);
-                if let Poll::Ready(result) = &polled {
-                    state.set(State::Over);
-                    // Its end, not its drop, makes room for another waiter: a combinator may keep what has ended.
-                    call.detour = None;
-                    if result.is_err() {
-                        // Ends the body of whatever attempt is still under way.
+            WayProj::Guarded { mut state, call } => loop {
+                let step = match state.as_mut().project() {
+                    StateProj::Wait => ready!(call.poll_wait(cx)),
+                    StateProj::Ready { token } => ready!(call.poll_ready(token, cx)),
+                    StateProj::Send { future } => {
+                        let answered = ready!(future.poll(cx));
+                        // A permit that the future holds is free as soon as it is dropped.
+                        state.set(State::Over);
+                        match answered {
+                            Ok(response) => match call.verdict(&response) {
+                                None => return Poll::Ready(Ok(response)),
+                                Some(verdict) => call.answered(response, verdict),
+                            },
+                            Err(error) => Step::End(Err(error.into())),
+                        }
+                    }
+                    StateProj::Tell { reason } => ready!(call.poll_tell(*reason, cx)),
+                    StateProj::Over => Step::End(Err(polled_again())),
+                };
+                match step {
+                    Step::Go(next) => state.set(next),
+                    Step::End(result) => {
+                        state.set(State::Over);
+                        // Its end, not its drop, ends the body of whatever attempt is under way and makes room for
+                        // another waiter: a combinator may keep what has ended.
                         call.replay = None;
+                        call.detour = None;
+                        return Poll::Ready(result);
                     }
                 }
-                polled
-            }
+            },
         }
     }
+}
+
+/// What a state leads to.
+enum Step<F, R> {
+    Go(State<F>),
+    End(Result<Response<R>, BoxError>),
 }
 
 impl<S, B> Call<S, B>
@@ -198,77 +222,54 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
 {
-    fn poll(
-        &mut self,
-        mut state: Pin<&mut State<S::Future>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<R>, BoxError>> {
-        loop {
-            let next = match state.as_mut().project() {
-                StateProj::Wait => {
-                    let detour = self.detour.as_mut().ok_or_else(polled_again)?;
-                    let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
-                    detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
-                    match token {
-                        Ok(token) => {
-                            // Before the service is asked for readiness: the response may hold what that waits for.
-                            detour.refused = None;
-                            detour.held = None;
-                            State::Ready { token }
-                        }
-                        Err(denied) => return Poll::Ready(self.denied(denied)),
-                    }
-                }
-                StateProj::Ready { token } => {
-                    ready!(self.spare.poll_ready(cx)).map_err(Into::into)?;
-                    match self.look_again(token) {
-                        Some(token) => match self.request(&token) {
-                            Ok(request) => State::Send { future: self.spare.call(request) },
-                            Err(error) => {
-                                // Nothing is sent: its permit goes back, however long this future is kept.
-                                self.spare = self.spare.clone();
-                                return Poll::Ready(Err(error));
-                            }
-                        },
-                        None => {
-                            self.spare = self.spare.clone();
-                            let acquire = self.acquire(Verdict::Suspect);
-                            let detour = self.detour.as_mut().ok_or_else(polled_again)?;
-                            detour.has_waited_again = true;
-                            detour.acquire = acquire;
-                            State::Wait
-                        }
-                    }
-                }
-                StateProj::Send { future } => {
-                    let answered = ready!(future.poll(cx));
-                    // A permit that the future holds is free as soon as it is dropped.
-                    state.set(State::Over);
-                    let response = match answered {
-                        Ok(response) => response,
-                        Err(error) => return Poll::Ready(Err(error.into())),
-                    };
-                    let Some(verdict) = self.verdict(&response) else { return Poll::Ready(Ok(response)) };
-                    if self.attempts > 1 {
-                        return Poll::Ready(Ok(self.judge(response, verdict)));
-                    }
-                    self.refused(response, verdict)
-                }
-                StateProj::Tell { reason } => {
-                    let detour = self.detour.as_mut().ok_or_else(polled_again)?;
-                    let _ = ready!(detour.acquire.poll_step(cx));
-                    if let Some(refused) = detour.acquire.refused() {
-                        // No resend will judge what this refresh brings. It counts as fruitless, else an endpoint
-                        // that always refuses would cost one fetch for each request that cannot be resent.
-                        refused.judge(false);
-                    }
-                    let response = detour.refused.take().ok_or_else(polled_again)?;
-                    return Poll::Ready(Ok(self.deliver(response, true, Some(*reason))));
-                }
-                StateProj::Over => return Poll::Ready(Err(polled_again())),
-            };
-            state.set(next);
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
+        let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
+        detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
+        Poll::Ready(match token {
+            Ok(token) => {
+                // Before the service is asked for readiness: the response may hold what that waits for.
+                detour.refused = None;
+                detour.held = None;
+                Step::Go(State::Ready { token })
+            }
+            Err(denied) => Step::End(self.denied(denied)),
+        })
+    }
+
+    fn poll_ready(&mut self, token: &Issued, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        if let Err(error) = ready!(self.spare.poll_ready(cx)) {
+            return Poll::Ready(Step::End(Err(error.into())));
         }
+        let Some(token) = self.look_again(token) else {
+            self.spare = self.spare.clone();
+            let acquire = self.acquire(Verdict::Suspect);
+            if let Some(detour) = &mut self.detour {
+                detour.has_waited_again = true;
+                detour.acquire = acquire;
+            }
+            return Poll::Ready(Step::Go(State::Wait));
+        };
+        Poll::Ready(match self.request(&token) {
+            Ok(request) => Step::Go(State::Send { future: self.spare.call(request) }),
+            Err(error) => {
+                // Nothing is sent: its permit goes back, however long this future is kept.
+                self.spare = self.spare.clone();
+                Step::End(Err(error))
+            }
+        })
+    }
+
+    fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
+        let _ = ready!(detour.acquire.poll_step(cx));
+        if let Some(refused) = detour.acquire.refused() {
+            // No resend will judge what this refresh brings. It counts as fruitless, else an endpoint that always
+            // refuses would cost one fetch for each request that cannot be resent.
+            refused.judge(false);
+        }
+        let response = detour.refused.take().ok_or_else(polled_again);
+        Poll::Ready(Step::End(response.map(|response| self.deliver(response, true, Some(reason)))))
     }
 
     /// The request of the next attempt, with this token.
@@ -296,27 +297,27 @@ where
         (is_same_identity && is_good).then_some(token)
     }
 
-    /// Looks at the answer of an attempt. `None`: it is the caller's as it came.
+    /// Looks at the answer of an attempt. `None`: it is the caller's as it came, and the end.
     fn verdict(&mut self, response: &Response<R>) -> Option<Verdict> {
-        self.replay.as_ref()?;
-        let verdict = self.policy.verdict(self.head.as_deref(), self.attempts, response);
-        if self.attempts == 1 && verdict == Verdict::Accept {
-            self.release();
-            return None;
+        if self.replay.is_some() {
+            let verdict = self.policy.verdict(self.head.as_deref(), self.attempts, response);
+            if self.attempts > 1 || verdict != Verdict::Accept {
+                return Some(verdict);
+            }
         }
-        Some(verdict)
+        self.release();
+        None
     }
 
-    /// The second attempt's answer is final.
-    fn judge(&mut self, response: Response<R>, verdict: Verdict) -> Response<R> {
-        if let Some(judged) = self.detour.as_ref().and_then(|detour| detour.judged.as_ref()) {
-            judged.judge(verdict == Verdict::Accept);
+    /// An answer that there is something to say of.
+    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
+        if self.attempts > 1 {
+            if let Some(judged) = self.detour.as_ref().and_then(|detour| detour.judged.as_ref()) {
+                judged.judge(verdict == Verdict::Accept);
+            }
+            return Step::End(Ok(self.deliver(response, verdict != Verdict::Accept, None)));
         }
-        self.deliver(response, verdict != Verdict::Accept, None)
-    }
-
-    /// The first attempt was refused: on to a better token, and then to the second attempt if there may be one.
-    fn refused(&mut self, response: Response<R>, verdict: Verdict) -> State<S::Future> {
+        // Refused: on to a better token, and then to the second attempt if there may be one.
         let mut detour = Detour::new(self.acquire(verdict));
         detour.refused = Some(response);
         let next = match self.not_resent() {
@@ -330,7 +331,7 @@ where
             }
         };
         self.detour = Some(Box::new(detour));
-        next
+        Step::Go(next)
     }
 
     /// Why there is no second attempt. If there is one, the first one's upload waits from now on.
@@ -378,6 +379,7 @@ where
         if let Some(head) = self.head.take() {
             head.put_back();
         }
+        self.detour = None;
     }
 }
 

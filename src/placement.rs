@@ -42,10 +42,7 @@
 use std::{fmt, iter, mem, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION, request::Parts,
-    uri::PathAndQuery,
-};
+use http::{HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION, request::Parts, uri::PathAndQuery};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -162,12 +159,11 @@ impl Placement {
     }
 
     /// Whether the caller has set the credential itself.
-    #[inline]
     pub(crate) fn is_set(&self, head: &Parts) -> bool {
         match &self.0 {
-            Form::Header { name, .. } => has(&head.headers, name),
-            Form::Basic => has(&head.headers, &AUTHORIZATION),
-            Form::Query(name) => pairs(&head.uri).any(|pair| is_named(pair, name)),
+            Form::Header { name, .. } => head.headers.contains_key(name),
+            Form::Basic => head.headers.contains_key(AUTHORIZATION),
+            Form::Query(name) => has_pair(&head.uri, name),
             Form::Custom(_) => false,
         }
     }
@@ -195,24 +191,36 @@ pub(crate) enum Credential {
 }
 
 impl Credential {
-    /// Puts the credential on the request, in place of any it carries. After an error the request must not be sent.
+    /// Puts the credential on a request, unless the caller has set one: then it is false, and nothing has changed. After
+    /// an error the request must not be sent.
     #[inline]
-    pub(crate) fn attach(&self, head: &mut Parts) -> Result<(), Error> {
+    pub(crate) fn attach(&self, head: &mut Parts) -> Result<bool, Error> {
         match self {
             Credential::Header { name, value } => {
-                head.headers.insert(name, value.clone());
-                Ok(())
+                let headers = &mut head.headers;
+                // Looking it up beforehand would cost as much as the insertion. What was replaced can be put back only
+                // where it was all there was under its name.
+                let has_repeated_names = headers.len() > headers.keys_len();
+                if has_repeated_names && headers.contains_key(name) {
+                    return Ok(false);
+                }
+                let Some(own) = headers.insert(name.clone(), value.clone()) else { return Ok(true) };
+                headers.insert(name, own);
+                Ok(false)
             }
             Credential::Query { name, pair } => {
-                head.uri = with_pair(&head.uri, name, pair)?;
-                Ok(())
+                if has_pair(&head.uri, name) {
+                    return Ok(false);
+                }
+                head.uri = with_pair(&head.uri, pair)?;
+                Ok(true)
             }
             Credential::Custom { attach, token } => {
                 let (none, ()) = Request::new(()).into_parts();
                 let mut request = Request::from_parts(mem::replace(head, none), ());
                 let attached = attach(&mut request, token);
                 *head = request.into_parts().0;
-                attached.map_err(|cause| {
+                attached.map(|()| true).map_err(|cause| {
                     Error::with_cause(
                         ErrorKind::Encode,
                         "the custom placement could not attach the token",
@@ -235,12 +243,6 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credential(..)")
     }
-}
-
-/// Looking at a few names is quicker than hashing one.
-#[inline]
-fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
-    if headers.len() > 8 { headers.contains_key(name) } else { headers.keys().any(|key| key == name) }
 }
 
 // The buffers below are made large enough at once: one that grows leaves a copy of its text behind, unzeroized.
@@ -276,13 +278,13 @@ fn percent_encode(text: &str, out: &mut String) {
     }
 }
 
-/// The URI with this pair at the end of its query, and no other of the same name in it.
-fn with_pair(uri: &Uri, name: &str, pair: &Secret) -> Result<Uri, Error> {
+/// The URI with this pair at the end of its query.
+fn with_pair(uri: &Uri, pair: &Secret) -> Result<Uri, Error> {
     let room = uri.path().len() + uri.query().map_or(0, str::len) + pair.expose().len() + 2;
     let mut text = Zeroizing::new(String::with_capacity(room));
     text.push_str(uri.path());
     text.push('?');
-    for other in pairs(uri).filter(|pair| !is_named(pair, name)) {
+    for other in pairs(uri) {
         text.push_str(other);
         text.push('&');
     }
@@ -296,6 +298,10 @@ fn with_pair(uri: &Uri, name: &str, pair: &Secret) -> Result<Uri, Error> {
 
 fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {
     uri.query().filter(|query| !query.is_empty()).into_iter().flat_map(|query| query.split('&'))
+}
+
+fn has_pair(uri: &Uri, name: &str) -> bool {
+    pairs(uri).any(|pair| is_named(pair, name))
 }
 
 /// Whether a pair of a query has this name, however it is encoded.
@@ -345,7 +351,7 @@ mod tests {
         placement.prepare(&Token::new(token)).unwrap()
     }
 
-    fn attach(credential: &Credential, request: &mut Request<&'static str>) -> Result<(), Error> {
+    fn attach(credential: &Credential, request: &mut Request<&'static str>) -> Result<bool, Error> {
         let (mut head, body) = mem::take(request).into_parts();
         let attached = credential.attach(&mut head);
         *request = Request::from_parts(head, body);
@@ -448,31 +454,40 @@ mod tests {
     }
 
     #[test]
-    fn attaching_again_replaces_the_header_and_keeps_the_others() {
-        let mut request = request("/");
-        let headers = request.headers_mut();
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer b"));
-        headers.append("x-other", HeaderValue::from_static("1"));
-        headers.append("x-other", HeaderValue::from_static("2"));
-        let request = attached(&Placement::bearer(), "new", attached(&Placement::bearer(), "old", request));
-        let values: Vec<_> = request.headers().get_all(AUTHORIZATION).iter().collect();
-        assert_eq!(values, ["Bearer new"]);
-        assert_eq!(request.headers().get_all("x-other").iter().count(), 2);
+    fn a_header_of_the_callers_own_is_left_as_it_was_and_so_are_the_others() {
+        let token = credential(&Placement::bearer(), "canary");
+        for own in [&["Bearer a"][..], &["Bearer a", "Bearer b"]] {
+            for others in [&[][..], &["1"], &["1", "2"]] {
+                let mut request = request("/");
+                let headers = request.headers_mut();
+                headers.append("x-before", HeaderValue::from_static("0"));
+                for value in own {
+                    headers.append(AUTHORIZATION, HeaderValue::from_static(value));
+                }
+                for value in others {
+                    headers.append("x-other", HeaderValue::from_static(value));
+                }
+                let before = headers.clone();
+                assert!(!attach(&token, &mut request).unwrap());
+                assert!(request.headers().iter().eq(&before), "{own:?} {others:?}");
+
+                request.headers_mut().remove(AUTHORIZATION);
+                let before = request.headers().clone();
+                assert!(attach(&token, &mut request).unwrap());
+                assert_eq!(request.headers_mut().remove(AUTHORIZATION).unwrap(), "Bearer canary");
+                assert_eq!(*request.headers(), before);
+            }
+        }
     }
 
     #[test]
-    fn the_query_parameter_is_replaced_and_the_others_keep_their_bytes_and_order() {
+    fn the_query_parameter_comes_last_and_the_others_keep_their_bytes_and_order() {
         let placement = Placement::query("access_token").unwrap();
         for (before, after) in [
             ("https://a.example", "https://a.example/?access_token=T"),
             ("https://a.example/p", "https://a.example/p?access_token=T"),
             ("https://a.example/p?", "https://a.example/p?access_token=T"),
             ("/p?b=2&a=1&b=%7e+", "/p?b=2&a=1&b=%7e+&access_token=T"),
-            ("/p?access_token=old", "/p?access_token=T"),
-            ("/p?access_token", "/p?access_token=T"),
-            ("/p?b=2&access_token=old&a=1&access_token=older", "/p?b=2&a=1&access_token=T"),
-            ("/p?b&access%5ftoken=old&%61ccess_token=x", "/p?b&access_token=T"),
             (
                 "/p?access_token2=x&xaccess_token=y&Access_Token=z",
                 "/p?access_token2=x&xaccess_token=y&Access_Token=z&access_token=T",
@@ -480,10 +495,17 @@ mod tests {
             ("/p?a&&b=&", "/p?a&&b=&&access_token=T"),
             ("/p?%zz%4=%", "/p?%zz%4=%&access_token=T"),
         ] {
-            let once = attached(&placement, "T", request(before));
-            assert_eq!(once.uri().to_string(), after, "{before}");
-            let resent = attached(&placement, "NEW2", once);
-            assert_eq!(resent.uri().to_string(), after.replace("=T", "=NEW2"), "{before}, resent");
+            assert_eq!(attached(&placement, "T", request(before)).uri().to_string(), after, "{before}");
+        }
+        for own in [
+            "/p?access_token=old",
+            "/p?access_token",
+            "/p?b=2&access_token=old&a=1&access_token=older",
+            "/p?b&access%5ftoken=old&%61ccess_token=x",
+        ] {
+            let mut request = request(own);
+            assert!(!attach(&credential(&placement, "T"), &mut request).unwrap());
+            assert_eq!(request.uri(), own, "left alone");
         }
     }
 
@@ -492,9 +514,8 @@ mod tests {
         let placement = Placement::query("my key+é").unwrap();
         let once = attached(&placement, "a+b/c=&#%?~-._", request("/p?x=1"));
         assert_eq!(once.uri(), "/p?x=1&my%20key%2B%C3%A9=a%2Bb%2Fc%3D%26%23%25%3F~-._");
-        assert!(is_set(&placement, once.clone()));
+        assert!(is_set(&placement, once));
         assert!(is_set(&placement, request("/p?my+key%2b%c3%a9")));
-        assert_eq!(attached(&placement, "t", once).uri(), "/p?x=1&my%20key%2B%C3%A9=t");
     }
 
     #[test]

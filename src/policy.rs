@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Response, Uri, request::Parts};
 use crate::{
     body::Replay,
     classify::{Answer, Classify, Verdict, standard},
-    head::Head,
+    head::{Head, Line},
     scope::{Origin, Scope},
     session::Session,
 };
@@ -65,9 +65,9 @@ impl Policy {
     /// What the answer to an attempt of a request says of the token.
     #[inline]
     pub(crate) fn verdict<R>(&self, head: Option<&Head>, attempt: u8, response: &Response<R>) -> Verdict {
-        match (&self.classifier, head) {
-            (Some(classifier), Some(head)) => {
-                classifier.classify(&Answer::new(head.method(), head.uri(), attempt, response))
+        match (&self.classifier, head.and_then(Head::line)) {
+            (Some(classifier), Some(Line { method, uri, .. })) => {
+                classifier.classify(&Answer::new(method, uri, attempt, response))
             }
             _ => standard::verdict(response.status(), response.headers()),
         }

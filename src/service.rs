@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use tower_service::Service;
 
@@ -33,6 +33,16 @@ pub struct TokenRefresh<S> {
 impl<S> TokenRefresh<S> {
     pub(crate) fn new(inner: S, policy: Arc<Policy>) -> Self {
         TokenRefresh { inner, policy }
+    }
+}
+
+impl<S> TokenRefresh<S> {
+    /// Sends a request that is none of our business.
+    fn pass<B>(&mut self, head: Parts, body: ReplayBody<B>) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        ResponseFuture::pass(self.inner.call(Request::from_parts(head, body)))
     }
 }
 
@@ -64,15 +74,15 @@ where
         let (mut head, body) = request.into_parts();
         let own = head.extensions.get::<Session>().cloned();
         let engine = own.as_ref().unwrap_or(&policy.session).engine();
-        let wants_no_token = head.extensions.get::<NoToken>().is_some() || engine.placement().is_set(&head);
+        let wants_no_token = head.extensions.get::<NoToken>().is_some();
         if wants_no_token || !policy.covers(&head.uri) {
-            if !wants_no_token && policy.names_no_origin(&head.uri) {
+            if !wants_no_token && policy.names_no_origin(&head.uri) && !engine.placement().is_set(&head) {
                 engine.announce(&Event::Unscoped);
             }
-            let request = Request::from_parts(head, ReplayBody::passing(body));
-            return ResponseFuture::pass(self.inner.call(request));
+            return self.pass(head, ReplayBody::passing(body));
         }
-        if engine.mark().is_around_us() || engine.mark().is_on(&head.extensions) {
+        let is_reentrant = engine.mark().is_around_us() || engine.mark().is_on(&head.extensions);
+        if is_reentrant && !engine.placement().is_set(&head) {
             self.give_readiness_back();
             return ResponseFuture::fail(reentry::error());
         }
@@ -84,20 +94,28 @@ where
             (body, Some(replay))
         };
         let kept = policy.keep(&head, replay.as_ref());
-        let attached = at_hand(engine, |token| {
-            token.credential().attach(&mut head)?;
-            Ok(token.stamp())
+        let attached = at_hand(engine, |token| match token.credential().attach(&mut head) {
+            Ok(true) => Some(Ok(token.stamp())),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
         });
-        let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
         match attached {
             Some(Ok(token)) => {
+                let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
                 ResponseFuture::send(self.inner.call(Request::from_parts(head, body)), call, token)
             }
             Some(Err(error)) => {
                 self.give_readiness_back();
                 ResponseFuture::fail(error)
             }
+            None if engine.placement().is_set(&head) => {
+                if let Some(replay) = replay {
+                    replay.release();
+                }
+                self.pass(head, body)
+            }
             None => {
+                let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
                 self.give_readiness_back();
                 ResponseFuture::wait(head, body, call)
             }

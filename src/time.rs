@@ -66,16 +66,25 @@ pub(crate) struct Now {
 /// Reads the monotonic clock each time and the wall clock at most once a second.
 pub(crate) struct Timekeeper {
     clock: Box<dyn Clock>,
-    wall_read_at_ms: AtomicU64,
-    wall_ms: AtomicU64,
+    /// Where the machine's own clock has begun, if that is the clock: its moments are compared without a subtraction.
+    start: Option<Instant>,
+    // Both in nanoseconds.
+    wall_read_at: AtomicU64,
+    wall: AtomicU64,
 }
 
 impl Timekeeper {
+    pub(crate) fn of_system() -> Self {
+        let clock = SystemClock::new();
+        Timekeeper { start: Some(clock.start), ..Timekeeper::new(clock) }
+    }
+
     pub(crate) fn new(clock: impl Clock) -> Self {
         let keeper = Timekeeper {
             clock: Box::new(clock),
-            wall_read_at_ms: AtomicU64::new(0),
-            wall_ms: AtomicU64::new(0),
+            start: None,
+            wall_read_at: AtomicU64::new(0),
+            wall: AtomicU64::new(0),
         };
         keeper.read_wall(keeper.clock.monotonic());
         keeper
@@ -84,24 +93,26 @@ impl Timekeeper {
     /// Both clocks, for the request path.
     pub(crate) fn now(&self) -> Now {
         let monotonic = self.clock.monotonic();
-        let since_read = millis(monotonic).saturating_sub(self.wall_read_at_ms.load(Ordering::Relaxed));
-        let wall = if since_read < 1000 {
-            Duration::from_millis(self.wall_ms.load(Ordering::Relaxed))
+        let wall = if nanos(monotonic) < self.next_wall_reading() {
+            Duration::from_nanos(self.wall.load(Ordering::Relaxed))
         } else {
             self.read_wall(monotonic)
         };
         Now { monotonic, wall }
     }
 
-    /// The monotonic clock alone.
+    /// Whether that moment of the monotonic clock, in nanoseconds, has come.
     #[inline]
-    pub(crate) fn monotonic_nanos(&self) -> u64 {
-        nanos(self.clock.monotonic())
+    pub(crate) fn has_come(&self, moment: u64) -> bool {
+        match self.start.and_then(|start| start.checked_add(Duration::from_nanos(moment))) {
+            Some(moment) => moment <= Instant::now(),
+            None => moment <= nanos(self.clock.monotonic()),
+        }
     }
 
     /// When, by the monotonic clock, the wall clock is read again.
-    pub(crate) fn next_wall_reading(&self) -> Duration {
-        Duration::from_millis(self.wall_read_at_ms.load(Ordering::Relaxed).saturating_add(1000))
+    pub(crate) fn next_wall_reading(&self) -> u64 {
+        self.wall_read_at.load(Ordering::Relaxed).saturating_add(1_000_000_000)
     }
 
     /// Both clocks read afresh, for the moment at which a token is issued.
@@ -112,8 +123,8 @@ impl Timekeeper {
 
     fn read_wall(&self, monotonic: Duration) -> Duration {
         let wall = self.clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.wall_ms.store(millis(wall), Ordering::Relaxed);
-        self.wall_read_at_ms.store(millis(monotonic), Ordering::Relaxed);
+        self.wall.store(nanos(wall), Ordering::Relaxed);
+        self.wall_read_at.store(nanos(monotonic), Ordering::Relaxed);
         wall
     }
 }
@@ -152,8 +163,4 @@ pub(crate) async fn rings(limit: Duration) -> bool {
 #[inline]
 pub(crate) fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,63 +1,99 @@
-//! Header fields as text: one after the other, each behind the lengths of its name and its value.
+//! Header fields, kept without an allocation of their own.
 
 use std::mem;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroize;
 
-/// Longer values are better shared than copied.
-const LONG: usize = 1024;
-/// Room for the fields of most requests.
+/// The fields of a request. A clone of a `HeaderMap` costs three allocations, and one more for each value that was not
+/// cloned before; short values are copied here instead, one after the other.
+#[derive(Default)]
+pub(super) struct Fields {
+    /// Each name with the length of its value.
+    names: Vec<(HeaderName, u32)>,
+    /// The values that were copied. Wiped when it is not needed any more.
+    text: Vec<u8>,
+    /// The values that are better not copied: sensitive ones, and long ones.
+    shared: Vec<HeaderValue>,
+}
+
+const LONG: usize = 512;
+/// In the place of a value's length.
+const SHARED: u32 = u32::MAX;
+/// Room for the text of most requests.
 const ROOM: usize = 512;
 
-/// Writes them into an empty buffer. False, and nothing is left in it, if a value had better be shared than copied: because
-/// it is sensitive, or long.
-pub(super) fn write(map: &HeaderMap, text: &mut Vec<u8>) -> bool {
-    for (name, value) in map {
-        if value.is_sensitive() || value.len() > LONG {
-            text.zeroize();
-            return false;
+impl Fields {
+    /// Writes them down, where there are none so far.
+    pub(super) fn write(&mut self, map: &HeaderMap) {
+        for (name, value) in map {
+            let length = if value.is_sensitive() || value.len() > LONG {
+                self.shared.push(value.clone());
+                SHARED
+            } else {
+                if self.text.capacity() - self.text.len() < value.len() {
+                    self.grow(value.len());
+                }
+                self.text.extend_from_slice(value.as_bytes());
+                value.len() as u32
+            };
+            self.names.push((name.clone(), length));
         }
-        push(text, name.as_str().as_bytes(), value.as_bytes());
     }
-    true
+
+    /// A buffer that grew by itself would leave a copy of its text behind.
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        let mut larger = Vec::with_capacity(ROOM.max(2 * (self.text.len() + more)));
+        larger.extend_from_slice(&self.text);
+        mem::replace(&mut self.text, larger).zeroize();
+    }
+
+    /// The fields that were written, in the same order.
+    pub(super) fn read(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.names.len());
+        let (mut text, mut shared) = (&*self.text, self.shared.iter());
+        for (name, length) in &self.names {
+            let value = if *length == SHARED {
+                shared.next().cloned()
+            } else {
+                let (value, rest) = text.split_at(*length as usize);
+                text = rest;
+                HeaderValue::from_bytes(value).ok()
+            };
+            map.append(name, value.expect("it was a value before"));
+        }
+        map
+    }
+
+    /// Forgets them, but keeps the room that they had.
+    pub(super) fn clear(&mut self) {
+        self.names.clear();
+        self.shared.clear();
+        // An ordinary write, many times faster than `zeroize`. It is not left out, because the buffer outlives it.
+        self.text.fill(0);
+        self.text.clear();
+    }
+
+    /// How much room they have, in bytes.
+    pub(super) fn room(&self) -> usize {
+        self.text.capacity()
+            + self.names.capacity() * size_of::<(HeaderName, u32)>()
+            + self.shared.capacity() * size_of::<HeaderValue>()
+    }
 }
 
-/// A name is never longer than 64 KiB.
-fn push(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    let needed = 4 + name.len() + value.len();
-    if text.capacity() - text.len() < needed {
-        // A buffer that grew by itself would leave a copy of its text behind.
-        let mut larger = Vec::with_capacity(ROOM.max(2 * (text.len() + needed)));
-        larger.extend_from_slice(text);
-        mem::replace(text, larger).zeroize();
+impl Drop for Fields {
+    fn drop(&mut self) {
+        self.text.zeroize();
     }
-    let ([a, b], [c, d]) = ((name.len() as u16).to_ne_bytes(), (value.len() as u16).to_ne_bytes());
-    text.extend_from_slice(&[a, b, c, d]);
-    text.extend_from_slice(name);
-    text.extend_from_slice(value);
-}
-
-/// The fields that were written, in the same order.
-pub(super) fn read(mut text: &[u8]) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    while let Some((&[a, b, c, d], rest)) = text.split_first_chunk() {
-        let (name, rest) = rest.split_at(u16::from_ne_bytes([a, b]).into());
-        let (value, rest) = rest.split_at(u16::from_ne_bytes([c, d]).into());
-        map.append(
-            HeaderName::from_bytes(name).expect("it was a name"),
-            HeaderValue::from_bytes(value).expect("it was a value"),
-        );
-        text = rest;
-    }
-    map
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn map(fields: &[(&'static str, &'static [u8])]) -> HeaderMap {
+    fn map(fields: &[(&'static str, &[u8])]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(*name, HeaderValue::from_bytes(value).expect("a value"));
@@ -65,41 +101,51 @@ mod tests {
         map
     }
 
-    fn read_back(map: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-        let mut text = Vec::new();
-        assert!(write(map, &mut text));
-        read(&text).iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
+    fn written(map: &HeaderMap) -> Fields {
+        let mut fields = Fields::default();
+        fields.write(map);
+        fields
     }
 
     #[test]
     fn what_was_written_is_read_back_in_the_same_order() {
-        let long = vec![b'x'; LONG];
+        let (longest, long) = (vec![b'x'; LONG], vec![b'y'; LONG + 1]);
         let map = map(&[
             ("accept", b"a/b"),
             ("x-own", b""),
             ("cookie", b"a=1"),
             ("accept", b"c/d"),
             ("x-bytes", b"\xff\xfe\t"),
+            ("x-longest", &longest),
             ("cookie", b"b=2"),
-            ("x-long", long.leak()),
+            ("x-long", &long),
+            ("x-after", b"1"),
         ]);
-        let before: Vec<_> =
-            map.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
-        assert_eq!(read_back(&map), before);
-        assert_eq!(read_back(&HeaderMap::new()), []);
+        let read = written(&map).read();
+        assert!(read.iter().eq(map.iter()), "{read:?}");
+        assert!(written(&HeaderMap::new()).read().is_empty());
     }
 
     #[test]
-    fn a_sensitive_or_long_value_is_not_copied() {
-        let mut sensitive = HeaderValue::from_static("canary");
-        sensitive.set_sensitive(true);
-        let long = HeaderValue::from_bytes(&[b'x'; LONG + 1]).expect("a value");
-        for value in [sensitive, long] {
-            let mut map = map(&[("accept", b"a/b")]);
-            map.insert("x-own", value);
-            let mut text = Vec::new();
-            assert!(!write(&map, &mut text));
-            assert_eq!(text, b"", "nothing is left of the fields before it");
-        }
+    fn a_sensitive_value_is_not_copied_and_stays_sensitive() {
+        let mut value = HeaderValue::from_static("canary");
+        value.set_sensitive(true);
+        let mut map = map(&[("accept", b"a/b")]);
+        map.insert("x-own", value);
+        let fields = written(&map);
+        assert_eq!(fields.text, b"a/b");
+        assert!(fields.read()["x-own"].is_sensitive());
+    }
+
+    #[test]
+    fn what_is_cleared_leaves_its_room_and_nothing_else() {
+        let map = map(&[("accept", &[b'x'; 300]), ("x-own", &[b'y'; 300])]);
+        let mut fields = written(&map);
+        let room = fields.room();
+        fields.clear();
+        assert!(fields.read().is_empty());
+        fields.write(&map);
+        assert_eq!(fields.room(), room);
+        assert_eq!(fields.read(), map);
     }
 }

@@ -6,52 +6,50 @@
 mod fields;
 mod spare;
 
-use http::{Extensions, HeaderMap, Method, Uri, Version, request::Parts};
-use zeroize::Zeroize;
+use http::{Extensions, Method, Uri, Version, request::Parts};
+
+use self::fields::Fields;
 
 /// The head as the caller wrote it, so that each attempt gets the credential of its own moment.
+#[derive(Default)]
 pub(crate) struct Head {
-    method: Method,
-    uri: Uri,
-    version: Version,
+    line: Option<Line>,
     extensions: Extensions,
-    /// The header fields as [text](fields); wiped when it is not needed any more.
-    text: Vec<u8>,
-    /// The header fields, if they are not written as text.
-    fields: Option<HeaderMap>,
+    fields: Fields,
+}
+
+/// What a classifier sees of it.
+#[derive(Clone)]
+pub(crate) struct Line {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    version: Version,
 }
 
 impl Head {
-    /// Without the header fields and extensions if the request is not sent again: a classifier sees the rest only.
+    /// Without the header fields and extensions if the request is not sent again.
     pub(crate) fn of(parts: &Parts, is_whole: bool) -> Box<Self> {
         let mut head = spare::take();
-        head.method = parts.method.clone();
-        head.uri = parts.uri.clone();
-        head.version = parts.version;
+        head.line =
+            Some(Line { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version });
         if is_whole {
-            head.extensions = parts.extensions.clone();
-            if !fields::write(&parts.headers, &mut head.text) {
-                head.fields = Some(parts.headers.clone());
-            }
+            head.extensions.clone_from(&parts.extensions);
+            head.fields.write(&parts.headers);
         }
         head
     }
 
-    pub(crate) fn method(&self) -> &Method {
-        &self.method
-    }
-
-    pub(crate) fn uri(&self) -> &Uri {
-        &self.uri
+    pub(crate) fn line(&self) -> Option<&Line> {
+        self.line.as_ref()
     }
 
     /// The head once more.
     pub(crate) fn parts(&self) -> Parts {
         let (mut parts, ()) = http::Request::new(()).into_parts();
-        parts.method = self.method.clone();
-        parts.uri = self.uri.clone();
-        parts.version = self.version;
-        parts.headers = self.fields.clone().unwrap_or_else(|| fields::read(&self.text));
+        if let Some(Line { method, uri, version }) = self.line.clone() {
+            (parts.method, parts.uri, parts.version) = (method, uri, version);
+        }
+        parts.headers = self.fields.read();
         parts.extensions = self.extensions.clone();
         parts
     }
@@ -59,11 +57,5 @@ impl Head {
     /// Leaves it to the next request.
     pub(crate) fn put_back(self: Box<Self>) {
         spare::put_back(self);
-    }
-}
-
-impl Drop for Head {
-    fn drop(&mut self) {
-        self.text.zeroize();
     }
 }

@@ -21,24 +21,24 @@ use crate::{
     reentry, time,
 };
 
-/// Reads the token to send a request with at once; a due one is renewed meanwhile. `None`: there is something to wait
-/// for.
-pub(crate) fn at_hand<T>(engine: &Arc<Engine>, read: impl FnOnce(&Issued) -> T) -> Option<T> {
+/// Takes from the token at hand what is needed to send a request at once; a due token is renewed meanwhile. `None`: there
+/// is something to wait for, or the token is not wanted.
+pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Option<T>) -> Option<T> {
     let published = engine.published();
     let token = published.as_ref().filter(|token| !token.is_condemned())?;
-    if !token.is_known_to_be_fresh(&engine.clock) {
-        let now = engine.now();
-        if token.is_expired(now) {
-            return None;
-        }
-        if !token.look(now, &engine.clock) {
-            if engine.renews_inline() {
-                return None;
-            }
-            renew(engine);
-        }
+    if token.is_known_to_be_fresh(&engine.clock) {
+        return take(token);
     }
-    Some(read(token))
+    let now = engine.now();
+    let is_due = !token.look(now, &engine.clock);
+    if token.is_expired(now) || (is_due && engine.renews_inline()) {
+        return None;
+    }
+    let taken = take(token)?;
+    if is_due {
+        renew(engine);
+    }
+    Some(taken)
 }
 
 /// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
@@ -134,13 +134,13 @@ impl Acquire {
     /// Asks, without waiting for what the ask may start.
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let engine = &self.engine;
-        let now = engine.now();
-        if let Some(token) = engine.present().filter(|token| answers(token, self.ask, now)) {
+        if let Some(token) = engine.present().filter(|token| answers(token, self.ask, || engine.now())) {
             return Poll::Ready(Step::Have(token));
         }
         if engine.mark().is_around_us() {
             return Poll::Ready(Step::Denied(Denied::Failed(reentry::error())));
         }
+        let now = engine.now();
         let mut slot = ready!(engine.poll_slot(cx));
         Poll::Ready(match slot.ask(self.ask, now) {
             Decision::Use(token) => Step::Have(token),
@@ -184,7 +184,10 @@ impl Acquire {
             }
             _ => true,
         };
-        self.engine.present().filter(|token| self.changes >= PATIENCE && is_other(token))
+        if self.changes < PATIENCE {
+            return None;
+        }
+        self.engine.present().filter(is_other)
     }
 }
 

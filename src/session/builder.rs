@@ -22,7 +22,7 @@ use crate::{
     reentry::Mark,
     source::{DynTokenSource, TokenSource},
     store::{DynTokenStore, MemoryStore, SessionId, TokenStore},
-    time::{Clock, SystemClock, Timekeeper},
+    time::{Clock, Timekeeper},
     token::Token,
 };
 
@@ -50,7 +50,7 @@ impl SessionBuilder {
             placement: Placement::bearer(),
             observers: Vec::new(),
             revoke: None,
-            clock: Timekeeper::new(SystemClock::new()),
+            clock: Timekeeper::of_system(),
             runtime: None,
             limits: Limits {
                 refresh: Duration::from_secs(30),
@@ -96,7 +96,7 @@ impl SessionBuilder {
         self
     }
 
-    /// Where the time comes from; [`SystemClock`] by default.
+    /// Where the time comes from; [`SystemClock`](crate::time::SystemClock) by default.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Timekeeper::new(clock);
         self

@@ -313,6 +313,16 @@ impl Engine {
     /// Sees a write to its end. A failure is reported, and the record stays owed.
     pub(crate) async fn save(&self, runtime: &Handle, written: Written) -> Result<(), Error> {
         self.storage.drain(runtime);
+        self.reports(written).await
+    }
+
+    /// The same in a refresh: waiters are not to wait for tasks to change places.
+    pub(crate) async fn save_at_once(&self, written: Written) -> Result<(), Error> {
+        self.storage.drain_at_once();
+        self.reports(written).await
+    }
+
+    async fn reports(&self, written: Written) -> Result<(), Error> {
         let saved = written.end().await;
         if let Err(error) = &saved {
             self.announce(&Event::StoreFailed { error });
@@ -362,6 +372,9 @@ impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let spent = self.spent();
         self.0 = None;
+        if spent.is_empty() {
+            return;
+        }
         for error in spent {
             // A panic in it is its own affair: what was decided here must be carried out.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(error)));

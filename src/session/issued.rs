@@ -183,7 +183,7 @@ impl Issued {
     #[inline]
     pub(crate) fn is_known_to_be_fresh(&self, clock: &Timekeeper) -> bool {
         let until = self.fresh_until.load(Ordering::Relaxed);
-        until == NEVER || clock.monotonic_nanos() < until
+        until == NEVER || !clock.has_come(until)
     }
 
     /// Looks whether it is not due yet, and remembers that until its first deadline or the next reading of the wall clock.
@@ -191,7 +191,7 @@ impl Issued {
         let is_fresh = !self.is_due(now);
         if is_fresh {
             let deadline = self.sendable.due.or(self.sendable.expiry);
-            let until = deadline.map_or(NEVER, |at| nanos(at.monotonic.min(clock.next_wall_reading())));
+            let until = deadline.map_or(NEVER, |at| nanos(at.monotonic).min(clock.next_wall_reading()));
             self.fresh_until.store(until, Ordering::Relaxed);
         }
         is_fresh

@@ -110,7 +110,7 @@ impl Slot {
                 return Decision::Fail(self.left());
             }
         }
-        if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, now)) {
+        if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, || now)) {
             return Decision::Use(token.clone());
         }
         match &self.fetch {

@@ -121,7 +121,7 @@ impl Session {
     ///
     /// Why there is none: see [`ErrorKind`].
     pub async fn token(&self) -> Result<Token, Error> {
-        match at_hand(&self.engine, |issued| issued.token().clone()) {
+        match at_hand(&self.engine, |issued| Some(issued.token().clone())) {
             Some(token) => Ok(token),
             None => self.acquire(self.engine.first_ask()).await,
         }

@@ -11,6 +11,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -225,11 +226,25 @@ impl Storage {
 
     /// Sees to it that the queue is being worked off.
     pub(crate) fn drain(self: &Arc<Self>, runtime: &Handle) {
-        let begins = !std::mem::replace(&mut self.queue().draining, true);
-        if begins {
-            let mut drain = Drain { storage: self.clone(), over: false };
-            runtime.spawn(async move { while drain.write_next().await {} });
+        if let Some(drain) = self.begin() {
+            runtime.spawn(drain.run());
         }
+    }
+
+    /// The same from a task that may be held up by a store: one that answers at once is not waited for.
+    pub(crate) fn drain_at_once(self: &Arc<Self>) {
+        if let Some(drain) = self.begin() {
+            let mut draining = Box::pin(drain.run());
+            if draining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                tokio::spawn(draining);
+            }
+        }
+    }
+
+    /// The right to work the queue off, unless somebody has it.
+    fn begin(self: &Arc<Self>) -> Option<Drain> {
+        let begins = !std::mem::replace(&mut self.queue().draining, true);
+        begins.then(|| Drain { storage: self.clone(), over: false })
     }
 
     /// Whether everything is in the store.
@@ -249,6 +264,10 @@ struct Drain {
 }
 
 impl Drain {
+    async fn run(mut self) {
+        while self.write_next().await {}
+    }
+
     async fn write_next(&mut self) -> bool {
         let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
         let (storage, record) = (&self.storage, &debt.record);

@@ -130,7 +130,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         let fence = lease.as_ref().map(Held::fence);
         let written = engine.storage.enqueue(head.record(Some(to_save)), fence, Some(flight.clone()));
         // One that failed was reported and stays owed; the token is used all the same.
-        let _ = engine.save(&Handle::current(), written).await;
+        let _ = engine.save_at_once(written).await;
     }
     if flight.is_lost() {
         engine.discard(token);
@@ -190,7 +190,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
     let mut newest = engine.storage.or_owed(found.flatten());
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again with the next refresh.
-        let saved = engine.save(&Handle::current(), owed).await;
+        let saved = engine.save_at_once(owed).await;
         if flight.is_lost() {
             return None;
         }
