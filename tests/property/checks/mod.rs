@@ -44,6 +44,8 @@ struct Records {
     clock: TestClock,
     tick: Tick,
     broken: Option<String>,
+    /// How many refreshes have begun at this moment.
+    at_once: (Duration, u32),
     processes: Vec<Process>,
     /// Whoever has logged in, or replaced a token: where all other tokens come from.
     roots: Vec<Root>,
@@ -130,6 +132,7 @@ impl Book {
             clock,
             tick: 0,
             broken: None,
+            at_once: (Duration::ZERO, 0),
             processes: Vec::new(),
             roots: Vec::new(),
             accesses: BTreeMap::new(),
@@ -175,8 +178,10 @@ impl Book {
         records.calls_are_lost(pid);
     }
 
+    /// Once a rule is broken nobody is: what may go round in circles comes to rest.
     pub(crate) fn is_alive(&self, pid: Pid) -> bool {
-        self.records().processes[pid].is_alive
+        let records = self.records();
+        records.broken.is_none() && records.processes[pid].is_alive
     }
 
     /// Somebody logs in on this process, with tokens of this account.
@@ -241,6 +246,16 @@ impl Book {
 impl Records {
     fn broken(&mut self, rule: impl Into<String>) {
         self.broken.get_or_insert(rule.into());
+    }
+
+    /// Refreshes that end and begin again while no time passes would never end.
+    fn check_progress(&mut self) {
+        let [now, _] = self.now();
+        let (moment, times) = self.at_once;
+        self.at_once = if moment == now { (now, times + 1) } else { (now, 1) };
+        if times > 1000 {
+            self.broken("refreshes without end");
+        }
     }
 
     fn next_tick(&mut self) -> Tick {

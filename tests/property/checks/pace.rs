@@ -61,15 +61,18 @@ impl Records {
     pub(super) fn fetch_ended(&mut self, pid: Pid, is_refresh: bool, answered: &Answered) {
         let [now, _] = self.now();
         let has_password = self.config.password;
+        // A session that has not been able to look into its store does not believe that all is over.
+        let is_blind = self.processes[pid].access_to_store.has_failed_to_read();
         let pace = &mut self.processes[pid].pace;
         match answered {
             Answered::Token(_) => *pace = Pace::default(),
             Answered::Refused if is_refresh && has_password => {}
-            Answered::Refused => pace.is_over = true,
-            Answered::Failed { .. } | Answered::Silence => {
+            Answered::Refused if !is_blind => pace.is_over = true,
+            Answered::Refused | Answered::Failed { .. } | Answered::Silence => {
                 let least = match answered {
                     Answered::Failed { retry_after } => *retry_after,
-                    _ => AFTER_SILENCE,
+                    Answered::Silence => AFTER_SILENCE,
+                    _ => Duration::ZERO,
                 };
                 let seconds = MOST_SECONDS.min(1 << pace.failures.min(6));
                 let wait = Duration::from_secs(seconds).mul_f64(LEAST).max(least);

@@ -40,6 +40,10 @@ impl AccessToStore {
         self.leases > 0
     }
 
+    pub(super) fn has_failed_to_read(self) -> bool {
+        self.has_failed_to_read
+    }
+
     /// Whoever else has the lease is refreshing; a store that fails altogether stops nobody.
     pub(super) fn allows_a_fetch(self) -> bool {
         match self.without_lease {
@@ -58,7 +62,9 @@ impl AccessToStore {
 
 impl Book {
     pub(crate) fn lease_asked_for(&self, pid: Pid) {
-        let access = &mut self.records().processes[pid].access_to_store;
+        let mut records = self.records();
+        records.check_progress();
+        let access = &mut records.processes[pid].access_to_store;
         *access = AccessToStore { leases: access.leases, ..AccessToStore::default() };
     }
 

@@ -18,7 +18,7 @@ use http::{Request, StatusCode, header};
 use tokio::{
     runtime,
     task::{JoinHandle, yield_now},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tower::Service;
 use tower_token_refresh::{
@@ -406,10 +406,11 @@ impl World {
 
     /// After a login all is well.
     async fn recovers(&mut self, at: usize) {
-        match self.call(at, Kind::Get, Hold::Nowhere).await {
-            Ok(response) if response.status() == StatusCode::OK => {}
-            Ok(response) => self.book.broken(format!("{} after a login", response.status())),
-            Err(error) => self.book.broken(format!("after a login: {error}")),
+        match timeout(LONG_ENOUGH, self.call(at, Kind::Get, Hold::Nowhere)).await {
+            Ok(Ok(response)) if response.status() == StatusCode::OK => {}
+            Ok(Ok(response)) => self.book.broken(format!("{} after a login", response.status())),
+            Ok(Err(error)) => self.book.broken(format!("after a login: {error}")),
+            Err(_elapsed) => self.book.broken("no answer after a login"),
         }
     }
 }
