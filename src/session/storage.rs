@@ -65,7 +65,7 @@ struct Debt {
     fence: Option<u64>,
     /// A login, replacement or logout, or the refresh of one that has not got into the store yet: it counts, whatever the
     /// store has, which this process may never have looked into.
-    is_change: bool,
+    is_change: AtomicBool,
     is_refresh: bool,
     /// The access tokens before that of a refresh: any of them may be what the store has.
     before: Vec<Secret>,
@@ -74,9 +74,13 @@ struct Debt {
 }
 
 impl Debt {
+    fn is_change(&self) -> bool {
+        self.is_change.load(Ordering::Relaxed)
+    }
+
     /// Whether what was found in the store is later.
     fn is_outdone_by(&self, found: &Record) -> bool {
-        !self.is_change && self.record.revision < found.revision && !self.follows(found)
+        !self.is_change() && self.record.revision < found.revision && !self.follows(found)
     }
 
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
@@ -207,13 +211,19 @@ impl Storage {
     }
 
     /// Saves the record of a login or logout with a revision above the store's: it may come from a process that has
-    /// never looked into the store, and is news to all the others all the same.
-    async fn save_above(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+    /// never looked into the store, and is news to all the others all the same. It goes without the number of a lease, so
+    /// that no store holds it for outdated.
+    async fn save_above(&self, debt: &Debt) -> Result<(), BoxError> {
         // A store that cannot be read, or not in half of the time, may be written all the same.
         let found = timeout(self.store_timeout / 2, self.store.load()).await.ok().and_then(Result::ok);
         let stored = found.flatten().map_or(0, |stored| stored.revision);
-        let revision = record.revision.max(stored.saturating_add(1));
-        self.store.save(&Record { revision, ..record.clone() }, fence).await
+        let revision = debt.record.revision.max(stored.saturating_add(1));
+        self.store.save(&Record { revision, ..debt.record.clone() }, None).await?;
+        // What follows it stands for itself from now on.
+        if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.follows(&debt.record)) {
+            owed.is_change.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
@@ -255,7 +265,7 @@ impl Storage {
     /// have saved since is the later record.
     pub(crate) fn following(&self, base: RecordHead) -> RecordHead {
         match &self.queue().owed {
-            Some(owed) if owed.record.session == base.session && !owed.is_change => base,
+            Some(owed) if owed.record.session == base.session && !owed.is_change() => base,
             _ => base.following(),
         }
     }
@@ -265,7 +275,7 @@ impl Storage {
         let debt = Arc::new(Debt {
             record,
             fence: None,
-            is_change: true,
+            is_change: AtomicBool::new(true),
             is_refresh: false,
             before: Vec::new(),
             has_to_look: AtomicBool::new(false),
@@ -283,19 +293,18 @@ impl Storage {
     ) -> Written {
         let mut queue = self.queue();
         let (is_change, mut before) = match &queue.owed {
-            Some(owed) => (owed.is_change, owed.before.clone()),
+            Some(owed) => (owed.is_change(), owed.before.clone()),
             None => (false, Vec::new()),
         };
         before.extend(refreshed);
         let debt = Arc::new(Debt {
             record,
             fence,
-            is_change,
+            is_change: AtomicBool::new(is_change),
             is_refresh: true,
             has_to_look: AtomicBool::new(queue.owed.is_some()),
             before,
         });
-        let fence = fence.filter(|_| !debt.is_change);
         self.push(&mut queue, debt, fence, Some(flight))
     }
 
@@ -316,12 +325,11 @@ impl Storage {
         Written { done: written, limit: self.store_timeout.saturating_mul(ahead.saturating_add(2)) }
     }
 
-    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any. A
-    /// login or logout goes without one, so that no store holds it for outdated.
+    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let mut queue = self.queue();
         let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
-        let fence = lease.or(debt.fence).filter(|_| !debt.is_change);
+        let fence = lease.or(debt.fence);
         Some(self.push(&mut queue, debt, fence, None))
     }
 
@@ -374,8 +382,8 @@ impl Drain {
         let storage = &self.storage;
         let result = if flight.is_some_and(|flight| flight.is_lost()) {
             Ok(())
-        } else if debt.is_change {
-            bounded(storage.store_timeout, storage.save_above(&debt.record, fence)).await
+        } else if debt.is_change() {
+            bounded(storage.store_timeout, storage.save_above(&debt)).await
         } else {
             bounded(storage.store_timeout, storage.save_refreshed(&debt, fence)).await
         };

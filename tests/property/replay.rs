@@ -154,6 +154,22 @@ fn a_login_that_is_saved_while_the_store_is_read_does_not_give_way_to_the_accoun
     holds(Config { certain: true, sibling: false, ..TWO }, &steps);
 }
 
+/// A refresh that was owed together with its login went on to stand for the login when that had been saved.
+#[test]
+fn the_refresh_of_a_login_that_is_saved_at_last_does_not_outdo_the_login_of_a_sibling() {
+    let steps = [
+        Fault(1, Save, Hangs),
+        Login(1, Alice),
+        Request(1, Sick, Nowhere),
+        Run(6),
+        Fault(1, Save, Fails),
+        Run(2),
+        Login(0, Alice),
+        Run(1),
+    ];
+    holds(TWO, &steps);
+}
+
 /// The refresh found out that what it owed had been outdone, and went on as if it had not.
 #[test]
 fn a_refresh_whose_debt_gives_way_looks_at_what_it_has_given_way_to() {
