@@ -20,11 +20,14 @@ const MOST_SECONDS: u64 = 60;
 const AFTER_SILENCE: Duration = Duration::from_secs(30);
 
 impl super::Book {
-    /// A token that has expired by now may be good again afterwards, when a refresh is on its way because of that.
+    /// A token that has expired by now may be good again afterwards, when a refresh is on its way because of that. So may
+    /// one that is in the store, which ends what went wrong before.
     pub(crate) fn clock_jumps(&self) {
         let mut records = self.records();
         for pid in 0..records.processes.len() {
             records.processes[pid].forced = records.is_justified(pid);
+            records.processes[pid].pace = Pace::default();
+            records.processes[pid].seen = 0;
         }
     }
 
