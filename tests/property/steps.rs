@@ -33,6 +33,8 @@ pub(crate) enum Step {
     Request(usize, Kind, Hold),
     /// The API goes on with a held request.
     Answer(usize),
+    /// From now on no service is ready for a request, or all are again.
+    Shut(bool),
     /// A caller gives up.
     Drop(usize),
     Ask(usize, Asked),
@@ -211,6 +213,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => (at(), kind(), hold()).prop_map(|(at, kind, hold)| Step::Request(at, kind, hold)),
         12 => any_of().prop_map(Step::Answer),
+        4 => prop_oneof![Just(true), Just(false)].prop_map(Step::Shut),
         6 => any_of().prop_map(Step::Drop),
         8 => (at(), asked()).prop_map(|(at, asked)| Step::Ask(at, asked)),
         3 => (at(), select(&[Account::Alice, Account::Bob])).prop_map(|(at, who)| Step::Login(at, who)),

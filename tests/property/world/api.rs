@@ -4,7 +4,8 @@ use std::{
     future::pending,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
 };
 
 use http::{Request, Response, StatusCode, request::Parts};
@@ -33,6 +34,30 @@ pub(super) struct Plan {
 pub(super) struct Hosts {
     pub(super) model: ModelApi,
     pub(super) holding: Holding,
+    pub(super) door: Door,
+}
+
+/// Whether the services are ready for a request.
+#[derive(Clone, Default)]
+pub(super) struct Door(Arc<Mutex<(bool, Vec<Waker>)>>);
+
+impl Door {
+    pub(super) fn set_shut(&self, is_shut: bool) {
+        let mut door = self.0.lock().unwrap();
+        door.0 = is_shut;
+        if !is_shut {
+            door.1.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut door = self.0.lock().unwrap();
+        if !door.0 {
+            return Poll::Ready(());
+        }
+        door.1.push(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 /// The way out of one process.
@@ -50,8 +75,8 @@ impl Service<Request<ReplayBody<ModelBody>>> for Network {
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.hosts.door.poll_open(cx).map(Ok)
     }
 
     fn call(&mut self, request: Request<ReplayBody<ModelBody>>) -> Self::Future {

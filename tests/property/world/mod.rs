@@ -27,7 +27,7 @@ use tower_token_refresh::{
 };
 
 use self::{
-    api::{Hosts, Network, Plan},
+    api::{Door, Hosts, Network, Plan},
     authority::{Line, Office},
     holding::Holding,
     process::{ALICE, Process, REPLAY_LIMIT},
@@ -107,7 +107,7 @@ impl World {
             clock,
             true_clock,
             office: Office::new(model),
-            hosts: Hosts { model: api, holding: Holding::default() },
+            hosts: Hosts { model: api, holding: Holding::default(), door: Door::default() },
             shelf: Shelf::default(),
             processes: Vec::new(),
             requests: Vec::new(),
@@ -136,6 +136,7 @@ impl World {
         match step {
             Step::Request(at, kind, hold) => self.request(at, kind, hold),
             Step::Answer(which) => self.hosts.holding.release(which),
+            Step::Shut(is_shut) => self.hosts.door.set_shut(is_shut),
             Step::Drop(which) => {
                 let waiting = self.requests.len() + self.asks.len();
                 if let Some(which) = which.checked_rem(waiting) {
@@ -186,13 +187,17 @@ impl World {
 
     fn request(&mut self, at: usize, kind: Kind, hold: Hold) {
         let pid = self.at(at).pid;
-        let response = self.call(at, kind, hold);
+        let Some(response) = self.call(at, kind, hold) else { return };
         let task = tokio::spawn(async move { drop(response.await) });
         self.requests.push(Running { pid, what: format!("{kind:?}"), task });
     }
 
-    /// Sends a request, if it can be sent at once.
-    fn call(&mut self, at: usize, kind: Kind, hold: Hold) -> Response {
+    /// Sends a request, if the client is ready.
+    fn call(&mut self, at: usize, kind: Kind, hold: Hold) -> Option<Response> {
+        let mut client = self.at(at).client.clone();
+        if client.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() {
+            return None;
+        }
         let id = self.requests_made;
         self.requests_made += 1;
         let process = self.at(at);
@@ -216,10 +221,7 @@ impl World {
             _ => request,
         };
         let request = request.body(ModelBody::from(body)).expect("a request");
-        let mut client = process.client.clone();
-        let is_ready = client.poll_ready(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(is_ready, Poll::Ready(Ok(()))), "as the service below is");
-        client.call(request)
+        Some(client.call(request))
     }
 
     fn ask(&mut self, at: usize, asked: Asked) {
@@ -381,6 +383,7 @@ impl World {
 
     /// Nobody may wait for ever: not for an authority or a store that does not answer, and not when they do again.
     async fn end(&mut self) {
+        self.hosts.door.set_shut(false);
         self.hosts.holding.open();
         sleep(LONG_ENOUGH).await;
         self.reap().await;
@@ -406,7 +409,8 @@ impl World {
 
     /// After a login all is well.
     async fn recovers(&mut self, at: usize) {
-        match timeout(LONG_ENOUGH, self.call(at, Kind::Get, Hold::Nowhere)).await {
+        let response = self.call(at, Kind::Get, Hold::Nowhere).expect("the door is open");
+        match timeout(LONG_ENOUGH, response).await {
             Ok(Ok(response)) if response.status() == StatusCode::OK => {}
             Ok(Ok(response)) => self.book.broken(format!("{} after a login", response.status())),
             Ok(Err(error)) => self.book.broken(format!("after a login: {error}")),
