@@ -209,6 +209,7 @@ impl Records {
                 let account = self.roots[root].account.clone();
                 let process = &mut self.processes[pid];
                 process.present = vec![pair.access.clone()];
+                process.has_token = true;
                 if !process.accounts.contains(&account) {
                     process.accounts.push(account);
                 }

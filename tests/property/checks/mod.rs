@@ -69,6 +69,8 @@ struct Process {
     accounts: Vec<String>,
     /// The access tokens of which each may be the one in use.
     present: Vec<String>,
+    /// One of them is: what was found in the store need not have been of use.
+    has_token: bool,
     /// Somebody has asked for a new token, whatever the present one is.
     forced: bool,
     pace: Pace,
@@ -162,6 +164,7 @@ impl Book {
             logouts: Vec::new(),
             accounts: Vec::new(),
             present: Vec::new(),
+            has_token: false,
             forced: false,
             pace: Pace::default(),
             falls_back: None,
@@ -223,6 +226,7 @@ impl Book {
         process.logged_out = true;
         process.accounts.clear();
         process.present.clear();
+        process.has_token = false;
     }
 
     /// The account of the process, where it is known for sure.
@@ -277,6 +281,7 @@ impl Records {
         self.handed_out(root, pair, None);
         self.changed(pid);
         self.processes[pid].present = vec![pair.access.clone()];
+        self.processes[pid].has_token = true;
         root
     }
 

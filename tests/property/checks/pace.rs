@@ -91,7 +91,7 @@ impl Records {
         let process = &self.processes[pid];
         let now = self.now();
         process.forced
-            || process.present.is_empty()
+            || !process.has_token
             || process.present.iter().any(|access| {
                 let access = &self.accesses[access];
                 let is_refused = access.refused_to.contains(&pid);
