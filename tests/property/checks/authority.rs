@@ -6,6 +6,9 @@ use super::{Book, Origin, Pair, Pid, Records, Root};
 
 pub(crate) type CallId = usize;
 
+/// A refresh is given up after two minutes, the time that it waits for its store included.
+const SURELY_USED_WITHIN: Duration = Duration::from_secs(80);
+
 /// All calls for a token.
 #[derive(Default)]
 pub(super) struct Fetching {
@@ -18,6 +21,8 @@ struct Call {
     epoch: u32,
     presented: Option<String>,
     root: usize,
+    /// When its fetch began, by the monotonic clock.
+    started: Duration,
     /// It was started under the lease, and with the store read.
     is_safe: bool,
     /// A login, replacement or logout came between: its result is not wanted.
@@ -162,14 +167,15 @@ impl Records {
         self.roots.push(Root { account, at, by: pid, origin, stored: None, settled: None, forced_in: None });
         let id = self.start(pid, None, self.roots.len() - 1);
         if let Some(before) = refused.map(|refused| &self.fetching.calls[refused]) {
-            let (epoch, is_orphaned) = (before.epoch, before.is_orphaned);
+            let (epoch, started, is_orphaned) = (before.epoch, before.started, before.is_orphaned);
             let call = &mut self.fetching.calls[id];
-            (call.epoch, call.is_orphaned) = (epoch, is_orphaned);
+            (call.epoch, call.started, call.is_orphaned) = (epoch, started, is_orphaned);
         }
         id
     }
 
     fn start(&mut self, pid: Pid, presented: Option<String>, root: usize) -> CallId {
+        let [started, _] = self.now();
         let process = &self.processes[pid];
         let id = self.fetching.calls.len();
         self.fetching.under_way.push(id);
@@ -178,6 +184,7 @@ impl Records {
             epoch: process.epoch,
             presented,
             root,
+            started,
             is_safe: process.access_to_store.is_undisturbed(),
             is_orphaned: false,
             end: End::None,
@@ -186,9 +193,14 @@ impl Records {
     }
 
     fn end_call(&mut self, id: CallId, answered: &Answered) {
+        let [now, _] = self.now();
         self.fetching.under_way.retain(|&other| other != id);
         let call = &mut self.fetching.calls[id];
         let (pid, root, is_orphaned) = (call.pid, call.root, call.is_orphaned);
+        // The refresh may be given up while its result is being saved.
+        let is_late = now >= call.started + SURELY_USED_WITHIN;
+        let may_be_given_up = is_late && matches!(answered, Answered::Token(_));
+        call.is_orphaned |= may_be_given_up;
         let is_refresh = call.presented.is_some();
         call.end = match answered {
             Answered::Token(pair) if pair.refresh.is_some() && pair.refresh != call.presented => {
@@ -208,8 +220,11 @@ impl Records {
             if let Answered::Token(pair) = answered {
                 let account = self.roots[root].account.clone();
                 let process = &mut self.processes[pid];
-                process.present = vec![pair.access.clone()];
-                process.has_token = true;
+                if !may_be_given_up {
+                    process.present.clear();
+                }
+                process.present.push(pair.access.clone());
+                process.has_token |= !may_be_given_up;
                 if !process.accounts.contains(&account) {
                     process.accounts.push(account);
                 }
