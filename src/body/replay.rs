@@ -56,13 +56,13 @@ where
     where
         B: 'static,
     {
+        if let Some(rebuild) = rebuild {
+            return Self::guarded(body, Second::Rebuild(rebuild));
+        }
         if body.is_end_stream() {
             return Self::whole(END);
         }
         let hint = body.size_hint();
-        if let Some(rebuild) = rebuild {
-            return Self::guarded(Source::new(body), hint, Second::Rebuild(rebuild));
-        }
         let fits = hint.exact().filter(|length| *length <= limit as u64);
         let mut source = if fits.is_some() || limit == 0 {
             match source::take_whole(body) {
@@ -78,10 +78,20 @@ where
         if let Some(bytes) = fits.and_then(|length| source.as_mut().read_whole(length)) {
             return Self::whole(bytes);
         }
-        Self::guarded(source, hint, Second::Recorded(Box::new(Recording::new(limit))))
+        Self::shared(source, hint, Second::Recorded(Box::new(Recording::new(limit))))
     }
 
-    fn guarded(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
+    /// A body of which nothing is read yet, and that is not shared if it is empty.
+    fn guarded(body: B, second: Second<B>) -> (Self, Replay<B>) {
+        if body.is_end_stream() {
+            return Self::whole(END);
+        }
+        let hint = body.size_hint();
+        Self::shared(Source::new(body), hint, second)
+    }
+
+    /// `hint` is that of the body before it was read.
+    fn shared(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
         let shared = Arc::new(Shared::new(source, hint, second));
         let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
         (ReplayBody(Kind::Guarded(first)), Replay(Hold::Shared(shared)))
@@ -215,13 +225,8 @@ where
         let backlog = match second {
             Second::Recorded(recording) => recording.into_frames(),
             Second::Rebuild(rebuild) => {
-                let body = rebuild.make();
-                if body.is_end_stream() {
-                    return ReplayBody::default();
-                }
-                let hint = body.size_hint();
                 let spent = Second::Impossible(NotReplayable::Spent);
-                let (body, replay) = ReplayBody::guarded(Source::new(body), hint, spent);
+                let (body, replay) = ReplayBody::guarded(rebuild.make(), spent);
                 *self = replay;
                 return body;
             }

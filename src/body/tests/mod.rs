@@ -805,6 +805,32 @@ fn attempts_on_two_threads_send_every_byte() {
 // A body that can be made again.
 
 #[test]
+fn rebuilt_body_that_is_empty_leaves_the_first_attempt_cut_off() {
+    let (feed, body) = Feed::new();
+    let rebuild = Rebuild::new(|| {
+        let (feed, body) = Feed::whole([]);
+        feed.announce_end();
+        body
+    });
+    let (body, mut replay) = ReplayBody::recording(body, 1, Some(rebuild));
+    let first = tokio_test::task::spawn(body);
+    feed.data("a");
+    let (seen, mut first, ()) = in_the_middle_of_a_poll(
+        &feed,
+        first,
+        || {},
+        || {
+            assert_eq!(replay.pause(), Ok(()));
+            assert!(take_over(&mut replay).is_end_stream());
+            replay.release();
+        },
+    );
+    assert_eq!(seen, Some(cut_off()));
+    assert_eq!(poll(&mut first), cut_off());
+    assert!(feed.is_dropped());
+}
+
+#[test]
 fn rebuilt_body_is_made_only_when_it_is_sent_again() {
     let gauge = Gauge::default();
     let (feed, body) = Feed::exact(4);
