@@ -77,8 +77,9 @@ where
     policy: Arc<Policy>,
     /// The request's own, in the place of the layer's.
     session: Option<Session>,
-    /// `None` when a refusal is returned at once.
+    /// Kept when the first attempt is sent, unless nobody will ask for it.
     head: Option<Box<Head>>,
+    /// `None` when a refusal is returned at once.
     replay: Option<Replay<B>>,
     /// Never holds readiness while waiting.
     spare: S,
@@ -129,10 +130,6 @@ where
     pub(crate) fn wait(head: Parts, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
         let mut detour = Detour::new(call.acquire(Verdict::Accept));
         detour.unsent = Some((head, body));
-        // Written down again when it is sent: a crowd that waits is not to hold two of each.
-        if let Some(kept) = call.head.take() {
-            kept.put_back();
-        }
         call.detour = Some(Box::new(detour));
         ResponseFuture { way: Way::Guarded { state: State::Wait, call } }
     }

@@ -93,11 +93,14 @@ where
             let (body, replay) = ReplayBody::recording(body, policy.replay_limit, rebuild);
             (body, Some(replay))
         };
-        let kept = policy.keep(&head, replay.as_ref());
-        let attached = at_hand(engine, |token| match token.credential().attach(&mut head) {
-            Ok(true) => Some(Ok(token.stamp())),
-            Ok(false) => None,
-            Err(error) => Some(Err(error)),
+        let mut kept = None;
+        let attached = at_hand(engine, |token| {
+            kept = policy.keep(&head, replay.as_ref());
+            match token.credential().attach(&mut head) {
+                Ok(true) => Some(Ok(token.stamp())),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            }
         });
         match attached {
             Some(Ok(token)) => {
@@ -115,7 +118,7 @@ where
                 self.pass(head, body)
             }
             None => {
-                let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
+                let call = Call::new(policy.clone(), own, None, replay, self.inner.clone());
                 self.give_readiness_back();
                 ResponseFuture::wait(head, body, call)
             }

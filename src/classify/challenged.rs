@@ -1,6 +1,8 @@
-use http::StatusCode;
-
-use super::{Answer, Challenge, Classify, Verdict, challenge::is_token, standard::judge};
+use super::{
+    Answer, Challenge, Classify, Verdict,
+    challenge::is_token,
+    standard::{by_status, judge},
+};
 use crate::error::{Error, ErrorKind};
 
 /// Only what a challenge of our scheme says: for servers that challenge by the book, and hosts that several kinds of
@@ -70,16 +72,15 @@ impl Challenged {
 
 impl Classify for Challenged {
     fn classify(&self, answer: &Answer<'_>) -> Verdict {
-        let unless = match answer.status() {
-            StatusCode::UNAUTHORIZED => Verdict::Reject,
-            StatusCode::FORBIDDEN => Verdict::Suspect,
-            _ => return Verdict::Accept,
-        };
+        let verdict = by_status(answer.status());
+        if verdict == Verdict::Accept {
+            return verdict;
+        }
         let mut ours = answer.challenges().filter(|challenge| self.counts(challenge)).peekable();
         if !self.errors.is_empty() {
             if ours.any(|challenge| self.lists(&challenge)) { Verdict::Reject } else { Verdict::Accept }
         } else if ours.peek().is_some() {
-            judge(unless, ours)
+            judge(verdict, ours)
         } else {
             Verdict::Accept
         }

@@ -25,16 +25,23 @@ impl Classify for Standard {
 /// What [`Standard`] says. Of most answers it reads no more than the status.
 #[inline]
 pub(crate) fn verdict(status: StatusCode, headers: &HeaderMap) -> Verdict {
+    match by_status(status) {
+        Verdict::Accept => Verdict::Accept,
+        verdict => judge(verdict, Challenges::of(headers)),
+    }
+}
+
+/// The verdict on an answer without challenges.
+pub(super) fn by_status(status: StatusCode) -> Verdict {
     match status {
-        StatusCode::UNAUTHORIZED => judge(Verdict::Reject, Challenges::of(headers)),
-        StatusCode::FORBIDDEN => judge(Verdict::Suspect, Challenges::of(headers)),
+        StatusCode::UNAUTHORIZED => Verdict::Reject,
+        StatusCode::FORBIDDEN => Verdict::Suspect,
         _ => Verdict::Accept,
     }
 }
 
-/// The verdict on a 401 or 403 with these challenges, where `unless` is what it would be without any.
-pub(super) fn judge<'a>(unless: Verdict, challenges: impl Iterator<Item = Challenge<'a>>) -> Verdict {
-    let mut verdict = unless;
+/// What challenges make of the verdict by status.
+pub(super) fn judge<'a>(mut verdict: Verdict, challenges: impl Iterator<Item = Challenge<'a>>) -> Verdict {
     for challenge in challenges {
         match challenge.param("error") {
             Some("invalid_token") => return Verdict::Reject,

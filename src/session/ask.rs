@@ -81,7 +81,7 @@ impl RecordHead {
 }
 
 /// Whether the present token is the answer to an ask, so that nothing has to be fetched. Most asks need not know the time.
-pub(crate) fn answers(token: &Issued, ask: Ask, now: impl Fn() -> Now) -> bool {
+pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bool {
     match ask {
         Ask::Need => token.is_usable(now()),
         Ask::Take => !token.is_condemned(),
@@ -90,8 +90,14 @@ pub(crate) fn answers(token: &Issued, ask: Ask, now: impl Fn() -> Now) -> bool {
                 && token.stamp().generation > stamp.generation
                 && !token.is_condemned()
         }
-        Ask::Renew => token.is_usable(now()) && !token.is_due(now()),
-        Ask::Last(time) => token.is_usable(now()) && token.is_valid_for(time, now()),
+        Ask::Renew => {
+            let now = now();
+            token.is_usable(now) && !token.is_due(now)
+        }
+        Ask::Last(time) => {
+            let now = now();
+            token.is_usable(now) && token.is_valid_for(time, now)
+        }
         Ask::Force => false,
     }
 }

@@ -370,12 +370,9 @@ impl DerefMut for Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let spent = self.spent();
+        let mut spent = self.spent();
         self.0 = None;
-        if spent.is_empty() {
-            return;
-        }
-        for error in spent {
+        while let Some(error) = spent.pop() {
             // A panic in it is its own affair: what was decided here must be carried out.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(error)));
         }

@@ -22,6 +22,7 @@ mod ask;
 mod backoff;
 mod builder;
 mod changes;
+mod debt;
 mod engine;
 mod flight;
 mod issued;

@@ -10,10 +10,7 @@ use std::{
     future::{Future, pending},
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Waker},
     time::Duration,
 };
@@ -28,11 +25,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ask::RecordHead, flight::Flight, one_task::OneTask, owing};
+use super::{ask::RecordHead, debt::Debt, flight::Flight, one_task::OneTask, owing};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     secret::Secret,
-    store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
+    store::{DynTokenStore, Lease, Record, Superseded},
     time::rings,
 };
 
@@ -57,38 +54,6 @@ struct Queue {
     owed: Option<Arc<Debt>>,
     /// Held while a refreshed token is owed: whoever else refreshed now would present a spent refresh token.
     kept: Option<Lease>,
-}
-
-struct Debt {
-    record: Record,
-    /// The number of the lease that a refresh was made under.
-    fence: Option<u64>,
-    /// A login, replacement or logout, or the refresh of one that has not got into the store yet: it counts, whatever the
-    /// store has, which this process may never have looked into.
-    is_change: AtomicBool,
-    is_refresh: bool,
-    /// The access tokens before that of a refresh: any of them may be what the store has.
-    before: Vec<Secret>,
-    /// An earlier refresh, or this one, may be in the store although that could not say so.
-    has_to_look: AtomicBool,
-}
-
-impl Debt {
-    fn is_change(&self) -> bool {
-        self.is_change.load(Ordering::Relaxed)
-    }
-
-    /// Whether what was found in the store is later.
-    fn is_outdone_by(&self, found: &Record) -> bool {
-        !self.is_change() && self.record.revision < found.revision && !self.follows(found)
-    }
-
-    /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
-    /// of a login, and does not say by how much.
-    fn follows(&self, found: &Record) -> bool {
-        let is_before = |token: &StoredToken| self.before.iter().any(|before| before.same_as(&token.access));
-        self.record.session == found.session && found.token.as_ref().is_some_and(is_before)
-    }
 }
 
 struct Write {
@@ -221,7 +186,7 @@ impl Storage {
         self.store.save(&Record { revision, ..debt.record.clone() }, None).await?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.follows(&debt.record)) {
-            owed.is_change.store(false, Ordering::Relaxed);
+            owed.stands_for_itself();
         }
         Ok(())
     }
@@ -229,7 +194,7 @@ impl Storage {
     /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
     /// there, or a login that was raised.
     async fn save_refreshed(&self, debt: &Debt, fence: Option<u64>) -> Result<(), BoxError> {
-        if !debt.has_to_look.swap(true, Ordering::Relaxed) {
+        if !debt.has_to_look() {
             match self.store.save(&debt.record, fence).await {
                 Err(error) if error.is::<Superseded>() => {}
                 saved => return saved,
@@ -272,15 +237,7 @@ impl Storage {
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record) -> Written {
-        let debt = Arc::new(Debt {
-            record,
-            fence: None,
-            is_change: AtomicBool::new(true),
-            is_refresh: false,
-            before: Vec::new(),
-            has_to_look: AtomicBool::new(false),
-        });
-        self.push(&mut self.queue(), debt, None, None)
+        self.push(&mut self.queue(), Arc::new(Debt::of_change(record)), None, None)
     }
 
     /// The same for a refresh, and what token it was of.
@@ -292,19 +249,7 @@ impl Storage {
         flight: Flight,
     ) -> Written {
         let mut queue = self.queue();
-        let (is_change, mut before) = match &queue.owed {
-            Some(owed) => (owed.is_change(), owed.before.clone()),
-            None => (false, Vec::new()),
-        };
-        before.extend(refreshed);
-        let debt = Arc::new(Debt {
-            record,
-            fence,
-            is_change: AtomicBool::new(is_change),
-            is_refresh: true,
-            has_to_look: AtomicBool::new(queue.owed.is_some()),
-            before,
-        });
+        let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
         self.push(&mut queue, debt, fence, Some(flight))
     }
 

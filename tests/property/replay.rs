@@ -43,26 +43,17 @@ fn the_refresh_of_a_login_that_could_not_be_saved_does_not_give_way_to_the_accou
 /// The store had raised the login's revision above that of its refresh, which was held for outdated and forgotten.
 #[test]
 fn a_refresh_is_saved_above_the_login_although_the_store_could_not_be_read() {
-    let steps = [
-        Login(0, Alice),
-        A_MOMENT,
-        Login(0, Alice),
-        A_MOMENT,
-        Fault(0, Load, Fails),
-        Ask(0, Asked::Refresh),
-        A_MOMENT,
-        Heal(0),
-        Ask(0, Asked::Refresh),
-        A_MOMENT,
-        Ask(0, Asked::Refresh),
-        A_MOMENT,
-    ];
-    holds(Config { sibling: false, ..TWO }, &steps);
+    refreshes_while_the_store_cannot_be_read(A_MOMENT);
 }
 
 /// The same, and the record that was in the way could not be read for longer than one attempt to save.
 #[test]
 fn a_refresh_stays_owed_while_what_is_in_its_way_cannot_be_read() {
+    refreshes_while_the_store_cannot_be_read(Pass(Duration::from_secs(29)));
+}
+
+#[track_caller]
+fn refreshes_while_the_store_cannot_be_read(unreadable: Step) {
     let steps = [
         Login(0, Alice),
         A_MOMENT,
@@ -70,7 +61,7 @@ fn a_refresh_stays_owed_while_what_is_in_its_way_cannot_be_read() {
         A_MOMENT,
         Fault(0, Load, Fails),
         Ask(0, Asked::Refresh),
-        Pass(Duration::from_secs(29)),
+        unreadable,
         Heal(0),
         Ask(0, Asked::Refresh),
         A_MOMENT,

@@ -15,23 +15,11 @@ use super::{
         Answer, Peer,
     },
     place::{IN_VAIN, Place, SOON},
+    scene::Scene,
 };
 use crate::kit::{Http, within};
 
-struct Scene {
-    place: Place,
-    issuer: Peer,
-}
-
 impl Scene {
-    async fn start() -> Self {
-        let authority = Place::authority();
-        let issuer = Peer::start(authority.clone()).await;
-        let api = Peer::start(ModelApi::new(authority.clone())).await;
-        let place = Place::new(Http::One, authority, issuer.address, api.address, SOON).await;
-        Scene { place, issuer }
-    }
-
     /// An answer that is none, and one request after another.
     async fn survives(
         self,
@@ -49,7 +37,7 @@ impl Scene {
 
 /// Whatever was presented without an answer is presented once more, and nothing else is.
 async fn broken_off_at_each_byte(reset: bool) {
-    let Scene { place, issuer } = Scene::start().await;
+    let Scene { place, issuer, .. } = Scene::start().await;
     place.authority.revoke_access();
     place.success(2).await;
     let (head, body) = issuer.lengths(0);
@@ -155,7 +143,7 @@ async fn an_answer_that_comes_whole_counts_however_it_comes() {
     ];
     within(async {
         join_all(ways.map(|(name, way)| async move {
-            let Scene { place, issuer } = Scene::start().await;
+            let Scene { place, issuer, .. } = Scene::start().await;
             for _ in 0..3 {
                 issuer.fault(way);
                 place.authority.revoke_access();

@@ -8,3 +8,4 @@ mod http2;
 mod place;
 mod resets;
 mod resource;
+mod scene;

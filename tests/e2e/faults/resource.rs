@@ -5,31 +5,18 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper_util::client::legacy;
 use tower::timeout::error::Elapsed;
-use tower_token_refresh::{BoxError, Error, Outcome, test_util::ModelApi};
+use tower_token_refresh::{BoxError, Error, Outcome};
 
 use super::{
     http1::{
         Act::{self, Endless, Reset, Send, Silence, Trickle},
-        Answer, Peer,
+        Answer,
     },
-    place::{Place, SOON},
+    scene::Scene,
 };
-use crate::kit::{Http, within};
-
-struct Scene {
-    place: Place,
-    api: Peer,
-}
+use crate::kit::within;
 
 impl Scene {
-    async fn start() -> Self {
-        let authority = Place::authority();
-        let issuer = Peer::start(authority.clone()).await;
-        let api = Peer::start(ModelApi::new(authority.clone())).await;
-        let place = Place::new(Http::One, authority, issuer.address, api.address, SOON).await;
-        Scene { place, api }
-    }
-
     /// The same with a recovery behind it, so that the lengths of a refusal and of what follows it are known.
     async fn measured() -> (Self, [(usize, usize); 2]) {
         let scene = Self::start().await;
@@ -49,7 +36,7 @@ fn is_the_clients_own(error: &BoxError) -> bool {
 #[tokio::test]
 async fn a_refusal_that_is_closed_at_any_byte_is_the_callers_error_or_recovered_from() {
     within(async {
-        let (Scene { place, api }, [(head, body), _]) = Scene::measured().await;
+        let (Scene { place, api, .. }, [(head, body), _]) = Scene::measured().await;
         for at in 0..head + body {
             place.authority.revoke_access();
             api.fault(move |answer| vec![Send(answer.cut(at))]);
@@ -71,7 +58,7 @@ async fn a_refusal_that_is_closed_at_any_byte_is_the_callers_error_or_recovered_
 #[tokio::test]
 async fn a_refusal_that_is_reset_at_any_byte_costs_one_refresh_at_most() {
     within(async {
-        let (Scene { place, api }, [(head, body), _]) = Scene::measured().await;
+        let (Scene { place, api, .. }, [(head, body), _]) = Scene::measured().await;
         for at in 0..head + body {
             place.authority.revoke_access();
             api.fault(move |answer| vec![Send(answer.cut(at)), Reset]);
@@ -91,7 +78,7 @@ async fn a_refusal_that_is_reset_at_any_byte_costs_one_refresh_at_most() {
 #[tokio::test]
 async fn an_answer_to_the_resend_that_is_closed_at_any_byte_is_final() {
     within(async {
-        let (Scene { place, api }, [_, (head, body)]) = Scene::measured().await;
+        let (Scene { place, api, .. }, [_, (head, body)]) = Scene::measured().await;
         for at in 0..head + body {
             place.authority.revoke_access();
             api.no_fault();
@@ -154,7 +141,7 @@ const NONSENSE: [(&str, Expected, Nonsense); 14] = [
 async fn no_nonsense_of_a_resource_server_costs_more_than_its_own_request() {
     within(async {
         join_all(NONSENSE.map(|(name, expected, fault)| async move {
-            let Scene { place, api } = Scene::start().await;
+            let Scene { place, api, .. } = Scene::start().await;
             place.authority.revoke_access();
             api.fault(fault);
             if expected == Failure {
@@ -175,7 +162,7 @@ async fn no_nonsense_of_a_resource_server_costs_more_than_its_own_request() {
 #[tokio::test]
 async fn a_resource_server_that_is_silent_at_the_resend_costs_no_second_refresh() {
     within(async {
-        let Scene { place, api } = Scene::start().await;
+        let Scene { place, api, .. } = Scene::start().await;
         place.authority.revoke_access();
         api.no_fault();
         api.fault(|_| vec![Silence]);
