@@ -111,6 +111,7 @@ pub mod session;
 pub mod session_map;
 pub mod source;
 pub mod store;
+mod sync;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod time;

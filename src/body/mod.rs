@@ -36,6 +36,8 @@
 
 mod buffer;
 mod guarded;
+#[cfg(all(test, token_refresh_loom))]
+mod models;
 mod replay;
 mod shared;
 mod source;

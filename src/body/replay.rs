@@ -3,7 +3,6 @@
 use std::{
     fmt, mem,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,7 +16,7 @@ use super::{
     shared::{Attempt, Second, Shared, State},
     source::{self, Item, Source},
 };
-use crate::BoxError;
+use crate::{BoxError, sync::Arc};
 
 /// A request body that can be sent a second time, within limits. See the [module docs](super).
 ///

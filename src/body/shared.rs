@@ -8,7 +8,6 @@ use std::{
     error::Error as StdError,
     fmt, mem,
     pin::Pin,
-    sync::{Mutex, PoisonError},
     task::{Poll, Waker},
 };
 
@@ -20,6 +19,7 @@ use super::{
     buffer::Recording,
     source::{Item, Source},
 };
+use crate::sync::{Mutex, PoisonError};
 
 pub(super) struct Shared<B> {
     /// Of the body before it was read: both attempts begin with it.
