@@ -1,10 +1,6 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Session,
@@ -22,6 +18,7 @@ use crate::{
     reentry::Mark,
     source::{DynTokenSource, TokenSource},
     store::{DynTokenStore, MemoryStore, SessionId, TokenStore},
+    sync::{ArcSwapOption, TryMutex},
     time::{Clock, Timekeeper},
     token::Token,
 };
@@ -202,7 +199,7 @@ impl SessionBuilder {
         let storage = Storage::new(self.store, self.store_timeout, self.lease_wait, pulse.clone());
         Session::of(Arc::new(Engine {
             cell: ArcSwapOption::empty(),
-            slot: Mutex::new(Slot::new(SessionId::random())),
+            slot: TryMutex::new(Slot::new(SessionId::random())),
             clock: self.clock,
             placement: self.placement,
             source: self.source,

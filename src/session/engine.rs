@@ -15,12 +15,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwapOption, Guard};
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, MutexGuard, watch},
-    time::timeout,
-};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use super::{
     ask::{Ask, Failure, RecordHead},
@@ -39,6 +34,7 @@ use crate::{
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
+    sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
     time::{Now, Timekeeper},
     token::Token,
 };
@@ -46,7 +42,7 @@ use crate::{
 pub(crate) struct Engine {
     /// The published token; written in the slot's critical section only.
     pub(super) cell: ArcSwapOption<Issued>,
-    pub(super) slot: Mutex<Slot>,
+    pub(super) slot: TryMutex<Slot>,
     pub(super) clock: Timekeeper,
     pub(super) placement: Placement,
     pub(super) source: Box<dyn DynTokenSource>,
@@ -352,7 +348,7 @@ impl Engine {
 }
 
 /// The slot, taken. What it has forgotten meanwhile is dropped when it is free again.
-pub(crate) struct Taken<'a>(Option<MutexGuard<'a, Slot>>);
+pub(crate) struct Taken<'a>(Option<TryMutexGuard<'a, Slot>>);
 
 impl Deref for Taken<'_> {
     type Target = Slot;

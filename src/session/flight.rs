@@ -7,22 +7,26 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
-use futures_util::{FutureExt, future::Shared};
 use tokio::{
     runtime::{self, Handle},
-    sync::{oneshot, watch},
+    sync::watch,
     task::AbortHandle,
 };
 
 use super::storage::Storage;
-use crate::{error::Error, store::Lease};
+use crate::{
+    error::Error,
+    store::Lease,
+    sync::{
+        FutureExt, Mutex, MutexGuard, PoisonError, Shared,
+        atomic::{AtomicBool, Ordering},
+        oneshot,
+    },
+};
 
 /// How a wait ended.
 #[derive(Clone, Debug)]

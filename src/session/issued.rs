@@ -1,10 +1,7 @@
 //! A token in use, with all that is decided once when it is issued.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,6 +12,7 @@ use crate::{
     placement::{Credential, Placement},
     random,
     store::StoredToken,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::{Now, Timekeeper, nanos},
     token::Token,
 };

@@ -6,10 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{Arc, atomic::AtomicU32},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ask::{Ask, Decision, Failure, Known, Plan, RecordHead, answers},
@@ -23,6 +20,7 @@ use crate::{
     generation::{Epoch, Generation},
     source::{Cause, FailureClass},
     store::SessionId,
+    sync::atomic::AtomicU32,
     time::Now,
 };
 

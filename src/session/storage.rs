@@ -10,7 +10,7 @@ use std::{
     future::{Future, pending},
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -19,17 +19,14 @@ use futures_util::{
     FutureExt,
     future::{Either, select},
 };
-use tokio::{
-    runtime::Handle,
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use super::{ask::RecordHead, debt::Debt, flight::Flight, one_task::OneTask, owing};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     secret::Secret,
     store::{DynTokenStore, Lease, Record, Superseded},
+    sync::{Mutex, MutexGuard, PoisonError, oneshot},
     time::rings,
 };
 

@@ -1,12 +1,27 @@
-//! What threads share, under one name: the standard library's, or loom's where the model check runs.
+//! What threads share, under one name: the libraries' own, or what stands for it in a model check.
 //!
 //! `scripts/loom` sets the cfg. Nothing else does, and no build of the library has loom in it.
 
 #[cfg(all(test, token_refresh_loom))]
+mod checked;
+#[cfg(all(test, token_refresh_loom))]
 pub(crate) mod kit;
 
-#[cfg(all(test, token_refresh_loom))]
-pub(crate) use loom::sync::{Arc, Mutex};
-pub(crate) use std::sync::PoisonError;
 #[cfg(not(all(test, token_refresh_loom)))]
-pub(crate) use std::sync::{Arc, Mutex};
+pub(crate) use {
+    arc_swap::{ArcSwapOption, Guard},
+    futures_util::{FutureExt, future::Shared},
+    std::sync::{Arc, Mutex, MutexGuard, atomic},
+    tokio::sync::{Mutex as TryMutex, MutexGuard as TryMutexGuard, oneshot},
+};
+#[cfg(all(test, token_refresh_loom))]
+pub(crate) use {
+    checked::{
+        cell::{ArcSwapOption, Guard},
+        oneshot::{self, FutureExt, Shared},
+        try_mutex::{TryMutex, TryMutexGuard},
+    },
+    loom::sync::{Arc, Mutex, MutexGuard, atomic},
+};
+
+pub(crate) use std::sync::PoisonError;

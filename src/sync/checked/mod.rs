@@ -1,0 +1,5 @@
+//! What loom has not, made of what it has.
+
+pub(crate) mod cell;
+pub(crate) mod oneshot;
+pub(crate) mod try_mutex;
