@@ -28,6 +28,8 @@ mod flight;
 mod issued;
 mod keep_fresh;
 mod kernel;
+#[cfg(all(test, token_refresh_loom))]
+mod models;
 mod one_task;
 mod owing;
 mod reload;

@@ -1,6 +1,6 @@
 //! Stands for the mutex of tokio, which is only ever tried.
 
-use loom::{sync::Mutex, thread};
+use loom::sync::Mutex;
 
 pub(crate) use loom::sync::MutexGuard as TryMutexGuard;
 
@@ -11,10 +11,10 @@ impl<T> TryMutex<T> {
         TryMutex(Mutex::new(value))
     }
 
-    /// Whoever tries again at once lets the others go on first: a schedule in which nobody else ever does is none.
+    /// Whoever fails is told so when it may try again: a schedule in which it tries for ever is none.
     pub(crate) fn try_lock(&self) -> Result<TryMutexGuard<'_, T>, Taken> {
-        self.0.try_lock().map_err(|_| {
-            thread::yield_now();
+        self.0.try_lock().map_err(|_taken| {
+            drop(self.0.lock());
             Taken
         })
     }

@@ -1,0 +1,291 @@
+//! The published token, the slot, the flight and the store's queue between threads, in every schedule.
+//!
+//! The threads of a model take the steps of a refresh that are taken in a critical section. What is awaited in between
+//! is permuted by `schedules`.
+
+mod world;
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use loom::thread;
+use tokio::runtime::Builder;
+
+use self::world::{Got, Refresh, World, join, refusal_of};
+use super::{Changes, State, ask::Ask, flight::Flight};
+use crate::{
+    ErrorKind,
+    store::{Lease, TokenStore},
+    sync::kit::{block_on, check},
+};
+
+fn got(token: &str) -> Got {
+    Ok(token.to_owned())
+}
+
+#[test]
+fn refusals_of_one_token_share_one_flight_however_late_they_come() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let callers = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
+        refresh.conclude(&world, "new");
+        for caller in callers {
+            assert_eq!(join(caller), got("new"));
+        }
+        assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn two_refusals_at_once_start_one_flight() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let other = world.clone();
+        let ask = refusal_of(&old);
+        let other = thread::spawn(move || other.starts(ask));
+        let starts = world.starts(ask);
+        assert_ne!(starts, join(other));
+    });
+}
+
+#[test]
+fn whoever_was_answered_finds_nothing_older_than_the_answer() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.clone();
+        let caller = thread::spawn(move || {
+            let before = caller.at_hand();
+            assert!(before.is_none_or(|token| token == "new"), "a refused token was sent");
+            assert_eq!(join(caller.ask(Ask::Need)), got("new"));
+            assert_eq!(caller.at_hand().as_deref(), Some("new"));
+        });
+        refresh.conclude(&world, "new");
+        assert_eq!(world.at_hand().as_deref(), Some("new"));
+        join(caller);
+    });
+}
+
+#[test]
+fn failed_refresh_is_shared_and_gives_the_token_back() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let refused = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
+        refresh.fail(&world);
+        for caller in refused {
+            assert_eq!(join(caller), Err(ErrorKind::Transient));
+        }
+        assert_eq!(world.at_hand().as_deref(), Some("old"));
+    });
+}
+
+#[test]
+fn request_that_has_sent_nothing_gets_the_old_token_when_the_refresh_fails() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(Ask::Need);
+        refresh.fail(&world);
+        assert_eq!(join(caller), got("old"));
+    });
+}
+
+#[test]
+fn refresh_changes_nothing_after_a_logout() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(refusal_of(&old));
+        let leaver = world.clone();
+        let leaver = thread::spawn(move || leaver.logout());
+        refresh.conclude(&world, "new");
+        join(leaver);
+        assert!([got("new"), Err(ErrorKind::SessionEnded)].contains(&join(caller)));
+        assert_eq!(world.present(), None);
+        assert_eq!(join(world.ask(Ask::Need)), Err(ErrorKind::SessionEnded));
+    });
+}
+
+#[test]
+fn refused_request_never_gets_the_token_of_another_identity() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(refusal_of(&old));
+        let other = world.clone();
+        let other = thread::spawn(move || other.login("other"));
+        refresh.conclude(&world, "new");
+        join(other);
+        assert!([got("new"), Err(ErrorKind::SessionChanged)].contains(&join(caller)));
+        assert_eq!(world.at_hand().as_deref(), Some("other"));
+        assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn replaced_token_stays_and_the_flight_that_it_has_overtaken_ends() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(refusal_of(&old));
+        let replacer = world.clone();
+        let replacer = thread::spawn(move || replacer.replace("replaced"));
+        refresh.conclude(&world, "new");
+        join(replacer);
+        assert!([got("new"), got("replaced")].contains(&join(caller)));
+        assert_eq!(world.at_hand().as_deref(), Some("replaced"));
+        assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn late_result_counts_and_whoever_gave_up_was_told() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(refusal_of(&old));
+        let (flight, timer) = (refresh.flight.clone(), world.clone());
+        let timer = thread::spawn(move || Refresh::overdue(&flight, &timer));
+        refresh.conclude(&world, "new");
+        join(timer);
+        assert!([got("new"), Err(ErrorKind::Timeout)].contains(&join(caller)));
+        assert_eq!(world.at_hand().as_deref(), Some("new"));
+        assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn waiters_of_a_flight_whose_runtime_is_gone_decide_again() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(refusal_of(&old));
+        refresh.vanish();
+        // It would start the next one.
+        assert_eq!(join(caller), Err(ErrorKind::NoRuntime));
+        assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn waiters_of_a_flight_that_is_replaced_while_its_runtime_goes_are_answered() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let forced = world.ask(Ask::Force);
+        let replacer = world.clone();
+        let replacer = thread::spawn(move || replacer.replace("replaced"));
+        refresh.vanish();
+        join(replacer);
+        // Whichever flight it has waited for is over; it would start the next one, or takes what has come instead.
+        assert!([got("replaced"), Err(ErrorKind::NoRuntime)].contains(&join(forced)));
+        assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn whoever_waits_for_the_end_of_the_last_refresh_hears_of_it() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let waiter = world.clone();
+        let waiter = thread::spawn(move || {
+            let mut changes = Changes::of(&waiter.engine);
+            while block_on(changes.next()) == Some(State::Refreshing) {}
+        });
+        refresh.conclude(&world, "new");
+        join(waiter);
+    });
+}
+
+#[test]
+fn expired_token_is_not_taken_for_fresh_by_whoever_knows_the_time() {
+    check(|| {
+        let (world, _old) = World::with_token("old");
+        let clock = world.clock.clone();
+        let other = world.clone();
+        let other = thread::spawn(move || other.at_hand());
+        clock.expire();
+        assert_eq!(world.at_hand(), None);
+        join(other);
+        assert_eq!(world.at_hand(), None);
+    });
+}
+
+#[test]
+fn caller_that_goes_away_takes_nothing_from_the_others() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let engine = world.engine.clone();
+        let ask = refusal_of(&old);
+        let leaver = thread::spawn(move || {
+            let mut acquire = super::Acquire::new(engine, ask);
+            // One step, then the future is dropped wherever it is.
+            block_on(poll_fn(|cx| {
+                let _ = std::pin::Pin::new(&mut acquire).poll(cx);
+                std::task::Poll::Ready(())
+            }));
+        });
+        let caller = world.ask(refusal_of(&old));
+        refresh.conclude(&world, "new");
+        join(leaver);
+        assert_eq!(join(caller), got("new"));
+    });
+}
+
+#[test]
+fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
+    struct Kept(Arc<AtomicUsize>);
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    check(|| {
+        let (world, _old) = World::with_token("old");
+        let flight = Flight::new();
+        let given_up = Arc::new(AtomicUsize::new(0));
+        let lease = Lease::new(1, Kept(given_up.clone()));
+        let loser = flight.clone();
+        let loser = thread::spawn(move || {
+            loser.disown();
+            loser.give_lease_up();
+        });
+        let held = flight.hold(lease, &world.engine.storage);
+        join(loser);
+        assert_eq!(given_up.load(Ordering::Relaxed), 1);
+        drop(held);
+    });
+}
+
+#[test]
+fn records_reach_the_store_in_the_order_of_the_changes() {
+    // For the limits of the store's calls, which do not pass: nobody drives it.
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
+    check(|| {
+        let (world, _old) = World::with_token("old");
+        let other = world.clone();
+        let other = thread::spawn(move || {
+            other.login("other");
+            other.engine.storage.drain_at_once();
+        });
+        world.logout();
+        world.engine.storage.drain_at_once();
+        join(other);
+        let stored = block_on(world.store.load()).expect("it cannot fail").expect("something was saved");
+        let stored = stored.token.map(|token| token.access.expose().to_owned());
+        assert_eq!(stored, world.present());
+        assert!(world.engine.storage.is_settled());
+    });
+}
