@@ -20,7 +20,7 @@ use self::world::{Got, Refresh, World, join, refusal_of};
 use super::{Changes, State, ask::Ask, flight::Flight};
 use crate::{
     ErrorKind,
-    store::{Lease, TokenStore},
+    store::Lease,
     sync::kit::{block_on, check},
 };
 
@@ -270,10 +270,7 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
 
 #[test]
 fn records_reach_the_store_in_the_order_of_the_changes() {
-    // For the limits of the store's calls, which do not pass: nobody drives it.
-    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    check(|| {
+    in_a_runtime(|| {
         let (world, _old) = World::with_token("old");
         let other = world.clone();
         let other = thread::spawn(move || {
@@ -283,9 +280,32 @@ fn records_reach_the_store_in_the_order_of_the_changes() {
         world.logout();
         world.engine.storage.drain_at_once();
         join(other);
-        let stored = block_on(world.store.load()).expect("it cannot fail").expect("something was saved");
-        let stored = stored.token.map(|token| token.access.expose().to_owned());
-        assert_eq!(stored, world.present());
+        assert_eq!(world.stored(), world.present());
         assert!(world.engine.storage.is_settled());
     });
+}
+
+#[test]
+fn refresh_stores_nothing_after_a_logout() {
+    in_a_runtime(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let leaver = world.clone();
+        let leaver = thread::spawn(move || {
+            leaver.logout();
+            leaver.engine.storage.drain_at_once();
+        });
+        refresh.save(&world, "new");
+        refresh.conclude(&world, "new");
+        join(leaver);
+        assert_eq!((world.stored(), world.present()), (None, None));
+        assert!(world.engine.storage.is_settled());
+    });
+}
+
+/// For the limits of the store's calls. They do not pass, because nobody drives it.
+fn in_a_runtime(model: impl Fn() + Send + Sync + 'static) {
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
+    check(model);
 }

@@ -21,7 +21,7 @@ use crate::{
     Error, ErrorKind, FetchContext, FetchError, Token, Verdict,
     source::FailureClass,
     source_fn,
-    store::MemoryStore,
+    store::{MemoryStore, TokenStore},
     sync::{
         atomic::{AtomicBool, Ordering},
         kit::block_on,
@@ -107,6 +107,12 @@ impl World {
         drop(block_on(self.engine.logout()));
     }
 
+    /// The token in the store.
+    pub(super) fn stored(&self) -> Option<String> {
+        let record = block_on(self.store.load()).expect("it cannot fail");
+        Some(record?.token?.access.expose().to_owned())
+    }
+
     pub(super) fn is_flying(&self) -> bool {
         block_on(self.engine.slot()).is_flying()
     }
@@ -122,7 +128,16 @@ impl Refresh {
         let fresh = world.sendable(token);
         let obtained = Obtained::Token { fresh, record: self.record };
         block_on(world.engine.conclude(Finder::Flight(&self.flight), obtained));
+        assert!(!world.is_flying(), "published, and the slot was not cleared");
         drop(self.guard);
+    }
+
+    /// Saves what was fetched, as a refresh does before its last step.
+    pub(super) fn save(&self, world: &World, token: &str) {
+        let record = self.record.record(Some(world.sendable(token).stored()));
+        let storage = &world.engine.storage;
+        drop(storage.enqueue_refreshed(record, None, None, self.flight.clone()));
+        storage.drain_at_once();
     }
 
     /// Fails it, and lets its task end.
