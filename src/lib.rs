@@ -103,6 +103,8 @@ mod policy;
 pub mod preset;
 mod random;
 mod reentry;
+#[cfg(test)]
+mod schedules;
 pub mod scope;
 mod secret;
 mod service;

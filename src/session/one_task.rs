@@ -7,6 +7,8 @@ use std::{
 
 use tokio::{runtime::Handle, task::JoinSet};
 
+use crate::sync;
+
 /// Ends its task when it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct OneTask(Mutex<JoinSet<()>>);
@@ -18,7 +20,7 @@ impl OneTask {
         // One whose runtime is gone has ended.
         while tasks.try_join_next().is_some() {}
         if tasks.is_empty() {
-            tasks.spawn_on(task, runtime);
+            tasks.spawn_on(sync::task(task), runtime);
         }
     }
 }

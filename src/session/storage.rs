@@ -26,7 +26,7 @@ use crate::{
     error::{BoxError, Error, ErrorKind},
     secret::Secret,
     store::{DynTokenStore, Lease, Record, Superseded},
-    sync::{Mutex, MutexGuard, PoisonError, oneshot},
+    sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
     time::rings,
 };
 
@@ -278,7 +278,7 @@ impl Storage {
     /// Sees to it that the queue is being worked off.
     pub(crate) fn drain(self: &Arc<Self>, runtime: &Handle) {
         if let Some(drain) = self.begin() {
-            runtime.spawn(drain.run());
+            runtime.spawn(task(drain.run()));
         }
     }
 
@@ -287,7 +287,7 @@ impl Storage {
         if let Some(drain) = self.begin() {
             let mut draining = Box::pin(drain.run());
             if draining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                tokio::spawn(draining);
+                tokio::spawn(task(draining));
             }
         }
     }

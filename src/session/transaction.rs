@@ -27,6 +27,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     source::{FailureClass, FetchContext},
+    sync::task,
     time::timer,
 };
 
@@ -34,10 +35,10 @@ use crate::{
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
     siblings::follow(&engine, runtime);
     let guard = flight.guard(engine.pulse().clone());
-    runtime.spawn(async move {
+    runtime.spawn(task(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;
-    });
+    }));
 }
 
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
@@ -45,7 +46,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Ok(deadline) => std::pin::pin!(deadline),
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
     };
-    let mut refreshing = tokio::spawn(refresh(engine.clone(), flight.clone(), plan));
+    let mut refreshing = tokio::spawn(task(refresh(engine.clone(), flight.clone(), plan)));
     flight.fetching(refreshing.abort_handle());
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,

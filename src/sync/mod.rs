@@ -6,6 +6,8 @@
 mod checked;
 #[cfg(all(test, token_refresh_loom))]
 pub(crate) mod kit;
+#[cfg(test)]
+pub(crate) mod turns;
 
 #[cfg(not(all(test, token_refresh_loom)))]
 pub(crate) use {
@@ -25,3 +27,13 @@ pub(crate) use {
 };
 
 pub(crate) use std::sync::PoisonError;
+
+#[cfg(test)]
+pub(crate) use self::turns::task;
+
+/// What is to be spawned. Tests put its polls into an order of their own.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) fn task<F>(future: F) -> F {
+    future
+}
