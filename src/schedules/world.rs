@@ -220,6 +220,11 @@ impl World {
         self.ledger.book().store_fails = of_100;
     }
 
+    pub(super) fn heal(&self) {
+        let mut book = self.ledger.book();
+        (book.failures, book.store_fails) = (Vec::new(), 0);
+    }
+
     pub(super) fn fetches(&self) -> usize {
         self.ledger.book().fetches
     }
