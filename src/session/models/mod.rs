@@ -146,6 +146,27 @@ fn replaced_token_stays_and_the_flight_that_it_has_overtaken_ends() {
 }
 
 #[test]
+fn change_releases_the_waiters_of_a_flight_that_never_ends() {
+    let changes: [(fn(&World), Got); 3] = [
+        (World::logout, Err(ErrorKind::SessionEnded)),
+        (|world| world.login("other"), Err(ErrorKind::SessionChanged)),
+        (|world| world.replace("replaced"), got("replaced")),
+    ];
+    for (change, expected) in changes {
+        check(move || {
+            let (world, old) = World::with_token("old");
+            let refresh = world.refuse(&old);
+            let callers = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
+            change(&world);
+            for caller in callers {
+                assert_eq!(join(caller), expected);
+            }
+            refresh.vanish();
+        });
+    }
+}
+
+#[test]
 fn late_result_counts_and_whoever_gave_up_was_told() {
     check(|| {
         let (world, old) = World::with_token("old");
