@@ -34,7 +34,7 @@ fn refusals_of_one_token_share_one_flight_however_late_they_come() {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let callers = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         for caller in callers {
             assert_eq!(join(caller), got("new"));
         }
@@ -66,7 +66,7 @@ fn whoever_was_answered_finds_nothing_older_than_the_answer() {
             assert_eq!(join(caller.ask(Ask::Need)), got("new"));
             assert_eq!(caller.at_hand().as_deref(), Some("new"));
         });
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         assert_eq!(world.at_hand().as_deref(), Some("new"));
         join(caller);
     });
@@ -78,7 +78,7 @@ fn failed_refresh_is_shared_and_gives_the_token_back() {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let refused = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
-        refresh.fail(&world);
+        let _task = refresh.fail(&world);
         for caller in refused {
             assert_eq!(join(caller), Err(ErrorKind::Transient));
         }
@@ -92,7 +92,7 @@ fn request_that_has_sent_nothing_gets_the_old_token_when_the_refresh_fails() {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let caller = world.ask(Ask::Need);
-        refresh.fail(&world);
+        let _task = refresh.fail(&world);
         assert_eq!(join(caller), got("old"));
     });
 }
@@ -105,7 +105,7 @@ fn refresh_changes_nothing_after_a_logout() {
         let caller = world.ask(refusal_of(&old));
         let leaver = world.clone();
         let leaver = thread::spawn(move || leaver.logout());
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(leaver);
         assert!([got("new"), Err(ErrorKind::SessionEnded)].contains(&join(caller)));
         assert_eq!(world.present(), None);
@@ -121,7 +121,7 @@ fn refused_request_never_gets_the_token_of_another_identity() {
         let caller = world.ask(refusal_of(&old));
         let other = world.clone();
         let other = thread::spawn(move || other.login("other"));
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(other);
         assert!([got("new"), Err(ErrorKind::SessionChanged)].contains(&join(caller)));
         assert_eq!(world.at_hand().as_deref(), Some("other"));
@@ -137,7 +137,7 @@ fn replaced_token_stays_and_the_flight_that_it_has_overtaken_ends() {
         let caller = world.ask(refusal_of(&old));
         let replacer = world.clone();
         let replacer = thread::spawn(move || replacer.replace("replaced"));
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(replacer);
         assert!([got("new"), got("replaced")].contains(&join(caller)));
         assert_eq!(world.at_hand().as_deref(), Some("replaced"));
@@ -167,6 +167,20 @@ fn change_releases_the_waiters_of_a_flight_that_never_ends() {
 }
 
 #[test]
+fn waiters_of_a_flight_that_takes_too_long_are_told_so() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let callers = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
+        Refresh::overdue(&refresh.flight, &world);
+        for caller in callers {
+            assert_eq!(join(caller), Err(ErrorKind::Timeout));
+        }
+        refresh.vanish();
+    });
+}
+
+#[test]
 fn late_result_counts_and_whoever_gave_up_was_told() {
     check(|| {
         let (world, old) = World::with_token("old");
@@ -174,7 +188,7 @@ fn late_result_counts_and_whoever_gave_up_was_told() {
         let caller = world.ask(refusal_of(&old));
         let (flight, timer) = (refresh.flight.clone(), world.clone());
         let timer = thread::spawn(move || Refresh::overdue(&flight, &timer));
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(timer);
         assert!([got("new"), Err(ErrorKind::Timeout)].contains(&join(caller)));
         assert_eq!(world.at_hand().as_deref(), Some("new"));
@@ -221,7 +235,7 @@ fn whoever_waits_for_the_end_of_the_last_refresh_hears_of_it() {
             let mut changes = Changes::of(&waiter.engine);
             while block_on(changes.next()) == Some(State::Refreshing) {}
         });
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(waiter);
     });
 }
@@ -256,7 +270,7 @@ fn caller_that_goes_away_takes_nothing_from_the_others() {
             }));
         });
         let caller = world.ask(refusal_of(&old));
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(leaver);
         assert_eq!(join(caller), got("new"));
     });
@@ -317,7 +331,7 @@ fn refresh_stores_nothing_after_a_logout() {
             leaver.engine.storage.drain_at_once();
         });
         refresh.save(&world, "new");
-        refresh.conclude(&world, "new");
+        let _task = refresh.conclude(&world, "new");
         join(leaver);
         assert_eq!((world.stored(), world.present()), (None, None));
         assert!(world.engine.storage.is_settled());

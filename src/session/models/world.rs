@@ -123,13 +123,13 @@ impl World {
 }
 
 impl Refresh {
-    /// Puts what was fetched into use, as the last step of a refresh does, and lets its task end.
-    pub(super) fn conclude(self, world: &World, token: &str) {
+    /// Puts what was fetched into use, as the last step of a refresh does. Its task has still to end.
+    pub(super) fn conclude(self, world: &World, token: &str) -> Guard {
         let fresh = world.sendable(token);
         let obtained = Obtained::Token { fresh, record: self.record };
         block_on(world.engine.conclude(Finder::Flight(&self.flight), obtained));
         assert!(!world.is_flying(), "published, and the slot was not cleared");
-        drop(self.guard);
+        self.guard
     }
 
     /// Saves what was fetched, as a refresh does before its last step.
@@ -140,11 +140,11 @@ impl Refresh {
         storage.drain_at_once();
     }
 
-    /// Fails it, and lets its task end.
-    pub(super) fn fail(self, world: &World) {
+    /// Fails it. Its task has still to end.
+    pub(super) fn fail(self, world: &World) -> Guard {
         let failure = Failure { class: FailureClass::Transient, error: transient() };
         block_on(world.engine.fail(&self.flight, failure));
-        drop(self.guard);
+        self.guard
     }
 
     /// Its time limit passes.
