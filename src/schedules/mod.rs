@@ -207,12 +207,11 @@ fn store_that_fails_costs_nobody_an_answer_and_gets_all_of_it_later() {
 fn panic_in_any_task_of_the_library_leaves_nobody_waiting() {
     in_many_orders(async |world| {
         world.revoke();
-        Dice::make_tasks_panic(100);
+        world.make_tasks_panic(100);
         let callers = Callers::of(&world, 4);
         let login = tokio::spawn(in_turn(world.clone().login("second")));
         callers.answers().await;
         login.await.expect("it does not panic");
-        Dice::make_tasks_panic(0);
         recovers(&world).await;
     });
 }

@@ -25,7 +25,7 @@ use crate::{
     session::Engine,
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
-    sync::turns::{below, in_turn},
+    sync::turns::{Dice, below, in_turn},
 };
 
 pub(super) struct World {
@@ -55,8 +55,13 @@ struct Book {
     failures: Vec<Failing>,
     /// Tasks that read what is left of a refused request's body.
     readings: JoinSet<()>,
+    /// Access tokens that were fetched, and those that were saved.
+    fetched: HashSet<String>,
+    saved: HashSet<String>,
     /// Of 100 calls of the store, how many fail.
     store_fails: u64,
+    /// A save may come to nothing.
+    saves_may_fail: bool,
     wrongs: Vec<String>,
 }
 
@@ -133,8 +138,11 @@ impl Ledger {
         pause().await;
         match failure {
             None => {
-                self.book().spent.insert(presented);
-                Ok(self.issue(&family))
+                let token = self.issue(&family);
+                let mut book = self.book();
+                book.spent.insert(presented);
+                book.fetched.insert(token.access().expose().to_owned());
+                Ok(token)
             }
             Some(Failing::Transient) => Err(FetchError::transient("the authority is not there")),
             Some(Failing::Panic) => std::panic::resume_unwind(Box::new("the source's own affair")),
@@ -217,12 +225,20 @@ impl World {
 
     /// How many of 100 calls of the store fail from now on.
     pub(super) fn fail_store(&self, of_100: u64) {
-        self.ledger.book().store_fails = of_100;
+        let mut book = self.ledger.book();
+        (book.store_fails, book.saves_may_fail) = (of_100, true);
+    }
+
+    /// How many of 1000 turns of the library's own tasks panic from now on.
+    pub(super) fn make_tasks_panic(&self, of_1000: u64) {
+        Dice::make_tasks_panic(of_1000);
+        self.ledger.book().saves_may_fail = true;
     }
 
     pub(super) fn heal(&self) {
         let mut book = self.ledger.book();
         (book.failures, book.store_fails) = (Vec::new(), 0);
+        Dice::make_tasks_panic(0);
     }
 
     pub(super) fn fetches(&self) -> usize {
@@ -252,6 +268,8 @@ impl World {
             let present = ledger.present();
             let mut book = ledger.book();
             book.check(present.as_ref() == Some(&token), "another token was sent than the one in use");
+            let saved = book.saves_may_fail || !book.fetched.contains(&token) || book.saved.contains(&token);
+            book.check(saved, "a token was sent before it was saved");
             book.check(sent.len() <= 2, "a request was sent more than twice");
             book.check(sent.iter().all(|family| *family == sent[0]), "a request was sent as somebody else");
             drop(book);
@@ -331,7 +349,10 @@ impl TokenStore for Slow {
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         self.work().await?;
-        self.0.save(record, fence).await
+        self.0.save(record, fence).await?;
+        let saved = record.token.as_ref().map(|token| token.access.expose().to_owned());
+        self.1.book().saved.extend(saved);
+        Ok(())
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
