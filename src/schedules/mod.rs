@@ -54,11 +54,7 @@ struct Callers(JoinSet<Option<Answer>>);
 
 impl Callers {
     fn of(world: &Arc<World>, count: usize) -> Self {
-        let mut callers = JoinSet::new();
-        for _ in 0..count {
-            callers.spawn(in_turn(leaving(world.clone().request(), 0)));
-        }
-        Callers(callers)
+        Self::leaving(world, count, 0)
     }
 
     /// The same, but of 100 turns they leave at that many.
