@@ -160,12 +160,12 @@ impl Ledger {
         for _ in 0..below(4) {
             pause().await;
             match body.frame().await {
-                Some(frame) => read.push_str(str::from_utf8(&frame?.into_data().unwrap_or_default())?),
+                Some(frame) => read.push_str(std::str::from_utf8(&frame?.into_data().unwrap_or_default())?),
                 None => break,
             }
         }
         if self.book().accepted.contains(&token) {
-            read.push_str(str::from_utf8(&body.collect().await?.to_bytes())?);
+            read.push_str(std::str::from_utf8(&body.collect().await?.to_bytes())?);
             self.book().check(read == Trickle::WHOLE, "a body was not sent whole");
             return Ok(Response::new(()));
         }

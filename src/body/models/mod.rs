@@ -58,7 +58,7 @@ fn send(body: &mut ReplayBody<Fed>) -> Sent {
         let ending = match catch_unwind(AssertUnwindSafe(next)) {
             Ok(Some(Ok(frame))) => {
                 let data = frame.into_data().unwrap_or_else(|_| Bytes::new());
-                sent.push_str(str::from_utf8(&data).expect("it was text"));
+                sent.push_str(std::str::from_utf8(&data).expect("it was text"));
                 continue;
             }
             Ok(Some(Err(error))) => match error.downcast::<CutOff>() {

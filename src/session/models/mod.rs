@@ -147,12 +147,7 @@ fn replaced_token_stays_and_the_flight_that_it_has_overtaken_ends() {
 
 #[test]
 fn change_releases_the_waiters_of_a_flight_that_never_ends() {
-    let changes: [(fn(&World), Got); 3] = [
-        (World::logout, Err(ErrorKind::SessionEnded)),
-        (|world| world.login("other"), Err(ErrorKind::SessionChanged)),
-        (|world| world.replace("replaced"), got("replaced")),
-    ];
-    for (change, expected) in changes {
+    let after = |change: fn(&World), expected: Got| {
         check(move || {
             let (world, old) = World::with_token("old");
             let refresh = world.refuse(&old);
@@ -163,7 +158,10 @@ fn change_releases_the_waiters_of_a_flight_that_never_ends() {
             }
             refresh.vanish();
         });
-    }
+    };
+    after(World::logout, Err(ErrorKind::SessionEnded));
+    after(|world| world.login("other"), Err(ErrorKind::SessionChanged));
+    after(|world| world.replace("replaced"), got("replaced"));
 }
 
 #[test]
