@@ -142,6 +142,20 @@ fn nothing_comes_after_a_logout() {
 }
 
 #[test]
+fn logout_reaches_a_store_that_fails() {
+    in_many_orders(async |world| {
+        world.revoke();
+        world.fail_store(30);
+        let callers = Callers::of(&world, 2);
+        let logout = tokio::spawn(in_turn(world.clone().logout()));
+        callers.answers().await;
+        logout.await.expect("it does not panic");
+        world.heal();
+        assert_eq!(world.present(), None);
+    });
+}
+
+#[test]
 fn no_request_goes_on_as_somebody_else() {
     in_many_orders(async |world| {
         world.revoke();

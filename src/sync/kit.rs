@@ -1,4 +1,4 @@
-//! Runs a model: every schedule of a few threads, up to a number of preemptions.
+//! Runs a model: every schedule of a few threads.
 
 use std::{
     future::Future,
@@ -16,11 +16,23 @@ use loom::{
     sync::{Condvar, Mutex},
 };
 
-/// Runs `model` once for every schedule. Loom ends one in which nobody can go on with a panic: a lost wake is found.
+/// Runs `model` once for every schedule with no more preemptions than `LOOM_MAX_PREEMPTIONS` says. Loom ends a schedule in
+/// which nobody can go on with a panic: a lost wake is found.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
+    run(&Builder::new(), model);
+}
+
+/// The same for every schedule that there is. Few threads have few enough.
+pub(crate) fn check_all(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = None;
+    run(&builder, model);
+}
+
+fn run(builder: &Builder, model: impl Fn() + Send + Sync + 'static) {
     let schedules = Arc::new(AtomicUsize::new(0));
     let counted = schedules.clone();
-    Builder::new().check(move || {
+    builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
         model();
     });

@@ -14,7 +14,7 @@ use loom::thread::{self, JoinHandle};
 
 use self::feed::{Broken, Fed, Feed, Step};
 use super::{NotReplayable, Rebuild, Replay, ReplayBody, shared::CutOff};
-use crate::sync::kit::{block_on, check};
+use crate::sync::kit::{block_on, check, check_all};
 
 const LIMIT: usize = 100;
 
@@ -93,7 +93,7 @@ const AB: [Step; 3] = [Step::Data("a"), Step::Data("b"), Step::End];
 
 #[test]
 fn second_attempt_sends_the_whole_body_wherever_the_first_is_cut_off() {
-    check(|| {
+    check_all(|| {
         let (_feed, body) = Feed::ready(AB);
         let (first, mut replay) = record(body, LIMIT);
         let first = client(first);
@@ -123,7 +123,7 @@ fn frames_that_come_during_the_hand_over_reach_the_second_attempt() {
 
 #[test]
 fn upload_that_outruns_the_limit_is_sent_once_and_whole() {
-    check(|| {
+    check_all(|| {
         let (_feed, body) = Feed::ready(AB);
         let (first, mut replay) = record(body, 1);
         let first = client(first);
@@ -169,7 +169,7 @@ fn upload_is_not_held_up_when_the_response_is_delivered_early() {
 #[test]
 fn dropping_the_response_future_ends_the_upload_and_drops_the_body() {
     for is_paused in [false, true] {
-        check(move || {
+        check_all(move || {
             let (feed, body) = Feed::ready([Step::Data("a")]);
             let (first, replay) = record(body, LIMIT);
             let first = client(first);
@@ -203,7 +203,7 @@ fn dropping_the_response_future_ends_both_attempts_and_drops_the_body() {
 
 #[test]
 fn client_that_drops_the_first_attempt_takes_nothing_from_the_second() {
-    check(|| {
+    check_all(|| {
         let (_feed, body) = Feed::ready(AB);
         let (mut first, mut replay) = record(body, LIMIT);
         let first = thread::spawn(move || {
@@ -219,7 +219,7 @@ fn client_that_drops_the_first_attempt_takes_nothing_from_the_second() {
 
 #[test]
 fn body_that_fails_fails_in_the_attempt_that_has_it() {
-    check(|| {
+    check_all(|| {
         let (_feed, body) = Feed::ready([Step::Data("a"), Step::Fail]);
         let (first, mut replay) = record(body, LIMIT);
         let first = client(first);
@@ -237,7 +237,7 @@ fn body_that_fails_fails_in_the_attempt_that_has_it() {
 
 #[test]
 fn body_that_panics_leaves_nobody_waiting() {
-    check(|| {
+    check_all(|| {
         let (_feed, body) = Feed::ready([Step::Data("a"), Step::Panic]);
         let (first, mut replay) = record(body, LIMIT);
         let first = client(first);
@@ -260,7 +260,7 @@ fn body_that_panics_leaves_nobody_waiting() {
 
 #[test]
 fn body_made_once_more_is_sent_whole_and_the_first_one_is_dropped() {
-    check(|| {
+    check_all(|| {
         let (feed, body) = Feed::ready([Step::Data("a")]);
         let rebuild = Rebuild::new(|| Feed::ready(AB).1);
         let (first, mut replay) = ReplayBody::recording(body, LIMIT, Some(rebuild));

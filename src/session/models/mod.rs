@@ -21,7 +21,7 @@ use super::{Changes, State, ask::Ask, flight::Flight};
 use crate::{
     ErrorKind,
     store::Lease,
-    sync::kit::{block_on, check},
+    sync::kit::{block_on, check, check_all},
 };
 
 fn got(token: &str) -> Got {
@@ -44,7 +44,7 @@ fn refusals_of_one_token_share_one_flight_however_late_they_come() {
 
 #[test]
 fn two_refusals_at_once_start_one_flight() {
-    check(|| {
+    check_all(|| {
         let (world, old) = World::with_token("old");
         let other = world.clone();
         let ask = refusal_of(&old);
@@ -56,7 +56,7 @@ fn two_refusals_at_once_start_one_flight() {
 
 #[test]
 fn whoever_was_answered_finds_nothing_older_than_the_answer() {
-    check(|| {
+    check_all(|| {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let caller = world.clone();
@@ -88,7 +88,7 @@ fn failed_refresh_is_shared_and_gives_the_token_back() {
 
 #[test]
 fn request_that_has_sent_nothing_gets_the_old_token_when_the_refresh_fails() {
-    check(|| {
+    check_all(|| {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let caller = world.ask(Ask::Need);
@@ -126,6 +126,22 @@ fn refused_request_never_gets_the_token_of_another_identity() {
         assert!([got("new"), Err(ErrorKind::SessionChanged)].contains(&join(caller)));
         assert_eq!(world.at_hand().as_deref(), Some("other"));
         assert!(!world.is_flying());
+    });
+}
+
+#[test]
+fn refused_request_that_has_waited_twice_gets_no_token_of_another_identity() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let caller = world.ask(refusal_of(&old));
+        world.replace("replaced");
+        let replaced = world.engine.present().expect("it was put there");
+        let other = world.ask(refusal_of(&replaced));
+        world.login("other");
+        assert!([got("replaced"), Err(ErrorKind::SessionChanged)].contains(&join(caller)));
+        assert_eq!(join(other), Err(ErrorKind::SessionChanged));
+        refresh.vanish();
     });
 }
 
@@ -196,7 +212,7 @@ fn late_result_counts_and_whoever_gave_up_was_told() {
 
 #[test]
 fn waiters_of_a_flight_whose_runtime_is_gone_decide_again() {
-    check(|| {
+    check_all(|| {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let caller = world.ask(refusal_of(&old));
@@ -225,7 +241,7 @@ fn waiters_of_a_flight_that_is_replaced_while_its_runtime_goes_are_answered() {
 
 #[test]
 fn whoever_waits_for_the_end_of_the_last_refresh_hears_of_it() {
-    check(|| {
+    check_all(|| {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let waiter = world.clone();
@@ -240,7 +256,7 @@ fn whoever_waits_for_the_end_of_the_last_refresh_hears_of_it() {
 
 #[test]
 fn expired_token_is_not_taken_for_fresh_by_whoever_knows_the_time() {
-    check(|| {
+    check_all(|| {
         let (world, _old) = World::with_token("old");
         let clock = world.clock.clone();
         let other = world.clone();
@@ -284,7 +300,7 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
         }
     }
 
-    check(|| {
+    check_all(|| {
         let (world, _old) = World::with_token("old");
         let flight = Flight::new();
         let given_up = Arc::new(AtomicUsize::new(0));
@@ -304,41 +320,45 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
 #[test]
 fn records_reach_the_store_in_the_order_of_the_changes() {
     in_a_runtime(|| {
-        let (world, _old) = World::with_token("old");
-        let other = world.clone();
-        let other = thread::spawn(move || {
-            other.login("other");
-            other.engine.storage.drain_at_once();
-        });
-        world.logout();
-        world.engine.storage.drain_at_once();
-        join(other);
-        assert_eq!(world.stored(), world.present());
-        assert!(world.engine.storage.is_settled());
+        check_all(|| {
+            let (world, _old) = World::with_token("old");
+            let other = world.clone();
+            let other = thread::spawn(move || {
+                other.login("other");
+                other.engine.storage.drain_at_once();
+            });
+            world.logout();
+            world.engine.storage.drain_at_once();
+            join(other);
+            assert_eq!(world.stored(), world.present());
+            assert!(world.engine.storage.is_settled());
+        })
     });
 }
 
 #[test]
 fn refresh_stores_nothing_after_a_logout() {
     in_a_runtime(|| {
-        let (world, old) = World::with_token("old");
-        let refresh = world.refuse(&old);
-        let leaver = world.clone();
-        let leaver = thread::spawn(move || {
-            leaver.logout();
-            leaver.engine.storage.drain_at_once();
-        });
-        refresh.save(&world, "new");
-        let _task = refresh.conclude(&world, "new");
-        join(leaver);
-        assert_eq!((world.stored(), world.present()), (None, None));
-        assert!(world.engine.storage.is_settled());
+        check(|| {
+            let (world, old) = World::with_token("old");
+            let refresh = world.refuse(&old);
+            let leaver = world.clone();
+            let leaver = thread::spawn(move || {
+                leaver.logout();
+                leaver.engine.storage.drain_at_once();
+            });
+            refresh.save(&world, "new");
+            let _task = refresh.conclude(&world, "new");
+            join(leaver);
+            assert_eq!((world.stored(), world.present()), (None, None));
+            assert!(world.engine.storage.is_settled());
+        })
     });
 }
 
 /// For the limits of the store's calls. They do not pass, because nobody drives it.
-fn in_a_runtime(model: impl Fn() + Send + Sync + 'static) {
+fn in_a_runtime(check: impl FnOnce()) {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
-    check(model);
+    check();
 }
