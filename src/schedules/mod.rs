@@ -12,7 +12,7 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, thread, time::Durati
 use tokio::{
     runtime::Builder,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use self::world::{ANSWERED_WITHIN, Answer, Failing, World};
@@ -189,7 +189,9 @@ fn failed_fetch_is_shared_and_not_tried_again_at_once() {
         in_many_orders(async |world| {
             world.revoke();
             world.fail_fetches([failing]);
+            let start = Instant::now();
             let answers = Callers::of(&world, 4).answers().await;
+            assert!(start.elapsed() < Duration::from_secs(31), "it was known after 30 seconds");
             let kind = match failing {
                 Failing::Transient => ErrorKind::Transient,
                 Failing::Panic => ErrorKind::Panic,
@@ -219,9 +221,12 @@ fn panic_in_any_task_of_the_library_leaves_nobody_waiting() {
         world.revoke();
         world.make_tasks_panic(100);
         let callers = Callers::of(&world, 4);
-        let login = tokio::spawn(in_turn(world.clone().login("second")));
+        // Which would put an end to what is left of a flight.
+        let login = (below(2) == 0).then(|| tokio::spawn(in_turn(world.clone().login("second"))));
         callers.answers().await;
-        login.await.expect("it does not panic");
+        if let Some(login) = login {
+            login.await.expect("it does not panic");
+        }
         recovers(&world).await;
     });
 }

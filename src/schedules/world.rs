@@ -60,8 +60,10 @@ struct Book {
     saved: HashSet<String>,
     /// Of 100 calls of the store, how many fail.
     store_fails: u64,
-    /// A save may come to nothing.
+    /// A save may come to nothing, because of the store.
     saves_may_fail: bool,
+    /// The same for an answer of the authority, because a task that had it has panicked.
+    answers_may_be_lost: bool,
     wrongs: Vec<String>,
 }
 
@@ -118,7 +120,7 @@ impl Ledger {
             let mut book = self.book();
             book.fetches += 1;
             let refused = present.as_ref().is_some_and(|present| book.refused.contains(present));
-            let spent = book.spent.contains(&presented);
+            let spent = book.spent.contains(&presented) && !book.answers_may_be_lost;
             book.check(
                 cx.cause() != Cause::Refused || refused,
                 "a refresh for a token that nobody has refused",
@@ -232,7 +234,8 @@ impl World {
     /// How many of 1000 turns of the library's own tasks panic from now on.
     pub(super) fn make_tasks_panic(&self, of_1000: u64) {
         Dice::make_tasks_panic(of_1000);
-        self.ledger.book().saves_may_fail = true;
+        let mut book = self.ledger.book();
+        (book.saves_may_fail, book.answers_may_be_lost) = (true, true);
     }
 
     pub(super) fn heal(&self) {
