@@ -1,10 +1,12 @@
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Session,

@@ -10,17 +10,13 @@ use std::{
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, TryLockError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, MutexGuard, watch},
-    time::timeout,
-};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use super::{
     ask::{Ask, Failure, RecordHead},
@@ -113,13 +109,15 @@ impl Engine {
     }
 
     pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<Taken<'_>> {
-        match self.slot.try_lock() {
-            Ok(slot) => Poll::Ready(Taken(Some(slot))),
-            Err(_taken) => {
+        let slot = match self.slot.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
                 cx.waker().wake_by_ref();
-                Poll::Pending
+                return Poll::Pending;
             }
-        }
+        };
+        Poll::Ready(Taken(Some(slot)))
     }
 
     pub(crate) async fn slot(&self) -> Taken<'_> {
