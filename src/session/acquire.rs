@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use super::{
     ask::{Ask, Decision, answers},
     engine::{self, Engine},
-    flight::{Flight, Landed, Landing},
+    flight::{Flight, Landing},
     issued::Issued,
+    seats::Landed,
     transaction,
 };
 use crate::{

@@ -21,12 +21,13 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 use super::{
     ask::{Ask, Failure, RecordHead},
     backoff::Backoff,
-    flight::{Flight, Landed},
+    flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Change, Finder, Slot},
     one_task::OneTask,
     reload::Obtained,
     renewal::{Renewal, RenewalMode},
+    seats::Landed,
     storage::{Storage, Written},
 };
 use crate::{

@@ -4,6 +4,9 @@
 //! first to do so wins. The slot is never freed from a destructor: a flight whose tasks are gone is marked as such here,
 //! and whoever takes the slot next sees it.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::Future,
     pin::Pin,
@@ -21,21 +24,10 @@ use tokio::{
 };
 
 use super::{
-    seats::{Round, Seats},
+    seats::{Landed, Round, Seats},
     storage::Storage,
 };
-use crate::{error::Error, store::Lease};
-
-/// How a wait ended.
-#[derive(Clone, Debug)]
-pub(crate) enum Landed {
-    /// The session has changed (a new token, a login, a logout): decide again.
-    Changed,
-    /// The refresh failed.
-    Failed(Error),
-    /// The runtime of the refresh went away: decide again, on another one.
-    Interrupted,
-}
+use crate::store::Lease;
 
 /// A handle on a refresh in progress.
 #[derive(Clone)]

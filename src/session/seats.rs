@@ -11,7 +11,18 @@ use std::{
 
 use slab::Slab;
 
-use super::flight::Landed;
+use crate::error::Error;
+
+/// How a wait ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Landed {
+    /// The session has changed (a new token, a login, a logout): decide again.
+    Changed,
+    /// The refresh failed.
+    Failed(Error),
+    /// The runtime of the refresh went away: decide again, on another one.
+    Interrupted,
+}
 
 /// Its methods run under a lock, so that what they take out is returned.
 #[derive(Default)]
@@ -80,5 +91,10 @@ impl Seats {
     /// Gives a seat back. After the end of its round it may be somebody else's.
     pub(super) fn leave(&mut self, round: Round, seat: usize) -> Option<Waker> {
         if round == self.round { self.wakers.try_remove(seat) } else { None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.wakers.len()
     }
 }
