@@ -19,13 +19,13 @@ use arc_swap::{ArcSwapOption, Guard};
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use super::{
-    ask::{Ask, Failure, RecordHead},
+    ask::{Ask, Failure, Obtained},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Change, Finder, Slot},
     one_task::OneTask,
-    reload::Obtained,
+    record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
     seats::Landed,
     storage::{Storage, Written},

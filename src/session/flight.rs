@@ -23,10 +23,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{
-    seats::{Landed, Round, Seats},
-    storage::Storage,
-};
+use super::seats::{Landed, Round, Seats};
 use crate::store::Lease;
 
 /// A handle on a refresh in progress.
@@ -49,27 +46,6 @@ struct Wait {
     /// The fetch is to be aborted, as soon as there is one.
     aborts: bool,
     lease: Option<Lease>,
-}
-
-/// The store's lease, in a flight's keeping until this is dropped or the flight has lost.
-pub(crate) struct Held {
-    flight: Flight,
-    fence: u64,
-    storage: Arc<Storage>,
-}
-
-impl Held {
-    pub(crate) fn fence(&self) -> u64 {
-        self.fence
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(lease) = self.flight.take_lease() {
-            self.storage.give_back(lease);
-        }
-    }
 }
 
 impl Flight {
@@ -134,14 +110,12 @@ impl Flight {
         }
     }
 
-    /// Keeps the store's lease.
-    pub(crate) fn hold(&self, lease: Lease, storage: &Arc<Storage>) -> Held {
-        let held = Held { flight: self.clone(), fence: lease.fence(), storage: storage.clone() };
+    /// Takes the store's lease into its keeping.
+    pub(super) fn keep_lease(&self, lease: Lease) {
         self.wait().lease = Some(lease);
         if self.is_lost() {
             self.give_lease_up();
         }
-        held
     }
 
     /// Ends the lease: once lost, the flight writes nothing any more, and who comes after it is not to wait for it.
@@ -149,7 +123,7 @@ impl Flight {
         drop(self.take_lease());
     }
 
-    fn take_lease(&self) -> Option<Lease> {
+    pub(super) fn take_lease(&self) -> Option<Lease> {
         self.wait().lease.take()
     }
 

@@ -12,10 +12,11 @@ use std::{
 };
 
 use super::{
-    ask::{Ask, Decision, Failure, Known, Plan, RecordHead, answers},
+    ask::{Ask, Decision, Failure, Known, Plan, answers},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Sendable},
+    record_head::RecordHead,
 };
 use crate::{
     classify::Verdict,
