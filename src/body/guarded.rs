@@ -15,7 +15,7 @@ use super::{
     shared::{Attempt, Shared, State, Turn},
     source::{Item, Source},
 };
-use crate::BoxError;
+use crate::error::BoxError;
 
 /// A body that the response future can still pause, hand to the second attempt, or end.
 pub(super) struct Guarded<B> {

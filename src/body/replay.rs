@@ -17,7 +17,7 @@ use super::{
     shared::{Attempt, Second, Shared, State},
     source::{self, Item, Source},
 };
-use crate::BoxError;
+use crate::error::BoxError;
 
 /// A request body that can be sent a second time, within limits. See the [module docs](super).
 ///
