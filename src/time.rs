@@ -101,6 +101,12 @@ impl Timekeeper {
         Now { monotonic, wall }
     }
 
+    /// The same for when it is needed, under a lock perhaps: a clock of somebody else is read at once.
+    pub(crate) fn reading(&self) -> impl Fn() -> Now {
+        let taken = if self.start.is_none() { Some(self.now()) } else { None };
+        move || taken.unwrap_or_else(|| self.now())
+    }
+
     /// Whether that moment of the monotonic clock, in nanoseconds, has come.
     #[inline]
     pub(crate) fn has_come(&self, moment: u64) -> bool {

@@ -14,7 +14,7 @@ use super::{
     shared::{Attempt, Shared, State, Turn},
     source::{Item, Source},
 };
-use crate::{BoxError, sync::Arc};
+use crate::{error::BoxError, sync::Arc};
 
 /// A body that the response future can still pause, hand to the second attempt, or end.
 pub(super) struct Guarded<B> {

@@ -16,7 +16,7 @@ use super::{
     shared::{Attempt, Second, Shared, State},
     source::{self, Item, Source},
 };
-use crate::{BoxError, sync::Arc};
+use crate::{error::BoxError, sync::Arc};
 
 /// A request body that can be sent a second time, within limits. See the [module docs](super).
 ///

@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use super::{
     ask::{Ask, Decision, answers},
     engine::{self, Engine},
-    flight::{Flight, Landed, Landing},
+    flight::{Flight, Landing},
     issued::Issued,
+    seats::Landed,
     transaction,
 };
 use crate::{
@@ -62,7 +63,6 @@ pub(crate) struct Acquire {
 
 /// The wait for a flight.
 pub(crate) struct Wait {
-    flight: Flight,
     landing: Landing,
     /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
     alarm: Option<JoinSet<Result<(), Error>>>,
@@ -78,7 +78,7 @@ pub(crate) enum Denied {
 
 impl Wait {
     fn new(flight: Flight, engine: &Engine) -> Self {
-        Wait { landing: flight.landing(), alarm: alarm(&flight, engine), flight }
+        Wait { alarm: alarm(&flight, engine), landing: flight.landing() }
     }
 
     fn poll(&mut self, engine: &Engine, cx: &mut Context<'_>) -> Poll<Landed> {
@@ -90,7 +90,7 @@ impl Wait {
             self.alarm = match ready!(set.poll_join_next(cx)) {
                 Some(Ok(Ok(()))) => return Poll::Ready(Landed::Failed(engine::late())),
                 // The runtime of the alarm went away before it was time. If this one has gone, too, nothing rings.
-                Some(Err(_)) if !moved => alarm(&self.flight, engine),
+                Some(Err(_)) if !moved => alarm(self.landing.flight(), engine),
                 Some(Err(_) | Ok(Err(_))) | None => None,
             };
             moved = true;
@@ -114,13 +114,6 @@ impl From<Denied> for Error {
     }
 }
 
-/// The first step of an ask.
-pub(crate) enum Step {
-    Have(Arc<Issued>),
-    Wait(Wait),
-    Denied(Denied),
-}
-
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
         Acquire { engine, ask, wait: None, refused: None, changes: 0, interruptions: 0 }
@@ -131,38 +124,46 @@ impl Acquire {
         self.refused.as_ref()
     }
 
-    /// Asks, without waiting for what the ask may start.
-    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    /// Asks, without waiting for what the ask may start. `None`: there is a flight to wait for now.
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Issued>>, Denied>> {
         let engine = &self.engine;
-        if let Some(token) = engine.present().filter(|token| answers(token, self.ask, || engine.now())) {
-            return Poll::Ready(Step::Have(token));
+        let is_reentrant = engine.mark().is_around_us();
+        // Without the slot, which a crowd would have to take one by one. Whoever comes for a first token has just looked.
+        let looks = is_reentrant || self.changes > 0 || matches!(self.ask, Ask::Refuse { .. });
+        if looks {
+            if let Some(token) = engine.present().filter(|token| answers(token, self.ask, || engine.now())) {
+                return Poll::Ready(Ok(Some(token)));
+            }
         }
-        if engine.mark().is_around_us() {
-            return Poll::Ready(Step::Denied(Denied::Failed(reentry::error())));
+        if is_reentrant {
+            return Poll::Ready(Err(Denied::Failed(reentry::error())));
         }
-        let now = engine.now();
+        let now = engine.clock.reading();
         let mut slot = ready!(engine.poll_slot(cx));
         Poll::Ready(match slot.ask(self.ask, now) {
-            Decision::Use(token) => Step::Have(token),
-            Decision::Join(flight) => Step::Wait(Wait::new(flight, engine)),
+            Decision::Use(token) => Ok(Some(token)),
+            Decision::Join(flight) => {
+                self.wait = Some(Wait::new(flight, engine));
+                Ok(None)
+            }
             Decision::Start(flight, plan) => {
                 let Some(runtime) = engine.runtime() else {
                     slot.unstart();
                     let error = Error::new(ErrorKind::NoRuntime, "a refresh needs a tokio runtime to run on");
-                    return Poll::Ready(Step::Denied(Denied::Failed(error)));
+                    return Poll::Ready(Err(Denied::Failed(error)));
                 };
                 drop(slot);
                 if matches!(self.ask, Ask::Refuse { .. }) {
                     self.refused = plan.known.present.clone();
                 }
                 flight.runs_on(&runtime);
-                let wait = Wait::new(flight.clone(), engine);
+                self.wait = Some(Wait::new(flight.clone(), engine));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse().send_replace(());
-                Step::Wait(wait)
+                Ok(None)
             }
-            Decision::Fail(error) => Step::Denied(Denied::Failed(error)),
-            Decision::Damped => Step::Denied(Denied::Damped),
+            Decision::Fail(error) => Err(Denied::Failed(error)),
+            Decision::Damped => Err(Denied::Damped),
         })
     }
 
@@ -219,10 +220,10 @@ impl Future for Acquire {
                 }
             }
             match ready!(self.poll_step(cx)) {
-                Step::Have(token) => return Poll::Ready(Ok(token)),
-                Step::Wait(wait) => self.wait = Some(wait),
-                Step::Denied(Denied::Failed(error)) => return Poll::Ready(self.after(error)),
-                Step::Denied(denied) => return Poll::Ready(Err(denied)),
+                Ok(Some(token)) => return Poll::Ready(Ok(token)),
+                Ok(None) => {}
+                Err(Denied::Failed(error)) => return Poll::Ready(self.after(error)),
+                Err(denied) => return Poll::Ready(Err(denied)),
             }
         }
     }

@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{flight::Flight, issued::Issued};
+use super::{
+    flight::Flight,
+    issued::{Issued, Sendable},
+    record_head::RecordHead,
+};
 use crate::{
     classify::Verdict,
     error::Error,
     generation::Stamp,
     source::{Cause, FailureClass},
-    store::{Record, SessionId, StoredToken},
     time::Now,
 };
 
@@ -62,22 +65,16 @@ pub(crate) struct Known {
     pub(crate) present: Option<Arc<Issued>>,
 }
 
-/// Which record of the store the state stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RecordHead {
-    pub(crate) session: SessionId,
-    pub(crate) revision: u64,
-}
-
-impl RecordHead {
-    /// The same session's next record. A store may hold the last number there is.
-    pub(crate) fn following(self) -> Self {
-        RecordHead { revision: self.revision.saturating_add(1), ..self }
-    }
-
-    pub(crate) fn record(self, token: Option<StoredToken>) -> Record {
-        Record { session: self.session, revision: self.revision, token }
-    }
+/// What comes of a look into the store, or of a fetch.
+pub(crate) enum Obtained {
+    /// A token, fetched and saved or found in the store.
+    Token { fresh: Sendable, record: RecordHead },
+    /// Another identity was found in the store.
+    Replaced { fresh: Sendable, record: RecordHead },
+    /// The identity's end was found in the store.
+    Ended { record: RecordHead },
+    /// Nothing, or nothing that anybody wants.
+    Nothing,
 }
 
 /// Whether the present token is the answer to an ask, so that nothing has to be fetched. Most asks need not know the time.

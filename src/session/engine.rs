@@ -10,7 +10,7 @@ use std::{
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, TryLockError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,14 +18,15 @@ use std::{
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use super::{
-    ask::{Ask, Failure, RecordHead},
+    ask::{Ask, Failure, Obtained},
     backoff::Backoff,
-    flight::{Flight, Landed},
+    flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Change, Finder, Slot},
     one_task::OneTask,
-    reload::Obtained,
+    record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
+    seats::Landed,
     storage::{Storage, Written},
 };
 use crate::{
@@ -109,13 +110,15 @@ impl Engine {
     }
 
     pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<Taken<'_>> {
-        match self.slot.try_lock() {
-            Ok(slot) => Poll::Ready(Taken(Some(slot))),
-            Err(_taken) => {
+        let slot = match self.slot.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
                 cx.waker().wake_by_ref();
-                Poll::Pending
+                return Poll::Pending;
             }
-        }
+        };
+        Poll::Ready(Taken(Some(slot)))
     }
 
     pub(crate) async fn slot(&self) -> Taken<'_> {

@@ -1,8 +1,11 @@
 //! One refresh in progress, shared by everybody who waits for it.
 //!
-//! Waiters hold a [`Landing`], a nameable future without a box. Whoever ends the wait (the supervisor, a logout, a
-//! dropped runtime) lands the flight; the first to do so wins. The slot is never freed from a destructor: a flight
-//! whose tasks are gone is marked as such here, and whoever takes the slot next sees it.
+//! Waiters hold a [`Landing`]. Whoever ends the wait (the supervisor, a logout, a dropped runtime) lands the flight; the
+//! first to do so wins. The slot is never freed from a destructor: a flight whose tasks are gone is marked as such here,
+//! and whoever takes the slot next sees it.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,
@@ -17,27 +20,14 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::storage::Storage;
+use super::seats::{Landed, Round, Seats};
 use crate::{
-    error::Error,
     store::Lease,
     sync::{
-        FutureExt, Mutex, MutexGuard, PoisonError, Shared,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        oneshot,
     },
 };
-
-/// How a wait ended.
-#[derive(Clone, Debug)]
-pub(crate) enum Landed {
-    /// The session has changed (a new token, a login, a logout): decide again.
-    Changed,
-    /// The refresh failed.
-    Failed(Error),
-    /// The runtime of the refresh went away: decide again, on another one.
-    Interrupted,
-}
 
 /// A handle on a refresh in progress.
 #[derive(Clone)]
@@ -54,45 +44,16 @@ struct Core {
 }
 
 struct Wait {
-    sender: Option<oneshot::Sender<Landed>>,
-    landing: Shared<oneshot::Receiver<Landed>>,
+    seats: Seats,
     fetch: Option<AbortHandle>,
     /// The fetch is to be aborted, as soon as there is one.
     aborts: bool,
     lease: Option<Lease>,
 }
 
-/// The store's lease, in a flight's keeping until this is dropped or the flight has lost.
-pub(crate) struct Held {
-    flight: Flight,
-    fence: u64,
-    storage: Arc<Storage>,
-}
-
-impl Held {
-    pub(crate) fn fence(&self) -> u64 {
-        self.fence
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(lease) = self.flight.take_lease() {
-            self.storage.give_back(lease);
-        }
-    }
-}
-
 impl Flight {
     pub(crate) fn new() -> Self {
-        let (sender, receiver) = oneshot::channel();
-        let wait = Wait {
-            sender: Some(sender),
-            landing: receiver.shared(),
-            fetch: None,
-            aborts: false,
-            lease: None,
-        };
+        let wait = Wait { seats: Seats::default(), fetch: None, aborts: false, lease: None };
         Flight(Arc::new(Core {
             runtime: OnceLock::new(),
             wait: Mutex::new(wait),
@@ -106,8 +67,9 @@ impl Flight {
     }
 
     /// A future that ends when the flight lands.
-    pub(crate) fn landing(&self) -> Landing {
-        Landing(self.wait().landing.clone())
+    pub(crate) fn landing(self) -> Landing {
+        let round = self.wait().seats.round();
+        Landing { flight: self, round, seat: None }
     }
 
     /// Says where its tasks run, before they do.
@@ -124,11 +86,8 @@ impl Flight {
 
     /// Releases the present waiters. Only the first call does anything.
     pub(crate) fn land(&self, landed: Landed) {
-        let sender = self.wait().sender.take();
-        if let Some(sender) = sender {
-            // Nobody waiting is no failure.
-            let _ = sender.send(landed);
-        }
+        let released = self.wait().seats.end(&landed);
+        released.wake();
     }
 
     /// Its result is no longer wanted; the fetch runs to its end all the same.
@@ -140,16 +99,12 @@ impl Flight {
     /// the fetch.
     pub(crate) fn lose(&self) {
         self.disown();
-        let (sender, receiver) = oneshot::channel();
         let (released, fetch) = {
             let mut wait = self.wait();
-            wait.landing = receiver.shared();
             wait.aborts = true;
-            (wait.sender.replace(sender), wait.fetch.clone())
+            (wait.seats.next_round(), wait.fetch.clone())
         };
-        if let Some(released) = released {
-            let _ = released.send(Landed::Changed);
-        }
+        released.wake();
         if let Some(fetch) = fetch {
             fetch.abort();
         }
@@ -158,14 +113,12 @@ impl Flight {
         }
     }
 
-    /// Keeps the store's lease.
-    pub(crate) fn hold(&self, lease: Lease, storage: &Arc<Storage>) -> Held {
-        let held = Held { flight: self.clone(), fence: lease.fence(), storage: storage.clone() };
+    /// Takes the store's lease into its keeping.
+    pub(super) fn keep_lease(&self, lease: Lease) {
         self.wait().lease = Some(lease);
         if self.is_lost() {
             self.give_lease_up();
         }
-        held
     }
 
     /// Ends the lease: once lost, the flight writes nothing any more, and who comes after it is not to wait for it.
@@ -173,7 +126,7 @@ impl Flight {
         drop(self.take_lease());
     }
 
-    fn take_lease(&self) -> Option<Lease> {
+    pub(super) fn take_lease(&self) -> Option<Lease> {
         self.wait().lease.take()
     }
 
@@ -216,12 +169,53 @@ impl Drop for Guard {
 }
 
 /// A wait for the end of a flight.
-pub(crate) struct Landing(Shared<oneshot::Receiver<Landed>>);
+pub(crate) struct Landing {
+    flight: Flight,
+    round: Round,
+    seat: Option<usize>,
+}
+
+impl Landing {
+    pub(crate) fn flight(&self) -> &Flight {
+        &self.flight
+    }
+}
 
 impl Future for Landing {
     type Output = Landed;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
-        Pin::new(&mut self.0).poll(cx).map(|landed| landed.unwrap_or(Landed::Interrupted))
+        let this = &mut *self;
+        // Wakers are cloned and dropped where no lock is held: they are other people's code.
+        let mut waker = this.seat.is_none().then(|| cx.waker().clone());
+        loop {
+            let mut wait = this.flight.wait();
+            if let Some(landed) = wait.seats.ended(this.round) {
+                this.seat = None;
+                return Poll::Ready(landed);
+            }
+            match waker {
+                None if wait.seats.will_wake(this.seat, cx.waker()) => return Poll::Pending,
+                None => {
+                    drop(wait);
+                    waker = Some(cx.waker().clone());
+                }
+                Some(waker) => {
+                    let replaced = wait.seats.sit(&mut this.seat, waker);
+                    drop(wait);
+                    drop(replaced);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat {
+            let left = self.flight.wait().seats.leave(self.round, seat);
+            drop(left);
+        }
     }
 }

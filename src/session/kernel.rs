@@ -9,10 +9,11 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    ask::{Ask, Decision, Failure, Known, Plan, RecordHead, answers},
+    ask::{Ask, Decision, Failure, Known, Plan, answers},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Sendable},
+    record_head::RecordHead,
 };
 use crate::{
     classify::Verdict,
@@ -100,15 +101,15 @@ impl Slot {
         matches!(self.fetch(), Fetch::Flight(_) | Fetch::Overdue(..))
     }
 
-    /// Decides what an ask comes to.
-    pub(crate) fn ask(&mut self, ask: Ask, now: Now) -> Decision {
+    /// Decides what an ask comes to. Those who join a flight, as most do, need not know the time.
+    pub(crate) fn ask(&mut self, ask: Ask, now: impl Fn() -> Now) -> Decision {
         self.absorb();
         if let Ask::Refuse { stamp, .. } = ask {
             if stamp.epoch != self.epoch {
                 return Decision::Fail(self.left());
             }
         }
-        if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, || now)) {
+        if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, &now)) {
             return Decision::Use(token.clone());
         }
         match &self.fetch {
@@ -118,14 +119,14 @@ impl Slot {
                 Decision::Join(flight)
             }
             Fetch::Overdue(_, error) | Fetch::Dead(error) => Decision::Fail(error.clone()),
-            Fetch::Cooling { until, error } if now.monotonic < *until => Decision::Fail(error.clone()),
+            Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
             Fetch::LoggedOut => Decision::Fail(self.left()),
-            Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, now) => Decision::Damped,
+            Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
                 let flight = Flight::new();
                 self.set_fetch(Fetch::Flight(flight.clone()));
-                Decision::Start(flight, self.plan(ask, now))
+                Decision::Start(flight, self.plan(ask, now()))
             }
         }
     }
@@ -350,11 +351,11 @@ impl Slot {
 
     /// Whether refreshes have brought so little of late that a young token's refusal starts none. The wait doubles
     /// with every refresh in a row whose token was refused again.
-    fn is_damped(&self, ask: Ask, now: Now) -> bool {
+    fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
         let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
         let fruitless = token.fruitless_refreshes();
         let cap = if verdict == Verdict::Reject { DAMPED_AFTER_REJECT } else { DAMPED_AFTER_SUSPECT };
-        fruitless > 0 && token.age(now) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
+        fruitless > 0 && token.age(now()) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
     }
 
     pub(crate) fn known(&self) -> Known {

@@ -28,12 +28,14 @@ mod flight;
 mod issued;
 mod keep_fresh;
 mod kernel;
+mod lease;
 #[cfg(all(test, token_refresh_loom))]
 mod models;
 mod one_task;
-mod owing;
+mod record_head;
 mod reload;
 mod renewal;
+mod seats;
 mod siblings;
 mod storage;
 mod transaction;
@@ -99,7 +101,7 @@ impl Session {
     ///
     /// Why no token could be had. The session works all the same, and the next request tries again.
     pub async fn start(&self) -> Result<(), Error> {
-        let issued = Acquire::new(self.engine.clone(), Ask::Need).await?;
+        let issued = self.acquire(Ask::Need).await?;
         if issued.is_from_store() {
             verify::in_background(&self.engine, issued);
         }
@@ -126,7 +128,7 @@ impl Session {
     pub async fn token(&self) -> Result<Token, Error> {
         match at_hand(&self.engine, |issued| Some(issued.token().clone())) {
             Some(token) => Ok(token),
-            None => self.acquire(self.engine.first_ask()).await,
+            None => Ok(self.acquire(self.engine.first_ask()).await?.token().clone()),
         }
     }
 
@@ -137,7 +139,7 @@ impl Session {
     ///
     /// As [`token`](Self::token); a failed refresh is none while the present token has not expired.
     pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
-        self.acquire(Ask::Last(time)).await
+        Ok(self.acquire(Ask::Last(time)).await?.token().clone())
     }
 
     /// Gets a new token, whatever the present one is. Joins the refresh in progress, if there is one.
@@ -147,7 +149,7 @@ impl Session {
     /// Always reports a failure, also when the present token is still good. After a failed refresh the remembered
     /// error is returned until its cooling is over.
     pub async fn refresh(&self) -> Result<Token, Error> {
-        self.acquire(Ask::Force).await
+        Ok(self.acquire(Ask::Force).await?.token().clone())
     }
 
     /// Another identity has logged in, with this token. Whoever still waits for the identity before gets
@@ -239,8 +241,8 @@ impl Session {
         select(pin!(self.engine.settle()), pin!(bound)).await.factor_first().0
     }
 
-    async fn acquire(&self, ask: Ask) -> Result<Token, Error> {
-        Ok(Acquire::new(self.engine.clone(), ask).await?.token().clone())
+    fn acquire(&self, ask: Ask) -> Acquire {
+        Acquire::new(self.engine.clone(), ask)
     }
 
     /// Waits for a write that a change has put into the queue.

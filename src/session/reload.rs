@@ -1,9 +1,10 @@
 //! What a record in the store means for a session.
 
 use super::{
-    ask::{Known, RecordHead},
+    ask::{Known, Obtained},
     engine::Engine,
     issued::{Provenance, Sendable},
+    record_head::RecordHead,
 };
 use crate::{
     secret::Secret,
@@ -84,18 +85,6 @@ pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded) -> Taken 
         Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
         Reloaded::Nothing(record) => Taken::Base(record, before()),
     }
-}
-
-/// What comes of a look into the store, or of a fetch.
-pub(crate) enum Obtained {
-    /// A token, fetched and saved or found in the store.
-    Token { fresh: Sendable, record: RecordHead },
-    /// Another identity was found in the store.
-    Replaced { fresh: Sendable, record: RecordHead },
-    /// The identity's end was found in the store.
-    Ended { record: RecordHead },
-    /// Nothing, or nothing that anybody wants.
-    Nothing,
 }
 
 fn stored(found: &StoredToken) -> Token {

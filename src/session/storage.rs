@@ -21,7 +21,7 @@ use futures_util::{
 };
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use super::{ask::RecordHead, debt::Debt, flight::Flight, one_task::OneTask, owing};
+use super::{debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     secret::Secret,
@@ -119,7 +119,7 @@ impl Storage {
     }
 
     /// Ends a lease, unless what was fetched under it is still owed.
-    pub(crate) fn give_back(self: &Arc<Self>, lease: Lease) {
+    pub(crate) fn give_back(&self, lease: Lease) {
         let given_up = {
             let mut queue = self.queue();
             if queue.owed.as_ref().is_some_and(|owed| owed.is_refresh) {
@@ -129,9 +129,6 @@ impl Storage {
             }
         };
         drop(given_up);
-        if let (true, Ok(runtime)) = (self.keeps_a_lease().is_some(), Handle::try_current()) {
-            owing::write_again(self, &runtime);
-        }
     }
 
     /// Nothing is owed any more, unless it is something newer. Returned is the lease that was kept until then.

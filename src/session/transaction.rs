@@ -16,12 +16,14 @@ use tokio::{
 };
 
 use super::{
-    ask::{Failure, Plan, RecordHead},
+    ask::{Failure, Obtained, Plan},
     engine::{self, Engine},
-    flight::{Flight, Held},
+    flight::Flight,
     issued::Provenance,
     kernel::Finder,
-    reload::{Obtained, Reloaded, Taken, reload, take},
+    lease::Held,
+    record_head::RecordHead,
+    reload::{Reloaded, Taken, reload, take},
     siblings,
 };
 use crate::{
@@ -187,7 +189,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         return None;
     }
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten().map(|lease| flight.hold(lease, &engine.storage));
+    let lease = engine.reported(lease).flatten().map(|lease| Held::by(flight, lease, &engine.storage));
     let found = engine.reported(engine.storage.load().await);
     if flight.is_lost() {
         return None;

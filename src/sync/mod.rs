@@ -12,15 +12,14 @@ pub(crate) mod turns;
 #[cfg(not(all(test, token_refresh_loom)))]
 pub(crate) use {
     arc_swap::{ArcSwapOption, Guard},
-    futures_util::{FutureExt, future::Shared},
-    std::sync::{Arc, Mutex, MutexGuard, atomic},
-    tokio::sync::{Mutex as TryMutex, MutexGuard as TryMutexGuard, oneshot},
+    std::sync::{Arc, Mutex, Mutex as TryMutex, MutexGuard, MutexGuard as TryMutexGuard, atomic},
+    tokio::sync::oneshot,
 };
 #[cfg(all(test, token_refresh_loom))]
 pub(crate) use {
     checked::{
         cell::{ArcSwapOption, Guard},
-        oneshot::{self, FutureExt, Shared},
+        oneshot,
         try_mutex::{TryMutex, TryMutexGuard},
     },
     loom::sync::{Arc, Mutex, MutexGuard, atomic},

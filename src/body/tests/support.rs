@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio_test::task::Spawn;
 
 use super::super::{Replay, ReplayBody};
-use crate::BoxError;
+use crate::error::BoxError;
 
 /// The far end of a [`Fed`] body.
 #[derive(Clone, Default)]

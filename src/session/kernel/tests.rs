@@ -47,7 +47,7 @@ fn issued() -> (Slot, Stamp) {
 }
 
 fn start(slot: &mut Slot, ask: Ask) -> Flight {
-    match slot.ask(ask, NOW) {
+    match slot.ask(ask, || NOW) {
         Decision::Start(flight, _) => flight,
         other => panic!("no flight was started, but {}", name(&other)),
     }
@@ -64,7 +64,7 @@ fn name(decision: &Decision) -> &'static str {
 }
 
 fn decide(slot: &mut Slot, ask: Ask, now: Now) -> &'static str {
-    name(&slot.ask(ask, now))
+    name(&slot.ask(ask, || now))
 }
 
 fn publish(slot: &mut Slot, flight: &Flight) -> Option<Change> {
@@ -124,10 +124,10 @@ fn a_refusal_of_an_older_generation_starts_nothing_whatever_the_fetch_is_doing()
 fn a_refusal_of_another_epoch_fails_whatever_the_token() {
     let (mut slot, stamp) = issued();
     slot.login(sendable());
-    let Decision::Fail(error) = slot.ask(reject(stamp), NOW) else { panic!("another identity") };
+    let Decision::Fail(error) = slot.ask(reject(stamp), || NOW) else { panic!("another identity") };
     assert_eq!(error.kind(), ErrorKind::SessionChanged);
     slot.logout();
-    let Decision::Fail(error) = slot.ask(reject(stamp), NOW) else { panic!("no identity") };
+    let Decision::Fail(error) = slot.ask(reject(stamp), || NOW) else { panic!("no identity") };
     assert_eq!(error.kind(), ErrorKind::SessionEnded);
 }
 
@@ -281,7 +281,7 @@ fn revisions_only_grow_and_sessions_change_with_the_identity() {
 
 /// Fails refreshes by hand, each as soon as the cooling of the one before is over.
 fn fail_again(slot: &mut Slot, class: FailureClass, at: Now) -> Option<ErrorKind> {
-    let Decision::Start(flight, _) = slot.ask(Ask::Force, at) else { return None };
+    let Decision::Start(flight, _) = slot.ask(Ask::Force, || at) else { return None };
     fail(slot, &flight, class, at)
 }
 
@@ -304,7 +304,7 @@ fn unexplained_refusals_stall_the_session_after_three_that_are_five_minutes_apar
         "the present token is as good as before"
     );
     assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(700 + 900)), Some(ErrorKind::Stalled));
-    let flight = match slot.ask(Ask::Force, later(700 + 1800)) {
+    let flight = match slot.ask(Ask::Force, || later(700 + 1800)) {
         Decision::Start(flight, _) => flight,
         other => panic!("{}", name(&other)),
     };

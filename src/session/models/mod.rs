@@ -6,18 +6,20 @@
 mod world;
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
 use loom::thread;
 use tokio::runtime::Builder;
 
 use self::world::{Got, Refresh, World, join, refusal_of};
-use super::{Changes, State, ask::Ask, flight::Flight};
+use super::{Acquire, Changes, State, ask::Ask, flight::Flight, lease::Held};
 use crate::{
     ErrorKind,
     store::Lease,
@@ -240,6 +242,30 @@ fn waiters_of_a_flight_that_is_replaced_while_its_runtime_goes_are_answered() {
 }
 
 #[test]
+fn caller_that_leaves_late_takes_nobody_elses_seat() {
+    check(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let mut leaver = Acquire::new(world.engine.clone(), refusal_of(&old));
+        poll_once(&mut leaver);
+        let leaver = thread::spawn(move || drop(leaver));
+        // The flight that has lost makes room for others, who wait for its end.
+        world.replace("replaced");
+        let newcomer = world.ask(Ask::Force);
+        refresh.vanish();
+        join(leaver);
+        assert_eq!(join(newcomer), Err(ErrorKind::NoRuntime));
+    });
+}
+
+fn poll_once(acquire: &mut Acquire) {
+    block_on(poll_fn(|cx| {
+        let _ = Pin::new(&mut *acquire).poll(cx);
+        Poll::Ready(())
+    }));
+}
+
+#[test]
 fn whoever_waits_for_the_end_of_the_last_refresh_hears_of_it() {
     check_all(|| {
         let (world, old) = World::with_token("old");
@@ -276,12 +302,8 @@ fn caller_that_goes_away_takes_nothing_from_the_others() {
         let engine = world.engine.clone();
         let ask = refusal_of(&old);
         let leaver = thread::spawn(move || {
-            let mut acquire = super::Acquire::new(engine, ask);
             // One step, then the future is dropped wherever it is.
-            block_on(poll_fn(|cx| {
-                let _ = std::pin::Pin::new(&mut acquire).poll(cx);
-                std::task::Poll::Ready(())
-            }));
+            poll_once(&mut Acquire::new(engine, ask));
         });
         let caller = world.ask(refusal_of(&old));
         let _task = refresh.conclude(&world, "new");
@@ -310,7 +332,7 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
             loser.disown();
             loser.give_lease_up();
         });
-        let held = flight.hold(lease, &world.engine.storage);
+        let held = Held::by(&flight, lease, &world.engine.storage);
         join(loser);
         assert_eq!(given_up.load(Ordering::Relaxed), 1);
         drop(held);

@@ -10,12 +10,12 @@ use loom::thread::{self, JoinHandle};
 use super::super::{
     Session,
     acquire::{Acquire, Denied, at_hand},
-    ask::{Ask, Decision, Failure, RecordHead},
+    ask::{Ask, Decision, Failure, Obtained},
     engine::Engine,
     flight::{Flight, Guard},
     issued::{Issued, Provenance, Sendable},
     kernel::Finder,
-    reload::Obtained,
+    record_head::RecordHead,
 };
 use crate::{
     Error, ErrorKind, FetchContext, FetchError, Token, Verdict,
@@ -61,7 +61,7 @@ impl World {
 
     /// The first ask of a refusal, which starts the one refresh of a model.
     pub(super) fn refuse(&self, token: &Issued) -> Refresh {
-        match block_on(self.engine.slot()).ask(refusal_of(token), self.engine.now()) {
+        match block_on(self.engine.slot()).ask(refusal_of(token), || self.engine.now()) {
             Decision::Start(flight, plan) => {
                 let guard = flight.guard(self.engine.pulse().clone());
                 Refresh { flight, guard, record: plan.known.record.following() }
@@ -72,7 +72,7 @@ impl World {
 
     /// Whether an ask would start a refresh.
     pub(super) fn starts(&self, ask: Ask) -> bool {
-        matches!(block_on(self.engine.slot()).ask(ask, self.engine.now()), Decision::Start(..))
+        matches!(block_on(self.engine.slot()).ask(ask, || self.engine.now()), Decision::Start(..))
     }
 
     /// Somebody who asks, in a thread of its own. Where it would start a refresh itself it gets `NoRuntime`.

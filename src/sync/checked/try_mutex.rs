@@ -1,4 +1,6 @@
-//! Stands for the mutex of tokio, which is only ever tried.
+//! Stands for a mutex that is only ever tried.
+
+use std::sync::TryLockResult;
 
 use loom::sync::Mutex;
 
@@ -12,13 +14,11 @@ impl<T> TryMutex<T> {
     }
 
     /// Whoever fails is told so when it may try again: a schedule in which it tries for ever is none.
-    pub(crate) fn try_lock(&self) -> Result<TryMutexGuard<'_, T>, Taken> {
-        self.0.try_lock().map_err(|_taken| {
+    pub(crate) fn try_lock(&self) -> TryLockResult<TryMutexGuard<'_, T>> {
+        let taken = self.0.try_lock();
+        if taken.is_err() {
             drop(self.0.lock());
-            Taken
-        })
+        }
+        taken
     }
 }
-
-#[derive(Debug)]
-pub(crate) struct Taken;
