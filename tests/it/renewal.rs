@@ -155,6 +155,26 @@ async fn a_machine_that_slept_past_expiry_refreshes_before_it_sends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_comes_while_a_token_that_slept_past_expiry_is_replaced_waits_as_well() {
+    for mode in [RenewalMode::Off, RenewalMode::Background, RenewalMode::Inline] {
+        let (world, clock) = world(|session| session.renewal(mode)).await;
+        clock.suspend(2 * LIFE);
+        clock.advance(SECOND);
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let mut requests = [(); 2].map(|()| task::spawn(world.get("/")));
+        for request in &mut requests {
+            assert_pending!(request.poll());
+        }
+        gate.waiting(1).await;
+        assert!(world.api.requests().is_empty(), "{mode:?}");
+        gate.open();
+        for request in requests {
+            assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_saves_no_token() {
     let (world, clock) = world(|session| session).await;
     clock.set_wall_back(10 * LIFE);
