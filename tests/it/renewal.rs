@@ -205,6 +205,29 @@ async fn a_task_keeps_the_token_fresh_without_traffic_until_the_logout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_keeper_tries_again_as_soon_as_a_failed_renewal_has_cooled_down() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let is_renewal = counted.fetch_add(1, Ordering::SeqCst) == 1;
+        async move {
+            if is_renewal {
+                return Err(FetchError::transient("no route"));
+            }
+            Ok(Token::new("token").expires_in(40 * SECOND))
+        }
+    }))
+    .renewal_jitter(Duration::ZERO)
+    .build();
+    session.token().await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    // Due after 30 s, and cool again not two seconds later: long before the token dies.
+    tokio::time::sleep(32 * SECOND).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    keeper.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_keeper_ends_with_its_session() {
     let session = Session::builder(source_fn(|_: FetchContext| async {
         Ok::<_, FetchError>(Token::new("token").expires_in(LIFE))
