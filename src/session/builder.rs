@@ -94,7 +94,12 @@ impl SessionBuilder {
         F: Fn(Token) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.revoke = Some(Box::new(move |token| Box::pin(revoke(token))));
+        let revoke = Arc::new(revoke);
+        self.revoke = Some(Box::new(move |token| {
+            let revoke = revoke.clone();
+            // In the task as well: what the closure does by itself must not stop a logout.
+            Box::pin(async move { revoke(token).await })
+        }));
         self
     }
 
