@@ -197,6 +197,7 @@ impl Slot {
             }
         };
         self.end_fetch(then);
+        flight.fails(error.clone());
         Some(Failure { class, error })
     }
 
