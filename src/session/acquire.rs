@@ -167,14 +167,15 @@ impl Acquire {
         })
     }
 
-    /// What a failed refresh leaves: a token that may still be sent, for those who have sent nothing yet.
+    /// What a failed refresh leaves: a token that may still be sent, for those who have not been refused with it.
     fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
         let now = self.engine.now();
-        let remaining = self
-            .engine
-            .present()
-            .filter(|token| !matches!(self.ask, Ask::Refuse { .. } | Ask::Force) && token.is_usable(now));
-        remaining.ok_or(Denied::Failed(error))
+        let may_be_sent = |token: &Arc<Issued>| match self.ask {
+            Ask::Force => false,
+            Ask::Refuse { .. } => answers(token, self.ask, || now),
+            _ => token.is_usable(now),
+        };
+        self.engine.present().filter(may_be_sent).ok_or(Denied::Failed(error))
     }
 
     /// The present token, for a caller that has waited often enough.
