@@ -69,6 +69,16 @@ use crate::{
 /// stack can serve many identities.
 ///
 /// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save.
+///
+/// # Security
+///
+/// A request loses its extensions easily: redirect followers drop them on the way to another origin, and so may whatever
+/// builds it anew. It goes out with the layer's own session then. Where each request brings its session, give the layer one
+/// whose source has nothing ([`FetchError::login_required`](crate::FetchError::login_required)): what has lost its own fails,
+/// instead of being sent as somebody else.
+///
+/// The session on a request takes the place of that of *every* layer that it comes through, so that its token is shown in the
+/// scopes of all of them.
 #[derive(Clone)]
 pub struct Session {
     engine: Arc<Engine>,

@@ -30,6 +30,8 @@
 //! # }
 //! ```
 //!
+//! What a layer's own session should be then is said [there](Session#security).
+//!
 //! # What is kept, and for how long
 //!
 //! 1. There is never more than one live session for a key. The map keeps a handle of each session that was used
