@@ -193,8 +193,9 @@ impl Session {
         self.engine.forgive().await;
     }
 
-    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone. For a task of
-    /// your own, which may be aborted at any time:
+    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone; where there
+    /// is no tokio runtime with time, it ends at once. Fetches the first token as well. A login after a logout needs it
+    /// anew. For a task of your own, which may be aborted at any time:
     ///
     /// ```
     /// # use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
@@ -215,7 +216,8 @@ impl Session {
     }
 
     /// Waits until no refresh is on and everything is saved, for the end of a process. Bounded by the time that a
-    /// refresh may take before it is given up.
+    /// refresh may take before it is given up. A refresh that a login or logout has made void is not waited for, and
+    /// neither is [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///
