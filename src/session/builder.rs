@@ -88,9 +88,9 @@ impl SessionBuilder {
     }
 
     /// What to do with tokens that nobody wants any more (of a logout, or brought by a refresh after its session has
-    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a
-    /// refresh may take. Nobody waits for it, [`settle`](Session::settle) neither: a process that ends right after a
-    /// logout has to wait by a means of its own.
+    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its
+    /// own, for no longer than a refresh may take. Nobody waits for it, [`settle`](Session::settle) neither: a process
+    /// that ends right after a logout has to wait by a means of its own.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
