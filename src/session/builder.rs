@@ -88,7 +88,9 @@ impl SessionBuilder {
     }
 
     /// What to do with tokens that nobody wants any more (of a logout, or brought by a refresh after its session has
-    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take.
+    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its
+    /// own, for no longer than a refresh may take. Nobody waits for it, [`settle`](Session::settle) neither: a process
+    /// that ends right after a logout has to wait by a means of its own.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
@@ -167,7 +169,8 @@ impl SessionBuilder {
 
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
     /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
-    /// the cooling off.
+    /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
+    /// without a pause for as long as it fails. That is for tests.
     ///
     /// # Errors
     ///

@@ -66,7 +66,8 @@ use crate::{
 /// One identity's token, shared by all clones and by all layers made from them.
 ///
 /// Also a request extension: a request that carries a `Session` uses that one instead of its layer's, so that one
-/// stack can serve many identities.
+/// stack can serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is
+/// sent with the layer's.
 ///
 /// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save.
 ///
@@ -204,8 +205,9 @@ impl Session {
         self.engine.forgive().await;
     }
 
-    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone. For a task of
-    /// your own, which may be aborted at any time:
+    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone; where there
+    /// is no tokio runtime with time, it ends at once. Fetches the first token as well. A login after a logout needs it
+    /// anew. For a task of your own, which may be aborted at any time:
     ///
     /// ```
     /// # use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
@@ -226,7 +228,8 @@ impl Session {
     }
 
     /// Waits until no refresh is on and everything is saved, for the end of a process. Bounded by the time that a
-    /// refresh may take before it is given up.
+    /// refresh may take before it is given up. A refresh that a login or logout has made void is not waited for, and
+    /// neither is [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///
