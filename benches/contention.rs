@@ -12,10 +12,11 @@ use std::{
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use tokio::{
     runtime::{Builder, Runtime},
+    sync::Notify,
     task::{JoinSet, yield_now},
     time::Instant,
 };
-use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn, test_util::Gate};
+use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
 
 const WAITERS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 /// Tasks that do nothing but yield, on a busy runtime.
@@ -44,17 +45,20 @@ impl Setting {
 
 /// One refresh with so many waiters.
 async fn last_of(waiters: usize, is_busy: bool) -> Duration {
-    let gate = Gate::new();
-    let held = gate.clone();
-    let source = source_fn(move |_: FetchContext| {
-        let gate = held.clone();
-        async move {
-            gate.pass().await;
-            Ok::<_, FetchError>(Token::new("token"))
-        }
-    });
-    let session = Session::builder(source).build();
+    let answer = Arc::new(Notify::new());
     let waiting = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let (answer, waiting) = (answer.clone(), waiting.clone());
+        source_fn(move |_: FetchContext| {
+            let (answer, waiting) = (answer.clone(), waiting.clone());
+            async move {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                answer.notified().await;
+                Ok::<_, FetchError>(Token::new("token"))
+            }
+        })
+    };
+    let session = Session::builder(source).build();
     let mut tasks = JoinSet::new();
     for _ in 0..waiters {
         let (session, waiting) = (session.clone(), waiting.clone());
@@ -63,8 +67,8 @@ async fn last_of(waiters: usize, is_busy: bool) -> Duration {
             session.token().await.expect("a token");
         });
     }
-    gate.waiting(1).await;
-    while waiting.load(Ordering::Relaxed) < waiters {
+    // The fetch waits, too.
+    while waiting.load(Ordering::Relaxed) < waiters + 1 {
         yield_now().await;
     }
     let is_over = Arc::new(AtomicBool::new(!is_busy));
@@ -77,7 +81,7 @@ async fn last_of(waiters: usize, is_busy: bool) -> Duration {
         });
     }
     let start = Instant::now();
-    gate.open();
+    answer.notify_one();
     while let Some(waiter) = tasks.join_next().await {
         waiter.expect("no waiter panics");
     }

@@ -14,12 +14,16 @@ mod kit {
     pub(crate) mod runtime;
     pub(crate) mod session;
     pub(crate) mod static_header;
+    pub(crate) mod tokens;
     pub(crate) mod workloads;
 }
 mod counted {
+    mod authority;
+    mod clock;
     pub(crate) mod connections;
     pub(crate) mod fetches;
     pub(crate) mod futures;
+    mod gate;
     pub(crate) mod kept;
 }
 

@@ -340,7 +340,9 @@ where
 
     /// Why there is no second attempt. If there is one, the first one's upload waits from now on.
     fn not_resent(&self) -> Option<NotResent> {
-        if self.head.as_ref().is_some_and(|head| !self.policy.allows_resend(head)) {
+        // The head of a request whose body is not kept is not whole: there is nothing to ask of it.
+        let is_kept = self.replay.as_ref().is_some_and(Replay::is_kept);
+        if is_kept && self.head.as_ref().is_some_and(|head| !self.policy.allows_resend(head)) {
             return Some(NotResent::Forbidden);
         }
         self.replay.as_ref().and_then(|replay| replay.pause().err()).map(NotResent::Body)

@@ -19,8 +19,9 @@
 //! #     assert_eq!(request.headers()["authorization"], "Bearer an-access-token");
 //! #     Ok::<_, BoxError>(http::Response::new(String::new()))
 //! # });
-//! // One session for each identity. Here a new token comes from a closure; `?` on any error inside it means
-//! // *try again later*, `FetchError::login_required` ends the session.
+//! // One session for each identity. Here a new token comes from a closure; `?` on a `std::error::Error` inside it
+//! // means *try again later* (a `BoxError` needs `.map_err(FetchError::transient)`), `FetchError::login_required` ends
+//! // the session.
 //! let session = Session::builder(source_fn(|cx: FetchContext| async move {
 //!     let _refresh_token = cx.refresh_token();
 //!     Ok::<_, FetchError>(Token::new("an-access-token").expires_in(Duration::from_secs(7200)))

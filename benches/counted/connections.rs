@@ -10,11 +10,9 @@ use http_body_util::{Full, StreamBody};
 use hyper::body::Incoming;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tower::{Layer, ServiceExt};
-use tower_token_refresh::{
-    Answer, Classify, Session, Standard,
-    test_util::{Endpoint, ModelAuthority},
-};
+use tower_token_refresh::{Answer, Classify, Standard};
 
+use super::authority::Authority;
 use crate::{
     Count,
     kit::{
@@ -42,10 +40,7 @@ async fn left_open(http: Http) -> usize {
     let (opened, mut open) = watch::channel(0);
     let address = serve(http, opened, refuse).await;
     let url = format!("http://{address}");
-    let authority = ModelAuthority::new();
-    let session = Session::builder(authority.source()).build();
-    session.token().await.expect("a healthy authority");
-    let fetch = authority.hold(Endpoint::Refresh);
+    let (authority, session) = Authority::with_session().await;
 
     let (judged, mut has_judged) = watch::channel(0);
     let layer = layer(&session, &url).classifier(move |answer: &Answer<'_>| {
@@ -60,7 +55,8 @@ async fn left_open(http: Http) -> usize {
         calls.spawn(client.clone().oneshot(request.expect("a valid request")));
     }
     has_judged.wait_for(|judged| *judged == CALLERS).await.expect("the layer lives");
-    fetch.waiting(1).await;
+    // The first token's fetch was one, too.
+    authority.fetches.reached(2).await;
     calls.shutdown().await;
     drop(client);
     let all_closed = timeout(PATIENCE, open.wait_for(|open| *open == 0)).await.is_ok();

@@ -1,24 +1,20 @@
 //! How often the authority is asked when a token ends under many requests, on two threads.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http::{Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::{runtime::Builder, task::JoinHandle};
 use tower::{BoxError, Layer, ServiceExt, util::BoxCloneSyncService};
-use tower_token_refresh::{
-    ReplayBody, Session,
-    test_util::{Endpoint, Gate, ModelAuthority, TestClock},
-};
+use tower_token_refresh::ReplayBody;
 
+use super::{authority::Authority, gate::Gate};
 use crate::{
     Count,
     kit::{layer::layer, requests::Shape, session::ORIGIN},
 };
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) fn all() -> Vec<Count> {
     (0..=5)
@@ -45,9 +41,8 @@ where
             let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 let world = scenario(World::new().await, requests).await;
-                // The first token was no refresh; a refresh token that comes twice ends the family of tokens.
-                assert_eq!(world.authority.counts().family_deaths, 0);
-                world.authority.counts().token_calls() as f64 - 1.0
+                // The first token was no refresh.
+                world.authority.fetches.arrivals() as f64 - 1.0
             })
         }),
     }
@@ -55,10 +50,9 @@ where
 
 type Client = BoxCloneSyncService<Request<Full<Bytes>>, Response<()>, BoxError>;
 
-/// A rotating authority, a service that asks it, and a session that has a token.
+/// An authority, a service that knows its tokens, and a client with the first of them.
 struct World {
-    authority: ModelAuthority,
-    clock: TestClock,
+    authority: Authority,
     client: Client,
     /// Holds each answer to a request of which the token is dead.
     refusals: Gate,
@@ -66,20 +60,24 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let clock = TestClock::new();
-        let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(HOUR);
-        let session = Session::builder(authority.source()).clock(clock.clone()).build();
-        session.token().await.expect("a healthy authority");
+        let (authority, session) = Authority::with_session().await;
         let refusals = Gate::new();
         let api = {
-            let (authority, refusals) = (authority.clone(), refusals.clone());
+            let (tokens, refusals) = (authority.tokens.clone(), refusals.clone());
             tower::service_fn(move |request: Request<ReplayBody<Full<Bytes>>>| {
-                let (authority, refusals) = (authority.clone(), refusals.clone());
-                async move { Ok::<_, BoxError>(answer(&authority, &refusals, &request).await) }
+                let (tokens, refusals) = (tokens.clone(), refusals.clone());
+                async move {
+                    let mut response = Response::new(());
+                    if !tokens.accept(request.headers()) {
+                        refusals.pass().await;
+                        *response.status_mut() = StatusCode::UNAUTHORIZED;
+                    }
+                    Ok::<_, BoxError>(response)
+                }
             })
         };
         let client = BoxCloneSyncService::new(layer(&session, ORIGIN).layer(api));
-        World { authority, clock, client, refusals }
+        World { authority, client, refusals }
     }
 
     fn send(&self, requests: usize) -> Requests {
@@ -89,17 +87,6 @@ impl World {
         };
         (0..requests).map(|_| tokio::spawn(send())).collect()
     }
-}
-
-async fn answer<B>(authority: &ModelAuthority, refusals: &Gate, request: &Request<B>) -> Response<()> {
-    let credential = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = credential.and_then(|credential| credential.strip_prefix("Bearer "));
-    let mut response = Response::new(());
-    if !token.is_some_and(|token| authority.is_alive(token)) {
-        refusals.pass().await;
-        *response.status_mut() = StatusCode::UNAUTHORIZED;
-    }
-    response
 }
 
 type Requests = FuturesUnordered<JoinHandle<StatusCode>>;
@@ -112,16 +99,18 @@ async fn all_succeed(mut requests: Requests) {
 
 /// The token's time is over before the requests are sent.
 async fn expired(world: World, requests: usize) -> World {
-    world.clock.advance(2 * HOUR);
+    world.authority.expire();
+    world.authority.fetches.open();
     all_succeed(world.send(requests)).await;
     world
 }
 
 /// The token is revoked: every request is sent with it, and refused.
 async fn refused(world: World, requests: usize) -> World {
-    world.authority.revoke_access();
+    world.authority.tokens.revoke();
+    world.authority.fetches.open();
     let requests_sent = world.send(requests);
-    world.refusals.arrived(requests).await;
+    world.refusals.reached(requests).await;
     world.refusals.open();
     all_succeed(requests_sent).await;
     world
@@ -129,23 +118,24 @@ async fn refused(world: World, requests: usize) -> World {
 
 /// The request that has started the fetch is given up while the others wait for it.
 async fn leader_dropped(world: World, requests: usize) -> World {
-    let fetch = world.authority.hold(Endpoint::Refresh);
-    world.clock.advance(2 * HOUR);
+    world.authority.expire();
     let leader = world.send(1);
-    fetch.waiting(1).await;
+    // The first token's fetch was one, too.
+    world.authority.fetches.reached(2).await;
     let others = world.send(requests);
     leader.iter().for_each(JoinHandle::abort);
-    fetch.open();
+    world.authority.fetches.open();
     all_succeed(others).await;
     world
 }
 
 /// One request is refused and refreshes; the refusals of all others come after that.
 async fn late(world: World, requests: usize) -> World {
-    world.authority.revoke_access();
+    world.authority.tokens.revoke();
+    world.authority.fetches.open();
     let mut requests_sent = world.send(1 + requests);
-    world.refusals.waiting(1 + requests).await;
-    world.refusals.let_through(1);
+    world.refusals.reached(1 + requests).await;
+    world.refusals.let_one_through();
     let first = requests_sent.next().await.expect("one was let through");
     assert_eq!(first.expect("no request panics"), StatusCode::OK);
     world.refusals.open();

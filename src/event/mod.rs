@@ -2,12 +2,30 @@
 //!
 //! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on. Events carry
 //! generations, never tokens.
+//!
+//! ```
+//! use std::error::Error as _;
+//!
+//! use tower_token_refresh::{FetchContext, FetchError, Session, Token, event::Event, source_fn};
+//!
+//! # let source = source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) });
+//! let session = Session::builder(source)
+//!     // Write the argument's type, so that the compiler accepts the closure for every lifetime.
+//!     .observer(|event: &Event<'_>| match event {
+//!         // The error's own text says what kind of failure it is; its cause, which is your source's text, says more.
+//!         Event::RefreshFailed { error, .. } => eprintln!("{error}: {:?}", error.source().map(ToString::to_string)),
+//!         other => eprintln!("{other:?}"),
+//!     })
+//!     .build();
+//! # let _ = session;
+//! ```
 
 use crate::{error::Error, generation::Generation};
 
 /// Is told what happens.
 ///
-/// Called in the task that refreshes, never under a lock. It must not block: whoever waits for the refresh waits
+/// Called in the task that refreshes, or in that of the caller who logs in, logs out, replaces the token or sends an
+/// [`Unscoped`](Event::Unscoped) request; never under a lock. It must not block: whoever waits for the refresh waits
 /// for it too (at most `refresh_timeout`). A panic in it is caught and ignored.
 pub trait Observer: Send + Sync + 'static {
     /// One event.

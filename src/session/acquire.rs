@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
+    generation::Generation,
     reentry, time,
 };
 
@@ -64,6 +65,8 @@ pub(crate) struct Acquire {
 /// The wait for a flight.
 pub(crate) struct Wait {
     landing: Landing,
+    /// The token of the moment at which it began.
+    before: Option<Generation>,
     /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
     alarm: Option<JoinSet<Result<(), Error>>>,
 }
@@ -77,8 +80,8 @@ pub(crate) enum Denied {
 }
 
 impl Wait {
-    fn new(flight: Flight, engine: &Engine) -> Self {
-        Wait { alarm: alarm(&flight, engine), landing: flight.landing() }
+    fn new(flight: Flight, before: Option<Generation>, engine: &Engine) -> Self {
+        Wait { alarm: alarm(&flight, engine), before, landing: flight.landing() }
     }
 
     fn poll(&mut self, engine: &Engine, cx: &mut Context<'_>) -> Poll<Landed> {
@@ -140,10 +143,11 @@ impl Acquire {
         }
         let now = engine.clock.reading();
         let mut slot = ready!(engine.poll_slot(cx));
+        let before = slot.token().map(|token| token.stamp().generation);
         Poll::Ready(match slot.ask(self.ask, now) {
             Decision::Use(token) => Ok(Some(token)),
             Decision::Join(flight) => {
-                self.wait = Some(Wait::new(flight, engine));
+                self.wait = Some(Wait::new(flight, before, engine));
                 Ok(None)
             }
             Decision::Start(flight, plan) => {
@@ -157,7 +161,7 @@ impl Acquire {
                     self.refused = plan.known.present.clone();
                 }
                 flight.runs_on(&runtime);
-                self.wait = Some(Wait::new(flight.clone(), engine));
+                self.wait = Some(Wait::new(flight.clone(), before, engine));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse().send_replace(());
                 Ok(None)
@@ -167,14 +171,15 @@ impl Acquire {
         })
     }
 
-    /// What a failed refresh leaves: a token that may still be sent, for those who have sent nothing yet.
+    /// What a failed refresh leaves: a token that may still be sent, for those who have not been refused with it.
     fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
         let now = self.engine.now();
-        let remaining = self
-            .engine
-            .present()
-            .filter(|token| !matches!(self.ask, Ask::Refuse { .. } | Ask::Force) && token.is_usable(now));
-        remaining.ok_or(Denied::Failed(error))
+        let may_be_sent = |token: &Arc<Issued>| match self.ask {
+            Ask::Force => false,
+            Ask::Refuse { .. } => answers(token, self.ask, || now),
+            _ => token.is_usable(now),
+        };
+        self.engine.present().filter(may_be_sent).ok_or(Denied::Failed(error))
     }
 
     /// The present token, for a caller that has waited often enough.
@@ -200,14 +205,18 @@ impl Future for Acquire {
             let this = &mut *self;
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
+                let is_news =
+                    this.engine.published().as_ref().map(|token| token.stamp().generation) > wait.before;
                 self.wait = None;
                 match landed {
-                    Landed::Changed => {
+                    Landed::Changed if is_news => {
                         self.changes = self.changes.saturating_add(1);
                         if !matches!(self.ask, Ask::Refuse { .. }) {
                             self.ask = Ask::Take;
                         }
                     }
+                    // A logout, or the end of a flight that had lost before this wait began: it has brought nothing.
+                    Landed::Changed => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
                     Landed::Interrupted if self.interruptions > 0 => {
                         let gone = "the refresh's runtime has shut down or has no timers";

@@ -83,13 +83,20 @@ impl SessionBuilder {
     }
 
     /// What to do with tokens that nobody wants any more (of a logout, or brought by a refresh after its session has
-    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take.
+    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its
+    /// own, for no longer than a refresh may take. Nobody waits for it, [`settle`](Session::settle) neither: a process
+    /// that ends right after a logout has to wait by a means of its own.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.revoke = Some(Box::new(move |token| Box::pin(revoke(token))));
+        let revoke = Arc::new(revoke);
+        self.revoke = Some(Box::new(move |token| {
+            let revoke = revoke.clone();
+            // In the task as well: what the closure does by itself must not stop a logout.
+            Box::pin(async move { revoke(token).await })
+        }));
         self
     }
 
@@ -157,7 +164,8 @@ impl SessionBuilder {
 
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
     /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
-    /// the cooling off.
+    /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
+    /// without a pause for as long as it fails. That is for tests.
     ///
     /// # Errors
     ///

@@ -218,7 +218,7 @@ impl Engine {
             self.announce(&Event::RefreshFailed { error: &error });
         } else {
             // It has ended already, and an observer keeps it from saying so.
-            flight.land(Landed::Changed);
+            flight.land(flight.end());
         }
     }
 

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::seats::{Landed, Round, Seats};
 use crate::{
+    error::Error,
     store::Lease,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -41,6 +42,8 @@ struct Core {
     lost: AtomicBool,
     /// Its tasks are gone.
     gone: AtomicBool,
+    /// Why it has brought nothing.
+    failure: OnceLock<Error>,
 }
 
 struct Wait {
@@ -59,6 +62,7 @@ impl Flight {
             wait: Mutex::new(wait),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            failure: OnceLock::new(),
         }))
     }
 
@@ -88,6 +92,17 @@ impl Flight {
     pub(crate) fn land(&self, landed: Landed) {
         let released = self.wait().seats.end(&landed);
         released.wake();
+    }
+
+    /// It has failed, which its waiters are told when the observers have been.
+    pub(crate) fn fails(&self, error: Error) {
+        // A flight fails once.
+        let _ = self.0.failure.set(error);
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn end(&self) -> Landed {
+        self.0.failure.get().cloned().map_or(Landed::Changed, Landed::Failed)
     }
 
     /// Its result is no longer wanted; the fetch runs to its end all the same.

@@ -186,7 +186,8 @@ impl Issued {
 
     /// Looks whether it is not due yet, and remembers that until its first deadline or the next reading of the wall clock.
     pub(crate) fn look(&self, now: Now, clock: &Timekeeper) -> bool {
-        let is_fresh = !self.is_due(now);
+        // Without renewal it is never due, and still expires.
+        let is_fresh = !self.is_due(now) && !self.is_expired(now);
         if is_fresh {
             let deadline = self.sendable.due.or(self.sendable.expiry);
             let until = deadline.map_or(NEVER, |at| nanos(at.monotonic).min(clock.next_wall_reading()));

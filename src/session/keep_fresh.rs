@@ -17,12 +17,18 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
         pulse.mark_unchanged();
         let wait = {
             let Some(engine) = session.upgrade() else { return };
-            if matches!(engine.slot().await.fetch(), Fetch::LoggedOut) {
-                return;
-            }
+            let now = engine.now();
+            let until_cool = match engine.slot().await.fetch() {
+                Fetch::LoggedOut => return,
+                Fetch::Cooling { until, .. } => until.saturating_sub(now.monotonic),
+                _ => Duration::ZERO,
+            };
             renew(&engine);
-            let until_due = engine.present().and_then(|token| token.until_due(engine.now()));
-            until_due.filter(|wait| !wait.is_zero()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
+            let until_due = engine.present().and_then(|token| token.until_due(now)).unwrap_or_default();
+            match until_due.max(until_cool) {
+                Duration::ZERO => LOOK_AGAIN,
+                wait => wait.min(LOOK_AGAIN),
+            }
         };
         let Ok(wait) = timer(wait) else { return };
         // Either the time has come or something has changed: look again. The session going away is a change, too.

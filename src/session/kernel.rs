@@ -195,6 +195,7 @@ impl Slot {
             }
         };
         self.end_fetch(then);
+        flight.fails(error.clone());
         Some(Failure { class, error })
     }
 

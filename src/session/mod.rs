@@ -68,9 +68,20 @@ use crate::{
 /// One identity's token, shared by all clones and by all layers made from them.
 ///
 /// Also a request extension: a request that carries a `Session` uses that one instead of its layer's, so that one
-/// stack can serve many identities.
+/// stack can serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is
+/// sent with the layer's.
 ///
 /// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save.
+///
+/// # Security
+///
+/// A request loses its extensions easily: redirect followers drop them on the way to another origin, and so may whatever
+/// builds it anew. It goes out with the layer's own session then. Where each request brings its session, give the layer one
+/// whose source has nothing ([`FetchError::login_required`](crate::FetchError::login_required)): what has lost its own fails,
+/// instead of being sent as somebody else.
+///
+/// The session on a request takes the place of that of *every* layer that it comes through, so that its token is shown in the
+/// scopes of all of them.
 #[derive(Clone)]
 pub struct Session {
     engine: Arc<Engine>,
@@ -196,8 +207,9 @@ impl Session {
         self.engine.forgive().await;
     }
 
-    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone. For a task of
-    /// your own, which may be aborted at any time:
+    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone; where there
+    /// is no tokio runtime with time, it ends at once. Fetches the first token as well. A login after a logout needs it
+    /// anew. For a task of your own, which may be aborted at any time:
     ///
     /// ```
     /// # use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
@@ -218,7 +230,8 @@ impl Session {
     }
 
     /// Waits until no refresh is on and everything is saved, for the end of a process. Bounded by the time that a
-    /// refresh may take before it is given up.
+    /// refresh may take before it is given up. A refresh that a login or logout has made void is not waited for, and
+    /// neither is [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///

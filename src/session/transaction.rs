@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    ask::{Failure, Obtained, Plan},
+    ask::{Failure, Known, Obtained, Plan},
     engine::{self, Engine},
     flight::Flight,
     issued::Provenance,
@@ -31,6 +31,7 @@ use crate::{
     source::{FailureClass, FetchContext},
     sync::task,
     time::timer,
+    token::Token,
 };
 
 /// Starts the flight's tasks.
@@ -117,8 +118,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         }
     };
     if flight.is_lost() {
-        engine.discard(token);
-        return Ok(Obtained::Nothing);
+        return Ok(give_up(&engine, &plan, token).await);
     }
     if token.keeps_refresh_token() {
         token = token.refresh_token(refresh_token);
@@ -141,10 +141,19 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         let _ = engine.save_at_once(written).await;
     }
     if flight.is_lost() {
-        engine.discard(token);
-        return Ok(Obtained::Nothing);
+        return Ok(give_up(&engine, &plan, token).await);
     }
     Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
+}
+
+/// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked: that
+/// might end the grant of both.
+async fn give_up(engine: &Engine, plan: &Plan, token: Token) -> Obtained {
+    let Known { record, present } = engine.slot().await.known();
+    if present.is_none() || record.session != plan.known.record.session {
+        engine.discard(token);
+    }
+    Obtained::Nothing
 }
 
 /// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares

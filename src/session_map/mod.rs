@@ -30,6 +30,31 @@
 //! # }
 //! ```
 //!
+//! # A stack for all of them
+//!
+//! The layer has a session of its own, which serves the requests that carry none. Give it one that has nothing, so
+//! that a request whose extension was forgotten fails instead of being sent as somebody else:
+//!
+//! ```
+//! use tower_token_refresh::{FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
+//!
+//! # fn main() -> Result<(), tower_token_refresh::Error> {
+//! let nobody = Session::builder(source_fn(|_: FetchContext| async {
+//!     Err::<Token, _>(FetchError::login_required("the request carries no session"))
+//! }))
+//! .build();
+//! let layer = TokenRefreshLayer::new(nobody, "https://api.example.com".parse::<Origin>()?);
+//! # let _ = layer;
+//! # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+//!
+//! let mut request = http::Request::new(());
+//! request.extensions_mut().insert(session); // of this user
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The extension is a `Session`: an `Arc` of one is not found. How a request may lose it is said [there](Session#security).
+//!
 //! # What is kept, and for how long
 //!
 //! 1. There is never more than one live session for a key. The map keeps a handle of each session that was used

@@ -15,6 +15,8 @@ use std::{
     any::Any,
     fmt,
     future::Future,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -65,18 +67,26 @@ pub trait TokenStore: Send + Sync + 'static {
 /// The right to refresh. It ends when it is dropped.
 pub struct Lease {
     fence: u64,
-    _guard: Box<dyn Any + Send>,
+    guard: Box<dyn Any + Send>,
 }
 
 impl Lease {
     /// A lease with its number, which must be greater than that of every lease before, and whatever ends it on drop.
     pub fn new(fence: u64, guard: impl Send + 'static) -> Self {
-        Lease { fence, _guard: Box::new(guard) }
+        Lease { fence, guard: Box::new(guard) }
     }
 
     /// The lease's number.
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let guard = mem::replace(&mut self.guard, Box::new(()));
+        // A panic in it is its own affair: it is dropped in the midst of refreshes, saves and logouts, which must go on.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(guard)));
     }
 }
 

@@ -465,6 +465,25 @@ async fn requests_go_out_again_when_the_refresh_that_condemned_their_token_fails
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_by_hand_after_a_replacement_is_not_content_with_what_was_there() {
+    let world = World::new();
+    world.session.token().await.unwrap();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut before = task::spawn(world.session.refresh());
+    assert_pending!(before.poll());
+    gate.waiting(1).await;
+    let mut replaced = task::spawn(world.session.replace(Token::new("replaced")));
+    assert_pending!(replaced.poll());
+    // The fetch that has lost is still on.
+    let mut after = task::spawn(world.session.refresh());
+    assert_pending!(after.poll());
+    gate.open();
+    within(replaced).await.unwrap();
+    assert_eq!(within(before).await.unwrap().access().expose(), "replaced");
+    assert!(world.authority.is_alive(within(after).await.unwrap().access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_that_panics_is_an_error_for_its_waiters_and_the_next_call_works() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Wake, Waker},
@@ -12,9 +12,10 @@ use std::{
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    Error, ErrorKind, RefreshFailure, Token,
+    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
     event::Event,
     session::State,
+    source_fn,
     store::{MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, ModelAuthority, Phase},
 };
@@ -352,6 +353,33 @@ async fn tokens_that_come_too_late_are_offered_to_whoever_can_revoke_them() {
     }
 }
 
+/// It may be of the same grant as the replacement, and what is revoked may take the whole grant along.
+#[tokio::test(start_paused = true)]
+async fn what_a_refresh_brings_after_a_replacement_is_not_revoked() {
+    let revoked = Arc::new(Mutex::new(Vec::new()));
+    let (noted, own) = (revoked.clone(), Arc::new(OnceLock::<Session>::new()));
+    let within_source = own.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let own = within_source.clone();
+        async move {
+            let session = own.get().expect("set below");
+            // The abort that follows does not reach what is at its end already.
+            assert_pending!(task::spawn(session.replace(Token::new("replacement"))).poll());
+            Ok::<_, FetchError>(Token::new("late"))
+        }
+    }))
+    .revoke_with(move |token| {
+        noted.lock().unwrap().push(token.access().expose().to_owned());
+        std::future::ready(())
+    })
+    .build();
+    assert!(own.set(session.clone()).is_ok());
+    assert_eq!(within(session.token()).await.unwrap().access().expose(), "replacement");
+    within(session.logout()).await.unwrap();
+    orphans_end().await;
+    assert_eq!(*revoked.lock().unwrap(), ["replacement"]);
+}
+
 /// Notes that it was woken.
 #[derive(Default)]
 struct Alarm(AtomicBool);
@@ -407,19 +435,24 @@ async fn waiters_are_released_after_the_announcement_although_an_observer_panics
 
 #[tokio::test(start_paused = true)]
 async fn a_logout_is_complete_whatever_becomes_of_the_revocation() {
-    for panics in [false, true] {
+    for panics in [None, Some("the future"), Some("the closure")] {
+        let store = MemoryStore::new();
         let world = World::with(
             ModelAuthority::new(),
             |session| {
-                session.revoke_with(move |_| async move {
-                    assert!(!panics, "an authority that cannot be reached");
-                    std::future::pending::<()>().await;
+                session.store(store.clone()).revoke_with(move |_| {
+                    assert_ne!(panics, Some("the closure"));
+                    async move {
+                        assert_ne!(panics, Some("the future"));
+                        std::future::pending::<()>().await;
+                    }
                 })
             },
             |layer| layer,
         );
         world.session.token().await.unwrap();
         within(world.session.logout()).await.unwrap();
+        assert_eq!(stored_access(&store).await, None);
         within(world.session.settle()).await.unwrap();
         assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
     }

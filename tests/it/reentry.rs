@@ -450,3 +450,31 @@ async fn an_observer_that_blocks_stops_no_request_for_longer_than_the_refresh_ti
         soon(world.session.settle()).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_refresh_by_hand_reports_its_failure_although_an_observer_blocks() {
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let observer = move |event: &Event<'_>| {
+        if matches!(event, Event::RefreshFailed { .. }) {
+            arrived.send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+        }
+    };
+    let limit = Duration::from_millis(50);
+    let world = World::with(
+        ModelAuthority::new(),
+        |builder| builder.observer(observer).refresh_timeout(limit).unwrap(),
+        |layer| layer,
+    );
+    world.session.token().await.unwrap();
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let waiting = tokio::spawn({
+        let session = world.session.clone();
+        async move { session.refresh().await }
+    });
+    arrivals.recv().await.unwrap();
+    assert_eq!(soon(waiting).await.unwrap().unwrap_err().kind(), ErrorKind::Transient);
+    drop(release);
+}

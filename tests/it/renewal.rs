@@ -155,6 +155,26 @@ async fn a_machine_that_slept_past_expiry_refreshes_before_it_sends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_comes_while_a_token_that_slept_past_expiry_is_replaced_waits_as_well() {
+    for mode in [RenewalMode::Off, RenewalMode::Background, RenewalMode::Inline] {
+        let (world, clock) = world(|session| session.renewal(mode)).await;
+        clock.suspend(2 * LIFE);
+        clock.advance(SECOND);
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let mut requests = [(); 2].map(|()| task::spawn(world.get("/")));
+        for request in &mut requests {
+            assert_pending!(request.poll());
+        }
+        gate.waiting(1).await;
+        assert!(world.api.requests().is_empty(), "{mode:?}");
+        gate.open();
+        for request in requests {
+            assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_saves_no_token() {
     let (world, clock) = world(|session| session).await;
     clock.set_wall_back(10 * LIFE);
@@ -182,6 +202,29 @@ async fn a_task_keeps_the_token_fresh_without_traffic_until_the_logout() {
     within(keeper).await.unwrap();
     tokio::time::sleep(2 * LIFE).await;
     assert_eq!(session_tokens.load(Ordering::SeqCst), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keeper_tries_again_as_soon_as_a_failed_renewal_has_cooled_down() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let is_renewal = counted.fetch_add(1, Ordering::SeqCst) == 1;
+        async move {
+            if is_renewal {
+                return Err(FetchError::transient("no route"));
+            }
+            Ok(Token::new("token").expires_in(40 * SECOND))
+        }
+    }))
+    .renewal_jitter(Duration::ZERO)
+    .build();
+    session.token().await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    // Due after 30 s, and cool again not two seconds later: long before the token dies.
+    tokio::time::sleep(32 * SECOND).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    keeper.abort();
 }
 
 #[tokio::test(start_paused = true)]

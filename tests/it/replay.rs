@@ -20,8 +20,9 @@ use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt};
 use tower_test::mock;
 use tower_token_refresh::{
-    NotResent, Placement, ReplayBody, TokenRefreshLayer,
+    Classify, NotResent, Placement, ReplayBody, Standard, TokenRefreshLayer,
     body::{NotReplayable, Rebuild},
+    classify::Answer,
     test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Route, Upload},
 };
 
@@ -166,6 +167,22 @@ async fn without_replay_only_requests_without_a_body_are_resent() {
         assert_eq!(lab.sent().pop().unwrap().body, "x");
     }
     assert_eq!(lab.sent().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predicate_is_not_asked_about_a_request_of_which_nothing_is_kept() {
+    let lab = Lab::with(
+        [status(401)],
+        |session| session,
+        |layer| {
+            let layer = layer.without_replay().resend_if(|_, _, headers| !headers.is_empty());
+            layer.classifier(|answer: &Answer<'_>| Standard.classify(answer))
+        },
+    );
+    let mut keyed = post("/orders", "an order");
+    keyed.headers_mut().insert("idempotency-key", HeaderValue::from_static("1"));
+    let response = lab.send(keyed).await.unwrap();
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,10 +13,11 @@ use std::{
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, header::AUTHORIZATION, header::HOST, header::LOCATION,
 };
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_token_refresh::{
-    NoToken, Origin, Placement, Scope, TokenRefreshLayer, event::Event, session::SessionBuilder,
-    test_util::ModelBody,
+    Error, FetchContext, FetchError, NoToken, Origin, Placement, Scope, Session, Token, TokenRefreshLayer,
+    event::Event, session::SessionBuilder, source_fn, test_util::ModelBody,
 };
 
 use crate::{
@@ -158,6 +159,27 @@ async fn a_redirect_back_home_and_one_after_a_resend_are_followed_with_the_prese
     assert_eq!(response.status(), StatusCode::OK);
     let credentials: Vec<_> = lab.sent().iter().map(|sent| sent.authorization().join(",")).collect();
     assert_eq!(credentials, ["Bearer token-1", "Bearer token-2", "", "Bearer token-2"]);
+}
+
+/// A follower drops all extensions on the way to another origin. The request must not go out as somebody else there.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_a_redirect_robs_of_its_session_fails_where_the_layers_own_has_nothing() {
+    let lab = Lab::new([redirect("https://other.test/")]);
+    let nobody = Session::builder(source_fn(|_: FetchContext| async {
+        Err::<Token, _>(FetchError::login_required("each request brings its session"))
+    }))
+    .build();
+    let scope = Scope::from(origin()).and("https://other.test".parse::<Origin>().unwrap());
+    let client = ServiceBuilder::new()
+        .layer(FollowRedirectLayer::new())
+        .layer(TokenRefreshLayer::new(nobody, scope))
+        .service(lab.script());
+    let mut request = get("/start");
+    request.extensions_mut().insert(lab.session.clone());
+    let error = client.oneshot(request).await.unwrap_err();
+    assert!(Error::find(&*error).unwrap().is_login_required());
+    assert_eq!(lab.sent().len(), 1);
+    assert_eq!(lab.sent()[0].authorization(), ["Bearer token-1"]);
 }
 
 /// Follows redirects below the layer, dropping what a client must drop on the way to another host.

@@ -649,6 +649,33 @@ async fn a_resend_that_waited_for_readiness_is_never_sent_as_somebody_else() {
     }
 }
 
+/// Another request has had that token condemned meanwhile, and the refresh it has started fails.
+#[tokio::test(start_paused = true)]
+async fn a_resend_that_waited_again_in_vain_goes_out_with_the_token_there_is() {
+    let authority = ModelAuthority::new();
+    let (session, mut client, mut handle) = mocked(&authority).await;
+    let mut call = resending(&mut client, &mut handle).await;
+    let present = session.token().await.unwrap();
+
+    let (mock, mut other) = tower_test::mock::pair::<Sent, Answer>();
+    let mut refusing = task::spawn(TokenRefreshLayer::new(session, origin()).layer(mock).oneshot(get("/me")));
+    assert_pending!(refusing.poll());
+    authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let gate = authority.hold(Endpoint::Refresh);
+    other.next_request().await.unwrap().1.send_response(refused());
+    assert_pending!(refusing.poll());
+    gate.waiting(1).await;
+
+    handle.allow(1);
+    assert_pending!(call.poll());
+    assert_pending!(handle.poll_request());
+    gate.open();
+    assert_eq!(soon(refusing).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_pending!(call.poll());
+    let (second, _) = handle.next_request().await.unwrap();
+    assert_eq!(credential(&second), format!("Bearer {}", present.access().expose()));
+}
+
 /// Drives a request to where its resend waits for the service to be ready.
 async fn resending(
     client: &mut TokenRefresh<Mock>,

@@ -120,6 +120,47 @@ async fn a_token_is_saved_before_anybody_sees_it() {
     assert_eq!(store.access().await.as_deref(), Some(seen.access().expose()));
 }
 
+/// A store whose leases panic when they end.
+struct Brittle(MemoryStore);
+
+impl TokenStore for Brittle {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.0.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.0.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        struct Panics;
+
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new("nowhere to say that the lease has ended"));
+            }
+        }
+
+        let lease = self.0.lock().await?;
+        Ok(Lease::new(lease.fence(), (lease, Panics)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_panics_when_it_ends_stops_neither_a_refresh_nor_a_logout() {
+    let store = MemoryStore::new();
+    let world =
+        World::with(ModelAuthority::new(), |session| session.store(Brittle(store.clone())), |layer| layer);
+    world.session.token().await.unwrap();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(world.session.refresh());
+    assert_pending!(refresh.poll());
+    gate.waiting(1).await;
+    within(world.session.logout()).await.unwrap();
+    assert!(store.load().await.unwrap().unwrap().token.is_none());
+    assert_eq!(within(refresh).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_in_whatever_way_stops_no_request() {
     for fault in [Fault::Error, Fault::Hang, Fault::Panic] {

@@ -8,9 +8,9 @@ use std::{
     },
 };
 
-use tokio::task::yield_now;
+use tokio::{sync::Notify, task::yield_now};
 use tower::{Layer, ServiceExt};
-use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn, test_util::Gate};
+use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
 
 use super::Workload;
 use crate::kit::{inner::Reads, layer::layer, requests::Shape, runtime::runtime, session::ORIGIN};
@@ -37,7 +37,7 @@ pub(super) fn workloads() -> Vec<Workload> {
 }
 
 async fn wait(case: &str, waiters: usize) {
-    let fetch = Gate::new();
+    let fetch = Arc::new(Notify::new());
     let session = session(&fetch);
     match case {
         "yield" => {
@@ -79,12 +79,12 @@ async fn wait(case: &str, waiters: usize) {
     }
 }
 
-fn session(fetch: &Gate) -> Session {
+fn session(fetch: &Arc<Notify>) -> Session {
     let fetch = fetch.clone();
     let source = source_fn(move |_: FetchContext| {
         let fetch = fetch.clone();
         async move {
-            fetch.pass().await;
+            fetch.notified().await;
             Ok::<_, FetchError>(Token::new("token"))
         }
     });
@@ -93,7 +93,7 @@ fn session(fetch: &Gate) -> Session {
 
 /// Spawns a leader and so many others, and lets the fetch go on when all of them wait. The leader is there with no
 /// others, too, so that what the refresh costs by itself is not theirs.
-async fn gather<F>(others: usize, task: impl Fn(Begun) -> F, fetch: &Gate)
+async fn gather<F>(others: usize, task: impl Fn(Begun) -> F, fetch: &Notify)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -102,7 +102,7 @@ where
     while begun.0.load(Ordering::Relaxed) < tasks.len() {
         yield_now().await;
     }
-    fetch.open();
+    fetch.notify_one();
     for task in tasks {
         task.await.expect("no task panics");
     }
