@@ -91,6 +91,8 @@ async fn soak(minutes: f64, seed: u64) -> Result<ExitCode, BoxError> {
     for number in 0..USERS {
         if !requests::is_well(&world, &clients, number).await {
             world.tally.violation(format_args!("user-{number} has lost the session"));
+            // Where one is lost many may be, and each is waited for.
+            break;
         }
         let user = &world.users[number];
         user.issuer().judge(&user.name, &world.tally);

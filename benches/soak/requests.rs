@@ -194,10 +194,10 @@ pub(crate) async fn is_well(world: &World, clients: &Clients, number: usize) -> 
             .extension(clients.sessions.get(&number))
             .body(Full::default());
         let call = route.whole.clone().oneshot(request.expect("a request"));
-        if let Ok(Ok(response)) = timeout(WATCHDOG, call).await {
-            if response.status() == StatusCode::OK {
-                return true;
-            }
+        match timeout(WATCHDOG, call).await {
+            Ok(Ok(response)) if response.status() == StatusCode::OK => return true,
+            Ok(_) => {}
+            Err(_) => return false,
         }
     }
     false
