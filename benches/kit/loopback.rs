@@ -74,7 +74,12 @@ where
     // A client that goes away ends its connection with an error, which is nothing to anybody.
     let _ = match http {
         Http::One => http1::Builder::new().serve_connection(io, service).await,
-        Http::Two => http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await,
+        Http::Two => {
+            // Else callers who give up together are taken for an attack, and the connection of all others ends.
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server.max_pending_accept_reset_streams(usize::MAX).max_local_error_reset_streams(None);
+            server.serve_connection(io, service).await
+        }
     };
 }
 
