@@ -62,7 +62,8 @@ impl User {
             .clock(self.clock.clone())
             .store(self.store.clone())
             .observer(move |event: &Event<'_>| match event {
-                Event::Issued { .. } => {
+                // A session that is built anew begins with what is stored, which may be older than a refresh that failed.
+                Event::Issued { old: Some(_), .. } => {
                     user.endings.is_over();
                     user.faults.is_over();
                 }
