@@ -186,6 +186,9 @@ fn a_flight_of_another_epoch_changes_nothing() {
         assert!(!slot.ended(Finder::Flight(&flight), record));
         assert_eq!(slot.token().map(|token| token.stamp()), before);
         assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "start" });
+        assert!(!slot.overdue(&flight, error()), "nor to the flight of the epoch that follows");
+        slot.release(Finder::Flight(&flight));
+        assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "join" });
     }
 }
 
@@ -390,6 +393,8 @@ fn a_token_that_has_to_last_is_fetched_unless_none_lives_that_long() {
     let minutes = |minutes: u64| Ask::Last(Duration::from_secs(minutes * 60));
     assert_eq!(decide(&mut slot, minutes(60), NOW), "use");
     assert_eq!(decide(&mut slot, minutes(61), NOW), "use", "the next one would not live that long either");
+    assert_eq!(decide(&mut slot, minutes(60), later(1)), "start", "the next one would live just as long");
+    slot.unstart();
     assert_eq!(decide(&mut slot, minutes(30), later(1800)), "use");
     assert_eq!(decide(&mut slot, minutes(31), later(1800)), "start");
 }
