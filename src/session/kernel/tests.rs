@@ -407,3 +407,67 @@ fn revisions_end_at_the_last_number() {
     assert_eq!(replace(&mut slot).0.record.following().revision, u64::MAX);
     assert_eq!(slot.logout().0.revision, u64::MAX);
 }
+
+#[test]
+fn what_a_sibling_has_saved_counts_only_if_nothing_has_happened_since() {
+    let (mut slot, _) = issued();
+    let since = slot.record;
+    replace(&mut slot);
+    let record = slot.record.following();
+    assert!(slot.publish(Finder::Sibling { since }, sendable(), record).is_none(), "a token from outside");
+    let since = slot.record;
+    let flight = start(&mut slot, Ask::Force);
+    assert!(
+        slot.publish(Finder::Sibling { since }, sendable(), record).is_none(),
+        "a flight finds it itself"
+    );
+    slot.release(Finder::Flight(&flight));
+    assert!(slot.publish(Finder::Sibling { since }, sendable(), record).is_some());
+}
+
+#[test]
+fn the_source_is_told_why_it_is_asked() {
+    let asks =
+        |stamp| [Ask::Need, Ask::Take, Ask::Renew, Ask::Last(Duration::MAX), Ask::Force, reject(stamp)];
+    let cause = |slot: &mut Slot, ask, now| match slot.ask(ask, || now) {
+        Decision::Start(_, plan) => Some(plan.cause),
+        _ => None,
+    };
+    let (_, nobodys) = issued();
+    for (ask, expected) in
+        asks(nobodys).into_iter().zip([Some(Cause::Absent); 4].into_iter().chain([Some(Cause::Forced), None]))
+    {
+        assert_eq!(cause(&mut empty(), ask, NOW), expected, "{ask:?}, without a token");
+    }
+    for (now, expected) in [
+        (NOW, [None, None, None, None, Some(Cause::Forced), Some(Cause::Refused)]),
+        (
+            later(3540),
+            [
+                None,
+                None,
+                Some(Cause::Renewal),
+                Some(Cause::Renewal),
+                Some(Cause::Forced),
+                Some(Cause::Refused),
+            ],
+        ),
+        (
+            later(3600),
+            [
+                Some(Cause::Expired),
+                None,
+                Some(Cause::Expired),
+                Some(Cause::Expired),
+                Some(Cause::Forced),
+                Some(Cause::Refused),
+            ],
+        ),
+    ] {
+        for (at, expected) in expected.into_iter().enumerate() {
+            let (mut slot, stamp) = issued();
+            let ask = asks(stamp)[at];
+            assert_eq!(cause(&mut slot, ask, now), expected, "{ask:?} {now:?}");
+        }
+    }
+}
