@@ -323,6 +323,22 @@ async fn the_session_can_be_followed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_refused_again_and_again_without_a_reason_is_seen_to_be_stalled() {
+    let session = Session::builder(source_fn(|_: FetchContext| async {
+        Err::<Token, _>(FetchError::ambiguous("403 without a word"))
+    }))
+    .build();
+    let mut changes = session.subscribe();
+    for _ in 0..2 {
+        session.refresh().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(301)).await;
+    }
+    assert_eq!(within(changes.next()).await, Some(State::Cooling));
+    session.refresh().await.unwrap_err();
+    assert_eq!(within(changes.next()).await, Some(State::Stalled));
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_change_is_announced_once_before_the_waiters_go_on() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let seen = told.clone();

@@ -11,7 +11,7 @@ use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
     source_fn,
-    store::{Lease, MemoryStore, Record, TokenStore},
+    store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
 };
 
@@ -368,6 +368,35 @@ async fn a_login_or_logout_of_a_process_that_has_never_looked_into_the_store_is_
     }
 }
 
+/// A store without rules: the last record is what it has.
+#[derive(Clone, Default)]
+struct Plain(Arc<Mutex<Option<Record>>>);
+
+impl TokenStore for Plain {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    async fn save(&self, record: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        *self.0.lock().unwrap() = Some(record.clone());
+        Ok(())
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        MemoryStore::new().lock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_is_saved_above_what_a_store_has_that_raises_nothing() {
+    let store = Plain::default();
+    let others = Record { session: SessionId(7), revision: 9, token: None };
+    store.save(&others, None).await.unwrap();
+    let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+    world.session.login(Token::new("of-bob")).await.unwrap();
+    assert_eq!(store.load().await.unwrap().map(|record| record.revision), Some(10));
+}
+
 #[tokio::test(start_paused = true)]
 async fn that_no_token_can_be_had_is_not_believed_while_the_store_cannot_be_read() {
     let store = Watched::default();
@@ -420,6 +449,17 @@ async fn another_identity_in_the_store_replaces_ours_at_the_next_refresh() {
     assert_eq!(failure.kind(), ErrorKind::SessionChanged, "alice's request is not sent again as bob");
     assert_eq!(other.session.token().await.unwrap().access().expose(), bob.access().expose());
     assert_eq!(authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_saved_above_the_record_of_another_identity_that_is_of_no_use() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    let unusable = Some(StoredToken::new("a line\nbreak"));
+    store.save(&Record { session: SessionId(7), revision: 9, token: unusable }, None).await.unwrap();
+    let fresh = world.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(fresh.access().expose()));
 }
 
 #[tokio::test(start_paused = true)]
