@@ -57,12 +57,12 @@ fn end_to_end(criterion: &mut Criterion) {
         let address = runtime.block_on(serve(http, watch::Sender::default(), move |request| {
             let is_accepted = server.accept(request.headers());
             async move {
-                request.into_body().collect().await.expect("the client sends all of it");
+                request.into_body().collect().await?;
                 let mut response = Response::new(Full::from("done"));
                 if !is_accepted {
                     *response.status_mut() = StatusCode::UNAUTHORIZED;
                 }
-                response
+                Ok::<_, hyper::Error>(response)
             }
         }));
         let url = format!("http://{address}");

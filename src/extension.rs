@@ -1,13 +1,4 @@
 //! What callers can say on a request, and what they are told on a response.
-//!
-//! ```
-//! use http::Request;
-//! use tower_token_refresh::SkipRefresh;
-//!
-//! let request = Request::get("https://api.example.com/me").extension(SkipRefresh).body(())?;
-//! # let _ = request;
-//! # Ok::<_, http::Error>(())
-//! ```
 
 use http::Response;
 
@@ -18,6 +9,15 @@ use crate::{
 };
 
 /// Request extension: send with the token, and return a refusal at once.
+///
+/// ```
+/// use http::Request;
+/// use tower_token_refresh::SkipRefresh;
+///
+/// let request = Request::get("https://api.example.com/me").extension(SkipRefresh).body(())?;
+/// # let _ = request;
+/// # Ok::<_, http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SkipRefresh;
 

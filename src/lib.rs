@@ -86,6 +86,7 @@
 //! - `session-map`: `SessionMap`, a session for each of many identities.
 //! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
 //!   for the tests of programs that use this crate.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod body;

@@ -42,7 +42,9 @@
 use std::{fmt, iter, mem, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderName, HeaderValue, Request, Uri, header, header::AUTHORIZATION, request::Parts, uri::PathAndQuery,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -85,7 +87,7 @@ impl Placement {
     ///
     /// # Errors
     ///
-    /// What is not a header name (RFC 9110 §5.1) is refused.
+    /// What is not a header name (RFC 9110 §5.1) is refused, and so are HTTP's own: `Host`, `Content-Length` and their like.
     pub fn header(name: impl TryInto<HeaderName>) -> Result<Self, Error> {
         Ok(Placement(Form::Header { name: header_name(name)?, scheme: None }))
     }
@@ -94,7 +96,7 @@ impl Placement {
     ///
     /// # Errors
     ///
-    /// What is not a header name (RFC 9110 §5.1) or not a scheme (§11.1) is refused.
+    /// What is not a header name, as for [`header`](Self::header), or not a scheme (RFC 9110 §11.1) is refused.
     pub fn header_with_scheme(name: impl TryInto<HeaderName>, scheme: &str) -> Result<Self, Error> {
         let name = header_name(name)?;
         // Schemes and header names have the same grammar, that of a token.
@@ -328,8 +330,22 @@ fn percent_decode(text: &str) -> impl Iterator<Item = u8> {
 }
 
 fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
-    name.try_into().map_err(|_| refused("a header name must be letters, digits and !#$%&'*+-.^_`|~"))
+    let name =
+        name.try_into().map_err(|_| refused("a header name must be letters, digits and !#$%&'*+-.^_`|~"))?;
+    if OF_HTTP.contains(&name) {
+        return Err(refused("this header is HTTP's own: it says where a message goes or where it ends"));
+    }
+    Ok(name)
 }
+
+const OF_HTTP: [HeaderName; 6] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::TE,
+    header::UPGRADE,
+];
 
 fn refused(message: &'static str) -> Error {
     Error::new(ErrorKind::Encode, message)

@@ -346,6 +346,14 @@ impl Host {
     }
 }
 
+/// Whether a URI names another machine without TLS on the way to it.
+#[cfg(feature = "json")]
+pub(crate) fn is_in_the_clear(uri: &Uri) -> bool {
+    target(uri).is_some_and(|(scheme, host, _)| {
+        scheme == Scheme::Http && !Host::parse(host).is_ok_and(|host| host.is_loopback())
+    })
+}
+
 /// Scheme, host as written and port of a URI, if it has an authority and its port is one. User information is left in
 /// the host, which then equals the host of no origin.
 fn target(uri: &Uri) -> Option<(Scheme, &str, u16)> {

@@ -74,10 +74,11 @@ impl Token {
     }
 
     /// The token that gets the next access token: a text, a [`Secret`], or an `Option` of one. An answer without one
-    /// keeps the old one (RFC 6749 §6).
+    /// keeps the old one (RFC 6749 §6), and so does one whose refresh token is empty.
     #[must_use]
     pub fn refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
-        self.parts().refresh = refresh.secret().map_or(Refresh::Unsaid, Refresh::Present);
+        let refresh = refresh.secret().filter(|secret| !secret.expose().is_empty());
+        self.parts().refresh = refresh.map_or(Refresh::Unsaid, Refresh::Present);
         self
     }
 

@@ -64,8 +64,8 @@ async fn left_open(http: Http) -> usize {
 }
 
 /// Before the upload has come.
-async fn refuse(_: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn refuse(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::UNAUTHORIZED;
-    response
+    Ok(response)
 }

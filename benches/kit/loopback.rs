@@ -1,6 +1,6 @@
 //! A server on this machine, and hyper-util's client for it.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr};
+use std::{future::Future, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -19,6 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tower::BoxError;
 
 /// Which HTTP is spoken.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,11 +39,13 @@ impl Http {
     }
 }
 
-/// A server on a free port, which ends with the runtime; `open` counts its connections.
-pub(crate) async fn serve<A, F>(http: Http, open: watch::Sender<usize>, answer: A) -> SocketAddr
+/// A server on a free port, which ends with the runtime; `open` counts its connections. An answer that is an error ends
+/// its connection, or its stream.
+pub(crate) async fn serve<A, F, E>(http: Http, open: watch::Sender<usize>, answer: A) -> SocketAddr
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Result<Response<Full<Bytes>>, E>> + Send + 'static,
+    E: Into<BoxError> + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -60,20 +63,23 @@ where
     address
 }
 
-async fn connection<A, F>(http: Http, stream: TcpStream, answer: A)
+async fn connection<A, F, E>(http: Http, stream: TcpStream, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Send + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Result<Response<Full<Bytes>>, E>> + Send + 'static,
+    E: Into<BoxError> + 'static,
 {
-    let service = service_fn(move |request| {
-        let response = answer(request);
-        async { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(answer);
     let io = TokioIo::new(stream);
     // A client that goes away ends its connection with an error, which is nothing to anybody.
     let _ = match http {
         Http::One => http1::Builder::new().serve_connection(io, service).await,
-        Http::Two => http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await,
+        Http::Two => {
+            // Else callers who give up together are taken for an attack, and the connection of all others ends.
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server.max_pending_accept_reset_streams(usize::MAX).max_local_error_reset_streams(None);
+            server.serve_connection(io, service).await
+        }
     };
 }
 

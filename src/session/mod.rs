@@ -264,6 +264,11 @@ impl Session {
                 "the change holds, but there is no tokio runtime to save it on",
             ));
         };
+        {
+            // Where there are no timers the write would fail for a reason that nobody understands.
+            let _entered = runtime.enter();
+            drop(timer(Duration::ZERO)?);
+        }
         siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }

@@ -340,10 +340,17 @@ impl Drain {
     }
 
     fn next(&mut self) -> Option<Write> {
-        let mut queue = self.storage.queue();
-        let next = queue.writes.pop_front();
-        queue.draining = next.is_some();
+        let next = {
+            let mut queue = self.storage.queue();
+            let next = queue.writes.pop_front();
+            queue.draining = next.is_some();
+            next
+        };
         self.over = next.is_none();
+        if self.over {
+            // Whoever heard of the last write before this could not have what is owed written again.
+            self.storage.pulse.send_replace(());
+        }
         next
     }
 }

@@ -97,6 +97,11 @@ impl FetchError {
 
     /// The same failure as callers see it.
     pub(crate) fn into_error(self) -> Error {
+        // A mistake in the program: nobody is to be told to try again.
+        let reentrant = Error::find(&*self.cause).filter(|error| error.kind() == ErrorKind::Reentrant);
+        if let Some(error) = reentrant {
+            return error.clone();
+        }
         let (kind, message) = match self.class {
             FailureClass::Transient | FailureClass::Unanswered | FailureClass::Ambiguous => {
                 (ErrorKind::Transient, "no new token could be had for now")

@@ -214,7 +214,10 @@ async fn a_directory_that_does_not_exist_stops_no_request() {
     let authority = ModelAuthority::new();
     let world = world(FileStore::new(place.directory.path().join("missing/token.json")), &authority);
     assert_eq!(in_time(world.get("/")).await.unwrap().status(), StatusCode::OK);
-    assert_eq!(world.session.settle().await.unwrap_err().kind(), ErrorKind::Store);
+    let error = world.session.settle().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("missing/token.json"), "`{cause}` does not say which file");
     assert!(!place.directory.path().join("missing").exists(), "it is not ours to make");
 }
 

@@ -54,6 +54,10 @@ fn every_constructor_that_can_refuse_a_value_says_what_it_takes() {
     check(Placement::header("x canary"), &["header name", "letters"]);
     check(Placement::header(""), &["header name", "letters"]);
     check(Placement::header("x-canary\r\ny: z"), &["header name", "letters"]);
+    for name in ["host", "Content-Length", "transfer-encoding", "connection", "te", "upgrade"] {
+        check(Placement::header(name), &["HTTP's own"]);
+        check(Placement::header_with_scheme(name, "Token"), &["HTTP's own"]);
+    }
     check(Placement::header_with_scheme("x canary", "Token"), &["header name", "letters"]);
     check(Placement::header_with_scheme("authorization", "canary canary"), &["scheme", "one word"]);
     check(Placement::header_with_scheme("authorization", ""), &["scheme", "one word"]);

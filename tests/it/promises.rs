@@ -1,4 +1,4 @@
-//! Holds `docs/behaviour.md` to its word: every promise names tests that exist.
+//! Holds `docs/behaviour.md` to its word: every promise names tests that exist. `docs/security.md` names files, too.
 
 use std::{
     collections::HashSet,
@@ -53,6 +53,21 @@ fn every_promise_has_a_test() {
     let unproven: Vec<_> =
         promises().into_iter().filter(|promise| promise.tests.is_empty()).map(|promise| promise.id).collect();
     assert!(unproven.is_empty(), "promises without a test: {unproven:?}");
+}
+
+#[test]
+fn the_security_notes_name_tests_and_files_that_exist() {
+    let text = read(&root().join("docs/security.md")).expect("the notes are part of the repository");
+    let missing: Vec<_> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|named| match named.split_once("::") {
+            Some(("lib" | "it" | "e2e" | "property", _)) => find_test(root(), named).is_err(),
+            _ => named.starts_with("src/") && !root().join(named).is_file(),
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/security.md names what does not exist:\n{}", missing.join("\n"));
 }
 
 #[test]

@@ -17,7 +17,8 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready_err, task};
 use tower::{BoxError, Layer, ServiceExt};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, RefreshFailure, Session, TokenRefreshLayer, TokenSource, source_fn,
+    Error, ErrorKind, FetchContext, RefreshFailure, Session, Token, TokenRefreshLayer, TokenSource,
+    source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
     test_util::{Endpoint, Gate, ModelApi, ModelAuthority},
 };
@@ -226,6 +227,11 @@ fn a_runtime_without_timers_is_an_error_and_no_fetch() {
     let timeless = Builder::new_current_thread().enable_io().build().unwrap();
     assert_eq!(kind(&timeless.block_on(world.get("/me")).unwrap_err()), ErrorKind::NoRuntime);
     assert_eq!(timeless.block_on(world.session.settle()).unwrap_err().kind(), ErrorKind::NoRuntime);
+    assert_eq!(
+        timeless.block_on(world.session.login(Token::new("t"))).unwrap_err().kind(),
+        ErrorKind::NoRuntime
+    );
+    assert_eq!(timeless.block_on(world.session.logout()).unwrap_err().kind(), ErrorKind::NoRuntime);
     assert_eq!(world.authority.counts().token_calls(), 0);
 }
 

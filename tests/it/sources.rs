@@ -262,15 +262,31 @@ async fn a_source_on_the_client_that_it_serves_fails_at_once() {
         .service(to_idp);
     *cell.lock().unwrap() = Some(layered);
     let error = within(session.token()).await.unwrap_err();
-    let mut link: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut kinds = Vec::new();
-    while let Some(error) = link {
-        kinds
-            .extend(error.downcast_ref::<tower_token_refresh::Error>().map(tower_token_refresh::Error::kind));
-        link = error.source();
-    }
-    assert_eq!(kinds, [ErrorKind::Transient, ErrorKind::Reentrant]);
+    assert_eq!(error.kind(), ErrorKind::Reentrant);
+    assert!(!error.is_transient(), "trying again does not help");
     assert!(store.load().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_so() {
+    const ANSWER: &str = r#"{"access_token":"a"}"#;
+    let login = async |url: &str, lets: fn(AuthorityClient) -> AuthorityClient| {
+        let idp = Idp::new([json(200, ANSWER)]);
+        let endpoint = TokenEndpoint::new(lets(AuthorityClient::new(idp.clone())), url.parse().unwrap());
+        let session = Session::builder(ClientCredentials::new(endpoint)).build();
+        (within(session.token()).await.map_err(|error| error.kind()).map(drop), idp.bodies().len())
+    };
+    for url in ["http://id.test/token", "http://user@localhost/token", "http://10.0.0.1:8080/token"] {
+        let refused = (Err(ErrorKind::Configuration), 0);
+        assert_eq!(login(url, |client| client).await, refused, "{url}");
+        assert_eq!(login(url, AuthorityClient::danger_plain_http).await, (Ok(()), 1), "{url}");
+    }
+    // A client that knows where to go by itself is asked with a path.
+    for url in
+        ["https://id.test/token", "http://localhost:1/token", "http://127.0.0.1/", "http://[::1]/", "/token"]
+    {
+        assert_eq!(login(url, |client| client).await, (Ok(()), 1), "{url}");
+    }
 }
 
 /// A server that reads a request and answers with this text, and where it listens.

@@ -1,7 +1,9 @@
 //! What is saved, when, and what a store that fails does to requests.
 
 use std::{
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
+    task::{Context, Wake, Waker},
     time::{Duration, SystemTime},
 };
 
@@ -557,6 +559,37 @@ async fn a_lease_that_somebody_keeps_is_waited_for_and_no_longer_than_it_may() {
     world.session.refresh().await.unwrap();
 }
 
+/// A future that is polled where it is woken, which may be in the midst of what wakes it.
+struct PolledAtOnce<F>(Mutex<Option<Pin<Box<F>>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Wake for PolledAtOnce<F> {
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let Ok(mut future) = self.0.try_lock() else { return };
+        let polled = future.as_mut().map(|future| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        if polled.is_some_and(|polled| polled.is_ready()) {
+            *future = None;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_goes_on_although_it_looks_while_the_last_write_is_being_ended() {
+    let store = Watched::default();
+    let world = world(&store);
+    store.set(|store| store.save = Fault::Error);
+
+    // It is first polled when the login hears of its write, and then at every news of the store.
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let session = world.session.clone();
+    let settling = async move { ended.send(session.settle().await) };
+    let waker = Waker::from(Arc::new(PolledAtOnce(Mutex::new(Some(Box::pin(settling))))));
+    let mut login = pin!(world.session.login(Token::new("of-bob")));
+    assert_pending!(login.as_mut().poll(&mut Context::from_waker(&waker)));
+    let error = within(end).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rotated_refresh_token_replaces_the_old_one_and_an_omitted_one_keeps_it() {
     for (rotation, changes) in [(Rotation::ReuseKillsFamily, true), (Rotation::Omitted, false)] {
@@ -568,6 +601,19 @@ async fn a_rotated_refresh_token_replaces_the_old_one_and_an_omitted_one_keeps_i
         world.session.refresh().await.unwrap();
         assert_eq!(world.authority.counts().family_deaths, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_refresh_token_is_none() {
+    let session = Session::builder(source_fn(|cx: FetchContext| async move {
+        assert!(cx.refresh_token().is_none_or(|token| token.expose() == "of-alice"));
+        Ok::<_, FetchError>(Token::new("token").refresh_token(Some("")))
+    }))
+    .build();
+    assert!(session.token().await.unwrap().refresh().is_none());
+    session.login(Token::new("token").refresh_token("of-alice")).await.unwrap();
+    let refreshed = session.refresh().await.unwrap();
+    assert_eq!(refreshed.refresh().map(|token| token.expose()), Some("of-alice"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::{answer::Answer, content::Content, error::Failed, failure::Grant, form, json, reading::Reading};
 use crate::{
     error::{BoxError, Error, ErrorKind},
+    scope::is_in_the_clear,
     source::{FetchContext, FetchError},
     time::timer,
     token::Token,
@@ -57,6 +58,7 @@ pub struct AuthorityClient {
     time_limit: Duration,
     response_limit: usize,
     classify: Option<Arc<Classify>>,
+    may_go_in_the_clear: bool,
 }
 
 type Sending = dyn Fn(Request<Content>, usize) -> Pin<Box<dyn Future<Output = Result<Answer, BoxError>> + Send>>
@@ -81,7 +83,19 @@ impl AuthorityClient {
             time_limit: Duration::from_secs(10),
             response_limit: 64 * 1024,
             classify: None,
+            may_go_in_the_clear: false,
         }
+    }
+
+    /// Lets credentials go to URLs of plain `http` on other machines, too. By default that is a
+    /// [configuration](crate::ErrorKind::Configuration) failure, and nothing is sent.
+    ///
+    /// # Security
+    ///
+    /// Whoever is on the way reads the credentials and the tokens: for a network that does the encryption itself.
+    pub fn danger_plain_http(mut self) -> Self {
+        self.may_go_in_the_clear = true;
+        self
     }
 
     /// How long one call may take, from the service's readiness to the end of the answer.
@@ -150,6 +164,12 @@ impl AuthorityClient {
 
     /// One call, within the limits.
     pub(in crate::source) async fn call(&self, request: Request<Content>) -> Result<Answer, FetchError> {
+        if !self.may_go_in_the_clear && is_in_the_clear(request.uri()) {
+            return Err(FetchError::configuration(
+                "credentials go by plain http to this machine only: write `https://`, or use \
+                 `AuthorityClient::danger_plain_http`",
+            ));
+        }
         let was_read = request.body().read_mark();
         let late = pin!(timer(self.time_limit)?);
         let cause = match select((self.send)(request, self.response_limit), late).await {

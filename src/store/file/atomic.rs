@@ -39,6 +39,11 @@ pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Resu
     Ok(())
 }
 
+/// The same error, with the file that it is about.
+pub(super) fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// Options for a file that only its owner may read.
 #[cfg(unix)]
 pub(super) fn private() -> OpenOptions {

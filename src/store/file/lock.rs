@@ -10,7 +10,7 @@ use std::{
 use fs4::{FileExt, TryLockError};
 use tokio::{task::spawn_blocking, time::sleep};
 
-use super::atomic;
+use super::atomic::{self, at};
 use crate::random;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -36,11 +36,12 @@ impl Locked {
 
     fn attempt(path: &Path) -> io::Result<Option<Self>> {
         let mut options = atomic::private();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = options.read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|error| at(path, error))?;
         match FileExt::try_lock(&file) {
             Ok(()) => Ok(Some(Locked(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+            Err(TryLockError::Error(error)) => Err(at(path, error)),
         }
     }
 

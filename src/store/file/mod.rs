@@ -14,7 +14,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use self::lock::Locked;
+use self::{atomic::at, lock::Locked};
 use super::{Lease, Record, TokenStore, rules};
 use crate::error::BoxError;
 
@@ -85,7 +85,7 @@ impl FileStore {
         match fs::read(&self.path) {
             Ok(bytes) => format::decode(&bytes).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(at(&self.path, error)),
         }
     }
 
@@ -103,8 +103,8 @@ impl FileStore {
     fn write(&self, record: &Record, fence: Option<u64>, mut numbers: Locked) -> Result<(), BoxError> {
         let stored = self.read_or_keep_aside()?;
         let record = rules::admit(record, fence, numbers.number()?, stored.as_ref())?;
-        atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record))?;
-        Ok(())
+        let replaced = atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record));
+        Ok(replaced.map_err(|error| at(&self.path, error))?)
     }
 }
 
