@@ -294,10 +294,11 @@ mod tests {
 
         let (method, uri) = (Method::PUT, Uri::from_static("/orders?page=2"));
         let mut response = Response::new("a body of any type");
+        *response.version_mut() = Version::HTTP_2;
         response.extensions_mut().insert(Code(42001));
         let classifier = |answer: &Answer<'_>| {
             assert_eq!((answer.method(), answer.attempt()), (&Method::PUT, 2));
-            assert_eq!((answer.uri().path(), answer.version()), ("/orders", Version::HTTP_11));
+            assert_eq!((answer.uri().path(), answer.version()), ("/orders", Version::HTTP_2));
             match answer.extensions().get() {
                 Some(Code(42001)) => Verdict::Reject,
                 _ => Verdict::Accept,

@@ -79,3 +79,56 @@ impl Debt {
         self.record.session == found.session && found.token.as_ref().is_some_and(is_before)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SessionId;
+
+    fn record(session: u128, revision: u64, access: &str) -> Record {
+        Record { session: SessionId(session), revision, token: Some(StoredToken::new(access)) }
+    }
+
+    /// The refresh of `first`, which brought `second` as revision 6.
+    fn refresh(owed: Option<&Debt>) -> Debt {
+        Debt::of_refresh(record(1, 6, "second"), Some("first".into()), Some(1), owed)
+    }
+
+    #[test]
+    fn a_refresh_gives_way_to_a_later_record_that_it_does_not_follow() {
+        for (found, outdone) in [
+            (record(1, 7, "others"), true),
+            (record(1, 6, "others"), false),
+            (record(1, 7, "first"), false),
+            (record(2, 7, "first"), true),
+            (Record { token: None, ..record(1, 7, "") }, true),
+        ] {
+            assert_eq!(refresh(None).is_outdone_by(&found), outdone, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_follows_each_token_since_what_is_in_the_store() {
+        let third =
+            Debt::of_refresh(record(1, 6, "third"), Some("second".into()), None, Some(&refresh(None)));
+        let follows = |session, access| third.follows(&record(session, 9, access));
+        assert!(follows(1, "first") && follows(1, "second"));
+        assert!(!follows(1, "third") && !follows(2, "first"));
+    }
+
+    #[test]
+    fn the_refresh_of_a_login_that_is_owed_stands_for_it_until_that_is_saved() {
+        let login = Debt::of_change(record(1, 5, "first"));
+        let refresh = refresh(Some(&login));
+        assert!(!refresh.is_outdone_by(&record(2, 9, "others")));
+        refresh.stands_for_itself();
+        assert!(refresh.is_outdone_by(&record(2, 9, "others")));
+    }
+
+    #[test]
+    fn the_store_is_looked_into_before_a_refresh_is_written_again_or_after_one_that_is_owed() {
+        let first = refresh(None);
+        assert_eq!([first.has_to_look(), first.has_to_look()], [false, true]);
+        assert!(refresh(Some(&first)).has_to_look());
+    }
+}

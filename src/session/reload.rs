@@ -93,3 +93,69 @@ fn stored(found: &StoredToken) -> Token {
         .refresh_token(found.refresh.clone())
         .refresh_expires_at(found.refresh_expires_at)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::{
+        super::renewal::{Renewal, RenewalMode},
+        *,
+    };
+    use crate::{generation::Epoch, placement::Placement, store::SessionId, time::Now};
+
+    const OURS: SessionId = SessionId(1);
+    const OTHERS: SessionId = SessionId(2);
+
+    /// What the record comes to for a session of ours that stands at revision 5.
+    fn reloaded(present: Option<&str>, session: SessionId, revision: u64, access: Option<&str>) -> String {
+        let base = RecordHead { session: OURS, revision: 5 };
+        let renewal = Renewal { mode: RenewalMode::Off, before: Duration::ZERO, jitter: Duration::ZERO };
+        let now = Now { monotonic: Duration::ZERO, wall: Duration::ZERO };
+        let present = present.map(|access| {
+            Sendable::new(Token::new(access), &Placement::bearer(), &renewal, now, Provenance::New)
+                .expect("a token that can be sent")
+                .issue(Epoch::default(), Arc::default())
+        });
+        let found = Record { session, revision, token: access.map(StoredToken::new) };
+        let (what, head) = match reload(base, &Known { record: base, present }, Some(found)) {
+            Reloaded::Nothing(head) => ("nothing", head),
+            Reloaded::Token(head, _) => ("token", head),
+            Reloaded::Replaced(head, _) => ("replaced", head),
+            Reloaded::Ended(head) => ("ended", head),
+        };
+        format!("{what} {} {}", if head.session == OURS { "ours" } else { "others" }, head.revision)
+    }
+
+    #[test]
+    fn a_record_counts_if_it_is_later_or_another_token_of_the_same_number() {
+        for (session, revision, access, expected) in [
+            (OURS, 6, Some("next"), "token ours 6"),
+            (OURS, 5, Some("next"), "token ours 5"),
+            (OURS, 5, Some("present"), "nothing ours 5"),
+            (OURS, 4, Some("next"), "nothing ours 5"),
+            (OTHERS, 6, Some("next"), "replaced others 6"),
+            (OTHERS, 5, Some("next"), "nothing ours 5"),
+            (OURS, 6, None, "ended ours 6"),
+            (OTHERS, 6, None, "ended others 6"),
+            (OURS, 5, None, "nothing ours 5"),
+        ] {
+            assert_eq!(
+                reloaded(Some("present"), session, revision, access),
+                expected,
+                "{revision} {access:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_session_that_has_never_had_a_token_takes_any_identity_and_counts_on_from_its_end() {
+        for (session, revision, access, expected) in [
+            (OTHERS, 6, Some("next"), "token others 6"),
+            (OTHERS, 6, None, "nothing ours 6"),
+            (OTHERS, 5, Some("next"), "nothing ours 5"),
+        ] {
+            assert_eq!(reloaded(None, session, revision, access), expected, "{revision} {access:?}");
+        }
+    }
+}

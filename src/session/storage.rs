@@ -388,3 +388,42 @@ fn is_superseded(error: &Error) -> bool {
 fn failed(message: &'static str) -> Error {
     Error::new(ErrorKind::Store, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, SessionId};
+
+    /// The revision that follows 5 while these are owed.
+    fn following(owed: impl FnOnce(&Storage)) -> u64 {
+        let limit = Duration::from_secs(1);
+        let storage = Storage::new(Box::new(MemoryStore::new()), limit, limit, watch::Sender::new(()));
+        owed(&storage);
+        storage.following(RecordHead { session: SessionId(1), revision: 5 }).revision
+    }
+
+    fn record(session: u128) -> Record {
+        Record { session: SessionId(session), revision: 5, token: None }
+    }
+
+    fn refresh(storage: &Storage, session: u128) {
+        storage.enqueue_refreshed(record(session), None, None, Flight::new());
+    }
+
+    fn login(storage: &Storage) {
+        storage.enqueue(record(1));
+    }
+
+    #[test]
+    fn only_a_refresh_of_the_session_that_is_owed_is_not_counted() {
+        assert_eq!(following(|storage| refresh(storage, 1)), 5);
+        assert_eq!(following(|_| ()), 6);
+        assert_eq!(following(login), 6);
+        assert_eq!(following(|storage| refresh(storage, 2)), 6);
+        let refreshed_login = |storage: &Storage| {
+            login(storage);
+            refresh(storage, 1);
+        };
+        assert_eq!(following(refreshed_login), 6);
+    }
+}

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use tower_token_refresh::{
     session::SessionBuilder,
     source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Credential, Endpoint, Gate, ModelApi, ModelAuthority, ModelBody},
+    test_util::{Credential, Endpoint, Gate, ModelApi, ModelAuthority, ModelBody, TestClock},
 };
 
 use crate::{
@@ -572,6 +573,42 @@ async fn an_attempt_that_waits_for_the_service_takes_the_token_of_the_moment_it_
     assert_eq!(sent.headers().get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer swapped-again"]);
     answer.send_response(status(200).unwrap());
     assert_eq!(within(request).await.unwrap().extensions().get::<Outcome>().unwrap().attempts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expires_while_the_service_is_not_ready_is_sent_unless_it_is_another_by_then() {
+    for (replaces, expected) in [(false, "Bearer token-1"), (true, "Bearer token-2")] {
+        let (clock, fetches) = (TestClock::new(), AtomicUsize::new(0));
+        let short = |text: String| Token::new(text).expires_in(Duration::from_secs(10));
+        let session = Session::builder(source_fn(move |_: FetchContext| {
+            let number = fetches.fetch_add(1, Ordering::Relaxed) + 1;
+            async move { Ok::<_, FetchError>(short(format!("token-{number}"))) }
+        }))
+        .clock(clock.clone())
+        .build();
+        let (mock, mut handle) = mock::pair::<ToMock, Response<ModelBody>>();
+        let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
+        handle.allow(1);
+        client.ready().await.unwrap();
+        let mut request = task::spawn(client.call(get("/me")));
+        handle.allow(0);
+        assert_pending!(request.poll());
+        session.token().await.unwrap();
+        assert_pending!(request.poll());
+        if replaces {
+            session.replace(short("replaced".to_owned())).await.unwrap();
+        }
+        clock.advance(Duration::from_secs(20));
+        handle.allow(1);
+        let answering = async {
+            let (sent, answer) = handle.next_request().await.unwrap();
+            answer.send_response(status(200).unwrap());
+            sent
+        };
+        let (response, sent) = within(async { tokio::join!(request, answering) }).await;
+        assert_eq!(response.unwrap().status(), StatusCode::OK);
+        assert_eq!(sent.headers()[AUTHORIZATION], expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

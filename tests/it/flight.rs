@@ -339,6 +339,68 @@ async fn cooling_lasts_as_long_as_the_authority_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_that_is_no_word_of_the_authority_is_told_at_once() {
+    let world = World::revoked().await;
+    world.authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    let start = tokio::time::Instant::now();
+    assert!(failure_of(&within(world.get("/")).await.unwrap()).is_transient());
+    assert_eq!(start.elapsed(), Duration::ZERO, "no sibling has to be looked for");
+}
+
+/// A world in which each new token is refused, by another request, before those see it that have waited for it.
+struct Unlucky {
+    world: World,
+    refreshes: Gate,
+}
+
+impl Unlucky {
+    async fn new() -> Self {
+        let world = World::revoked().await;
+        let refreshes = world.authority.hold(Endpoint::Refresh);
+        Unlucky { world, refreshes }
+    }
+
+    /// Lets the refresh that is on land, and has the next one started.
+    async fn again(&self) {
+        self.refreshes.let_through(1);
+        self.world.session.settle().await.unwrap();
+        self.world.authority.revoke_access();
+        assert_pending!(task::spawn(self.world.get("/other")).poll());
+        self.refreshes.waiting(1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_waits_for_two_refreshes_in_a_row_and_takes_what_they_brought() {
+    let unlucky = Unlucky::new().await;
+    let mut waiter = task::spawn(unlucky.world.session.refresh());
+    assert_pending!(waiter.poll());
+    unlucky.again().await;
+    assert_pending!(waiter.poll());
+    unlucky.again().await;
+    let std::task::Poll::Ready(Ok(token)) = waiter.poll() else { panic!("it waits for a third") };
+    let refused = unlucky.world.api.requests().last().unwrap().head.headers["authorization"].clone();
+    assert_eq!(refused, format!("Bearer {}", token.access().expose()), "the latest, though it is refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_is_sent_again_however_often_its_token_is_condemned_meanwhile() {
+    let unlucky = Unlucky::new().await;
+    let mut waiter = task::spawn(unlucky.world.get("/waiter"));
+    let sent =
+        || unlucky.world.api.requests().iter().filter(|sent| sent.head.uri.path() == "/waiter").count();
+    assert_pending!(waiter.poll());
+    for refreshes in 0.. {
+        assert!(refreshes <= 4, "it waits for ever");
+        if waiter.poll().is_ready() {
+            break;
+        }
+        unlucky.again().await;
+    }
+    assert_eq!(sent(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grant_that_is_over_is_asked_for_once() {
     let world = World::revoked().await;
     world.authority.revoke_all();

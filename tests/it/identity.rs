@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::StatusCode;
+use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
@@ -182,6 +183,41 @@ async fn a_replaced_token_is_what_waiters_resend_with() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fetch_that_has_lost_to_a_replaced_token_ends_at_once() {
+    let world = World::new();
+    world.session.token().await.unwrap();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(world.session.refresh());
+    assert_pending!(refresh.poll());
+    gate.waiting(1).await;
+    let start = Instant::now();
+    world.session.replace(Token::new("elsewhere")).await.unwrap();
+    gate.waiting(0).await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "it is not left to its timeouts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_that_has_waited_twice_is_not_resent_as_somebody_else() {
+    let world = World::revoked().await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut waiter = task::spawn(world.get("/"));
+    assert_pending!(waiter.poll());
+    gate.let_through(1);
+    world.session.settle().await.unwrap();
+    world.authority.revoke_access();
+    let mut other = task::spawn(world.get("/"));
+    assert_pending!(other.poll());
+    assert_pending!(waiter.poll(), "the new token is condemned already");
+    world.session.login(Token::new("of-bob")).await.unwrap();
+    let response = within(waiter).await.expect("the refused response stands");
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        response.extensions().get::<RefreshFailure>().unwrap().error().kind(),
+        ErrorKind::SessionChanged
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn late_refusal_of_a_replaced_token_is_resent_without_a_refresh() {
     let world = World::revoked().await;
     let late = world.api.hold_path(Phase::Answer, "/late");
@@ -284,6 +320,22 @@ async fn the_session_can_be_followed() {
     assert_eq!(changes.next().await, Some(State::LoggedOut));
     drop(world);
     assert_eq!(changes.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_refused_again_and_again_without_a_reason_is_seen_to_be_stalled() {
+    let session = Session::builder(source_fn(|_: FetchContext| async {
+        Err::<Token, _>(FetchError::ambiguous("403 without a word"))
+    }))
+    .build();
+    let mut changes = session.subscribe();
+    for _ in 0..2 {
+        session.refresh().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(301)).await;
+    }
+    assert_eq!(within(changes.next()).await, Some(State::Cooling));
+    session.refresh().await.unwrap_err();
+    assert_eq!(within(changes.next()).await, Some(State::Stalled));
 }
 
 #[tokio::test(start_paused = true)]

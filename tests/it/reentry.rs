@@ -23,7 +23,7 @@ use tower::{
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, FetchError, NoToken, RefreshFailure, Session, Token, TokenRefreshLayer,
     event::Event,
-    session::State,
+    session::{SessionBuilder, State},
     source_fn,
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody},
 };
@@ -475,5 +475,27 @@ async fn a_refresh_by_hand_reports_its_failure_although_an_observer_blocks() {
     });
     arrivals.recv().await.unwrap();
     assert_eq!(soon(waiting).await.unwrap().unwrap_err().kind(), ErrorKind::Transient);
+    drop(release);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_observer_that_blocks_on_a_failure_until_its_cooling_is_over_makes_nobody_wait_for_the_next_refresh()
+ {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(Some(released));
+    let observer = move |_: &Event<'_>| {
+        let released = released.lock().unwrap().take();
+        // The first event, until the test lets go of the other end.
+        let _ = released.map(|released| released.recv());
+    };
+    let builder = |builder: SessionBuilder| {
+        let builder = builder.observer(observer).refresh_timeout(Duration::from_millis(50)).unwrap();
+        builder.cooling(Duration::ZERO, Duration::ZERO).unwrap()
+    };
+    let world = World::with(ModelAuthority::new(), builder, |layer| layer);
+    world.authority.fail_always(Endpoint::Login, Failure::Reset);
+    let error = soon(world.get("/me")).await.unwrap_err();
+    assert_eq!(kind(&error), ErrorKind::Transient, "it is told what has happened");
+    assert_eq!(world.authority.counts().token_calls(), 1);
     drop(release);
 }

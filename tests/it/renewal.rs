@@ -228,6 +228,26 @@ async fn the_keeper_tries_again_as_soon_as_a_failed_renewal_has_cooled_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_keeper_renews_at_the_moment_at_which_the_token_is_due() {
+    const MARGIN: Duration = Duration::from_secs(10);
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = fetches.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, FetchError>(Token::new("token").expires_in(LIFE)) }
+    }))
+    .renew_before(MARGIN)
+    .renewal_jitter(Duration::ZERO)
+    .build();
+    session.token().await.unwrap();
+    tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(LIFE - MARGIN - Duration::from_millis(2)).await;
+    assert_eq!(fetches.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_millis(4)).await;
+    assert_eq!(fetches.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_keeper_ends_with_its_session() {
     let session = Session::builder(source_fn(|_: FetchContext| async {
         Ok::<_, FetchError>(Token::new("token").expires_in(LIFE))

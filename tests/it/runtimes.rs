@@ -420,3 +420,23 @@ fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_
     drop(abandoned);
     assert!(runtime().block_on(world.session.token()).is_ok(), "it does not outlive its runtime");
 }
+
+#[test]
+fn a_wait_for_such_a_runtime_that_moves_to_a_third_one_ends_there_by_the_refresh_timeout() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let abandoned = runtime();
+    abandoned.block_on(async {
+        let mut first = task::spawn(world.session.token());
+        assert_pending!(first.poll());
+        gate.waiting(1).await;
+    });
+    let mut waiter = task::spawn(world.session.token());
+    let passing = runtime();
+    passing.block_on(async { assert_pending!(waiter.poll()) });
+    drop(passing);
+    runtime().block_on(async {
+        let waited = timeout(Duration::from_secs(3600), waiter).await;
+        assert_eq!(waited.expect("an answer in time").unwrap_err().kind(), ErrorKind::Timeout);
+    });
+}

@@ -13,7 +13,7 @@ use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
     source_fn,
-    store::{Lease, MemoryStore, Record, TokenStore},
+    store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
 };
 
@@ -370,6 +370,90 @@ async fn a_login_or_logout_of_a_process_that_has_never_looked_into_the_store_is_
     }
 }
 
+/// A store without rules: the last record is what it has.
+#[derive(Clone, Default)]
+struct Plain(Arc<Mutex<Option<Record>>>);
+
+impl TokenStore for Plain {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    async fn save(&self, record: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        *self.0.lock().unwrap() = Some(record.clone());
+        Ok(())
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        MemoryStore::new().lock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_is_saved_above_what_a_store_has_that_raises_nothing() {
+    let store = Plain::default();
+    let others = Record { session: SessionId(7), revision: 9, token: None };
+    store.save(&others, None).await.unwrap();
+    let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+    world.session.login(Token::new("of-bob")).await.unwrap();
+    assert_eq!(store.load().await.unwrap().map(|record| record.revision), Some(10));
+}
+
+/// A store that notes what it is asked, and may be out of order.
+#[derive(Clone, Default)]
+struct Noting(Arc<Mutex<Notes>>);
+
+#[derive(Default)]
+struct Notes {
+    asked: Vec<&'static str>,
+    cannot_load: bool,
+    cannot_save: bool,
+}
+
+impl Noting {
+    fn note(&self, call: &'static str, fails: fn(&Notes) -> bool) -> Result<(), BoxError> {
+        let mut notes = self.0.lock().unwrap();
+        notes.asked.push(call);
+        if fails(&notes) { Err(call.into()) } else { Ok(()) }
+    }
+}
+
+impl TokenStore for Noting {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.note("load", |notes| notes.cannot_load).map(|()| None)
+    }
+
+    async fn save(&self, _: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        self.note("save", |notes| notes.cannot_save)
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.note("lock", |_| false)?;
+        MemoryStore::new().lock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_looks_once_into_the_store_and_writes_it_once_whether_that_fails_or_not() {
+    for cannot_save in [false, true] {
+        let store = Noting::default();
+        let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+        store.0.lock().unwrap().cannot_save = cannot_save;
+        world.session.token().await.unwrap();
+        assert_eq!(store.0.lock().unwrap().asked, ["lock", "load", "save"], "{cannot_save}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_fails_is_told_as_itself_although_the_store_cannot_be_read_either() {
+    let store = Noting::default();
+    let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+    *store.0.lock().unwrap() = Notes { cannot_load: true, cannot_save: true, ..Notes::default() };
+    world.session.token().await.unwrap();
+    let error = within(world.session.settle()).await.unwrap_err();
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "save");
+}
+
 #[tokio::test(start_paused = true)]
 async fn that_no_token_can_be_had_is_not_believed_while_the_store_cannot_be_read() {
     let store = Watched::default();
@@ -422,6 +506,41 @@ async fn another_identity_in_the_store_replaces_ours_at_the_next_refresh() {
     assert_eq!(failure.kind(), ErrorKind::SessionChanged, "alice's request is not sent again as bob");
     assert_eq!(other.session.token().await.unwrap().access().expose(), bob.access().expose());
     assert_eq!(authority.counts().refreshes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_over_is_not_believed_before_a_sibling_has_had_time_to_save_what_it_got_for_it() {
+    for delay in [Duration::ZERO, Duration::from_millis(400)] {
+        let store = Watched::default();
+        let world = world(&store);
+        world.session.token().await.unwrap();
+        let before = store.load().await.unwrap().unwrap();
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let mut refresh = task::spawn(world.session.refresh());
+        assert_pending!(refresh.poll());
+        gate.waiting(1).await;
+        world.authority.revoke_refresh();
+        let siblings = world.authority.login().await.unwrap();
+        let token = Some(StoredToken::new(siblings.access().expose()));
+        let saving = async {
+            gate.open();
+            tokio::time::sleep(delay).await;
+            store.save(&Record { revision: before.revision + 1, token, ..before }, None).await.unwrap();
+        };
+        let (refreshed, ()) = within(async { tokio::join!(refresh, saving) }).await;
+        assert_eq!(refreshed.unwrap().access().expose(), siblings.access().expose(), "{delay:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_saved_above_the_record_of_another_identity_that_is_of_no_use() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    let unusable = Some(StoredToken::new("a line\nbreak"));
+    store.save(&Record { session: SessionId(7), revision: 9, token: unusable }, None).await.unwrap();
+    let fresh = world.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(fresh.access().expose()));
 }
 
 #[tokio::test(start_paused = true)]

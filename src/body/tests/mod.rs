@@ -2,6 +2,7 @@ mod random;
 mod support;
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -173,6 +174,29 @@ fn body_that_is_ready_as_a_whole_is_neither_shared_nor_copied() {
 }
 
 #[test]
+fn body_of_any_type_that_is_ready_as_a_whole_is_not_shared() {
+    let (feed, body) = Feed::exact(4);
+    feed.data("text");
+    feed.close();
+    feed.announce_end();
+    let (mut first, mut replay) = record(body, LIMIT);
+    assert_eq!(format!("{:?}", &*first), "ReplayBody(Whole)");
+    assert_eq!(read(&mut first).0, b"text");
+    assert_eq!(replay.pause(), Ok(()));
+    assert_eq!(read(&mut take_over(&mut replay)).0, b"text");
+}
+
+#[test]
+fn without_a_limit_nothing_is_kept_and_a_whole_body_needs_no_guard() {
+    let (mut first, replay) = record(Full::new(Bytes::from_static(b"text")), 0);
+    assert!(!replay.is_kept());
+    assert_eq!(replay.pause(), Err(NotReplayable::TooLarge));
+    assert_eq!(format!("{:?}", &*first), "ReplayBody(Whole)");
+    assert_eq!(read(&mut first).0, b"text");
+    assert!(record(Full::new(Bytes::new()), 0).1.is_kept(), "there is nothing in it to keep");
+}
+
+#[test]
 fn body_of_unknown_length_is_left_alone_until_the_client_reads() {
     let (feed, body) = Feed::whole([Frame::data("a".into())]);
     let (_first, mut replay) = record(body, LIMIT);
@@ -202,6 +226,7 @@ fn body_that_belies_its_length_is_handed_on_as_it_is() {
     feed.close();
     feed.announce_end();
     let (mut first, mut replay) = record(body, LIMIT);
+    assert_eq!(first.size_hint().exact(), Some(1));
     assert_eq!(read(&mut first).0, b"too long");
     assert_eq!(replay.pause(), Ok(()));
     assert_eq!(read(&mut take_over(&mut replay)).0, b"too long");
@@ -290,6 +315,16 @@ fn replay_body_is_unpin_and_send_though_the_body_is_pinned() {
     check(&body);
     check(&replay);
     shareable(&Rebuild::new(|| std::cell::Cell::new(())));
+}
+
+#[test]
+fn each_reason_against_a_second_attempt_has_words_of_its_own() {
+    use NotReplayable::{Failed, Spent, TooLarge, UnknownFrame};
+
+    let words: HashSet<_> =
+        [TooLarge, Failed, UnknownFrame, Spent].iter().map(NotReplayable::to_string).collect();
+    assert_eq!(words.len(), 4);
+    assert!(!words.contains(""));
 }
 
 // Size hints.

@@ -186,6 +186,9 @@ fn a_flight_of_another_epoch_changes_nothing() {
         assert!(!slot.ended(Finder::Flight(&flight), record));
         assert_eq!(slot.token().map(|token| token.stamp()), before);
         assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "start" });
+        assert!(!slot.overdue(&flight, error()), "nor to the flight of the epoch that follows");
+        slot.release(Finder::Flight(&flight));
+        assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "join" });
     }
 }
 
@@ -390,6 +393,8 @@ fn a_token_that_has_to_last_is_fetched_unless_none_lives_that_long() {
     let minutes = |minutes: u64| Ask::Last(Duration::from_secs(minutes * 60));
     assert_eq!(decide(&mut slot, minutes(60), NOW), "use");
     assert_eq!(decide(&mut slot, minutes(61), NOW), "use", "the next one would not live that long either");
+    assert_eq!(decide(&mut slot, minutes(60), later(1)), "start", "the next one would live just as long");
+    slot.unstart();
     assert_eq!(decide(&mut slot, minutes(30), later(1800)), "use");
     assert_eq!(decide(&mut slot, minutes(31), later(1800)), "start");
 }
@@ -401,4 +406,68 @@ fn revisions_end_at_the_last_number() {
     assert_eq!(slot.login(sendable()).0.record.revision, u64::MAX);
     assert_eq!(replace(&mut slot).0.record.following().revision, u64::MAX);
     assert_eq!(slot.logout().0.revision, u64::MAX);
+}
+
+#[test]
+fn what_a_sibling_has_saved_counts_only_if_nothing_has_happened_since() {
+    let (mut slot, _) = issued();
+    let since = slot.record;
+    replace(&mut slot);
+    let record = slot.record.following();
+    assert!(slot.publish(Finder::Sibling { since }, sendable(), record).is_none(), "a token from outside");
+    let since = slot.record;
+    let flight = start(&mut slot, Ask::Force);
+    assert!(
+        slot.publish(Finder::Sibling { since }, sendable(), record).is_none(),
+        "a flight finds it itself"
+    );
+    slot.release(Finder::Flight(&flight));
+    assert!(slot.publish(Finder::Sibling { since }, sendable(), record).is_some());
+}
+
+#[test]
+fn the_source_is_told_why_it_is_asked() {
+    let asks =
+        |stamp| [Ask::Need, Ask::Take, Ask::Renew, Ask::Last(Duration::MAX), Ask::Force, reject(stamp)];
+    let cause = |slot: &mut Slot, ask, now| match slot.ask(ask, || now) {
+        Decision::Start(_, plan) => Some(plan.cause),
+        _ => None,
+    };
+    let (_, nobodys) = issued();
+    for (ask, expected) in
+        asks(nobodys).into_iter().zip([Some(Cause::Absent); 4].into_iter().chain([Some(Cause::Forced), None]))
+    {
+        assert_eq!(cause(&mut empty(), ask, NOW), expected, "{ask:?}, without a token");
+    }
+    for (now, expected) in [
+        (NOW, [None, None, None, None, Some(Cause::Forced), Some(Cause::Refused)]),
+        (
+            later(3540),
+            [
+                None,
+                None,
+                Some(Cause::Renewal),
+                Some(Cause::Renewal),
+                Some(Cause::Forced),
+                Some(Cause::Refused),
+            ],
+        ),
+        (
+            later(3600),
+            [
+                Some(Cause::Expired),
+                None,
+                Some(Cause::Expired),
+                Some(Cause::Expired),
+                Some(Cause::Forced),
+                Some(Cause::Refused),
+            ],
+        ),
+    ] {
+        for (at, expected) in expected.into_iter().enumerate() {
+            let (mut slot, stamp) = issued();
+            let ask = asks(stamp)[at];
+            assert_eq!(cause(&mut slot, ask, now), expected, "{ask:?} {now:?}");
+        }
+    }
 }
