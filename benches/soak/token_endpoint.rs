@@ -41,7 +41,7 @@ impl Fault {
             330..360 => Fault::Status(StatusCode::SERVICE_UNAVAILABLE),
             360..420 => Fault::Reset,
             420..480 if has_grace => Fault::LostAnswer,
-            480 => Fault::Silence,
+            480 if dice.one_in(10) => Fault::Silence,
             _ => Fault::None,
         }
     }

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How long a silent token endpoint is waited for: far more than an answer takes.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type Streamed = BoxBody<Bytes, Infallible>;
 type Stack<B> = TokenRefresh<Client<HttpConnector, ReplayBody<B>>>;
