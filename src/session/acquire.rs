@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    generation::Generation,
     reentry, time,
 };
 
@@ -65,8 +64,6 @@ pub(crate) struct Acquire {
 /// The wait for a flight.
 pub(crate) struct Wait {
     landing: Landing,
-    /// The token of the moment at which it began.
-    before: Option<Generation>,
     /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
     alarm: Option<JoinSet<Result<(), Error>>>,
 }
@@ -80,8 +77,8 @@ pub(crate) enum Denied {
 }
 
 impl Wait {
-    fn new(flight: Flight, before: Option<Generation>, engine: &Engine) -> Self {
-        Wait { alarm: alarm(&flight, engine), before, landing: flight.landing() }
+    fn new(flight: Flight, engine: &Engine) -> Self {
+        Wait { alarm: alarm(&flight, engine), landing: flight.landing() }
     }
 
     fn poll(&mut self, engine: &Engine, cx: &mut Context<'_>) -> Poll<Landed> {
@@ -143,11 +140,10 @@ impl Acquire {
         }
         let now = engine.clock.reading();
         let mut slot = ready!(engine.poll_slot(cx));
-        let before = slot.token().map(|token| token.stamp().generation);
         Poll::Ready(match slot.ask(self.ask, now) {
             Decision::Use(token) => Ok(Some(token)),
             Decision::Join(flight) => {
-                self.wait = Some(Wait::new(flight, before, engine));
+                self.wait = Some(Wait::new(flight, engine));
                 Ok(None)
             }
             Decision::Start(flight, plan) => {
@@ -161,7 +157,7 @@ impl Acquire {
                     self.refused = plan.known.present.clone();
                 }
                 flight.runs_on(&runtime);
-                self.wait = Some(Wait::new(flight.clone(), before, engine));
+                self.wait = Some(Wait::new(flight.clone(), engine));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse().send_replace(());
                 Ok(None)
@@ -205,8 +201,7 @@ impl Future for Acquire {
             let this = &mut *self;
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
-                let is_news =
-                    this.engine.published().as_ref().map(|token| token.stamp().generation) > wait.before;
+                let is_news = !wait.landing.is_of_the_lost();
                 self.wait = None;
                 match landed {
                     Landed::Changed if is_news => {
@@ -215,7 +210,6 @@ impl Future for Acquire {
                             self.ask = Ask::Take;
                         }
                     }
-                    // A logout, or the end of a flight that had lost before this wait began: it has brought nothing.
                     Landed::Changed => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
                     Landed::Interrupted if self.interruptions > 0 => {

@@ -73,7 +73,7 @@ impl Flight {
     /// A future that ends when the flight lands.
     pub(crate) fn landing(self) -> Landing {
         let round = self.wait().seats.round();
-        Landing { flight: self, round, seat: None }
+        Landing { is_of_the_lost: self.is_lost(), flight: self, round, seat: None }
     }
 
     /// Says where its tasks run, before they do.
@@ -187,12 +187,18 @@ impl Drop for Guard {
 pub(crate) struct Landing {
     flight: Flight,
     round: Round,
+    is_of_the_lost: bool,
     seat: Option<usize>,
 }
 
 impl Landing {
     pub(crate) fn flight(&self) -> &Flight {
         &self.flight
+    }
+
+    /// Whether the flight had lost before this wait began, so that its end brings nothing new.
+    pub(crate) fn is_of_the_lost(&self) -> bool {
+        self.is_of_the_lost
     }
 }
 
