@@ -170,9 +170,10 @@ where
                     Step::Go(next) => state.set(next),
                     Step::End(result) => {
                         state.set(State::Over);
-                        // Its end, not its drop, ends the body of whatever attempt is under way and makes room for
-                        // another waiter: a combinator may keep what has ended.
+                        // Its end, not its drop, ends the body of whatever attempt is under way, forgets what was kept
+                        // and makes room for another waiter: a combinator may keep what has ended.
                         call.replay = None;
+                        call.head = None;
                         call.detour = None;
                         return Poll::Ready(result);
                     }

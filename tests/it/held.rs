@@ -1,18 +1,18 @@
 //! How many refused responses are held.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
 use tokio_test::{assert_pending, task};
-use tower::{Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_token_refresh::{
-    NotResent, Outcome,
-    test_util::{Endpoint, Failure, ModelAuthority, Phase},
+    BoxError, NotResent, Outcome, ReplayBody, TokenRefreshLayer,
+    test_util::{Endpoint, Failure, ModelAuthority, ModelBody, Phase},
 };
 
 use crate::{
-    script::{outcome, until, within},
-    world::{World, get, post},
+    script::{numbered, outcome, until, within},
+    world::{World, get, origin, post},
 };
 
 /// At most `limit` refused requests may wait; the token is revoked.
@@ -82,6 +82,22 @@ async fn a_waiter_that_is_dropped_makes_room_for_another() {
     refresh.open();
     assert_eq!(within(second.take().unwrap()).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fails_leaves_nothing_of_itself_in_its_future() {
+    let session = numbered().0.build();
+    session.token().await.unwrap();
+    let broken = service_fn(|_: Request<ReplayBody<ModelBody>>| async {
+        Err::<Response<ModelBody>, _>(BoxError::from("reset"))
+    });
+    let mut client = TokenRefreshLayer::new(session, origin()).layer(broken);
+    let mut request = get("/me");
+    let mark = Arc::new(());
+    request.extensions_mut().insert(mark.clone());
+    let mut kept = Box::pin(client.call(request));
+    within(&mut kept).await.unwrap_err();
+    assert_eq!(Arc::strong_count(&mark), 1);
 }
 
 #[tokio::test(start_paused = true)]
