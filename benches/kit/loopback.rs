@@ -89,5 +89,9 @@ where
 {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    Client::builder(TokioExecutor::new()).http2_only(http == Http::Two).build(connector)
+    // The client has the same guard as the server: it counts frames for streams that were given up.
+    Client::builder(TokioExecutor::new())
+        .http2_only(http == Http::Two)
+        .http2_max_local_error_reset_streams(None)
+        .build(connector)
 }

@@ -6,17 +6,14 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-/// More of them tell nothing new.
-const SHOWN: usize = 20;
-
 #[derive(Default)]
 pub(crate) struct Tally(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
     events: BTreeMap<&'static str, usize>,
-    violations: Vec<String>,
-    violated: usize,
+    /// How often each has come, by its text without the numbers in it, and the first of them.
+    violations: BTreeMap<String, (usize, String)>,
 }
 
 impl Tally {
@@ -30,15 +27,13 @@ impl Tally {
 
     /// Something that must not happen.
     pub(crate) fn violation(&self, what: impl fmt::Display) {
-        let mut counts = self.counts();
-        counts.violated += 1;
-        if counts.violations.len() < SHOWN {
-            counts.violations.push(what.to_string());
-        }
+        let what = what.to_string();
+        let kind = what.replace(|letter: char| letter.is_ascii_digit(), "");
+        self.counts().violations.entry(kind).or_insert((0, what)).0 += 1;
     }
 
     pub(crate) fn violations(&self) -> usize {
-        self.counts().violated
+        self.counts().violations.values().map(|(times, _)| times).sum()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -52,8 +47,8 @@ impl fmt::Display for Tally {
         for (event, times) in &counts.events {
             writeln!(f, "{times:>12}  {event}")?;
         }
-        for violation in &counts.violations {
-            writeln!(f, "   violation  {violation}")?;
+        for (times, first) in counts.violations.values() {
+            writeln!(f, "{times:>12}  violations, the first of them: {first}")?;
         }
         Ok(())
     }
