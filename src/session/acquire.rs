@@ -127,15 +127,13 @@ impl Acquire {
     /// Asks, without waiting for what the ask may start. `None`: there is a flight to wait for now.
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Issued>>, Denied>> {
         let engine = &self.engine;
-        let is_reentrant = engine.mark().is_around_us();
         // Without the slot, which a crowd would have to take one by one. Whoever comes for a first token has just looked.
-        let looks = is_reentrant || self.changes > 0 || matches!(self.ask, Ask::Refuse { .. });
-        if looks {
+        if self.changes > 0 || matches!(self.ask, Ask::Refuse { .. }) {
             if let Some(token) = engine.present().filter(|token| answers(token, self.ask, || engine.now())) {
                 return Poll::Ready(Ok(Some(token)));
             }
         }
-        if is_reentrant {
+        if engine.mark().is_around_us() {
             return Poll::Ready(Err(Denied::Failed(reentry::error())));
         }
         let now = engine.clock.reading();
@@ -210,6 +208,7 @@ impl Future for Acquire {
                             self.ask = Ask::Take;
                         }
                     }
+                    // The fetch that a replacement has made useless is over: the replacement was there before.
                     Landed::Changed => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
                     Landed::Interrupted if self.interruptions > 0 => {
