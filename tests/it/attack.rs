@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_test::{assert_pending, assert_ready_err, task};
 use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, Session, Token,
@@ -27,16 +24,13 @@ use tower_token_refresh::{
 };
 
 use crate::{
+    runtimes::{left_in_flight, runtime},
     storage::{Fault, Watched},
     world::World,
 };
 
 async fn in_time<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(3600), future).await.expect("an answer within the virtual hour")
-}
-
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
 fn record(session: u128, revision: u64, access: &str) -> Record {
@@ -251,13 +245,7 @@ fn a_logout_waits_for_a_runtime_that_nobody_drives_no_longer_than_for_a_slow_sto
 #[test]
 fn a_caller_in_the_place_of_a_runtime_that_is_gone_waits_without_a_timer() {
     let world = World::new();
-    let gate = world.authority.hold(Endpoint::Login);
-    let first = runtime();
-    first.block_on(async {
-        let mut token = task::spawn(world.session.token());
-        assert_pending!(token.poll());
-        gate.waiting(1).await;
-    });
+    let (_gate, _first) = left_in_flight(&world);
     let gone = runtime().handle().clone();
     let (answer, answered) = mpsc::channel();
     let session = world.session.clone();
@@ -272,13 +260,7 @@ fn a_caller_in_the_place_of_a_runtime_that_is_gone_waits_without_a_timer() {
 #[test]
 fn settling_in_the_place_of_a_runtime_that_is_gone_is_an_error() {
     let world = World::new();
-    let gate = world.authority.hold(Endpoint::Login);
-    let first = runtime();
-    first.block_on(async {
-        let mut token = task::spawn(world.session.token());
-        assert_pending!(token.poll());
-        gate.waiting(1).await;
-    });
+    let (_gate, _first) = left_in_flight(&world);
     let gone = runtime().handle().clone();
     let _inside = gone.enter();
     let error = assert_ready_err!(task::spawn(world.session.settle()).poll());

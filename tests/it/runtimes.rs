@@ -25,7 +25,7 @@ use tower_token_refresh::{
 
 use crate::world::{World, get, origin};
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
@@ -398,9 +398,8 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-#[test]
-fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_than_the_refresh_timeout() {
-    let world = World::new();
+/// A runtime that nobody drives any more, with a refresh on it that waits at a gate.
+pub(crate) fn left_in_flight(world: &World) -> (Gate, Runtime) {
     let gate = world.authority.hold(Endpoint::Login);
     let abandoned = runtime();
     abandoned.block_on(async {
@@ -408,6 +407,13 @@ fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_
         assert_pending!(first.poll());
         gate.waiting(1).await;
     });
+    (gate, abandoned)
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_than_the_refresh_timeout() {
+    let world = World::new();
+    let (gate, abandoned) = left_in_flight(&world);
     runtime().block_on(async {
         for _ in 0..2 {
             let start = tokio::time::Instant::now();
@@ -424,13 +430,7 @@ fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_
 #[test]
 fn a_wait_for_such_a_runtime_that_moves_to_a_third_one_ends_there_by_the_refresh_timeout() {
     let world = World::new();
-    let gate = world.authority.hold(Endpoint::Login);
-    let abandoned = runtime();
-    abandoned.block_on(async {
-        let mut first = task::spawn(world.session.token());
-        assert_pending!(first.poll());
-        gate.waiting(1).await;
-    });
+    let (_gate, _abandoned) = left_in_flight(&world);
     let mut waiter = task::spawn(world.session.token());
     let passing = runtime();
     passing.block_on(async { assert_pending!(waiter.poll()) });
