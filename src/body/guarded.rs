@@ -19,9 +19,9 @@ use crate::{error::BoxError, sync::Arc};
 /// A body that the response future can still pause, hand to the second attempt, or end.
 pub(super) struct Guarded<B> {
     shared: Arc<Shared<B>>,
-    attempt: Attempt,
-    /// What the first attempt had read, if this is the second.
-    backlog: Frames,
+    /// What the first attempt had read: the second has one, however empty. In a box, because every request moves a
+    /// body and few have this.
+    backlog: Option<Box<Frames>>,
     /// How much data this attempt has yielded.
     passed: u64,
 }
@@ -34,8 +34,16 @@ pub(super) enum Unguarded<B> {
 }
 
 impl<B> Guarded<B> {
-    pub(super) fn new(shared: Arc<Shared<B>>, attempt: Attempt, backlog: Frames) -> Self {
-        Guarded { shared, attempt, backlog, passed: 0 }
+    pub(super) fn first(shared: Arc<Shared<B>>) -> Self {
+        Guarded { shared, backlog: None, passed: 0 }
+    }
+
+    pub(super) fn second(shared: Arc<Shared<B>>, backlog: Frames) -> Self {
+        Guarded { shared, backlog: Some(Box::new(backlog)), passed: 0 }
+    }
+
+    fn attempt(&self) -> Attempt {
+        if self.backlog.is_none() { Attempt::First } else { Attempt::Second }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -48,6 +56,7 @@ impl<B> Guarded<B> {
     }
 
     /// Takes note of what is about to be yielded.
+    #[inline]
     fn count(&mut self, polled: &Poll<Item>, last: bool, next: &mut Option<Unguarded<B>>) {
         if last {
             *next = Some(Unguarded::Ended);
@@ -57,6 +66,7 @@ impl<B> Guarded<B> {
     }
 
     /// Returns the body if it is not this attempt's turn any more.
+    #[inline]
     fn settle(
         &self,
         source: Pin<Box<Source<B>>>,
@@ -64,7 +74,7 @@ impl<B> Guarded<B> {
         last: bool,
         waker: &mut Option<Waker>,
     ) -> Option<Pin<Box<Source<B>>>> {
-        match self.shared.with(|state| state.settle(self.attempt, source, polled, last, waker)) {
+        match self.shared.with(|state| state.settle(self.attempt(), source, polled, last, waker)) {
             Ok(None) => None,
             Ok(Some(remains)) => {
                 remains.clear();
@@ -79,7 +89,7 @@ impl<B> Guarded<B> {
         if let Poll::Ready(item) = polled {
             source.as_mut().put_back(item);
         }
-        self.shared.with(|state| state.give_back(self.attempt, source)).clear();
+        self.shared.with(|state| state.give_back(self.attempt(), source)).clear();
     }
 }
 
@@ -89,14 +99,17 @@ where
     B::Error: Into<BoxError>,
 {
     /// Besides the frame, says in `next` if no guard is needed any more.
+    #[inline]
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Unguarded<B>>) -> Poll<Item> {
         let mut waker = None;
         loop {
-            match self.shared.with(|state| state.turn(self.attempt, self.backlog.len(), &mut waker)) {
+            let backlog = self.backlog.as_ref().map_or(0, |backlog| backlog.len());
+            match self.shared.with(|state| state.turn(self.attempt(), backlog, &mut waker)) {
                 Turn::Wait => waker = Some(cx.waker().clone()),
                 Turn::Parked => return Poll::Pending,
                 Turn::Replay { last } => {
-                    let polled = Poll::Ready(self.backlog.next().map(Ok));
+                    let polled =
+                        Poll::Ready(self.backlog.as_mut().and_then(|backlog| backlog.next()).map(Ok));
                     self.count(&polled, last, next);
                     return polled;
                 }

@@ -13,7 +13,7 @@ use super::{
     NotReplayable, Rebuild,
     buffer::{Frames, Recording},
     guarded::{Guarded, Unguarded},
-    shared::{Attempt, Second, Shared, State},
+    shared::{Second, Shared, State},
     source::{self, Item, Source},
 };
 use crate::{error::BoxError, sync::Arc};
@@ -30,9 +30,14 @@ use crate::{error::BoxError, sync::Arc};
 /// instead of keeping a connection open for it.
 pub struct ReplayBody<B>(Kind<B>);
 
+// In two steps, which makes it as small as `Bytes`: every request moves one.
 enum Kind<B> {
     /// All that is left, without trailers. Empty: the end.
     Whole(Bytes),
+    Streamed(Streamed<B>),
+}
+
+enum Streamed<B> {
     /// A body that belongs to this attempt alone.
     Own(Pin<Box<Source<B>>>),
     Guarded(Guarded<B>),
@@ -47,10 +52,11 @@ where
 {
     /// A body that is only handed through.
     pub(crate) fn passing(body: B) -> Self {
-        ReplayBody(if body.is_end_stream() { Kind::Whole(END) } else { Kind::Own(Source::new(body)) })
+        if body.is_end_stream() { Self::default() } else { Self::streamed(Streamed::Own(Source::new(body))) }
     }
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
+    #[inline]
     pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>)
     where
         B: 'static,
@@ -92,8 +98,30 @@ where
     /// `hint` is that of the body before it was read.
     fn shared(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
         let shared = Arc::new(Shared::new(source, hint, second));
-        let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
-        (ReplayBody(Kind::Guarded(first)), Replay(Hold::Shared(shared)))
+        let first = Guarded::first(Arc::clone(&shared));
+        (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(shared)))
+    }
+
+    /// Out of line, so that the way of a whole body stays short.
+    #[inline(never)]
+    fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
+            let mut next = None;
+            let polled = guarded.poll_frame(cx, &mut next);
+            match next {
+                None => return polled,
+                Some(Unguarded::Ended) => {
+                    *self = Self::default();
+                    return polled;
+                }
+                Some(Unguarded::Own(source)) => *self = Self::streamed(Streamed::Own(source)),
+            }
+        }
+        Pin::new(self).poll_frame(cx)
+    }
+
+    fn streamed(streamed: Streamed<B>) -> Self {
+        ReplayBody(Kind::Streamed(streamed))
     }
 
     fn whole(bytes: Bytes) -> (Self, Replay<B>) {
@@ -120,36 +148,24 @@ where
         match &mut self.0 {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
-            Kind::Own(source) => source.as_mut().poll_frame(cx),
-            Kind::Guarded(guarded) => {
-                let mut next = None;
-                let polled = guarded.poll_frame(cx, &mut next);
-                match next {
-                    None => {}
-                    Some(Unguarded::Ended) => self.0 = Kind::Whole(END),
-                    Some(Unguarded::Own(source)) => {
-                        self.0 = Kind::Own(source);
-                        return self.poll_frame(cx);
-                    }
-                }
-                polled
-            }
+            Kind::Streamed(Streamed::Own(source)) => source.as_mut().poll_frame(cx),
+            Kind::Streamed(Streamed::Guarded(_)) => self.poll_guarded(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(bytes) => bytes.is_empty(),
-            Kind::Own(source) => source.is_end_stream(),
-            Kind::Guarded(_) => false,
+            Kind::Streamed(Streamed::Own(source)) => source.is_end_stream(),
+            Kind::Streamed(Streamed::Guarded(_)) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Own(source) => source.size_hint(),
-            Kind::Guarded(guarded) => guarded.size_hint(),
+            Kind::Streamed(Streamed::Own(source)) => source.size_hint(),
+            Kind::Streamed(Streamed::Guarded(guarded)) => guarded.size_hint(),
         }
     }
 }
@@ -158,8 +174,8 @@ impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.0 {
             Kind::Whole(_) => "Whole",
-            Kind::Own(_) => "Own",
-            Kind::Guarded(_) => "Guarded",
+            Kind::Streamed(Streamed::Own(_)) => "Own",
+            Kind::Streamed(Streamed::Guarded(_)) => "Guarded",
         };
         f.debug_tuple("ReplayBody").field(&format_args!("{kind}")).finish()
     }
@@ -198,7 +214,8 @@ impl<B> Replay<B> {
     }
 
     /// The response is delivered: what was kept is freed, and the attempt goes on by itself.
-    pub(crate) fn release(self) {
+    #[inline]
+    pub(crate) fn release(&self) {
         if let Hold::Shared(shared) = &self.0 {
             shared.with(State::release).clear();
         }
@@ -231,7 +248,7 @@ where
             }
             Second::Impossible(_) => Frames::default(),
         };
-        ReplayBody(Kind::Guarded(Guarded::new(shared, Attempt::Second, backlog)))
+        ReplayBody::streamed(Streamed::Guarded(Guarded::second(shared, backlog)))
     }
 }
 

@@ -40,6 +40,7 @@ impl<B> Shared<B> {
     }
 
     /// Runs a transition; the lock is free again when it returns.
+    #[inline]
     pub(super) fn with<T>(&self, transition: impl FnOnce(&mut State<B>) -> T) -> T {
         transition(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -111,6 +112,7 @@ pub(super) enum Turn<B> {
 
 impl<B> State<B> {
     /// What `attempt` may do, with `backlog` recorded frames still to replay.
+    #[inline]
     pub(super) fn turn(&mut self, attempt: Attempt, backlog: usize, waker: &mut Option<Waker>) -> Turn<B> {
         if self.reader != attempt || self.standing == Standing::Abandoned {
             return Turn::Stop(CutOff::Withdrawn);
@@ -149,6 +151,7 @@ impl<B> State<B> {
     /// # Errors
     ///
     /// The attempt has lost its turn: it must put back what it has read and [`give_back`](State::give_back) the body.
+    #[inline]
     pub(super) fn settle(
         &mut self,
         attempt: Attempt,
@@ -186,6 +189,7 @@ impl<B> State<B> {
         Remains { wake, ..Remains::default() }
     }
 
+    #[inline]
     fn record(&mut self, frame: &Frame<Bytes>) -> Option<Second<B>> {
         let Second::Recorded(recording) = &mut self.second else { return None };
         let why = recording.push(frame).err()?;

@@ -75,6 +75,7 @@ where
         None
     }
 
+    #[inline]
     pub(super) fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Item> {
         let this = self.project();
         if this.unread.is_some() {
