@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Request, Response, request::Parts};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -64,7 +64,6 @@ pin_project! {
         Send { #[pin] future: F },
         // For the refresh to be asked for, by a request that is not sent again.
         Tell { reason: NotResent },
-        Over,
     }
 }
 
@@ -93,7 +92,7 @@ where
 struct Detour<B, A> {
     acquire: Acquire,
     /// Before the first attempt.
-    unsent: Option<(Parts, ReplayBody<B>)>,
+    unsent: Option<(Request<()>, ReplayBody<B>)>,
     refused: Option<A>,
     held: Option<Held>,
     /// The token whose refusal here has started a refresh. The resend tells what that refresh was good for.
@@ -127,7 +126,7 @@ where
     }
 
     /// A request that waits for a token.
-    pub(crate) fn wait(head: Parts, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
+    pub(crate) fn wait(head: Request<()>, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
         let mut detour = Detour::new(call.acquire(Verdict::Accept));
         detour.unsent = Some((head, body));
         call.detour = Some(Box::new(detour));
@@ -144,42 +143,35 @@ where
     type Output = Result<Response<R>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().way.project() {
-            WayProj::Pass { future } => future.poll(cx).map_err(Into::into),
-            WayProj::Fail { error } => Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into))),
+        let mut way = self.project().way;
+        let result = match way.as_mut().project() {
+            WayProj::Pass { future } => return future.poll(cx).map_err(Into::into),
+            WayProj::Fail { error } => {
+                return Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into)));
+            }
             WayProj::Guarded { mut state, call } => loop {
                 let step = match state.as_mut().project() {
                     StateProj::Wait => ready!(call.poll_wait(cx)),
                     StateProj::Ready { token } => ready!(call.poll_ready(token, cx)),
-                    StateProj::Send { future } => {
-                        let answered = ready!(future.poll(cx));
-                        // A permit that the future holds is free as soon as it is dropped.
-                        state.set(State::Over);
-                        match answered {
-                            Ok(response) => match call.verdict(&response) {
-                                None => return Poll::Ready(Ok(response)),
-                                Some(verdict) => call.answered(response, verdict),
-                            },
-                            Err(error) => Step::End(Err(error.into())),
-                        }
-                    }
+                    StateProj::Send { future } => match ready!(future.poll(cx)) {
+                        Ok(response) => match call.verdict(&response) {
+                            None => break Ok(response),
+                            Some(verdict) => call.answered(response, verdict),
+                        },
+                        Err(error) => break Err(error.into()),
+                    },
                     StateProj::Tell { reason } => ready!(call.poll_tell(*reason, cx)),
-                    StateProj::Over => Step::End(Err(polled_again())),
                 };
                 match step {
                     Step::Go(next) => state.set(next),
-                    Step::End(result) => {
-                        state.set(State::Over);
-                        // Its end, not its drop, ends the body of whatever attempt is under way, forgets what was kept
-                        // and makes room for another waiter: a combinator may keep what has ended.
-                        call.replay = None;
-                        call.head = None;
-                        call.detour = None;
-                        return Poll::Ready(result);
-                    }
+                    Step::End(result) => break result,
                 }
             },
-        }
+        };
+        // Its end, not its drop, ends the body of whatever attempt is under way, forgets what was kept and makes room for
+        // another waiter: a combinator may keep what has ended.
+        way.set(Way::Fail { error: None });
+        Poll::Ready(result)
     }
 }
 
@@ -282,13 +274,13 @@ where
                 self.head = self.policy.keep(&head, self.replay.as_ref());
                 (head, body)
             }
-            (None, Some(head), Some(replay)) => (head.parts(), replay.take_over()),
+            (None, Some(head), Some(replay)) => (head.request(), replay.take_over()),
             _ => return Err(polled_again()),
         };
         token.credential().attach(&mut head)?;
         self.attempts += 1;
         self.sent = Some(token.stamp());
-        Ok(Request::from_parts(head, body))
+        Ok(head.map(|()| body))
     }
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
@@ -380,7 +372,7 @@ where
 
     /// The body's present attempt goes on by itself; nothing of the request is kept any more.
     fn release(&mut self) {
-        if let Some(replay) = self.replay.take() {
+        if let Some(replay) = &self.replay {
             replay.release();
         }
         if let Some(head) = self.head.take() {

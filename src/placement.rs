@@ -39,12 +39,10 @@
 //! # let _ = placement;
 //! ```
 
-use std::{fmt, iter, mem, sync::Arc};
+use std::{fmt, iter, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{
-    HeaderName, HeaderValue, Request, Uri, header, header::AUTHORIZATION, request::Parts, uri::PathAndQuery,
-};
+use http::{HeaderName, HeaderValue, Request, Uri, header, header::AUTHORIZATION, uri::PathAndQuery};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -161,11 +159,11 @@ impl Placement {
     }
 
     /// Whether the caller has set the credential itself.
-    pub(crate) fn is_set(&self, head: &Parts) -> bool {
+    pub(crate) fn is_set(&self, head: &Request<()>) -> bool {
         match &self.0 {
-            Form::Header { name, .. } => head.headers.contains_key(name),
-            Form::Basic => head.headers.contains_key(AUTHORIZATION),
-            Form::Query(name) => has_pair(&head.uri, name),
+            Form::Header { name, .. } => head.headers().contains_key(name),
+            Form::Basic => head.headers().contains_key(AUTHORIZATION),
+            Form::Query(name) => has_pair(head.uri(), name),
             Form::Custom(_) => false,
         }
     }
@@ -196,10 +194,10 @@ impl Credential {
     /// Puts the credential on a request, unless the caller has set one: then it is false, and nothing has changed. After
     /// an error the request must not be sent.
     #[inline]
-    pub(crate) fn attach(&self, head: &mut Parts) -> Result<bool, Error> {
+    pub(crate) fn attach(&self, head: &mut Request<()>) -> Result<bool, Error> {
         match self {
             Credential::Header { name, value } => {
-                let headers = &mut head.headers;
+                let headers = head.headers_mut();
                 // Looking it up beforehand would cost as much as the insertion. What was replaced can be put back only
                 // where it was all there was under its name.
                 let has_repeated_names = headers.len() > headers.keys_len();
@@ -211,25 +209,15 @@ impl Credential {
                 Ok(false)
             }
             Credential::Query { name, pair } => {
-                if has_pair(&head.uri, name) {
+                if has_pair(head.uri(), name) {
                     return Ok(false);
                 }
-                head.uri = with_pair(&head.uri, pair)?;
+                *head.uri_mut() = with_pair(head.uri(), pair)?;
                 Ok(true)
             }
-            Credential::Custom { attach, token } => {
-                let (none, ()) = Request::new(()).into_parts();
-                let mut request = Request::from_parts(mem::replace(head, none), ());
-                let attached = attach(&mut request, token);
-                *head = request.into_parts().0;
-                attached.map(|()| true).map_err(|cause| {
-                    Error::with_cause(
-                        ErrorKind::Encode,
-                        "the custom placement could not attach the token",
-                        cause,
-                    )
-                })
-            }
+            Credential::Custom { attach, token } => attach(head, token).map(|()| true).map_err(|cause| {
+                Error::with_cause(ErrorKind::Encode, "the custom placement could not attach the token", cause)
+            }),
         }
     }
 
@@ -359,31 +347,16 @@ mod tests {
 
     use super::*;
 
-    fn request(uri: &str) -> Request<&'static str> {
-        Request::builder().uri(uri).body("body").unwrap()
+    fn request(uri: &str) -> Request<()> {
+        Request::builder().uri(uri).body(()).unwrap()
     }
 
     fn credential(placement: &Placement, token: &str) -> Credential {
         placement.prepare(&Token::new(token)).unwrap()
     }
 
-    fn attach(credential: &Credential, request: &mut Request<&'static str>) -> Result<bool, Error> {
-        let (mut head, body) = mem::take(request).into_parts();
-        let attached = credential.attach(&mut head);
-        *request = Request::from_parts(head, body);
-        attached
-    }
-
-    fn is_set<B>(placement: &Placement, request: Request<B>) -> bool {
-        placement.is_set(&request.into_parts().0)
-    }
-
-    fn attached(
-        placement: &Placement,
-        token: &str,
-        mut request: Request<&'static str>,
-    ) -> Request<&'static str> {
-        attach(&credential(placement, token), &mut request).unwrap();
+    fn attached(placement: &Placement, token: &str, mut request: Request<()>) -> Request<()> {
+        credential(placement, token).attach(&mut request).unwrap();
         request
     }
 
@@ -462,8 +435,8 @@ mod tests {
     fn the_header_value_is_built_once_shared_and_sensitive() {
         let credential = credential(&Placement::bearer(), "canary");
         let [mut first, mut second] = [request("/"), request("/")];
-        attach(&credential, &mut first).unwrap();
-        attach(&credential.clone(), &mut second).unwrap();
+        credential.attach(&mut first).unwrap();
+        credential.clone().attach(&mut second).unwrap();
         let [first, second] = [&first.headers()[AUTHORIZATION], &second.headers()[AUTHORIZATION]];
         assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr(), "one buffer");
         assert!(first.is_sensitive() && second.is_sensitive());
@@ -484,12 +457,12 @@ mod tests {
                     headers.append("x-other", HeaderValue::from_static(value));
                 }
                 let before = headers.clone();
-                assert!(!attach(&token, &mut request).unwrap());
+                assert!(!token.attach(&mut request).unwrap());
                 assert!(request.headers().iter().eq(&before), "{own:?} {others:?}");
 
                 request.headers_mut().remove(AUTHORIZATION);
                 let before = request.headers().clone();
-                assert!(attach(&token, &mut request).unwrap());
+                assert!(token.attach(&mut request).unwrap());
                 assert_eq!(request.headers_mut().remove(AUTHORIZATION).unwrap(), "Bearer canary");
                 assert_eq!(*request.headers(), before);
             }
@@ -520,7 +493,7 @@ mod tests {
             "/p?b&access%5ftoken=old&%61ccess_token=x",
         ] {
             let mut request = request(own);
-            assert!(!attach(&credential(&placement, "T"), &mut request).unwrap());
+            assert!(!credential(&placement, "T").attach(&mut request).unwrap());
             assert_eq!(request.uri(), own, "left alone");
         }
     }
@@ -530,8 +503,8 @@ mod tests {
         let placement = Placement::query("my key+é").unwrap();
         let once = attached(&placement, "a+b/c=&#%?~-._", request("/p?x=1"));
         assert_eq!(once.uri(), "/p?x=1&my%20key%2B%C3%A9=a%2Bb%2Fc%3D%26%23%25%3F~-._");
-        assert!(is_set(&placement, once));
-        assert!(is_set(&placement, request("/p?my+key%2b%c3%a9")));
+        assert!(placement.is_set(&once));
+        assert!(placement.is_set(&request("/p?my+key%2b%c3%a9")));
     }
 
     #[test]
@@ -539,7 +512,7 @@ mod tests {
         let credential = credential(&Placement::query("key").unwrap(), "canary");
         for uri in ["*".to_owned(), "api.example.com:443".to_owned(), format!("/{}", "x".repeat(65_530))] {
             let mut request = request(&uri);
-            let error = attach(&credential, &mut request).unwrap_err();
+            let error = credential.attach(&mut request).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Encode);
             assert!(!format!("{error} {error:?} {:?}", error.source()).contains("canary"));
             assert_eq!(request.uri().to_string(), uri, "unchanged");
@@ -556,8 +529,8 @@ mod tests {
             (api_key, "x-api-key"),
             (token, "authorization"),
         ] {
-            assert!(is_set(&placement, with(name)), "{placement:?}");
-            assert!(!is_set(&placement, with("x-other")), "{placement:?}");
+            assert!(placement.is_set(&with(name)), "{placement:?}");
+            assert!(!placement.is_set(&with("x-other")), "{placement:?}");
         }
         for (uri, set) in [
             ("/?access_token=mine", true),
@@ -566,7 +539,7 @@ mod tests {
             ("/?a=access_token", false),
             ("/access_token", false),
         ] {
-            assert_eq!(is_set(&query, request(uri)), set, "{uri}");
+            assert_eq!(query.is_set(&request(uri)), set, "{uri}");
         }
     }
 
@@ -603,17 +576,16 @@ mod tests {
             (&HeaderValue::from_static("1"), &HeaderValue::from_static("t"))
         );
         assert_eq!((request.extensions().get(), request.extensions().get()), (Some(&7_u8), Some(&"seen")));
-        assert_eq!(*request.body(), "body");
     }
 
     #[test]
     fn an_error_of_a_custom_placement_is_the_cause_and_leaves_the_request_whole() {
         let credential = credential(&Placement::custom(|_, _| Err("no key at hand".into())), "canary");
         let mut request = request("/p");
-        let error = attach(&credential, &mut request).unwrap_err();
+        let error = credential.attach(&mut request).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert_eq!(error.source().unwrap().to_string(), "no key at hand");
-        assert_eq!((request.uri().path(), *request.body()), ("/p", "body"));
+        assert_eq!(request.uri().path(), "/p");
     }
 
     #[test]
@@ -641,7 +613,7 @@ mod tests {
             let credential = credential(&placement, "canary");
             assert_eq!(format!("{credential:?}"), "Credential(..)");
             let mut request = request("/");
-            attach(&credential, &mut request).unwrap();
+            credential.attach(&mut request).unwrap();
             assert!(!format!("{:?}", request.headers()).contains("canary"), "{placement:?}");
         }
     }

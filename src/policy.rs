@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use http::{HeaderMap, Method, Response, Uri, request::Parts};
+use http::{HeaderMap, Method, Request, Response, Uri};
 
 use crate::{
     body::Replay,
@@ -57,7 +57,7 @@ impl Policy {
 
     /// What is kept of a request's head: all of it for a second attempt, or what the classifier wants to see.
     #[inline]
-    pub(crate) fn keep<B>(&self, head: &Parts, replay: Option<&Replay<B>>) -> Option<Box<Head>> {
+    pub(crate) fn keep<B>(&self, head: &Request<()>, replay: Option<&Replay<B>>) -> Option<Box<Head>> {
         let is_whole = replay?.is_kept();
         (is_whole || self.classifier.is_some()).then(|| Head::of(head, is_whole))
     }
@@ -75,8 +75,8 @@ impl Policy {
 
     pub(crate) fn allows_resend(&self, head: &Head) -> bool {
         self.resend.as_ref().is_none_or(|allows| {
-            let Parts { method, uri, headers, .. } = head.parts();
-            allows(&method, &uri, &headers)
+            let head = head.request();
+            allows(head.method(), head.uri(), head.headers())
         })
     }
 

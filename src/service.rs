@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Request, Response, request::Parts};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -38,11 +38,11 @@ impl<S> TokenRefresh<S> {
 
 impl<S> TokenRefresh<S> {
     /// Sends a request that is none of our business.
-    fn pass<B>(&mut self, head: Parts, body: ReplayBody<B>) -> ResponseFuture<S, B>
+    fn pass<B>(&mut self, request: Request<ReplayBody<B>>) -> ResponseFuture<S, B>
     where
         S: Service<Request<ReplayBody<B>>>,
     {
-        ResponseFuture::pass(self.inner.call(Request::from_parts(head, body)))
+        ResponseFuture::pass(self.inner.call(request))
     }
 }
 
@@ -71,25 +71,26 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         let policy = &self.policy;
-        let (mut head, body) = request.into_parts();
-        let own = head.extensions.get::<Session>().cloned();
+        let (head, body) = request.into_parts();
+        let mut head = Request::from_parts(head, ());
+        let own = head.extensions().get::<Session>().cloned();
         let engine = own.as_ref().unwrap_or(&policy.session).engine();
-        let wants_no_token = head.extensions.get::<NoToken>().is_some();
-        if wants_no_token || !policy.covers(&head.uri) {
-            if !wants_no_token && policy.names_no_origin(&head.uri) && !engine.placement().is_set(&head) {
+        let wants_no_token = head.extensions().get::<NoToken>().is_some();
+        if wants_no_token || !policy.covers(head.uri()) {
+            if !wants_no_token && policy.names_no_origin(head.uri()) && !engine.placement().is_set(&head) {
                 engine.announce(&Event::Unscoped);
             }
-            return self.pass(head, ReplayBody::passing(body));
+            return self.pass(head.map(|()| ReplayBody::passing(body)));
         }
-        let is_reentrant = engine.mark().is_around_us() || engine.mark().is_on(&head.extensions);
+        let is_reentrant = engine.mark().is_around_us() || engine.mark().is_on(head.extensions());
         if is_reentrant && !engine.placement().is_set(&head) {
             self.give_readiness_back();
             return ResponseFuture::fail(reentry::error());
         }
-        let (body, replay) = if head.extensions.get::<SkipRefresh>().is_some() {
+        let (body, replay) = if head.extensions().get::<SkipRefresh>().is_some() {
             (ReplayBody::passing(body), None)
         } else {
-            let rebuild = head.extensions.get::<Rebuild<B>>().cloned();
+            let rebuild = head.extensions().get::<Rebuild<B>>().cloned();
             let (body, replay) = ReplayBody::recording(body, policy.replay_limit, rebuild);
             (body, Some(replay))
         };
@@ -105,17 +106,17 @@ where
         match attached {
             Some(Ok(token)) => {
                 let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
-                ResponseFuture::send(self.inner.call(Request::from_parts(head, body)), call, token)
+                ResponseFuture::send(self.inner.call(head.map(|()| body)), call, token)
             }
             Some(Err(error)) => {
                 self.give_readiness_back();
                 ResponseFuture::fail(error)
             }
             None if engine.placement().is_set(&head) => {
-                if let Some(replay) = replay {
+                if let Some(replay) = &replay {
                     replay.release();
                 }
-                self.pass(head, body)
+                self.pass(head.map(|()| body))
             }
             None => {
                 let call = Call::new(policy.clone(), own, None, replay, self.inner.clone());

@@ -68,6 +68,9 @@ impl Fields {
 
     /// Forgets them, but keeps the room that they had.
     pub(super) fn clear(&mut self) {
+        if self.names.is_empty() {
+            return;
+        }
         self.names.clear();
         self.shared.clear();
         // An ordinary write, many times faster than `zeroize`. It is not left out, because the buffer outlives it.

@@ -6,7 +6,7 @@
 mod fields;
 mod spare;
 
-use http::{Extensions, Method, Uri, Version, request::Parts};
+use http::{Extensions, Method, Request, Uri, Version};
 
 use self::fields::Fields;
 
@@ -28,13 +28,18 @@ pub(crate) struct Line {
 
 impl Head {
     /// Without the header fields and extensions if the request is not sent again.
-    pub(crate) fn of(parts: &Parts, is_whole: bool) -> Box<Self> {
+    #[inline]
+    pub(crate) fn of(request: &Request<()>, is_whole: bool) -> Box<Self> {
         let mut head = spare::take();
-        head.line =
-            Some(Line { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version });
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        head.line = Some(Line { method, uri, version: request.version() });
         if is_whole {
-            head.extensions.clone_from(&parts.extensions);
-            head.fields.write(&parts.headers);
+            if !request.extensions().is_empty() {
+                head.extensions = request.extensions().clone();
+            }
+            if !request.headers().is_empty() {
+                head.fields.write(request.headers());
+            }
         }
         head
     }
@@ -43,15 +48,15 @@ impl Head {
         self.line.as_ref()
     }
 
-    /// The head once more.
-    pub(crate) fn parts(&self) -> Parts {
-        let (mut parts, ()) = http::Request::new(()).into_parts();
+    /// A request that has this head once more.
+    pub(crate) fn request(&self) -> Request<()> {
+        let mut request = Request::new(());
         if let Some(Line { method, uri, version }) = self.line.clone() {
-            (parts.method, parts.uri, parts.version) = (method, uri, version);
+            (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (method, uri, version);
         }
-        parts.headers = self.fields.read();
-        parts.extensions = self.extensions.clone();
-        parts
+        *request.headers_mut() = self.fields.read();
+        *request.extensions_mut() = self.extensions.clone();
+        request
     }
 
     /// Leaves it to the next request.

@@ -38,21 +38,21 @@ pub(super) fn put_back(mut head: Box<Head>) {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Request, request::Parts};
+    use http::{HeaderValue, Request};
 
     use super::*;
 
-    fn parts(value: usize) -> Parts {
+    fn request(value: usize) -> Request<()> {
         let mut request = Request::get("https://api.example.com/orders?page=2").body(()).expect("a request");
         let value = HeaderValue::from_bytes(&vec![b'x'; value]).expect("a value");
         request.headers_mut().insert("x-own", value);
         request.extensions_mut().insert("an extension");
-        request.into_parts().0
+        request
     }
 
     #[test]
     fn a_head_is_used_again_and_nothing_of_the_request_before_is_left_in_it() {
-        let head = Head::of(&parts(100), true);
+        let head = Head::of(&request(100), true);
         let address = std::ptr::from_ref(&*head);
         head.put_back();
         let head = take();
@@ -63,14 +63,14 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_no_more_than_so_many_and_no_large_ones() {
-        let heads: Vec<_> = (0..2 * MOST).map(|_| Head::of(&parts(100), true)).collect();
+        let heads: Vec<_> = (0..2 * MOST).map(|_| Head::of(&request(100), true)).collect();
         heads.into_iter().for_each(Head::put_back);
         assert_eq!(SPARE.with_borrow(Vec::len), MOST);
         SPARE.with_borrow_mut(Vec::clear);
 
-        let mut large = parts(0);
+        let mut large = request(0);
         for _ in 0..=LARGEST {
-            large.headers.append("x-many", HeaderValue::from_static("x"));
+            large.headers_mut().append("x-many", HeaderValue::from_static("x"));
         }
         Head::of(&large, true).put_back();
         assert_eq!(SPARE.with_borrow(Vec::len), 0);

@@ -24,6 +24,7 @@ use crate::{
 
 /// Takes from the token at hand what is needed to send a request at once; a due token is renewed meanwhile. `None`: there
 /// is something to wait for, or the token is not wanted.
+#[inline]
 pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Option<T>) -> Option<T> {
     let published = engine.published();
     let token = published.as_ref().filter(|token| !token.is_condemned())?;
