@@ -34,6 +34,7 @@ use crate::{
     event::{Event, Observer},
     placement::Placement,
     reentry::Mark,
+    secret::Secret,
     source::{DynTokenSource, FailureClass},
     sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
     time::{Now, Timekeeper},
@@ -236,6 +237,7 @@ impl Engine {
 
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(&self, token: Sendable) -> Result<Written, Error> {
+        let has_none = token.token.keeps_refresh_token();
         let (change, flight, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.replace(token)?;
@@ -245,8 +247,21 @@ impl Engine {
         self.changed(Some(&change), None);
         if let Some(flight) = flight {
             flight.lose();
+            // The fetch that spends the refresh token which the replacement has kept goes on, to hand the next one down.
+            if !has_none || change.token.token().refresh().is_none() {
+                flight.abort();
+            }
         }
         Ok(written)
+    }
+
+    /// What a flight has brought that had lost, and had presented this refresh token: the next one belongs to the
+    /// replacement if that has kept it. `None`: it has not.
+    pub(crate) async fn hand_down(&self, spent: &Secret, answer: &Token) -> Option<Written> {
+        let now = self.clock.exact();
+        let mut slot = self.slot().await;
+        let change = slot.hand_down(spent, answer, now)?;
+        Some(self.enact(&change))
     }
 
     /// The end of the identity.

@@ -105,26 +105,30 @@ impl Flight {
         self.0.failure.get().cloned().map_or(Landed::Changed, Landed::Failed)
     }
 
-    /// Its result is no longer wanted; the fetch runs to its end all the same.
+    /// Its result is no longer wanted.
     pub(crate) fn disown(&self) {
         self.0.lost.store(true, Ordering::Release);
     }
 
-    /// Disowns the flight and aborts its fetch. Its waiters decide again; who comes from now on waits for the end of
-    /// the fetch.
+    /// Disowns the flight. Its waiters decide again; who comes from now on waits for the end of the fetch.
     pub(crate) fn lose(&self) {
         self.disown();
-        let (released, fetch) = {
-            let mut wait = self.wait();
-            wait.aborts = true;
-            (wait.seats.next_round(), wait.fetch.clone())
-        };
+        let released = self.wait().seats.next_round();
         released.wake();
-        if let Some(fetch) = fetch {
-            fetch.abort();
-        }
         if self.is_gone() {
             self.land(Landed::Interrupted);
+        }
+    }
+
+    /// Aborts the fetch, now or as soon as there is one.
+    pub(crate) fn abort(&self) {
+        let fetch = {
+            let mut wait = self.wait();
+            wait.aborts = true;
+            wait.fetch.clone()
+        };
+        if let Some(fetch) = fetch {
+            fetch.abort();
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
     random,
+    secret::Secret,
     store::StoredToken,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::{Now, Timekeeper, nanos},
@@ -23,7 +24,7 @@ const NEVER: u64 = u64::MAX;
 /// A token that can be shown to servers, before it has a generation.
 ///
 /// Made before the token is saved, so that one that cannot be sent is never stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sendable {
     pub(crate) token: Token,
     credential: Credential,
@@ -206,6 +207,26 @@ impl Issued {
         let Some(expiry) = self.sendable.expiry else { return true };
         let lives_too_short = expiry.left(self.sendable.received) < time;
         expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
+    }
+
+    pub(crate) fn has_refresh_token(&self, refresh: &Secret) -> bool {
+        self.token().refresh().is_some_and(|own| own.same_as(refresh))
+    }
+
+    /// The same token, with the refresh token of this answer.
+    pub(crate) fn with_refresh_of(&self, answer: &Token, now: Now) -> Arc<Issued> {
+        let sendable = Sendable {
+            token: self.token().clone().refresh_token(answer.refresh().cloned()),
+            refresh_expires_at: refresh_expiry(answer, now),
+            ..self.sendable.clone()
+        };
+        Arc::new(Issued {
+            sendable,
+            stamp: self.stamp,
+            condemned: AtomicBool::new(self.is_condemned()),
+            fresh_until: AtomicU64::new(0),
+            fruitless: self.fruitless.clone(),
+        })
     }
 
     pub(crate) fn is_from_store(&self) -> bool {

@@ -19,10 +19,12 @@ use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
     generation::{Epoch, Generation},
+    secret::Secret,
     source::{Cause, FailureClass},
     store::SessionId,
     sync::atomic::AtomicU32,
     time::Now,
+    token::Token,
 };
 
 /// What the session's slot holds.
@@ -240,6 +242,16 @@ impl Slot {
         };
         let record = self.record.following();
         Ok((self.issue(token, record, Arc::default()), flight))
+    }
+
+    /// The token in use has kept this refresh token, which was spent for the answer: it gets the next one.
+    pub(crate) fn hand_down(&mut self, spent: &Secret, answer: &Token, now: Now) -> Option<Change> {
+        let present = self.token.as_ref().filter(|token| token.has_refresh_token(spent))?;
+        let old = Some(present.stamp().generation);
+        let token = present.with_refresh_of(answer, now);
+        self.token = Some(token.clone());
+        self.record = self.record.following();
+        Some(Change { old, token, record: self.record })
     }
 
     /// The end of the identity. The flight that is on is returned to be released.

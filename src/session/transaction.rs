@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
+    secret::Secret,
     source::{FailureClass, FetchContext},
     sync::task,
     time::timer,
@@ -118,10 +119,10 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         }
     };
     if flight.is_lost() {
-        return Ok(give_up(&engine, &plan, token).await);
+        return Ok(give_up(&engine, &plan, refresh_token, token).await);
     }
     if token.keeps_refresh_token() {
-        token = token.refresh_token(refresh_token);
+        token = token.refresh_token(refresh_token.clone());
     }
     let fresh = engine.sendable(token.clone(), Provenance::New);
     let to_save = match &fresh {
@@ -141,14 +142,21 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         let _ = engine.save_at_once(written).await;
     }
     if flight.is_lost() {
-        return Ok(give_up(&engine, &plan, token).await);
+        return Ok(give_up(&engine, &plan, refresh_token, token).await);
     }
     Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
 }
 
 /// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked: that
 /// might end the grant of both.
-async fn give_up(engine: &Engine, plan: &Plan, token: Token) -> Obtained {
+async fn give_up(engine: &Engine, plan: &Plan, spent: Option<Secret>, token: Token) -> Obtained {
+    if let (Some(spent), Some(_)) = (&spent, token.refresh()) {
+        if let Some(written) = engine.hand_down(spent, &token).await {
+            // One that failed was reported and stays owed.
+            let _ = engine.save_at_once(written).await;
+            return Obtained::Nothing;
+        }
+    }
     let Known { record, present } = engine.slot().await.known();
     if present.is_none() || record.session != plan.known.record.session {
         engine.discard(token);

@@ -13,12 +13,12 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
+    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
     session::State,
     source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, Failure, ModelAuthority, Phase},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Phase},
 };
 
 use crate::{script::within, world::World};
@@ -191,9 +191,52 @@ async fn a_fetch_that_has_lost_to_a_replaced_token_ends_at_once() {
     assert_pending!(refresh.poll());
     gate.waiting(1).await;
     let start = Instant::now();
-    world.session.replace(Token::new("elsewhere")).await.unwrap();
+    world.session.replace(world.authority.login().await.unwrap()).await.unwrap();
     gate.waiting(0).await;
     assert_eq!(start.elapsed(), Duration::ZERO, "it is not left to its timeouts");
+}
+
+/// The refresh token that the replacement keeps is the one that this fetch spends.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_without_a_refresh_token_gets_the_one_that_the_refresh_under_way_brings() {
+    for by_the_sibling in [false, true] {
+        let (answered, store) = (Gate::new(), MemoryStore::new());
+        let authority = ModelAuthority::new();
+        let (gate, source) = (answered.clone(), authority.source());
+        let slow = source_fn(move |context: FetchContext| {
+            let (gate, source, refreshes) = (gate.clone(), source.clone(), context.refresh_token().is_some());
+            async move {
+                let token = source.fetch(context).await?;
+                if refreshes {
+                    gate.pass().await;
+                }
+                Ok::<_, FetchError>(token)
+            }
+        });
+        let session = Session::builder(slow).store(store.clone()).build();
+        session.token().await.unwrap();
+        let mut refresh = task::spawn(session.refresh());
+        assert_pending!(refresh.poll());
+        answered.waiting(1).await;
+
+        session.replace(Token::new("elsewhere")).await.unwrap();
+        assert_eq!(within(session.token()).await.unwrap().access().expose(), "elsewhere", "nobody waits");
+        drop(refresh);
+        let sibling = Session::builder(authority.source()).store(store.clone()).build();
+        within(sibling.token()).await.unwrap();
+        answered.open();
+        orphans_end().await;
+        assert_eq!(
+            within(session.token()).await.unwrap().access().expose(),
+            "elsewhere",
+            "the fetch has lost"
+        );
+        assert_eq!(stored_access(&store).await.as_deref(), Some("elsewhere"));
+
+        let next = within(if by_the_sibling { sibling.refresh() } else { session.refresh() }).await.unwrap();
+        assert!(authority.is_alive(next.access().expose()));
+        assert_eq!((authority.counts().presented_again(), authority.counts().logins), (0, 1));
+    }
 }
 
 #[tokio::test(start_paused = true)]
