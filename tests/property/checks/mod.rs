@@ -7,6 +7,7 @@ mod authority;
 mod pace;
 mod requests;
 mod store;
+mod waiters;
 
 use std::{
     collections::BTreeMap,
