@@ -12,8 +12,10 @@ mod file_store;
 mod json_codes;
 mod message;
 mod origins;
+mod plain;
 mod replay;
 mod runtime;
+mod shown;
 #[cfg(test)]
 mod smoke;
 mod steps;
