@@ -9,6 +9,7 @@ mod answers;
 mod challenges;
 mod feed;
 mod file_store;
+mod grpc_status;
 mod json_codes;
 mod message;
 mod origins;
@@ -21,6 +22,6 @@ mod smoke;
 mod steps;
 
 pub use self::{
-    answers::answers, challenges::challenges, file_store::file_store, json_codes::json_codes,
-    origins::origins, replay::replay,
+    answers::answers, challenges::challenges, file_store::file_store, grpc_status::grpc_status,
+    json_codes::json_codes, origins::origins, replay::replay,
 };

@@ -32,6 +32,11 @@ fn whatever_is_in_a_token_file_is_a_record_or_kept_aside() {
 }
 
 #[test]
+fn a_grpc_status_is_seen_where_it_stands_and_the_body_is_handed_on_frame_for_frame() {
+    smoke("grpc_status", crate::grpc_status, 5000);
+}
+
+#[test]
 fn codes_are_found_in_bodies_that_are_handed_on_frame_for_frame() {
     smoke("json_codes", crate::json_codes, 5000);
 }
