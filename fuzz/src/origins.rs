@@ -30,5 +30,5 @@ pub fn origins(input: &[u8]) {
     let Ok(parsed) = uri.parse::<Uri>() else { return };
     let is_same = plain(uri).is_some_and(|there| Some(there) == plain(origin));
     assert_eq!(scope.contains(&parsed), is_same, "{origin:?} and {uri:?}");
-    run(send(scope, parsed, is_same));
+    run(send(scope, None, parsed, is_same));
 }

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use http::{Request, Response, StatusCode, Uri, header};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{
-    BoxError, FetchContext, FetchError, ReplayBody, Scope, Session, Token, TokenRefreshLayer, source_fn,
+    BoxError, FetchContext, FetchError, Origin, ReplayBody, Scope, Session, Token, TokenRefreshLayer,
+    source_fn,
 };
 
 /// Sends a request that is refused whatever it shows: the credential, twice, exactly if it is to.
-pub(crate) async fn send(scope: Scope, uri: Uri, is_in_scope: bool) {
+pub(crate) async fn send(scope: Scope, assumed: Option<Origin>, uri: Uri, is_in_scope: bool) {
     let source = source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("second")) });
     let session = Session::builder(source).build();
     session.login(Token::new("first")).await.unwrap();
@@ -26,7 +27,12 @@ pub(crate) async fn send(scope: Scope, uri: Uri, is_in_scope: bool) {
     };
     let mut request = Request::new(String::new());
     *request.uri_mut() = uri;
-    TokenRefreshLayer::new(session.clone(), scope).layer(server).oneshot(request).await.unwrap();
+    let layer = TokenRefreshLayer::new(session.clone(), scope);
+    let layer = match assumed {
+        Some(origin) => layer.assume_origin(origin),
+        None => layer,
+    };
+    layer.layer(server).oneshot(request).await.unwrap();
     let shown: Vec<_> =
         shown.lock().unwrap().iter().map(|it| it.clone().map(|it| it.as_bytes().to_vec())).collect();
     if is_in_scope {

@@ -22,6 +22,11 @@ fn answers_of_a_token_endpoint_are_read_as_documented() {
 }
 
 #[test]
+fn a_credential_goes_to_an_assumed_origin_if_that_is_in_the_scope_only() {
+    smoke("assumed_origins", crate::assumed_origins, 5000);
+}
+
+#[test]
 fn challenges_are_read_as_documented() {
     smoke("challenges", crate::challenges, 5000);
 }
