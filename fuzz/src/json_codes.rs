@@ -1,9 +1,8 @@
 //! `JsonCodeLayer` over whatever a server may say.
 
-use std::{convert::Infallible, future::poll_fn, pin::Pin};
+use std::convert::Infallible;
 
 use http::{Method, Request, Response, StatusCode, header};
-use http_body::Body;
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{ErrorCode, JsonCodeLayer};
@@ -11,7 +10,7 @@ use tower_token_refresh::{ErrorCode, JsonCodeLayer};
 use crate::{
     message::Message,
     runtime::run,
-    steps::{Broken, Step, Steps, steps},
+    steps::{Step, Steps, compare, steps},
 };
 
 /// More frames than this are not read ahead, and it is not tested where exactly that begins.
@@ -51,29 +50,6 @@ pub fn json_codes(input: &[u8]) {
         }
         compare(response.into_body(), body.clone()).await;
     });
-}
-
-/// Reads both bodies to their ends, step by step.
-async fn compare(mut seen: impl Body<Data = bytes::Bytes, Error = Broken> + Unpin, mut sent: Steps) {
-    loop {
-        while sent.left.front() == Some(&Step::Wait) {
-            sent.left.pop_front();
-        }
-        let (hint, expected) = (seen.size_hint(), sent.size_hint());
-        assert_eq!((hint.lower(), hint.upper()), (expected.lower(), expected.upper()));
-        assert!(!seen.is_end_stream() || sent.left.is_empty());
-        let frame = poll_fn(|cx| Pin::new(&mut seen).poll_frame(cx)).await;
-        let Some(step) = sent.left.pop_front() else {
-            assert!(frame.is_none());
-            return;
-        };
-        match (frame, step) {
-            (Some(Ok(frame)), Step::Data(data)) => assert_eq!(frame.into_data().ok(), Some(data)),
-            (Some(Ok(frame)), Step::Trailers(map)) => assert_eq!(frame.into_trailers().ok(), Some(map)),
-            (Some(Err(Broken)), Step::Fail) => return,
-            (_, step) => panic!("{step:?} is missing"),
-        }
-    }
 }
 
 /// What the documentation of `peek::json` promises.

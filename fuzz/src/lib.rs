@@ -6,19 +6,23 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod assumed_origins;
 mod challenges;
 mod feed;
 mod file_store;
+mod grpc_status;
 mod json_codes;
 mod message;
 mod origins;
+mod plain;
 mod replay;
 mod runtime;
+mod shown;
 #[cfg(test)]
 mod smoke;
 mod steps;
 
 pub use self::{
-    answers::answers, challenges::challenges, file_store::file_store, json_codes::json_codes,
-    origins::origins, replay::replay,
+    answers::answers, assumed_origins::assumed_origins, challenges::challenges, file_store::file_store,
+    grpc_status::grpc_status, json_codes::json_codes, origins::origins, replay::replay,
 };

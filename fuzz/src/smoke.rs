@@ -22,6 +22,11 @@ fn answers_of_a_token_endpoint_are_read_as_documented() {
 }
 
 #[test]
+fn a_credential_goes_to_an_assumed_origin_if_that_is_in_the_scope_only() {
+    smoke("assumed_origins", crate::assumed_origins, 5000);
+}
+
+#[test]
 fn challenges_are_read_as_documented() {
     smoke("challenges", crate::challenges, 5000);
 }
@@ -29,6 +34,11 @@ fn challenges_are_read_as_documented() {
 #[test]
 fn whatever_is_in_a_token_file_is_a_record_or_kept_aside() {
     smoke("file_store", crate::file_store, 300);
+}
+
+#[test]
+fn a_grpc_status_is_seen_where_it_stands_and_the_body_is_handed_on_frame_for_frame() {
+    smoke("grpc_status", crate::grpc_status, 5000);
 }
 
 #[test]

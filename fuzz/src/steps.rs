@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -93,5 +94,28 @@ impl Body for Steps {
         }
         let length = |step: &Step| if let Step::Data(data) = step { data.len() as u64 } else { 0 };
         SizeHint::with_exact(self.left.iter().map(length).sum())
+    }
+}
+
+/// Reads a body that was handed on and the one that was sent to their ends, step by step.
+pub(crate) async fn compare(mut seen: impl Body<Data = Bytes, Error = Broken> + Unpin, mut sent: Steps) {
+    loop {
+        while sent.left.front() == Some(&Step::Wait) {
+            sent.left.pop_front();
+        }
+        let (hint, expected) = (seen.size_hint(), sent.size_hint());
+        assert_eq!((hint.lower(), hint.upper()), (expected.lower(), expected.upper()));
+        assert!(!seen.is_end_stream() || sent.left.is_empty());
+        let frame = poll_fn(|cx| Pin::new(&mut seen).poll_frame(cx)).await;
+        let Some(step) = sent.left.pop_front() else {
+            assert!(frame.is_none());
+            return;
+        };
+        match (frame, step) {
+            (Some(Ok(frame)), Step::Data(data)) => assert_eq!(frame.into_data().ok(), Some(data)),
+            (Some(Ok(frame)), Step::Trailers(map)) => assert_eq!(frame.into_trailers().ok(), Some(map)),
+            (Some(Err(Broken)), Step::Fail) => return,
+            (_, step) => panic!("{step:?} is missing"),
+        }
     }
 }

@@ -36,7 +36,7 @@ fn holds(config: Config, steps: &[Step]) {
 /// whose revision a logout had raised.
 #[test]
 fn the_refresh_of_a_login_that_could_not_be_saved_does_not_give_way_to_the_account_before() {
-    let steps = [Logout(1), Login(0, Alice), A_MOMENT, Fault(0, Save, Fails), Login(0, Bob), Hammer(0)];
+    let steps = [Logout(1), Login(0, Alice), A_MOMENT, Fault(0, Save, Fails), Login(0, Bob), Hammer(0, Sick)];
     holds(TWO, &steps);
 }
 
@@ -108,7 +108,7 @@ fn a_login_that_could_not_be_saved_does_not_give_way_to_the_one_before_when_its_
         Fault(1, Save, Fails),
         Login(1, Alice),
         Revoke(Revoked::Refresh),
-        Hammer(1),
+        Hammer(1, Sick),
     ];
     holds(TWO, &steps);
 }
@@ -116,13 +116,13 @@ fn a_login_that_could_not_be_saved_does_not_give_way_to_the_one_before_when_its_
 /// Each refresh that could not be saved counted up, and so the last of them outdid whatever others had saved meanwhile.
 #[test]
 fn refreshes_that_could_not_be_saved_do_not_outdo_the_login_of_a_sibling() {
-    let steps = [Fault(0, Save, Fails), Hammer(0), Login(1, Alice)];
+    let steps = [Fault(0, Save, Fails), Hammer(0, Sick), Login(1, Alice)];
     holds(Config { password: true, ..TWO }, &steps);
 }
 
 #[test]
 fn refreshes_that_could_not_be_saved_do_not_outdo_the_logout_of_a_sibling() {
-    let steps = [Fault(0, Save, Fails), Hammer(0), Logout(1)];
+    let steps = [Fault(0, Save, Fails), Hammer(0, Sick), Logout(1)];
     holds(Config { password: true, ..TWO }, &steps);
 }
 
@@ -169,7 +169,7 @@ fn a_refresh_whose_debt_gives_way_looks_at_what_it_has_given_way_to() {
         Request(1, Get, Nowhere),
         Run(4),
         Next(Late),
-        Hammer(0),
+        Hammer(0, Sick),
         Logout(1),
         Fault(0, Save, Fails),
         Run(1),

@@ -56,8 +56,8 @@ pub(crate) enum Step {
     Run(u8),
     Pass(Duration),
     Clock(Jump, Duration),
-    /// Two minutes of an endpoint that refuses every token.
-    Hammer(usize),
+    /// Two minutes of requests of this kind, to an endpoint that refuses every token.
+    Hammer(usize, Kind),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,8 @@ pub(crate) enum Kind {
     Upload,
     /// To an endpoint that refuses every token.
     Sick,
+    /// The same with a body that is too large to be replayed.
+    SickUpload,
     SkipRefresh,
     NoToken,
     /// With a credential of the caller's own.
@@ -127,6 +129,8 @@ pub(crate) enum Outcome {
     /// The work is done, and the answer is lost.
     Lost,
     NeverAnswered,
+    /// Nothing is sent, because the source panics.
+    Panics,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -229,7 +233,7 @@ fn step() -> impl Strategy<Value = Step> {
         40 => (1..12_u8).prop_map(Step::Run),
         20 => duration().prop_map(Step::Pass),
         4 => (jump(), duration()).prop_map(|(jump, time)| Step::Clock(jump, time)),
-        1 => at().prop_map(Step::Hammer),
+        1 => (at(), select(&[Kind::Sick, Kind::SickUpload])).prop_map(|(at, kind)| Step::Hammer(at, kind)),
     ]
 }
 
@@ -239,6 +243,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         4 => Just(Kind::Post),
         2 => Just(Kind::Upload),
         3 => Just(Kind::Sick),
+        1 => Just(Kind::SickUpload),
         1 => Just(Kind::SkipRefresh),
         1 => Just(Kind::NoToken),
         1 => Just(Kind::Own),
@@ -278,6 +283,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::NoConnection),
         3 => Just(Outcome::Lost),
         1 => Just(Outcome::NeverAnswered),
+        1 => Just(Outcome::Panics),
     ]
 }
 

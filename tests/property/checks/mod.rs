@@ -7,6 +7,7 @@ mod authority;
 mod pace;
 mod requests;
 mod store;
+mod waiters;
 
 use std::{
     collections::BTreeMap,
@@ -79,6 +80,10 @@ struct Process {
     access_to_store: AccessToStore,
     /// How many of the records in the store it has seen.
     seen: usize,
+    /// Looks into the store that have not ended.
+    looks: usize,
+    /// There were some at the last login, replacement or logout.
+    looked_on: bool,
 }
 
 struct Root {
@@ -108,7 +113,11 @@ struct Access {
     born: [Duration; 2],
     /// The call that brought it.
     fetched_by: Option<CallId>,
-    /// A save of it has ended, or has even succeeded.
+    /// When it was handed out.
+    at: Tick,
+    /// A save of it has begun.
+    is_being_saved: bool,
+    /// One has ended, or has even succeeded.
     has_been_saved: bool,
     is_stored: bool,
     /// Who was told that it is refused.
@@ -170,6 +179,8 @@ impl Book {
             falls_back: None,
             access_to_store: AccessToStore::default(),
             seen: 0,
+            looks: 0,
+            looked_on: false,
         });
         records.processes.len() - 1
     }
@@ -290,6 +301,7 @@ impl Records {
         let tick = self.tick;
         let process = &mut self.processes[pid];
         process.changed = tick;
+        process.looked_on = process.looks > 0;
         process.pace = Pace::default();
         self.calls_are_orphaned(pid);
     }
@@ -300,6 +312,8 @@ impl Records {
             root,
             born,
             fetched_by,
+            at: self.tick,
+            is_being_saved: false,
             has_been_saved: false,
             is_stored: false,
             refused_to: Vec::new(),

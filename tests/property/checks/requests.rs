@@ -7,11 +7,15 @@ use crate::steps::Kind;
 
 /// What is known of a request.
 pub(super) struct Sent {
-    pid: Pid,
+    pub(super) pid: Pid,
     kind: Kind,
     times: usize,
     /// The epoch of its first attempt.
     epoch: Option<u32>,
+    /// An attempt has not been answered.
+    pub(super) is_out: bool,
+    /// It has waited since before a login, replacement or logout, which it is to go on with.
+    pub(super) is_left_behind: bool,
 }
 
 /// In every token that the model authority hands out.
@@ -20,7 +24,8 @@ pub(crate) const OWN: &str = "Bearer of-the-caller";
 
 impl Book {
     pub(crate) fn request_made(&self, pid: Pid, id: usize, kind: Kind) {
-        self.records().sent.insert(id, Sent { pid, kind, times: 0, epoch: None });
+        let sent = Sent { pid, kind, times: 0, epoch: None, is_out: false, is_left_behind: false };
+        self.records().sent.insert(id, sent);
     }
 
     /// A request has arrived somewhere; returned is for the how manieth time.
@@ -29,9 +34,14 @@ impl Book {
         records.next_tick();
         let sent = records.sent.get_mut(&id).expect("it was made");
         sent.times += 1;
+        (sent.is_out, sent.is_left_behind) = (true, false);
         let times = sent.times;
         records.check_request(id, head);
         times
+    }
+
+    pub(crate) fn request_answered(&self, id: usize) {
+        self.records().sent.get_mut(&id).expect("it was made").is_out = false;
     }
 
     /// An attempt has been answered with a refusal of its token, which the session looks at.
@@ -41,6 +51,7 @@ impl Book {
                 access.refused_to.push(pid);
             }
         }
+        self.waiters_may_wait_again();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tower_token_refresh::store::Record;
 
-use super::{Book, Origin, Pace, Pid, Records, Tick};
+use super::{Book, Origin, Pace, Pid, Process, Records, Tick};
 
 /// The records that the store has taken, in order.
 #[derive(Default)]
@@ -81,6 +81,14 @@ impl Book {
         self.records().processes[pid].access_to_store.without_lease = Some(why);
     }
 
+    pub(crate) fn load_begins(&self, pid: Pid) {
+        self.records().processes[pid].looks += 1;
+    }
+
+    pub(crate) fn load_ended(&self, pid: Pid) {
+        self.records().processes[pid].looks -= 1;
+    }
+
     /// A look into the store has failed, or was given up.
     pub(crate) fn load_failed(&self, pid: Pid) {
         let mut records = self.records();
@@ -137,6 +145,20 @@ impl Book {
             Some(access) => records.check_stored(pid, at, access),
         }
         records.kept.records.push(Stored { at, by: pid, access });
+    }
+
+    /// What was fetched before a login, replacement or logout is left out; unless its save was on by then, which may begin
+    /// with a look into the store.
+    pub(crate) fn save_begins(&self, pid: Pid, record: &Record) {
+        let mut records = self.records();
+        let Some(access) = record.token.as_ref().map(|token| token.access.expose()) else { return };
+        let was_fetched_here = records.accesses.contains_key(access) && records.was_fetched_by(access, pid);
+        let Process { changed, looked_on, .. } = records.processes[pid];
+        let Some(access) = records.accesses.get_mut(access) else { return };
+        let is_first = !std::mem::replace(&mut access.is_being_saved, true);
+        if was_fetched_here && is_first && access.at < changed && !looked_on {
+            records.broken("a refresh is saved although a login, replacement or logout has come between");
+        }
     }
 
     /// A save has ended, whether it has succeeded or not.

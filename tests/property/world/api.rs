@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use futures_util::FutureExt;
 use http::{Request, Response, StatusCode, request::Parts};
 use tower::Service;
 use tower_token_refresh::{
@@ -50,6 +51,10 @@ impl Door {
         }
     }
 
+    pub(super) fn is_shut(&self) -> bool {
+        self.0.lock().unwrap().0
+    }
+
     fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
         let mut door = self.0.lock().unwrap();
         if !door.0 {
@@ -83,7 +88,8 @@ impl Service<Request<ReplayBody<ModelBody>>> for Network {
         let plan = *request.extensions().get::<Plan>().expect("every request has one");
         let alive = self.book.is_alive(self.pid);
         let attempt = if alive { self.book.request_sent(plan.id, &head_of(&request)) } else { 0 };
-        Box::pin(self.clone().answer(request, plan, attempt))
+        let (book, answer) = (self.book.clone(), self.clone().answer(request, plan, attempt));
+        Box::pin(answer.inspect(move |_| book.request_answered(plan.id)))
     }
 }
 

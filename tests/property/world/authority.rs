@@ -4,9 +4,11 @@ use std::{
     collections::VecDeque,
     future::pending,
     io,
+    panic::resume_unwind,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
@@ -127,6 +129,8 @@ impl Line {
                 Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
             }
             Outcome::NeverAnswered => pending().await,
+            // Without a word of the panic hook's.
+            Outcome::Panics => resume_unwind(Box::new("the source panics")),
         }
     }
 
@@ -151,6 +155,10 @@ impl UnderWay<'_> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        if thread::panicking() {
+            // Nothing was sent.
+            return self.book.call_answered(self.id, &failed(0));
+        }
         self.book.call_dropped(self.id);
     }
 }

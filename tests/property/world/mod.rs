@@ -78,6 +78,8 @@ struct World {
 /// What somebody waits for.
 struct Running {
     pid: Pid,
+    /// The number of a request.
+    id: Option<usize>,
     what: String,
     task: JoinHandle<()>,
 }
@@ -136,7 +138,10 @@ impl World {
         match step {
             Step::Request(at, kind, hold) => self.request(at, kind, hold),
             Step::Answer(which) => self.hosts.holding.release(which),
-            Step::Shut(is_shut) => self.hosts.door.set_shut(is_shut),
+            Step::Shut(is_shut) => {
+                self.book.waiters_may_wait_again();
+                self.hosts.door.set_shut(is_shut);
+            }
             Step::Drop(which) => {
                 let waiting = self.requests.len() + self.asks.len();
                 if let Some(which) = which.checked_rem(waiting) {
@@ -175,9 +180,12 @@ impl World {
                     yield_now().await;
                 }
             }
-            Step::Pass(time) => sleep(time).await,
+            Step::Pass(time) => {
+                sleep(time).await;
+                self.check_waiters().await;
+            }
             Step::Clock(jump, time) => self.jump(jump, time),
-            Step::Hammer(at) => self.hammer(at).await,
+            Step::Hammer(at, kind) => self.hammer(at, kind).await,
         }
     }
 
@@ -187,9 +195,10 @@ impl World {
 
     fn request(&mut self, at: usize, kind: Kind, hold: Hold) {
         let pid = self.at(at).pid;
+        let id = self.requests_made;
         let Some(response) = self.call(at, kind, hold) else { return };
         let task = tokio::spawn(async move { drop(response.await) });
-        self.requests.push(Running { pid, what: format!("{kind:?}"), task });
+        self.requests.push(Running { pid, id: Some(id), what: format!("{kind:?}"), task });
     }
 
     /// Sends a request, if the client is ready.
@@ -203,14 +212,14 @@ impl World {
         let process = self.at(at);
         self.book.request_made(process.pid, id, kind);
         let uri = match kind {
-            Kind::Sick => "https://api.test/sick",
+            Kind::Sick | Kind::SickUpload => "https://api.test/sick",
             Kind::NoToken => "https://api.test/open",
             Kind::Foreign(which) => FOREIGN[which % FOREIGN.len()],
             _ => "https://api.test/",
         };
         let body = match kind {
             Kind::Post => "a body".to_owned(),
-            Kind::Upload => "a body".repeat(REPLAY_LIMIT),
+            Kind::Upload | Kind::SickUpload => "a body".repeat(REPLAY_LIMIT),
             _ => String::new(),
         };
         let request = Request::post(uri).extension(Plan { id, kind, hold });
@@ -247,7 +256,7 @@ impl World {
         });
         // That one ends with its session.
         if !matches!(asked, Asked::KeepFresh) {
-            self.asks.push(Running { pid, what: format!("{asked:?}"), task });
+            self.asks.push(Running { pid, id: None, what: format!("{asked:?}"), task });
         }
     }
 
@@ -293,9 +302,12 @@ impl World {
 
     /// The change itself is made at once; what comes after it, in a task.
     async fn change(&mut self, pid: Pid, what: &str, change: impl Future<Output = ()> + Send + 'static) {
+        if !self.hosts.door.is_shut() {
+            self.book.waiters_can_go_on(pid);
+        }
         let mut change = Box::pin(change);
         if poll!(&mut change).is_pending() {
-            self.asks.push(Running { pid, what: what.to_owned(), task: tokio::spawn(change) });
+            self.asks.push(Running { pid, id: None, what: what.to_owned(), task: tokio::spawn(change) });
         }
     }
 
@@ -326,6 +338,7 @@ impl World {
 
     fn jump(&mut self, jump: Jump, time: Duration) {
         self.book.clock_jumps();
+        self.book.waiters_may_wait_again();
         match jump {
             Jump::Both => {
                 self.clock.advance(time);
@@ -345,7 +358,7 @@ impl World {
     }
 
     /// However often an endpoint refuses, the authority is asked a bounded number of times.
-    async fn hammer(&mut self, at: usize) {
+    async fn hammer(&mut self, at: usize, kind: Kind) {
         const SECONDS: usize = 120;
         let pid = self.at(at).pid;
         let before = self.book.calls_of(pid);
@@ -353,9 +366,10 @@ impl World {
         let others = self.requests.len() + self.asks.len() + self.office.planned();
         for _ in 0..SECONDS {
             for _ in 0..2 {
-                self.request(at, Kind::Sick, Hold::Nowhere);
+                self.request(at, kind, Hold::Nowhere);
             }
             sleep(Duration::from_secs(1)).await;
+            self.check_waiters().await;
         }
         let calls = self.book.calls_of(pid) - before;
         let most = if self.config.certain { 5 } else { 60 };
@@ -365,6 +379,15 @@ impl World {
             self.book
                 .broken(format!("{calls} calls for an endpoint that always refuses, and {most} at most"));
         }
+    }
+
+    /// Time has passed, so that nobody who can go on waits.
+    async fn check_waiters(&mut self) {
+        self.reap().await;
+        self.requests
+            .iter()
+            .filter_map(|running| running.id)
+            .for_each(|id| self.book.check_waits_for_something(id));
     }
 
     /// Lets go of what has come to its end.

@@ -113,6 +113,8 @@ async fn strike(fault: Option<(Fault, Gate)>) -> Result<(), BoxError> {
 
 impl TokenStore for Handle {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.book.load_begins(self.pid);
+        let _ended = Ending(|| self.book.load_ended(self.pid));
         let unread = Ending(|| self.book.load_failed(self.pid));
         let work = async { Ok((self.shelf.memory.load().await?, self.book.stored_so_far())) };
         let (found, stored) = self.call(self.fault(Call::Load), work).await?;
@@ -122,6 +124,7 @@ impl TokenStore for Handle {
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.book.save_begins(self.pid, record);
         let _ended = Ending(|| self.book.save_ended(record));
         let work = async {
             self.shelf.memory.save(record, fence).await?;
