@@ -250,11 +250,7 @@ where
         };
         Poll::Ready(match self.request(&token) {
             Ok(request) => Step::Go(State::Send { future: self.spare.call(request) }),
-            Err(error) => {
-                // Nothing is sent: its permit goes back, however long this future is kept.
-                self.spare = self.spare.clone();
-                Step::End(Err(error))
-            }
+            Err(error) => Step::End(Err(error)),
         })
     }
 

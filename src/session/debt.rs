@@ -17,7 +17,8 @@ pub(super) struct Debt {
     pub(super) is_refresh: bool,
     /// The access tokens before that of a refresh: any of them may be what the store has.
     before: Vec<Secret>,
-    /// An earlier refresh, or this one, may be in the store although that could not say so.
+    /// An earlier refresh, or this one, may be in the store although that could not say so; or what is there has a higher
+    /// revision than is known.
     has_to_look: AtomicBool,
 }
 
@@ -43,13 +44,15 @@ impl Debt {
     ) -> Self {
         let mut before = owed.map(|owed| owed.before.clone()).unwrap_or_default();
         before.extend(refreshed);
+        // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
+        let is_handed_down = record.token.as_ref().is_some_and(|token| is_among(&before, token));
         Debt {
             record,
             fence,
             is_change: AtomicBool::new(owed.is_some_and(Debt::is_change)),
             is_refresh: true,
             before,
-            has_to_look: AtomicBool::new(owed.is_some()),
+            has_to_look: AtomicBool::new(owed.is_some() || is_handed_down),
         }
     }
 
@@ -75,9 +78,13 @@ impl Debt {
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
     /// of a login, and does not say by how much.
     pub(super) fn follows(&self, found: &Record) -> bool {
-        let is_before = |token: &StoredToken| self.before.iter().any(|before| before.same_as(&token.access));
-        self.record.session == found.session && found.token.as_ref().is_some_and(is_before)
+        self.record.session == found.session
+            && found.token.as_ref().is_some_and(|token| is_among(&self.before, token))
     }
+}
+
+fn is_among(accesses: &[Secret], token: &StoredToken) -> bool {
+    accesses.iter().any(|access| access.same_as(&token.access))
 }
 
 #[cfg(test)]

@@ -237,31 +237,41 @@ impl Engine {
 
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(&self, token: Sendable) -> Result<Written, Error> {
-        let has_none = token.token.keeps_refresh_token();
-        let (change, flight, written) = {
+        let (change, flight, written, before) = {
             let mut slot = self.slot().await;
+            let before = slot.token().cloned();
             let (change, flight) = slot.replace(token)?;
             let written = self.enact(&change);
-            (change, flight, written)
+            (change, flight, written, before)
         };
         self.changed(Some(&change), None);
         if let Some(flight) = flight {
             flight.lose();
             // The fetch that spends the refresh token which the replacement has kept goes on, to hand the next one down.
-            if !has_none || change.token.token().refresh().is_none() {
+            let kept = before.as_ref().and_then(|before| before.token().refresh());
+            if !kept.is_some_and(|kept| change.token.has_refresh_token(kept)) {
                 flight.abort();
             }
         }
         Ok(written)
     }
 
-    /// What a flight has brought that had lost, and had presented this refresh token: the next one belongs to the
-    /// replacement if that has kept it. `None`: it has not.
-    pub(crate) async fn hand_down(&self, spent: &Secret, answer: &Token) -> Option<Written> {
+    /// What a flight has brought that had lost, and had spent one of these refresh tokens: the next one belongs to the
+    /// replacement if that has kept it. `None`: it has not. To the store it is a refresh, and gives way as one does.
+    pub(crate) async fn hand_down(
+        &self,
+        spent: &[Secret],
+        answer: &Token,
+        fence: Option<u64>,
+    ) -> Option<Written> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
-        let change = slot.hand_down(spent, answer, now)?;
-        Some(self.enact(&change))
+        let record = self.storage.following(slot.known().record);
+        let token = slot.hand_down(spent, answer, now, record)?;
+        self.cell.store(Some(token.clone()));
+        let stored = token.sendable().stored();
+        let access = stored.access.clone();
+        Some(self.storage.enqueue_refreshed(record.record(Some(stored)), Some(access), fence, None))
     }
 
     /// The end of the identity.

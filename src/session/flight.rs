@@ -38,7 +38,7 @@ struct Core {
     /// Where its tasks run.
     runtime: OnceLock<runtime::Id>,
     wait: Mutex<Wait>,
-    /// Its result is no longer wanted: the session was replaced, or is another one now.
+    /// Its token is no longer wanted: the session was replaced, or is another one now.
     lost: AtomicBool,
     /// Its tasks are gone.
     gone: AtomicBool,
@@ -105,7 +105,7 @@ impl Flight {
         self.0.failure.get().cloned().map_or(Landed::Changed, Landed::Failed)
     }
 
-    /// Its result is no longer wanted.
+    /// Its token is no longer wanted.
     pub(crate) fn disown(&self) {
         self.0.lost.store(true, Ordering::Release);
     }
@@ -140,7 +140,7 @@ impl Flight {
         }
     }
 
-    /// Ends the lease: once lost, the flight writes nothing any more, and who comes after it is not to wait for it.
+    /// Ends the lease: the flight writes nothing any more, and who comes after it is not to wait for it.
     pub(crate) fn give_lease_up(&self) {
         drop(self.take_lease());
     }
@@ -153,7 +153,7 @@ impl Flight {
         self.0.lost.load(Ordering::Acquire)
     }
 
-    /// Makes the fetch's task known, so that a lost flight ends it.
+    /// Makes the fetch's task known, so that it can be aborted.
     pub(crate) fn fetching(&self, fetch: AbortHandle) {
         let mut wait = self.wait();
         if wait.aborts {

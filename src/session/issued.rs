@@ -215,8 +215,12 @@ impl Issued {
 
     /// The same token, with the refresh token of this answer.
     pub(crate) fn with_refresh_of(&self, answer: &Token, now: Now) -> Arc<Issued> {
+        let token = self.token().clone();
         let sendable = Sendable {
-            token: self.token().clone().refresh_token(answer.refresh().cloned()),
+            token: match answer.refresh() {
+                Some(refresh) => token.refresh_token(refresh.clone()),
+                None => token.without_refresh_token(),
+            },
             refresh_expires_at: refresh_expiry(answer, now),
             ..self.sendable.clone()
         };

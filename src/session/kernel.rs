@@ -244,14 +244,20 @@ impl Slot {
         Ok((self.issue(token, record, Arc::default()), flight))
     }
 
-    /// The token in use has kept this refresh token, which was spent for the answer: it gets the next one.
-    pub(crate) fn hand_down(&mut self, spent: &Secret, answer: &Token, now: Now) -> Option<Change> {
-        let present = self.token.as_ref().filter(|token| token.has_refresh_token(spent))?;
-        let old = Some(present.stamp().generation);
-        let token = present.with_refresh_of(answer, now);
+    /// The token in use has kept one of these refresh tokens, and the last of them was spent for the answer: it gets the
+    /// next one.
+    pub(crate) fn hand_down(
+        &mut self,
+        spent: &[Secret],
+        answer: &Token,
+        now: Now,
+        record: RecordHead,
+    ) -> Option<Arc<Issued>> {
+        let has_kept = |token: &Issued| spent.iter().any(|spent| token.has_refresh_token(spent));
+        let token = self.token.as_ref().filter(|token| has_kept(token))?.with_refresh_of(answer, now);
         self.token = Some(token.clone());
-        self.record = self.record.following();
-        Some(Change { old, token, record: self.record })
+        self.record = record;
+        Some(token)
     }
 
     /// The end of the identity. The flight that is on is returned to be released.

@@ -178,7 +178,7 @@ impl Session {
 
     /// The same identity has got a new token elsewhere. It is used from now on; a refresh in progress loses, and its
     /// waiters go on with this token. Clears what an earlier failure left. A token without a refresh token keeps the one
-    /// before, and gets the next one from a refresh in progress, which may have spent that.
+    /// that the session has. If a refresh in progress spends that one, it goes on to its end, however late, to bring the next.
     ///
     /// # Errors
     ///

@@ -234,17 +234,17 @@ impl Storage {
         self.push(&mut self.queue(), Arc::new(Debt::of_change(record)), None, None)
     }
 
-    /// The same for a refresh, and what token it was of.
+    /// The same for a refresh, and what token it was of. With the flight it is left out as soon as that has lost.
     pub(crate) fn enqueue_refreshed(
         &self,
         record: Record,
         refreshed: Option<Secret>,
         fence: Option<u64>,
-        flight: Flight,
+        flight: Option<Flight>,
     ) -> Written {
         let mut queue = self.queue();
         let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
-        self.push(&mut queue, debt, fence, Some(flight))
+        self.push(&mut queue, debt, fence, flight)
     }
 
     fn push(
@@ -407,7 +407,7 @@ mod tests {
     }
 
     fn refresh(storage: &Storage, session: u128) {
-        storage.enqueue_refreshed(record(session), None, None, Flight::new());
+        storage.enqueue_refreshed(record(session), None, None, Some(Flight::new()));
     }
 
     fn login(storage: &Storage) {

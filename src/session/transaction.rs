@@ -118,8 +118,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             return sibling.ok_or_else(|| Failure { class: error.class(), error: error.into_error() });
         }
     };
+    let fence = lease.as_ref().map(Held::fence);
     if flight.is_lost() {
-        return Ok(give_up(&engine, &plan, refresh_token, token).await);
+        return Ok(give_up(&engine, &plan, refresh_token, token, fence).await);
     }
     if token.keeps_refresh_token() {
         token = token.refresh_token(refresh_token.clone());
@@ -131,27 +132,38 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     let head = engine.storage.following(base);
     if let Some(to_save) = to_save {
-        let fence = lease.as_ref().map(Held::fence);
         let written = engine.storage.enqueue_refreshed(
             head.record(Some(to_save)),
             before.map(|before| before.access),
             fence,
-            flight.clone(),
+            Some(flight.clone()),
         );
         // One that failed was reported and stays owed; the token is used all the same.
         let _ = engine.save_at_once(written).await;
     }
     if flight.is_lost() {
-        return Ok(give_up(&engine, &plan, refresh_token, token).await);
+        return Ok(give_up(&engine, &plan, refresh_token, token, fence).await);
     }
     Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
 }
 
 /// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked: that
 /// might end the grant of both.
-async fn give_up(engine: &Engine, plan: &Plan, spent: Option<Secret>, token: Token) -> Obtained {
-    if let (Some(spent), Some(_)) = (&spent, token.refresh()) {
-        if let Some(written) = engine.hand_down(spent, &token).await {
+async fn give_up(
+    engine: &Engine,
+    plan: &Plan,
+    presented: Option<Secret>,
+    token: Token,
+    fence: Option<u64>,
+) -> Obtained {
+    let is_spent = |presented: &Secret| {
+        !token.keeps_refresh_token() && !token.refresh().is_some_and(|next| next.same_as(presented))
+    };
+    if let Some(presented) = presented.filter(is_spent) {
+        // A sibling may have saved the one that was presented, which memory has not seen, after it had spent memory's.
+        let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
+        let spent: Vec<_> = known.into_iter().chain([presented]).collect();
+        if let Some(written) = engine.hand_down(&spent, &token, fence).await {
             // One that failed was reported and stays owed.
             let _ = engine.save_at_once(written).await;
             return Obtained::Nothing;

@@ -129,7 +129,7 @@ impl Records {
             let call = &self.fetching.calls[id];
             let is_ours = call.pid == pid;
             // What another process has done can be known only from the store, and by the lease. What a call brings that a
-            // replacement has ended is lost, with the refresh token that the replacement may have kept.
+            // login, logout or replacement has overtaken may be lost, or handed down: `it::identity` knows which.
             let concerns_us = !call.is_orphaned && (is_ours || (is_safe && call.is_safe));
             match &call.end {
                 End::None => (is_ours || concerns_us).then_some("that is being presented"),
