@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Wake, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::StatusCode;
@@ -49,6 +49,10 @@ fn stored() -> (World, MemoryStore) {
 async fn stored_access(store: &MemoryStore) -> Option<String> {
     let token = store.load().await.unwrap()?.token?;
     Some(token.access.expose().to_owned())
+}
+
+async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {
+    store.load().await.unwrap()?.token?.refresh_expires_at
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +210,7 @@ fn with_slow_answers(authority: &ModelAuthority, store: &MemoryStore, gate: &Gat
             if refreshes {
                 gate.pass().await;
             }
-            Ok::<_, FetchError>(token)
+            Ok::<_, FetchError>(token.refresh_expires_in(Duration::from_secs(24 * 60 * 60)))
         }
     });
     Session::builder(slow).store(store.clone()).build()
@@ -240,8 +244,10 @@ async fn a_replacement_without_a_refresh_token_gets_the_one_that_the_refresh_und
             assert_eq!(present.access().expose(), "elsewhere", "nobody waits");
             let sibling = Session::builder(authority.source()).store(store.clone()).build();
             within(sibling.token()).await.unwrap();
+            let spent_one_ends = refresh_token_ends(&store).await;
             gate.open();
             orphans_end().await;
+            assert!(refresh_token_ends(&store).await > spent_one_ends);
             let present = within(session.token()).await.unwrap();
             assert_eq!(present.access().expose(), "elsewhere", "the fetch has lost");
             assert_eq!(stored_access(&store).await.as_deref(), Some("elsewhere"));
