@@ -679,13 +679,19 @@ async fn a_refresh_token_that_came_with_an_access_token_of_no_use_is_the_next_on
     }
 }
 
-/// Two sessions on one store, the first of which has refreshed and could not save.
-async fn owing(store: &Watched) -> (World, World) {
+/// Two sessions with a token, on one store.
+async fn siblings(store: &Watched) -> (World, World) {
     let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
     let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
     let (ours, sibling) = (session(), session());
     ours.session.token().await.unwrap();
     sibling.session.token().await.unwrap();
+    (ours, sibling)
+}
+
+/// The same; the first of them has refreshed and could not save.
+async fn owing(store: &Watched) -> (World, World) {
+    let (ours, sibling) = siblings(store).await;
     store.set(|store| store.save = Fault::Error);
     ours.session.refresh().await.unwrap();
     (ours, sibling)
@@ -703,6 +709,30 @@ async fn while_a_refreshed_token_is_owed_no_sibling_presents_the_one_that_is_spe
     tokio::time::sleep(Duration::from_secs(90)).await;
     let adopted = within(sibling.session.refresh()).await.unwrap();
     assert_eq!(adopted.access().expose(), ours.session.token().await.unwrap().access().expose());
+    within(sibling.session.refresh()).await.unwrap();
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_refresh_token_that_was_handed_down_is_owed_no_sibling_presents_the_one_that_is_spent() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    let gate = ours.authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(ours.session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    ours.session.replace(Token::new("elsewhere")).await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    gate.open();
+    let error = within(async {
+        // The first finds the replacement in the store.
+        sibling.session.refresh().await.unwrap();
+        sibling.session.refresh().await.unwrap_err()
+    });
+    assert!(error.await.is_transient());
+
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
     within(sibling.session.refresh()).await.unwrap();
     let counts = ours.authority.counts();
     assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 0, 0));
