@@ -136,7 +136,7 @@ impl Refresh {
     pub(super) fn save(&self, world: &World, token: &str) {
         let record = self.record.record(Some(world.sendable(token).stored()));
         let storage = &world.engine.storage;
-        drop(storage.enqueue_refreshed(record, None, None, self.flight.clone()));
+        drop(storage.enqueue_refreshed(record, None, None, Some(self.flight.clone())));
         storage.drain_at_once();
     }
 
