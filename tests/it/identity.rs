@@ -225,7 +225,7 @@ async fn refreshing(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate
     session
 }
 
-fn presented_again(authority: &ModelAuthority) -> (usize, usize) {
+fn presented_again_and_logins(authority: &ModelAuthority) -> (usize, usize) {
     (authority.counts().presented_again(), authority.counts().logins)
 }
 
@@ -255,7 +255,7 @@ async fn a_replacement_without_a_refresh_token_gets_the_one_that_the_refresh_und
             let session = if by_the_sibling { sibling } else { session };
             let next = within(session.refresh()).await.unwrap();
             assert!(authority.is_alive(next.access().expose()));
-            assert_eq!(presented_again(&authority), (0, 1));
+            assert_eq!(presented_again_and_logins(&authority), (0, 1));
         }
     }
 }
@@ -302,7 +302,7 @@ async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spe
     orphans_end().await;
     let next = within(sibling.refresh()).await.unwrap();
     assert!(authority.is_alive(next.access().expose()));
-    assert_eq!(presented_again(&authority), (0, 1));
+    assert_eq!(presented_again_and_logins(&authority), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
