@@ -2,10 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{
-    secret::Secret,
-    store::{Record, StoredToken},
-};
+use crate::store::{Record, StoredToken};
 
 pub(super) struct Debt {
     pub(super) record: Record,
@@ -15,8 +12,10 @@ pub(super) struct Debt {
     /// store has, which this process may never have looked into.
     is_change: AtomicBool,
     pub(super) is_refresh: bool,
-    /// The access tokens before that of a refresh: any of them may be what the store has.
-    before: Vec<Secret>,
+    /// The tokens before that of a refresh: any of them may be what the store has.
+    before: Vec<StoredToken>,
+    /// A replacement that brought no refresh token of its own.
+    keeps_refresh_token: bool,
     /// An earlier refresh, or this one, may be in the store although that could not say so; or what is there has a higher
     /// revision than is known.
     has_to_look: AtomicBool,
@@ -31,27 +30,35 @@ impl Debt {
             is_change: AtomicBool::new(true),
             is_refresh: false,
             before: Vec::new(),
+            keeps_refresh_token: false,
             has_to_look: AtomicBool::new(false),
         }
+    }
+
+    /// A replacement that keeps the refresh token, and what was owed until then.
+    pub(super) fn of_keeping(record: Record, owed: Option<&Debt>) -> Self {
+        let before = owed.map(|owed| owed.before.clone()).unwrap_or_default();
+        Debt { before, keeps_refresh_token: true, ..Debt::of_change(record) }
     }
 
     /// A refresh, the token it was of, and what was owed until then, for which it stands from now on.
     pub(super) fn of_refresh(
         record: Record,
-        refreshed: Option<Secret>,
+        refreshed: Option<StoredToken>,
         fence: Option<u64>,
         owed: Option<&Debt>,
     ) -> Self {
         let mut before = owed.map(|owed| owed.before.clone()).unwrap_or_default();
         before.extend(refreshed);
         // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
-        let is_handed_down = record.token.as_ref().is_some_and(|token| is_among(&before, token));
+        let is_handed_down = record.token.as_ref().is_some_and(|token| has_access_of(&before, token));
         Debt {
             record,
             fence,
             is_change: AtomicBool::new(owed.is_some_and(Debt::is_change)),
             is_refresh: true,
             before,
+            keeps_refresh_token: false,
             has_to_look: AtomicBool::new(owed.is_some() || is_handed_down),
         }
     }
@@ -79,12 +86,60 @@ impl Debt {
     /// of a login, and does not say by how much.
     pub(super) fn follows(&self, found: &Record) -> bool {
         self.record.session == found.session
-            && found.token.as_ref().is_some_and(|token| is_among(&self.before, token))
+            && found.token.as_ref().is_some_and(|token| {
+                has_access_of(&self.before, token) || self.has_spent_the_refresh_token_of(token)
+            })
+    }
+
+    /// A replacement by a sibling has kept the refresh token that this refresh has spent.
+    fn has_spent_the_refresh_token_of(&self, found: &StoredToken) -> bool {
+        let is_next = self.record.token.as_ref().is_some_and(|own| !has_same_refresh(own, found));
+        is_next && self.before.iter().any(|before| has_same_refresh(before, found))
+    }
+
+    /// The record of a login, replacement or logout above what was found. The refresh token that a replacement keeps may
+    /// be a sibling's, which this process has not seen yet.
+    pub(super) fn change_above(&self, found: Option<&Record>) -> Record {
+        let mut record = above(&self.record, found);
+        let is_siblings = |found: &&Record| {
+            self.keeps_refresh_token
+                && found.session == self.record.session
+                && found.revision >= self.record.revision
+                && !self.follows(found)
+        };
+        let siblings = found.filter(is_siblings).and_then(|found| found.token.as_ref());
+        if let (Some(token), Some(siblings)) = (&mut record.token, siblings) {
+            token.take_refresh_of(siblings);
+        }
+        record
+    }
+
+    /// The record of a refresh above what it has refreshed. A replacement that was made meanwhile gets the refresh token.
+    pub(super) fn refresh_above(&self, found: Option<&Record>) -> Record {
+        let Some(found) = found.filter(|found| self.follows(found)) else { return self.record.clone() };
+        let mut record = above(&self.record, Some(found));
+        if let (Some(own), Some(token)) = (&self.record.token, &found.token) {
+            if !has_access_of(&self.before, token) {
+                let mut token = token.clone();
+                token.take_refresh_of(own);
+                record.token = Some(token);
+            }
+        }
+        record
     }
 }
 
-fn is_among(accesses: &[Secret], token: &StoredToken) -> bool {
-    accesses.iter().any(|access| access.same_as(&token.access))
+fn above(record: &Record, found: Option<&Record>) -> Record {
+    let stored = found.map_or(0, |found| found.revision);
+    Record { revision: record.revision.max(stored.saturating_add(1)), ..record.clone() }
+}
+
+fn has_access_of(before: &[StoredToken], token: &StoredToken) -> bool {
+    before.iter().any(|before| before.access.same_as(&token.access))
+}
+
+fn has_same_refresh(one: &StoredToken, other: &StoredToken) -> bool {
+    matches!((&one.refresh, &other.refresh), (Some(one), Some(other)) if one.same_as(other))
 }
 
 #[cfg(test)]
@@ -98,7 +153,7 @@ mod tests {
 
     /// The refresh of `first`, which brought `second` as revision 6.
     fn refresh(owed: Option<&Debt>) -> Debt {
-        Debt::of_refresh(record(1, 6, "second"), Some("first".into()), Some(1), owed)
+        Debt::of_refresh(record(1, 6, "second"), Some(StoredToken::new("first")), Some(1), owed)
     }
 
     #[test]
@@ -116,8 +171,12 @@ mod tests {
 
     #[test]
     fn a_refresh_follows_each_token_since_what_is_in_the_store() {
-        let third =
-            Debt::of_refresh(record(1, 6, "third"), Some("second".into()), None, Some(&refresh(None)));
+        let third = Debt::of_refresh(
+            record(1, 6, "third"),
+            Some(StoredToken::new("second")),
+            None,
+            Some(&refresh(None)),
+        );
         let follows = |session, access| third.follows(&record(session, 9, access));
         assert!(follows(1, "first") && follows(1, "second"));
         assert!(!follows(1, "third") && !follows(2, "first"));
@@ -137,5 +196,65 @@ mod tests {
         let first = refresh(None);
         assert_eq!([first.has_to_look(), first.has_to_look()], [false, true]);
         assert!(refresh(Some(&first)).has_to_look());
+    }
+
+    fn with_refresh(session: u128, revision: u64, access: &str, refresh: &str) -> Record {
+        let token = StoredToken { refresh: Some(refresh.into()), ..StoredToken::new(access) };
+        Record { token: Some(token), ..record(session, revision, "") }
+    }
+
+    fn shown(record: &Record) -> String {
+        let token = record.token.as_ref();
+        let refresh =
+            token.and_then(|token| token.refresh.as_ref()).map_or("none", |refresh| refresh.expose());
+        let access = token.map_or("none", |token| token.access.expose());
+        format!("{} {access} {refresh}", record.revision)
+    }
+
+    #[test]
+    fn a_replacement_that_keeps_the_refresh_token_takes_that_of_a_siblings_later_record_of_the_session() {
+        let owed = Debt::of_refresh(
+            with_refresh(1, 6, "second", "R2"),
+            with_refresh(1, 5, "first", "R1").token,
+            None,
+            None,
+        );
+        let ours = || with_refresh(1, 6, "elsewhere", "R2");
+        let replacement = Debt::of_keeping(ours(), Some(&owed));
+        for (found, expected) in [
+            (Some(with_refresh(1, 6, "others", "R3")), "7 elsewhere R3"),
+            (Some(with_refresh(1, 9, "others", "R3")), "10 elsewhere R3"),
+            (Some(with_refresh(1, 5, "others", "R3")), "6 elsewhere R2"),
+            (Some(with_refresh(2, 9, "others", "R3")), "10 elsewhere R2"),
+            (Some(with_refresh(1, 9, "first", "R1")), "10 elsewhere R2"),
+            (Some(with_refresh(1, 9, "others", "R1")), "10 elsewhere R2"),
+            (None, "6 elsewhere R2"),
+        ] {
+            assert_eq!(shown(&replacement.change_above(found.as_ref())), expected, "{found:?}");
+            let brings_its_own = Debt::of_change(ours()).change_above(found.as_ref());
+            assert!(shown(&brings_its_own).ends_with("elsewhere R2"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_brings_the_next_refresh_token_to_a_replacement_that_has_kept_the_one_before() {
+        let refresh = |next: &str| {
+            Debt::of_refresh(
+                with_refresh(1, 6, "second", next),
+                with_refresh(1, 5, "first", "R1").token,
+                None,
+                None,
+            )
+        };
+        for (next, found, expected) in [
+            ("R2", with_refresh(1, 7, "first", "R1"), "8 second R2"),
+            ("R2", with_refresh(1, 7, "elsewhere", "R1"), "8 elsewhere R2"),
+            ("R2", with_refresh(1, 7, "elsewhere", "R9"), "6 second R2"),
+            ("R2", with_refresh(2, 7, "elsewhere", "R1"), "6 second R2"),
+            // It has not been spent.
+            ("R1", with_refresh(1, 7, "elsewhere", "R1"), "6 second R1"),
+        ] {
+            assert_eq!(shown(&refresh(next).refresh_above(Some(&found))), expected, "{found:?}");
+        }
     }
 }

@@ -34,8 +34,8 @@ use crate::{
     event::{Event, Observer},
     placement::Placement,
     reentry::Mark,
-    secret::Secret,
     source::{DynTokenSource, FailureClass},
+    store::Record,
     sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
     time::{Now, Timekeeper},
     token::Token,
@@ -228,7 +228,7 @@ impl Engine {
         let (change, flight, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.login(token);
-            let written = self.enact(&change);
+            let written = self.storage.enqueue(self.publish(&change));
             (change, flight, written)
         };
         self.changed(Some(&change), flight.as_ref());
@@ -237,41 +237,39 @@ impl Engine {
 
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(&self, token: Sendable) -> Result<Written, Error> {
-        let (change, flight, written, before) = {
+        // A session that has not looked yet has what is in the store.
+        let keeps = token.token.keeps_refresh_token();
+        let stored = if keeps && self.present().is_none() { self.newest().await } else { None };
+        let (change, flight, written) = {
             let mut slot = self.slot().await;
-            let before = slot.token().cloned();
-            let (change, flight) = slot.replace(token)?;
-            let written = self.enact(&change);
-            (change, flight, written, before)
+            let (change, flight) = slot.replace(token, stored)?;
+            let record = self.publish(&change);
+            let storage = &self.storage;
+            let written = if keeps { storage.enqueue_keeping(record) } else { storage.enqueue(record) };
+            (change, flight, written)
         };
         self.changed(Some(&change), None);
         if let Some(flight) = flight {
             flight.lose();
             // The fetch that spends the refresh token which the replacement has kept goes on, to hand the next one down.
-            let kept = before.as_ref().and_then(|before| before.token().refresh());
-            if !kept.is_some_and(|kept| change.token.has_refresh_token(kept)) {
+            if !flight.spends(change.token.token().refresh()) {
                 flight.abort();
             }
         }
         Ok(written)
     }
 
-    /// What a flight has brought that had lost, and had spent one of these refresh tokens: the next one belongs to the
-    /// replacement if that has kept it. `None`: it has not. To the store it is a refresh, and gives way as one does.
-    pub(crate) async fn hand_down(
-        &self,
-        spent: &[Secret],
-        answer: &Token,
-        fence: Option<u64>,
-    ) -> Option<Written> {
+    /// What a flight has brought that had lost: the next refresh token belongs to the replacement if that has kept the one
+    /// that was spent. `None`: it has not. To the store it is a refresh, and gives way as one does.
+    pub(crate) async fn hand_down(&self, by: &Flight, answer: &Token, fence: Option<u64>) -> Option<Written> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
         let record = self.storage.following(slot.known().record);
-        let token = slot.hand_down(spent, answer, now, record)?;
+        let before = slot.token().map(|before| before.sendable().stored());
+        let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
-        let stored = token.sendable().stored();
-        let access = stored.access.clone();
-        Some(self.storage.enqueue_refreshed(record.record(Some(stored)), Some(access), fence, None))
+        let record = record.record(Some(token.sendable().stored()));
+        Some(self.storage.enqueue_refreshed(record, before, fence, None))
     }
 
     /// The end of the identity.
@@ -306,8 +304,7 @@ impl Engine {
                 return Ok(());
             }
             if let (false, Some(runtime)) = (flying, self.runtime()) {
-                let found = self.reported(self.storage.load().await).flatten();
-                self.storage.or_owed(found);
+                self.newest().await;
                 match self.storage.enqueue_owed(None) {
                     Some(owed) => self.save(&runtime, owed).await?,
                     None => self.storage.drain(&runtime),
@@ -332,6 +329,12 @@ impl Engine {
             self.announce(&Event::StoreFailed { error });
         }
         result.ok()
+    }
+
+    /// What is in the store, or owed to it.
+    pub(crate) async fn newest(&self) -> Option<Record> {
+        let found = self.reported(self.storage.load().await).flatten();
+        self.storage.or_owed(found)
     }
 
     /// Sees a write to its end. A failure is reported, and the record stays owed.
@@ -367,11 +370,10 @@ impl Engine {
         self.pulse.send_replace(());
     }
 
-    /// Publishes a change and puts it into the store's queue, in the critical section that makes it.
-    fn enact(&self, change: &Change) -> Written {
+    /// Publishes a change, in the critical section that makes it. Returned is its record, for the store's queue.
+    fn publish(&self, change: &Change) -> Record {
         self.cell.store(Some(change.token.clone()));
-        let token = change.token.sendable().stored();
-        self.storage.enqueue(change.record.record(Some(token)))
+        change.record.record(Some(change.token.sendable().stored()))
     }
 }
 

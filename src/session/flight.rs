@@ -23,6 +23,7 @@ use tokio::{
 use super::seats::{Landed, Round, Seats};
 use crate::{
     error::Error,
+    secret::Secret,
     store::Lease,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -51,12 +52,15 @@ struct Wait {
     fetch: Option<AbortHandle>,
     /// The fetch is to be aborted, as soon as there is one.
     aborts: bool,
+    /// The refresh tokens that are of no use after the fetch: the one that it presents, and the one before.
+    spends: Vec<Secret>,
     lease: Option<Lease>,
 }
 
 impl Flight {
     pub(crate) fn new() -> Self {
-        let wait = Wait { seats: Seats::default(), fetch: None, aborts: false, lease: None };
+        let wait =
+            Wait { seats: Seats::default(), fetch: None, aborts: false, spends: Vec::new(), lease: None };
         Flight(Arc::new(Core {
             runtime: OnceLock::new(),
             wait: Mutex::new(wait),
@@ -147,6 +151,16 @@ impl Flight {
 
     pub(super) fn take_lease(&self) -> Option<Lease> {
         self.wait().lease.take()
+    }
+
+    /// Says what the fetch is going to spend. One that has lost by now may have been aborted, and is not to begin.
+    pub(super) fn will_spend(&self, refresh_tokens: Vec<Secret>) {
+        self.wait().spends = refresh_tokens;
+    }
+
+    /// Whether the fetch spends this refresh token.
+    pub(super) fn spends(&self, refresh_token: Option<&Secret>) -> bool {
+        refresh_token.is_some_and(|own| self.wait().spends.iter().any(|spent| spent.same_as(own)))
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -11,7 +11,6 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
     random,
-    secret::Secret,
     store::StoredToken,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::{Now, Timekeeper, nanos},
@@ -99,10 +98,10 @@ impl Sendable {
     }
 
     /// The same token; one that came without a refresh token keeps the one before.
-    pub(crate) fn keeping_refresh_of(mut self, before: &Issued) -> Self {
+    pub(crate) fn keeping_refresh_of(mut self, before: StoredToken) -> Self {
         if self.token.keeps_refresh_token() {
-            self.token = self.token.clone().refresh_token(before.token().refresh().cloned());
-            self.refresh_expires_at = self.refresh_expires_at.or(before.sendable.refresh_expires_at);
+            self.token = self.token.clone().refresh_token(before.refresh);
+            self.refresh_expires_at = self.refresh_expires_at.or(before.refresh_expires_at);
         }
         self
     }
@@ -207,10 +206,6 @@ impl Issued {
         let Some(expiry) = self.sendable.expiry else { return true };
         let lives_too_short = expiry.left(self.sendable.received) < time;
         expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
-    }
-
-    pub(crate) fn has_refresh_token(&self, refresh: &Secret) -> bool {
-        self.token().refresh().is_some_and(|own| own.same_as(refresh))
     }
 
     /// The same token, with the refresh token of this answer.

@@ -19,9 +19,8 @@ use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
     generation::{Epoch, Generation},
-    secret::Secret,
     source::{Cause, FailureClass},
-    store::SessionId,
+    store::{Record, SessionId},
     sync::atomic::AtomicU32,
     time::Now,
     token::Token,
@@ -166,7 +165,8 @@ impl Slot {
         on
     }
 
-    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted anyway.
+    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted anyway. It is of one
+    /// that has lost if the next one would present the same refresh token.
     pub(crate) fn fail(
         &mut self,
         flight: &Flight,
@@ -174,7 +174,8 @@ impl Slot {
         now: Now,
         backoff: &Backoff,
     ) -> Option<Failure> {
-        if !self.is_wanted(Finder::Flight(flight)) {
+        let concerns_us = self.is_on(flight) && self.kept_in_spite_of(flight).is_some();
+        if !concerns_us && !self.is_wanted(Finder::Flight(flight)) {
             return None;
         }
         let Failure { class, mut error } = failure;
@@ -224,8 +225,12 @@ impl Slot {
     }
 
     /// A new token of the same identity, from outside. A flight that is on loses, and stays in the slot until its
-    /// fetch has ended, because no second one may run beside it.
-    pub(crate) fn replace(&mut self, token: Sendable) -> Result<(Change, Option<Flight>), Error> {
+    /// fetch has ended, because no second one may run beside it. A session without a token goes on from what is stored.
+    pub(crate) fn replace(
+        &mut self,
+        token: Sendable,
+        stored: Option<Record>,
+    ) -> Result<(Change, Option<Flight>), Error> {
         self.absorb();
         if matches!(self.fetch, Fetch::LoggedOut) {
             return Err(self.left());
@@ -236,25 +241,28 @@ impl Slot {
             Some(flight) => flight.disown(),
             None => self.set_fetch(Fetch::Idle),
         }
-        let token = match &self.token {
-            Some(present) => token.keeping_refresh_of(present),
+        let (base, before) = match (&self.token, stored) {
+            (None, Some(Record { session, revision, token: Some(stored) })) => {
+                (RecordHead { session, revision }, Some(stored))
+            }
+            (present, _) => (self.record, present.as_ref().map(|present| present.sendable().stored())),
+        };
+        let token = match before {
+            Some(before) => token.keeping_refresh_of(before),
             None => token,
         };
-        let record = self.record.following();
-        Ok((self.issue(token, record, Arc::default()), flight))
+        Ok((self.issue(token, base.following(), Arc::default()), flight))
     }
 
-    /// The token in use has kept one of these refresh tokens, and the last of them was spent for the answer: it gets the
-    /// next one.
+    /// The token in use has kept the refresh token that this flight has spent for the answer: it gets the next one.
     pub(crate) fn hand_down(
         &mut self,
-        spent: &[Secret],
+        by: &Flight,
         answer: &Token,
         now: Now,
         record: RecordHead,
     ) -> Option<Arc<Issued>> {
-        let has_kept = |token: &Issued| spent.iter().any(|spent| token.has_refresh_token(spent));
-        let token = self.token.as_ref().filter(|token| has_kept(token))?.with_refresh_of(answer, now);
+        let token = self.kept_in_spite_of(by)?.with_refresh_of(answer, now);
         self.token = Some(token.clone());
         self.record = record;
         Some(token)
@@ -339,6 +347,11 @@ impl Slot {
     /// dropped.
     pub(crate) fn spent(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.spent)
+    }
+
+    /// The token in use, if its refresh token is the one that the flight spends.
+    fn kept_in_spite_of(&self, flight: &Flight) -> Option<&Arc<Issued>> {
+        self.token.as_ref().filter(|token| flight.spends(token.token().refresh()))
     }
 
     fn is_wanted(&self, by: Finder<'_>) -> bool {

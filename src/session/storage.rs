@@ -24,8 +24,7 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 use super::{debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    secret::Secret,
-    store::{DynTokenStore, Lease, Record, Superseded},
+    store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
     sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
     time::rings,
 };
@@ -175,9 +174,7 @@ impl Storage {
     async fn save_above(&self, debt: &Debt) -> Result<(), BoxError> {
         // A store that cannot be read, or not in half of the time, may be written all the same.
         let found = timeout(self.store_timeout / 2, self.store.load()).await.ok().and_then(Result::ok);
-        let stored = found.flatten().map_or(0, |stored| stored.revision);
-        let revision = debt.record.revision.max(stored.saturating_add(1));
-        self.store.save(&Record { revision, ..debt.record.clone() }, None).await?;
+        self.store.save(&debt.change_above(found.flatten().as_ref()), None).await?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.follows(&debt.record)) {
             owed.stands_for_itself();
@@ -194,15 +191,10 @@ impl Storage {
                 saved => return saved,
             }
         }
+        // A store that cannot be read may be written all the same.
         let found = self.store.load().await;
-        let revision = match &found {
-            Ok(Some(found)) if debt.follows(found) => {
-                debt.record.revision.max(found.revision.saturating_add(1))
-            }
-            // A store that cannot be read may be written all the same.
-            _ => debt.record.revision,
-        };
-        match (self.store.save(&Record { revision, ..debt.record.clone() }, fence).await, found) {
+        let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
+        match (self.store.save(&record, fence).await, found) {
             // What is in the way cannot be read, and may be what was refreshed.
             (Err(error), Err(unread)) if error.is::<Superseded>() => Err(unread),
             (saved, _) => saved,
@@ -234,11 +226,18 @@ impl Storage {
         self.push(&mut self.queue(), Arc::new(Debt::of_change(record)), None, None)
     }
 
+    /// The same for a replacement that keeps the refresh token.
+    pub(crate) fn enqueue_keeping(&self, record: Record) -> Written {
+        let mut queue = self.queue();
+        let debt = Arc::new(Debt::of_keeping(record, queue.owed.as_deref()));
+        self.push(&mut queue, debt, None, None)
+    }
+
     /// The same for a refresh, and what token it was of. With the flight it is left out as soon as that has lost.
     pub(crate) fn enqueue_refreshed(
         &self,
         record: Record,
-        refreshed: Option<Secret>,
+        refreshed: Option<StoredToken>,
         fence: Option<u64>,
         flight: Option<Flight>,
     ) -> Written {

@@ -95,6 +95,12 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
     }
+    // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
+    let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
+    flight.will_spend(known.into_iter().chain(refresh_token.clone()).collect());
+    if flight.is_lost() {
+        return Ok(Obtained::Nothing);
+    }
     let context = FetchContext {
         refresh_token: refresh_token.clone(),
         cause: plan.cause,
@@ -120,7 +126,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     let fence = lease.as_ref().map(Held::fence);
     if flight.is_lost() {
-        return Ok(give_up(&engine, &plan, refresh_token, token, fence).await);
+        return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
     }
     if token.keeps_refresh_token() {
         token = token.refresh_token(refresh_token.clone());
@@ -132,17 +138,13 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     let head = engine.storage.following(base);
     if let Some(to_save) = to_save {
-        let written = engine.storage.enqueue_refreshed(
-            head.record(Some(to_save)),
-            before.map(|before| before.access),
-            fence,
-            Some(flight.clone()),
-        );
+        let written =
+            engine.storage.enqueue_refreshed(head.record(Some(to_save)), before, fence, Some(flight.clone()));
         // One that failed was reported and stays owed; the token is used all the same.
         let _ = engine.save_at_once(written).await;
     }
     if flight.is_lost() {
-        return Ok(give_up(&engine, &plan, refresh_token, token, fence).await);
+        return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
     }
     Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
 }
@@ -151,6 +153,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 /// might end the grant of both.
 async fn give_up(
     engine: &Engine,
+    flight: &Flight,
     plan: &Plan,
     presented: Option<Secret>,
     token: Token,
@@ -159,11 +162,8 @@ async fn give_up(
     let is_spent = |presented: &Secret| {
         !token.keeps_refresh_token() && !token.refresh().is_some_and(|next| next.same_as(presented))
     };
-    if let Some(presented) = presented.filter(is_spent) {
-        // A sibling may have saved the one that was presented, which memory has not seen, after it had spent memory's.
-        let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
-        let spent: Vec<_> = known.into_iter().chain([presented]).collect();
-        if let Some(written) = engine.hand_down(&spent, &token, fence).await {
+    if presented.as_ref().is_some_and(is_spent) {
+        if let Some(written) = engine.hand_down(flight, &token, fence).await {
             // One that failed was reported and stays owed.
             let _ = engine.save_at_once(written).await;
             return Obtained::Nothing;
@@ -186,12 +186,13 @@ async fn look_for_a_sibling(
 ) -> Option<Obtained> {
     for pause in [Duration::ZERO, SIBLING_SAVES_WITHIN] {
         sleep(pause).await;
-        let found = engine.reported(engine.storage.load().await).flatten();
+        let reloaded = reload(base, &plan.known, engine.newest().await);
         if flight.is_lost() {
-            return None;
-        }
-        let found = engine.storage.or_owed(found);
-        if let Taken::Whole(obtained) = take(engine, &plan.known, reload(base, &plan.known, found)) {
+            // Beside what a replacement has kept there may be the next one by now.
+            if matches!(&reloaded, Reloaded::Token(_, token) if !flight.spends(token.refresh.as_ref())) {
+                return Some(Obtained::Nothing);
+            }
+        } else if let Taken::Whole(obtained) = take(engine, &plan.known, reloaded) {
             return Some(obtained);
         }
     }

@@ -149,6 +149,11 @@ impl StoredToken {
         is_new.then(|| StoredToken { refresh: Some(refresh), refresh_expires_at: None, ..self })
     }
 
+    pub(crate) fn take_refresh_of(&mut self, other: &StoredToken) {
+        self.refresh.clone_from(&other.refresh);
+        self.refresh_expires_at = other.refresh_expires_at;
+    }
+
     /// The refresh token, unless it is known to be dead.
     pub(crate) fn living_refresh(self, now: Now) -> Option<Secret> {
         let is_dead = self

@@ -6,25 +6,25 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Wake, Waker},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
+    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
     event::Event,
     session::State,
     source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, Failure, Gate, ModelAuthority, Phase},
+    test_util::{Endpoint, Failure, ModelAuthority, Phase},
 };
 
 use crate::{script::within, world::World};
 
 /// Paused time moves only when every task has come to its end or waits.
-async fn orphans_end() {
+pub(crate) async fn orphans_end() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
@@ -46,13 +46,9 @@ fn stored() -> (World, MemoryStore) {
     )
 }
 
-async fn stored_access(store: &MemoryStore) -> Option<String> {
+pub(crate) async fn stored_access(store: &MemoryStore) -> Option<String> {
     let token = store.load().await.unwrap()?.token?;
     Some(token.access.expose().to_owned())
-}
-
-async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {
-    store.load().await.unwrap()?.token?.refresh_expires_at
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,111 +194,6 @@ async fn a_fetch_that_has_lost_to_a_replaced_token_ends_at_once() {
     world.session.replace(world.authority.login().await.unwrap()).await.unwrap();
     gate.waiting(0).await;
     assert_eq!(start.elapsed(), Duration::ZERO, "it is not left to its timeouts");
-}
-
-/// A session on this store, the answers to whose refreshes are on their way until the gate opens.
-fn with_slow_answers(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate) -> Session {
-    let (source, gate) = (authority.source(), gate.clone());
-    let slow = source_fn(move |context: FetchContext| {
-        let (source, gate, refreshes) = (source.clone(), gate.clone(), context.refresh_token().is_some());
-        async move {
-            let token = source.fetch(context).await?;
-            if refreshes {
-                gate.pass().await;
-            }
-            Ok::<_, FetchError>(token.refresh_expires_in(Duration::from_secs(24 * 60 * 60)))
-        }
-    });
-    Session::builder(slow).store(store.clone()).build()
-}
-
-/// The same with a token, and with a refresh under way that nobody waits for.
-async fn refreshing(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate) -> Session {
-    let session = with_slow_answers(authority, store, gate);
-    session.token().await.unwrap();
-    assert_pending!(task::spawn(session.refresh()).poll());
-    within(gate.waiting(1)).await;
-    session
-}
-
-fn presented_again_and_logins(authority: &ModelAuthority) -> (usize, usize) {
-    (authority.counts().presented_again(), authority.counts().logins)
-}
-
-/// The refresh token that the replacement keeps is the one that this fetch spends.
-#[tokio::test(start_paused = true)]
-async fn a_replacement_without_a_refresh_token_gets_the_one_that_the_refresh_under_way_brings() {
-    for by_the_sibling in [false, true] {
-        for says_it_again in [false, true] {
-            let (authority, store, gate) = (ModelAuthority::new(), MemoryStore::new(), Gate::new());
-            let session = refreshing(&authority, &store, &gate).await;
-            let kept = session.token().await.unwrap().refresh().cloned();
-            let elsewhere = Token::new("elsewhere");
-            let elsewhere = if says_it_again { elsewhere.refresh_token(kept) } else { elsewhere };
-            session.replace(elsewhere).await.unwrap();
-            let present = within(session.token()).await.unwrap();
-            assert_eq!(present.access().expose(), "elsewhere", "nobody waits");
-            let sibling = Session::builder(authority.source()).store(store.clone()).build();
-            within(sibling.token()).await.unwrap();
-            let spent_one_ends = refresh_token_ends(&store).await;
-            gate.open();
-            orphans_end().await;
-            assert!(refresh_token_ends(&store).await > spent_one_ends);
-            let present = within(session.token()).await.unwrap();
-            assert_eq!(present.access().expose(), "elsewhere", "the fetch has lost");
-            assert_eq!(stored_access(&store).await.as_deref(), Some("elsewhere"));
-
-            let session = if by_the_sibling { sibling } else { session };
-            let next = within(session.refresh()).await.unwrap();
-            assert!(authority.is_alive(next.access().expose()));
-            assert_eq!(presented_again_and_logins(&authority), (0, 1));
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_is_handed_down_undoes_no_logout_and_no_login_of_a_sibling() {
-    for logs_in in [false, true] {
-        let authority = ModelAuthority::new().account("bob", "builder");
-        let (store, gate) = (MemoryStore::new(), Gate::new());
-        let session = refreshing(&authority, &store, &gate).await;
-        session.replace(Token::new("elsewhere")).await.unwrap();
-        let sibling = Session::builder(authority.source()).store(store.clone()).build();
-        within(sibling.token()).await.unwrap();
-        let bob = authority.login_as("bob", "builder").await.unwrap();
-        if logs_in {
-            sibling.login(bob.clone()).await.unwrap();
-        } else {
-            sibling.logout().await.unwrap();
-        }
-        gate.open();
-        orphans_end().await;
-        let bobs = logs_in.then(|| bob.access().expose());
-        assert_eq!(stored_access(&store).await.as_deref(), bobs);
-        assert_eq!(sibling.token().await.ok().as_ref().map(|token| token.access().expose()), bobs);
-    }
-}
-
-/// What is presented comes from the store then, and what the replacement keeps from memory.
-#[tokio::test(start_paused = true)]
-async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spent_was_a_siblings() {
-    let (authority, store, gates) =
-        (ModelAuthority::new(), MemoryStore::new(), [(); 2].map(|()| Gate::new()));
-    let session = refreshing(&authority, &store, &gates[0]).await;
-    session.replace(Token::new("elsewhere")).await.unwrap();
-    let sibling = with_slow_answers(&authority, &store, &gates[1]);
-    within(sibling.token()).await.unwrap();
-    gates[0].open();
-    orphans_end().await;
-
-    assert_pending!(task::spawn(sibling.refresh()).poll());
-    within(gates[1].waiting(1)).await;
-    sibling.replace(Token::new("from-elsewhere-again")).await.unwrap();
-    gates[1].open();
-    orphans_end().await;
-    let next = within(sibling.refresh()).await.unwrap();
-    assert!(authority.is_alive(next.access().expose()));
-    assert_eq!(presented_again_and_logins(&authority), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ mod recovery;
 mod reentry;
 mod refresh_expiry;
 mod renewal;
+mod replacement;
 mod replay;
 mod resend;
 mod runtimes;

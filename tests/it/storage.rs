@@ -680,7 +680,7 @@ async fn a_refresh_token_that_came_with_an_access_token_of_no_use_is_the_next_on
 }
 
 /// Two sessions with a token, on one store.
-async fn siblings(store: &Watched) -> (World, World) {
+pub(crate) async fn siblings(store: &Watched) -> (World, World) {
     let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
     let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
     let (ours, sibling) = (session(), session());

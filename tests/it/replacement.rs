@@ -1,0 +1,253 @@
+//! A replacement without a refresh token, which keeps the session's, while that is being spent.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    ErrorKind, FetchContext, FetchError, Session, Token, TokenSource, source_fn,
+    store::{MemoryStore, TokenStore},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority},
+};
+
+use crate::{
+    identity::{orphans_end, stored_access},
+    script::within,
+    storage::{Watched, siblings},
+};
+
+async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {
+    store.load().await.unwrap()?.token?.refresh_expires_at
+}
+
+/// A session on this store, the answers to whose refreshes are on their way until the gate opens.
+fn with_slow_answers(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate) -> Session {
+    let (source, gate) = (authority.source(), gate.clone());
+    let slow = source_fn(move |context: FetchContext| {
+        let (source, gate, refreshes) = (source.clone(), gate.clone(), context.refresh_token().is_some());
+        async move {
+            let token = source.fetch(context).await?;
+            if refreshes {
+                gate.pass().await;
+            }
+            Ok::<_, FetchError>(token.refresh_expires_in(Duration::from_secs(24 * 60 * 60)))
+        }
+    });
+    Session::builder(slow).store(store.clone()).build()
+}
+
+/// The same with a token, and with a refresh under way that nobody waits for.
+async fn refreshing(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate) -> Session {
+    let session = with_slow_answers(authority, store, gate);
+    session.token().await.unwrap();
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    session
+}
+
+fn presented_again_and_logins(authority: &ModelAuthority) -> (usize, usize) {
+    (authority.counts().presented_again(), authority.counts().logins)
+}
+
+/// The refresh token that the replacement keeps is the one that this fetch spends.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_without_a_refresh_token_gets_the_one_that_the_refresh_under_way_brings() {
+    for by_the_sibling in [false, true] {
+        for says_it_again in [false, true] {
+            let (authority, store, gate) = (ModelAuthority::new(), MemoryStore::new(), Gate::new());
+            let session = refreshing(&authority, &store, &gate).await;
+            let kept = session.token().await.unwrap().refresh().cloned();
+            let elsewhere = Token::new("elsewhere");
+            let elsewhere = if says_it_again { elsewhere.refresh_token(kept) } else { elsewhere };
+            session.replace(elsewhere).await.unwrap();
+            let present = within(session.token()).await.unwrap();
+            assert_eq!(present.access().expose(), "elsewhere", "nobody waits");
+            let sibling = Session::builder(authority.source()).store(store.clone()).build();
+            within(sibling.token()).await.unwrap();
+            let spent_one_ends = refresh_token_ends(&store).await;
+            gate.open();
+            orphans_end().await;
+            assert!(refresh_token_ends(&store).await > spent_one_ends);
+            let present = within(session.token()).await.unwrap();
+            assert_eq!(present.access().expose(), "elsewhere", "the fetch has lost");
+            assert_eq!(stored_access(&store).await.as_deref(), Some("elsewhere"));
+
+            let session = if by_the_sibling { sibling } else { session };
+            let next = within(session.refresh()).await.unwrap();
+            assert!(authority.is_alive(next.access().expose()));
+            assert_eq!(presented_again_and_logins(&authority), (0, 1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_is_handed_down_undoes_no_logout_and_no_login_of_a_sibling() {
+    for logs_in in [false, true] {
+        let authority = ModelAuthority::new().account("bob", "builder");
+        let (store, gate) = (MemoryStore::new(), Gate::new());
+        let session = refreshing(&authority, &store, &gate).await;
+        session.replace(Token::new("elsewhere")).await.unwrap();
+        let sibling = Session::builder(authority.source()).store(store.clone()).build();
+        within(sibling.token()).await.unwrap();
+        let bob = authority.login_as("bob", "builder").await.unwrap();
+        if logs_in {
+            sibling.login(bob.clone()).await.unwrap();
+        } else {
+            sibling.logout().await.unwrap();
+        }
+        gate.open();
+        orphans_end().await;
+        let bobs = logs_in.then(|| bob.access().expose());
+        assert_eq!(stored_access(&store).await.as_deref(), bobs);
+        assert_eq!(sibling.token().await.ok().as_ref().map(|token| token.access().expose()), bobs);
+    }
+}
+
+/// What is presented comes from the store then, and what the replacement keeps from memory.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spent_was_a_siblings() {
+    let (authority, store, gates) =
+        (ModelAuthority::new(), MemoryStore::new(), [(); 2].map(|()| Gate::new()));
+    let session = refreshing(&authority, &store, &gates[0]).await;
+    session.replace(Token::new("elsewhere")).await.unwrap();
+    let sibling = with_slow_answers(&authority, &store, &gates[1]);
+    within(sibling.token()).await.unwrap();
+    gates[0].open();
+    orphans_end().await;
+
+    assert_pending!(task::spawn(sibling.refresh()).poll());
+    within(gates[1].waiting(1)).await;
+    sibling.replace(Token::new("from-elsewhere-again")).await.unwrap();
+    gates[1].open();
+    orphans_end().await;
+    let next = within(sibling.refresh()).await.unwrap();
+    assert!(authority.is_alive(next.access().expose()));
+    assert_eq!(presented_again_and_logins(&authority), (0, 1));
+}
+
+/// What the next refresh comes to: one that works, with no refresh token presented twice and without another login.
+async fn goes_on(session: &Session, authority: &ModelAuthority) {
+    let next = within(session.refresh()).await.unwrap();
+    assert!(authority.is_alive(next.access().expose()));
+    assert_eq!(presented_again_and_logins(authority), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_refused_is_not_presented_again_for_its_replacement() {
+    let authority = ModelAuthority::new();
+    let session = Session::builder(authority.source()).build();
+    session.token().await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    authority.revoke_refresh();
+    session.replace(Token::new("elsewhere")).await.unwrap();
+    gate.open();
+    orphans_end().await;
+    assert_eq!(session.token().await.unwrap().access().expose(), "elsewhere", "it may still be good");
+    let error = within(session.refresh()).await.unwrap_err();
+    assert!(error.is_login_required(), "{error:?}");
+    assert_eq!(authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_waits_out_what_its_refresh_token_has_to_wait_for() {
+    let authority = ModelAuthority::new();
+    let session = Session::builder(authority.source()).build();
+    session.token().await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    authority.fail_next(Endpoint::Refresh, Failure::Html(StatusCode::SERVICE_UNAVAILABLE));
+    session.replace(Token::new("elsewhere")).await.unwrap();
+    let mut waiter = task::spawn(session.refresh());
+    assert_pending!(waiter.poll());
+    gate.open();
+    let error = within(waiter).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let next = within(session.refresh()).await.unwrap();
+    assert!(authority.is_alive(next.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_kept_refresh_token_is_over_is_not_believed_if_a_sibling_has_saved_the_next_one() {
+    for delay in [Duration::ZERO, Duration::from_millis(400)] {
+        let (authority, store) = (ModelAuthority::new(), MemoryStore::new());
+        let session = Session::builder(authority.source()).store(store.clone()).build();
+        session.token().await.unwrap();
+        let gate = authority.hold(Endpoint::Refresh);
+        assert_pending!(task::spawn(session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        authority.revoke_refresh();
+        session.replace(Token::new("elsewhere")).await.unwrap();
+        gate.open();
+        tokio::time::sleep(delay).await;
+        let mut record = store.load().await.unwrap().unwrap();
+        record.token.as_mut().unwrap().refresh = authority.login().await.unwrap().refresh().cloned();
+        store.save(&record, None).await.unwrap();
+        let next = within(session.refresh()).await.unwrap();
+        assert!(authority.is_alive(next.access().expose()), "{delay:?}");
+    }
+}
+
+/// What an earlier process leaves in the store: an access token that is over, and a living refresh token.
+async fn left_behind(authority: &ModelAuthority, store: &MemoryStore) {
+    let before = Session::builder(authority.source()).store(store.clone()).build();
+    within(before.token()).await.unwrap();
+    let mut record = store.load().await.unwrap().unwrap();
+    let token = record.token.as_mut().unwrap();
+    token.expires_at = Some(SystemTime::UNIX_EPOCH);
+    store.save(&record, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_keeps_the_refresh_token_in_the_store_although_nobody_has_looked_for_it_yet() {
+    for spends_it in [false, true] {
+        let (authority, store, gate) = (ModelAuthority::new(), MemoryStore::new(), Gate::new());
+        left_behind(&authority, &store).await;
+        let identity = store.load().await.unwrap().unwrap().session;
+        let session = with_slow_answers(&authority, &store, &gate);
+        if spends_it {
+            assert_pending!(task::spawn(session.token()).poll());
+            within(gate.waiting(1)).await;
+        }
+        within(session.replace(Token::new("elsewhere"))).await.unwrap();
+        assert_eq!(store.load().await.unwrap().unwrap().session, identity, "it is the same identity");
+        gate.open();
+        orphans_end().await;
+        assert_eq!(within(session.token()).await.unwrap().access().expose(), "elsewhere");
+        goes_on(&session, &authority).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_keeps_the_refresh_token_that_a_sibling_has_got_meanwhile() {
+    for is_saved in [true, false] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        let gate = ours.authority.hold(Endpoint::Refresh);
+        assert_pending!(task::spawn(sibling.session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        if is_saved {
+            gate.open();
+            within(sibling.session.settle()).await.unwrap();
+        }
+        within(ours.session.replace(Token::new("elsewhere"))).await.unwrap();
+        gate.open();
+        within(sibling.session.settle()).await.unwrap();
+        assert_eq!(store.access().await.as_deref(), Some("elsewhere"), "a refresh gives way to it");
+        goes_on(&ours.session, &ours.authority).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_with_a_refresh_token_of_its_own_keeps_that() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    within(sibling.session.refresh()).await.unwrap();
+    let own = ours.authority.login().await.unwrap();
+    within(ours.session.replace(own.clone())).await.unwrap();
+    let stored = store.load().await.unwrap().unwrap().token.unwrap().refresh.unwrap();
+    assert_eq!(stored.expose(), own.refresh().unwrap().expose());
+}
