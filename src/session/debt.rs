@@ -15,7 +15,7 @@ pub(super) struct Debt {
     /// The tokens before that of a refresh: any of them may be what the store has.
     before: Vec<StoredToken>,
     /// A replacement that brought no refresh token of its own.
-    keeps_refresh_token: bool,
+    pub(super) keeps_refresh_token: bool,
     /// An earlier refresh, or this one, may be in the store although that could not say so; or what is there has a higher
     /// revision than is known.
     has_to_look: AtomicBool,

@@ -237,12 +237,16 @@ impl Engine {
 
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(&self, token: Sendable) -> Result<Written, Error> {
-        // A session that has not looked yet has what is in the store.
         let keeps = token.token.keeps_refresh_token();
-        let stored = if keeps && self.present().is_none() { self.newest().await } else { None };
+        let (epoch, has_none) = {
+            let slot = self.slot().await;
+            (slot.epoch(), slot.token().is_none())
+        };
+        // A session that has not looked yet has what is in the store.
+        let stored = if keeps && has_none { self.newest().await } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
-            let (change, flight) = slot.replace(token, stored)?;
+            let (change, flight) = slot.replace(epoch, token, stored)?;
             let record = self.publish(&change);
             let storage = &self.storage;
             let written = if keeps { storage.enqueue_keeping(record) } else { storage.enqueue(record) };

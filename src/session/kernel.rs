@@ -88,6 +88,10 @@ impl Slot {
         }
     }
 
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     pub(crate) fn token(&self) -> Option<&Arc<Issued>> {
         self.token.as_ref()
     }
@@ -224,15 +228,16 @@ impl Slot {
         })
     }
 
-    /// A new token of the same identity, from outside. A flight that is on loses, and stays in the slot until its
+    /// A new token of the identity of this epoch, from outside. A flight that is on loses, and stays in the slot until its
     /// fetch has ended, because no second one may run beside it. A session without a token goes on from what is stored.
     pub(crate) fn replace(
         &mut self,
+        epoch: Epoch,
         token: Sendable,
         stored: Option<Record>,
     ) -> Result<(Change, Option<Flight>), Error> {
         self.absorb();
-        if matches!(self.fetch, Fetch::LoggedOut) {
+        if epoch != self.epoch || matches!(self.fetch, Fetch::LoggedOut) {
             return Err(self.left());
         }
         let flight = self.flight().cloned();

@@ -183,7 +183,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`login`](Self::login), and `SessionEnded` after a logout.
+    /// As [`login`](Self::login); `SessionEnded` after a logout, and `SessionChanged` if somebody has logged in while the
+    /// store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let token = self.engine.sendable(token, Provenance::New)?;
         let written = self.engine.replace(token).await?;

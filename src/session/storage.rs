@@ -172,9 +172,16 @@ impl Storage {
     /// never looked into the store, and is news to all the others all the same. It goes without the number of a lease, so
     /// that no store holds it for outdated.
     async fn save_above(&self, debt: &Debt) -> Result<(), BoxError> {
-        // A store that cannot be read, or not in half of the time, may be written all the same.
-        let found = timeout(self.store_timeout / 2, self.store.load()).await.ok().and_then(Result::ok);
-        self.store.save(&debt.change_above(found.flatten().as_ref()), None).await?;
+        let found = timeout(self.store_timeout / 2, self.store.load()).await;
+        let found = match found.unwrap_or_else(|_elapsed| Err("the token store was not read in time".into()))
+        {
+            Ok(found) => found,
+            // The refresh token that it keeps may be the one that would be written over.
+            Err(unread) if debt.keeps_refresh_token => return Err(unread),
+            // A store that cannot be read may be written all the same.
+            Err(_unread) => None,
+        };
+        self.store.save(&debt.change_above(found.as_ref()), None).await?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.follows(&debt.record)) {
             owed.stands_for_itself();
@@ -209,7 +216,11 @@ impl Storage {
         if let Some(found) = &found {
             queue.owed.take_if(|owed| owed.is_outdone_by(found));
         }
-        queue.owed.as_ref().map(|owed| owed.record.clone()).or(found)
+        match queue.owed.as_ref() {
+            Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
+            Some(owed) => Some(owed.record.clone()),
+            None => found,
+        }
     }
 
     /// The head of the record that follows this one. A refresh that is owed is not counted: as long as it is, what others

@@ -251,3 +251,28 @@ async fn a_replacement_with_a_refresh_token_of_its_own_keeps_that() {
     let stored = store.load().await.unwrap().unwrap().token.unwrap().refresh.unwrap();
     assert_eq!(stored.expose(), own.refresh().unwrap().expose());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_waits_for_the_store_gives_way_to_a_login_and_a_logout() {
+    for logs_in in [true, false] {
+        let (store, gate) = (Watched::default(), Gate::new());
+        store.set(|store| store.hold_load = Some(gate.clone()));
+        let session = Session::builder(ModelAuthority::new().source()).store(store.clone()).build();
+        let mut replacing = task::spawn(session.replace(Token::new("elsewhere")));
+        assert_pending!(replacing.poll());
+        within(gate.waiting(1)).await;
+        store.set(|store| store.hold_load = None);
+        let expected = if logs_in {
+            within(session.login(Token::new("of-bob"))).await.unwrap();
+            ErrorKind::SessionChanged
+        } else {
+            within(session.logout()).await.unwrap();
+            ErrorKind::SessionEnded
+        };
+        gate.open();
+        assert_eq!(within(replacing).await.unwrap_err().kind(), expected);
+        let present = session.token().await.ok();
+        assert_eq!(present.is_some_and(|token| token.access().expose() == "of-bob"), logs_in);
+        assert_eq!(store.access().await.as_deref(), logs_in.then_some("of-bob"));
+    }
+}

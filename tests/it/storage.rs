@@ -30,6 +30,7 @@ pub(crate) struct Watched {
 pub(crate) struct Watching {
     saves: Vec<Record>,
     pub(crate) hold_save: Option<Gate>,
+    pub(crate) hold_load: Option<Gate>,
     pub(crate) save: Fault,
     load: Fault,
     lock: Fault,
@@ -72,7 +73,13 @@ impl Watched {
 
 impl TokenStore for Watched {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        let fault = self.inner.lock().unwrap().load;
+        let (fault, gate) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.load, inner.hold_load.clone())
+        };
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
         fault.strike().await?;
         self.memory.load().await
     }

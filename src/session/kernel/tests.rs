@@ -73,7 +73,7 @@ fn publish(slot: &mut Slot, flight: &Flight) -> Option<Change> {
 }
 
 fn replace(slot: &mut Slot) -> (Change, Option<Flight>) {
-    slot.replace(sendable(), None).unwrap_or_else(|error| panic!("{error}"))
+    slot.replace(slot.epoch, sendable(), None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn reject(stamp: Stamp) -> Ask {
@@ -263,7 +263,7 @@ fn nothing_is_fetched_after_a_logout_until_a_login() {
     for ask in [Ask::Need, Ask::Take, Ask::Force] {
         assert_eq!(decide(&mut slot, ask, later(3600)), "fail");
     }
-    assert!(slot.replace(sendable(), None).is_err());
+    assert!(slot.replace(slot.epoch, sendable(), None).is_err());
     slot.login(sendable());
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
 }

@@ -27,6 +27,8 @@ struct Call {
     is_safe: bool,
     /// A login, replacement or logout came between: its result is not wanted.
     is_orphaned: bool,
+    /// What it has spent is not needed any more, or was given up with it.
+    is_forgotten: bool,
     end: End,
 }
 
@@ -128,9 +130,8 @@ impl Records {
         let fault = refresh.calls.iter().find_map(|&id| {
             let call = &self.fetching.calls[id];
             let is_ours = call.pid == pid;
-            // What another process has done can be known only from the store, and by the lease. What a call brings that a
-            // login, logout or replacement has overtaken may be lost, or handed down: `it::identity` knows which.
-            let concerns_us = !call.is_orphaned && (is_ours || (is_safe && call.is_safe));
+            // What another process has done can be known only from the store, and by the lease.
+            let concerns_us = !call.is_forgotten && (is_ours || (is_safe && call.is_safe));
             match &call.end {
                 End::None => (is_ours || concerns_us).then_some("that is being presented"),
                 End::Token(access) => {
@@ -158,18 +159,18 @@ impl Records {
 
     /// A login that goes on where a refresh token was refused is wanted as much as that was.
     fn start_login(&mut self, pid: Pid, account: &str, refused: Option<CallId>) -> CallId {
-        let (account, at) = (account.to_owned(), self.tick);
         // In the place of a login that has not been stored, it counts as much as that.
         let changed = self.processes[pid].changed;
         let is_owed =
             self.roots.iter().any(|root| root.by == pid && root.at == changed && root.settled.is_none());
         let origin = if is_owed { Origin::Replacement } else { Origin::Source };
-        self.roots.push(Root { account, at, by: pid, origin, stored: None, settled: None, forced_in: None });
+        self.roots.push(Root::new(account, self.tick, pid, origin));
         let id = self.start(pid, None, self.roots.len() - 1);
         if let Some(before) = refused.map(|refused| &self.fetching.calls[refused]) {
-            let (epoch, started, is_orphaned) = (before.epoch, before.started, before.is_orphaned);
+            let Call { epoch, started, is_orphaned, is_forgotten, .. } = *before;
             let call = &mut self.fetching.calls[id];
-            (call.epoch, call.started, call.is_orphaned) = (epoch, started, is_orphaned);
+            (call.epoch, call.started) = (epoch, started);
+            (call.is_orphaned, call.is_forgotten) = (is_orphaned, is_forgotten);
         }
         id
     }
@@ -187,6 +188,7 @@ impl Records {
             started,
             is_safe: process.access_to_store.is_undisturbed(),
             is_orphaned: false,
+            is_forgotten: false,
             end: End::None,
         });
         id
@@ -201,6 +203,7 @@ impl Records {
         let is_late = now >= call.started + SURELY_USED_WITHIN;
         let may_be_given_up = is_late && matches!(answered, Answered::Token(_));
         call.is_orphaned |= may_be_given_up;
+        call.is_forgotten |= may_be_given_up;
         let is_refresh = call.presented.is_some();
         call.end = match answered {
             Answered::Token(pair) if pair.refresh.is_some() && pair.refresh != call.presented => {
@@ -243,11 +246,20 @@ impl Records {
         self.accesses[access].fetched_by.is_some_and(|id| self.fetching.calls[id].pid == pid)
     }
 
-    pub(super) fn calls_are_orphaned(&mut self, pid: Pid) {
+    pub(super) fn calls_are_orphaned(&mut self, pid: Pid, keeps_refresh_token: bool) {
         // One that has brought a token may still be on its way into the store.
         for call in self.fetching.calls.iter_mut().filter(|call| call.pid == pid) {
             let is_stored = matches!(&call.end, End::Token(access) if self.accesses[access].is_stored);
             call.is_orphaned |= !is_stored;
+            call.is_forgotten |= !is_stored && !keeps_refresh_token;
+        }
+    }
+
+    /// Whoever goes on all the same, with a replacement that comes after a sibling's login or logout, cannot know what is
+    /// spent.
+    pub(super) fn calls_are_forgotten(&mut self, pid: Pid) {
+        for call in self.fetching.calls.iter_mut().filter(|call| call.pid == pid) {
+            call.is_forgotten = true;
         }
     }
 

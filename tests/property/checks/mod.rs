@@ -97,6 +97,15 @@ struct Root {
     settled: Option<Tick>,
     /// When a token of it was stored that was fetched while the store gave no lease, or could not be read.
     forced_in: Option<Tick>,
+    /// Replacements of two processes go on with it, and either of them may still be stored.
+    has_two_owners: bool,
+}
+
+impl Root {
+    fn new(account: &str, at: Tick, by: Pid, origin: Origin) -> Self {
+        let account = account.to_owned();
+        Root { account, at, by, origin, stored: None, settled: None, forced_in: None, has_two_owners: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -202,6 +211,7 @@ impl Book {
     pub(crate) fn login(&self, pid: Pid, account: &str, pair: &Pair) {
         let mut records = self.records();
         let root = records.change(pid, account, pair, Origin::Login);
+        records.calls_are_forgotten(pid);
         let account = records.roots[root].account.clone();
         let process = &mut records.processes[pid];
         process.epoch += 1;
@@ -221,6 +231,7 @@ impl Book {
             for access in before {
                 let root = records.accesses[&access].root;
                 let root = &mut records.roots[root];
+                root.has_two_owners |= root.origin == Origin::Replacement && root.by != pid;
                 (root.at, root.by, root.origin) = (at, pid, Origin::Replacement);
                 (root.stored, root.settled) = (None, None);
             }
@@ -230,7 +241,8 @@ impl Book {
     pub(crate) fn logout(&self, pid: Pid) {
         let mut records = self.records();
         let tick = records.next_tick();
-        records.changed(pid);
+        records.changed(pid, false);
+        records.calls_are_forgotten(pid);
         let process = &mut records.processes[pid];
         process.logouts.push(tick);
         process.epoch += 1;
@@ -246,6 +258,10 @@ impl Book {
             [account] => Some(account.clone()),
             _ => None,
         }
+    }
+
+    pub(crate) fn has_token(&self, pid: Pid) -> bool {
+        self.records().processes[pid].has_token
     }
 
     /// Somebody asks the session for a new token.
@@ -286,24 +302,23 @@ impl Records {
     /// A login or replacement.
     fn change(&mut self, pid: Pid, account: &str, pair: &Pair, origin: Origin) -> usize {
         let at = self.next_tick();
-        let account = account.to_owned();
-        self.roots.push(Root { account, at, by: pid, origin, stored: None, settled: None, forced_in: None });
+        self.roots.push(Root::new(account, at, pid, origin));
         let root = self.roots.len() - 1;
         self.handed_out(root, pair, None);
-        self.changed(pid);
+        self.changed(pid, origin == Origin::Replacement && pair.refresh.is_none());
         self.processes[pid].present = vec![pair.access.clone()];
         self.processes[pid].has_token = true;
         root
     }
 
     /// What failed before is forgotten, and what is under way is no longer wanted.
-    fn changed(&mut self, pid: Pid) {
+    fn changed(&mut self, pid: Pid, keeps_refresh_token: bool) {
         let tick = self.tick;
         let process = &mut self.processes[pid];
         process.changed = tick;
         process.looked_on = process.looks > 0;
         process.pace = Pace::default();
-        self.calls_are_orphaned(pid);
+        self.calls_are_orphaned(pid, keeps_refresh_token);
     }
 
     fn handed_out(&mut self, root: usize, pair: &Pair, fetched_by: Option<CallId>) {
@@ -330,6 +345,9 @@ impl Records {
         let root = &self.roots[root];
         let was_owed =
             root.origin != Origin::Source && root.by != by && root.settled.is_none_or(|settled| settled > at);
-        root.at >= at || was_owed || root.forced_in.is_some_and(|forced_in| forced_in >= at)
+        root.at >= at
+            || was_owed
+            || root.has_two_owners
+            || root.forced_in.is_some_and(|forced_in| forced_in >= at)
     }
 }

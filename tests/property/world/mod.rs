@@ -278,8 +278,8 @@ impl World {
         let Some(account) = self.book.account(pid) else { return };
         let (account, password) = if account == BOB.0 { BOB } else { ALICE };
         let (token, mut pair) = self.pair(account, password).await;
-        // The refresh token that would be kept may be one that the sibling has spent.
-        let whole = whole || self.config.sibling;
+        // A session without a token looks into the store first, and does not say when the replacement holds.
+        let whole = whole || !self.book.has_token(pid);
         let token = if whole { token } else { Token::new(token.access().clone()) };
         if !whole {
             pair.refresh = None;
