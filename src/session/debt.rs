@@ -6,12 +6,15 @@ use crate::store::{Record, StoredToken};
 
 pub(super) struct Debt {
     pub(super) record: Record,
+    /// The revision of the first record that has been owed since the store was last known to hold ours.
+    first: u64,
     /// The number of the lease that a refresh was made under.
     pub(super) fence: Option<u64>,
     /// A login, replacement or logout, or the refresh of one that has not got into the store yet: it counts, whatever the
     /// store has, which this process may never have looked into.
     is_change: AtomicBool,
-    pub(super) is_refresh: bool,
+    /// It goes back to a refresh that has spent what the store has.
+    pub(super) keeps_the_lease: bool,
     /// The tokens before that of a refresh: any of them may be what the store has.
     before: Vec<StoredToken>,
     /// A replacement that brought no refresh token of its own.
@@ -25,10 +28,11 @@ impl Debt {
     /// A login, replacement or logout.
     pub(super) fn of_change(record: Record) -> Self {
         Debt {
+            first: record.revision,
             record,
             fence: None,
             is_change: AtomicBool::new(true),
-            is_refresh: false,
+            keeps_the_lease: false,
             before: Vec::new(),
             keeps_refresh_token: false,
             has_to_look: AtomicBool::new(false),
@@ -37,8 +41,11 @@ impl Debt {
 
     /// A replacement that keeps the refresh token, and what was owed until then.
     pub(super) fn of_keeping(record: Record, owed: Option<&Debt>) -> Self {
-        let before = owed.map(|owed| owed.before.clone()).unwrap_or_default();
-        Debt { before, keeps_refresh_token: true, ..Debt::of_change(record) }
+        let mut debt = Debt { keeps_refresh_token: true, ..Debt::of_change(record) };
+        if let Some(owed) = owed {
+            debt.takes_over(owed);
+        }
+        debt
     }
 
     /// A refresh, the token it was of, and what was owed until then, for which it stands from now on.
@@ -48,19 +55,24 @@ impl Debt {
         fence: Option<u64>,
         owed: Option<&Debt>,
     ) -> Self {
-        let mut before = owed.map(|owed| owed.before.clone()).unwrap_or_default();
-        before.extend(refreshed);
-        // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
-        let is_handed_down = record.token.as_ref().is_some_and(|token| has_access_of(&before, token));
-        Debt {
-            record,
-            fence,
-            is_change: AtomicBool::new(owed.is_some_and(Debt::is_change)),
-            is_refresh: true,
-            before,
-            keeps_refresh_token: false,
-            has_to_look: AtomicBool::new(owed.is_some() || is_handed_down),
+        let is_change = AtomicBool::new(owed.is_some_and(Debt::is_change));
+        let mut debt = Debt { fence, is_change, keeps_the_lease: true, ..Debt::of_change(record) };
+        if let Some(owed) = owed {
+            debt.takes_over(owed);
         }
+        debt.before.extend(refreshed);
+        // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
+        let is_handed_down = debt.record.token.as_ref().is_some_and(|own| has_access_of(&debt.before, own));
+        // To a store that refuses whoever has no lease, or none that counts any more, it would be a change.
+        let is_unleased = fence.is_none();
+        debt.has_to_look = AtomicBool::new(owed.is_some() || is_handed_down || is_unleased);
+        debt
+    }
+
+    fn takes_over(&mut self, owed: &Debt) {
+        self.first = owed.first;
+        self.before.clone_from(&owed.before);
+        self.keeps_the_lease |= owed.keeps_the_lease;
     }
 
     pub(super) fn is_change(&self) -> bool {
@@ -104,7 +116,7 @@ impl Debt {
         let is_siblings = |found: &&Record| {
             self.keeps_refresh_token
                 && found.session == self.record.session
-                && found.revision >= self.record.revision
+                && found.revision >= self.first
                 && !self.follows(found)
         };
         let siblings = found.filter(is_siblings).and_then(|found| found.token.as_ref());
@@ -192,10 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn the_store_is_looked_into_before_a_refresh_is_written_again_or_after_one_that_is_owed() {
+    fn the_store_is_looked_into_before_a_refresh_is_written_again_or_after_one_that_is_owed_or_without_a_lease()
+     {
         let first = refresh(None);
         assert_eq!([first.has_to_look(), first.has_to_look()], [false, true]);
         assert!(refresh(Some(&first)).has_to_look());
+        assert!(Debt::of_refresh(record(1, 6, "second"), None, None, None).has_to_look());
     }
 
     fn with_refresh(session: u128, revision: u64, access: &str, refresh: &str) -> Record {
@@ -219,16 +233,17 @@ mod tests {
             None,
             None,
         );
-        let ours = || with_refresh(1, 6, "elsewhere", "R2");
+        let ours = || with_refresh(1, 7, "elsewhere", "R2");
         let replacement = Debt::of_keeping(ours(), Some(&owed));
         for (found, expected) in [
             (Some(with_refresh(1, 6, "others", "R3")), "7 elsewhere R3"),
+            (Some(with_refresh(1, 7, "others", "R3")), "8 elsewhere R3"),
             (Some(with_refresh(1, 9, "others", "R3")), "10 elsewhere R3"),
-            (Some(with_refresh(1, 5, "others", "R3")), "6 elsewhere R2"),
+            (Some(with_refresh(1, 5, "others", "R3")), "7 elsewhere R2"),
             (Some(with_refresh(2, 9, "others", "R3")), "10 elsewhere R2"),
             (Some(with_refresh(1, 9, "first", "R1")), "10 elsewhere R2"),
             (Some(with_refresh(1, 9, "others", "R1")), "10 elsewhere R2"),
-            (None, "6 elsewhere R2"),
+            (None, "7 elsewhere R2"),
         ] {
             assert_eq!(shown(&replacement.change_above(found.as_ref())), expected, "{found:?}");
             let brings_its_own = Debt::of_change(ours()).change_above(found.as_ref());

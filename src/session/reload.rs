@@ -45,7 +45,11 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
 
 fn is_uncounted(base: RecordHead, known: &Known, found: &Record) -> bool {
     let (Some(token), Some(present)) = (&found.token, &known.present) else { return false };
-    let is_other = !present.token().access().same_as(&token.access);
+    let is_other_refresh = match (present.token().refresh(), &token.refresh) {
+        (Some(ours), Some(found)) => !ours.same_as(found),
+        (ours, found) => ours.is_some() != found.is_some(),
+    };
+    let is_other = is_other_refresh || !present.token().access().same_as(&token.access);
     is_other && (found.session, found.revision) == (base.session, base.revision)
 }
 
@@ -99,7 +103,10 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::{
-        super::renewal::{Renewal, RenewalMode},
+        super::{
+            issued::Issued,
+            renewal::{Renewal, RenewalMode},
+        },
         *,
     };
     use crate::{generation::Epoch, placement::Placement, store::SessionId, time::Now};
@@ -107,16 +114,18 @@ mod tests {
     const OURS: SessionId = SessionId(1);
     const OTHERS: SessionId = SessionId(2);
 
+    fn issued(token: Token) -> Arc<Issued> {
+        let renewal = Renewal { mode: RenewalMode::Off, before: Duration::ZERO, jitter: Duration::ZERO };
+        let now = Now { monotonic: Duration::ZERO, wall: Duration::ZERO };
+        Sendable::new(token, &Placement::bearer(), &renewal, now, Provenance::New)
+            .expect("a token that can be sent")
+            .issue(Epoch::default(), Arc::default())
+    }
+
     /// What the record comes to for a session of ours that stands at revision 5.
     fn reloaded(present: Option<&str>, session: SessionId, revision: u64, access: Option<&str>) -> String {
         let base = RecordHead { session: OURS, revision: 5 };
-        let renewal = Renewal { mode: RenewalMode::Off, before: Duration::ZERO, jitter: Duration::ZERO };
-        let now = Now { monotonic: Duration::ZERO, wall: Duration::ZERO };
-        let present = present.map(|access| {
-            Sendable::new(Token::new(access), &Placement::bearer(), &renewal, now, Provenance::New)
-                .expect("a token that can be sent")
-                .issue(Epoch::default(), Arc::default())
-        });
+        let present = present.map(|access| issued(Token::new(access)));
         let found = Record { session, revision, token: access.map(StoredToken::new) };
         let (what, head) = match reload(base, &Known { record: base, present }, Some(found)) {
             Reloaded::Nothing(head) => ("nothing", head),
@@ -145,6 +154,25 @@ mod tests {
                 expected,
                 "{revision} {access:?}"
             );
+        }
+    }
+
+    #[test]
+    fn another_refresh_token_is_another_token() {
+        let of = |refresh: Option<&str>| StoredToken {
+            refresh: refresh.map(Into::into),
+            ..StoredToken::new("present")
+        };
+        let base = RecordHead { session: OURS, revision: 5 };
+        for (ours, found, is_news) in [
+            (None, None, false),
+            (Some("R1"), Some("R1"), false),
+            (Some("R1"), Some("R2"), true),
+            (None, Some("R1"), true),
+        ] {
+            let known = Known { record: base, present: Some(issued(stored(&of(ours)))) };
+            let found = Record { session: OURS, revision: 5, token: Some(of(found)) };
+            assert_eq!(matches!(reload(base, &known, Some(found)), Reloaded::Token(..)), is_news, "{ours:?}");
         }
     }
 

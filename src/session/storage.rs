@@ -121,7 +121,7 @@ impl Storage {
     pub(crate) fn give_back(&self, lease: Lease) {
         let given_up = {
             let mut queue = self.queue();
-            if queue.owed.as_ref().is_some_and(|owed| owed.is_refresh) {
+            if queue.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease) {
                 queue.kept.replace(lease)
             } else {
                 Some(lease)
@@ -200,6 +200,9 @@ impl Storage {
         }
         // A store that cannot be read may be written all the same.
         let found = self.store.load().await;
+        if matches!(&found, Ok(Some(found)) if debt.is_outdone_by(found)) {
+            return Err(Superseded.into());
+        }
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
         match (self.store.save(&record, fence).await, found) {
             // What is in the way cannot be read, and may be what was refreshed.

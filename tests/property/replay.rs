@@ -176,3 +176,95 @@ fn a_refresh_whose_debt_gives_way_looks_at_what_it_has_given_way_to() {
     ];
     holds(Config { password: true, impatient: true, ..TWO }, &steps);
 }
+
+/// It presented the refresh token that it had kept, which the sibling had spent, although the store had the next one.
+#[test]
+fn a_replacement_that_could_not_be_saved_goes_on_with_the_refresh_token_that_a_sibling_has_saved() {
+    let steps = [
+        Login(0, Alice),
+        Run(2),
+        Fault(0, Save, Fails),
+        Revoke(Revoked::Access),
+        Request(1, Get, Nowhere),
+        Replace(0, false),
+        A_MOMENT,
+        Request(0, Sick, Nowhere),
+        Request(0, Get, Nowhere),
+        Run(1),
+    ];
+    holds(Config { lifetime: Some(300), ..TWO }, &steps);
+}
+
+/// A record that had been stored since the first of them was held for older than the second.
+#[test]
+fn of_two_replacements_that_could_not_be_saved_the_second_goes_on_with_a_siblings_refresh_token_too() {
+    let steps = [
+        Login(0, Alice),
+        Hammer(1, Sick),
+        Replace(1, false),
+        Replace(1, false),
+        Fault(1, Save, Fails),
+        Request(0, Get, Nowhere),
+        Hammer(1, Sick),
+    ];
+    holds(Config { newest_only: true, tells: true, ..TWO }, &steps);
+}
+
+/// It was written over the refresh token that the sibling had saved.
+#[test]
+fn a_replacement_that_keeps_a_refresh_token_is_not_saved_while_the_store_cannot_be_read() {
+    let steps = [
+        Next(InvalidClient),
+        Ask(1, Asked::Token),
+        Login(0, Alice),
+        Revoke(Revoked::Access),
+        Run(3),
+        Run(7),
+        Fault(1, Load, Fails),
+        Request(1, Get, Nowhere),
+        Request(0, Get, Nowhere),
+        A_MOMENT,
+        Replace(1, false),
+        Run(1),
+        Ask(0, Asked::Refresh),
+        Run(1),
+    ];
+    holds(Config { tells: true, ..TWO }, &steps);
+}
+
+/// The lease was given up as soon as the refresh that it had been kept for was owed by a replacement.
+#[test]
+fn the_lease_is_kept_for_a_replacement_in_the_place_of_a_refresh_that_could_not_be_saved() {
+    let steps = [
+        Fault(0, Save, Fails),
+        Login(1, Alice),
+        Request(0, Sick, Nowhere),
+        Run(2),
+        Run(5),
+        Run(6),
+        Replace(0, false),
+        Next(Lost),
+        Hammer(0, Sick),
+        Request(1, Get, Nowhere),
+        Run(1),
+    ];
+    holds(Config { lifetime: Some(40), ..TWO }, &steps);
+}
+
+/// To the store it was a change, which is always obeyed.
+#[test]
+fn what_is_handed_down_without_a_lease_gives_way_to_the_login_of_a_sibling() {
+    let steps = [
+        Next(Late),
+        Fault(0, Lock, FailsAfterwards),
+        Login(0, Alice),
+        Request(0, Sick, Nowhere),
+        Run(8),
+        Replace(0, false),
+        Run(2),
+        Login(1, Alice),
+        Release(0),
+        Run(1),
+    ];
+    holds(TWO, &steps);
+}

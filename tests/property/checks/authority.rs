@@ -14,6 +14,9 @@ const SURELY_USED_WITHIN: Duration = Duration::from_secs(80);
 pub(super) struct Fetching {
     calls: Vec<Call>,
     under_way: Vec<CallId>,
+    /// The first call after which nobody has logged in or out. A replacement may go on with the identity before although a
+    /// sibling has, and what has been spent of it may not be known any more.
+    first_known: CallId,
 }
 
 struct Call {
@@ -131,7 +134,9 @@ impl Records {
             let call = &self.fetching.calls[id];
             let is_ours = call.pid == pid;
             // What another process has done can be known only from the store, and by the lease.
-            let concerns_us = !call.is_forgotten && (is_ours || (is_safe && call.is_safe));
+            let can_be_known = !self.config.sibling || id >= self.fetching.first_known;
+            let is_seen = is_ours || (is_safe && call.is_safe);
+            let concerns_us = !call.is_forgotten && can_be_known && is_seen;
             match &call.end {
                 End::None => (is_ours || concerns_us).then_some("that is being presented"),
                 End::Token(access) => {
@@ -154,16 +159,21 @@ impl Records {
             refresh.calls.push(id);
             refresh.root
         });
+        // A replacement that has not been stored may go on with what a sibling has stored, and counts all the same.
+        self.roots[root].is_shared |= self.config.sibling && self.owes_a_change(pid);
         self.start(pid, Some(token.to_owned()), root)
+    }
+
+    /// Whether the last login or replacement of the process is not known to be stored.
+    fn owes_a_change(&self, pid: Pid) -> bool {
+        let changed = self.processes[pid].changed;
+        self.roots.iter().any(|root| root.by == pid && root.at == changed && root.settled.is_none())
     }
 
     /// A login that goes on where a refresh token was refused is wanted as much as that was.
     fn start_login(&mut self, pid: Pid, account: &str, refused: Option<CallId>) -> CallId {
         // In the place of a login that has not been stored, it counts as much as that.
-        let changed = self.processes[pid].changed;
-        let is_owed =
-            self.roots.iter().any(|root| root.by == pid && root.at == changed && root.settled.is_none());
-        let origin = if is_owed { Origin::Replacement } else { Origin::Source };
+        let origin = if self.owes_a_change(pid) { Origin::Replacement } else { Origin::Source };
         self.roots.push(Root::new(account, self.tick, pid, origin));
         let id = self.start(pid, None, self.roots.len() - 1);
         if let Some(before) = refused.map(|refused| &self.fetching.calls[refused]) {
@@ -246,20 +256,16 @@ impl Records {
         self.accesses[access].fetched_by.is_some_and(|id| self.fetching.calls[id].pid == pid)
     }
 
+    pub(super) fn what_is_spent_is_unknown(&mut self) {
+        self.fetching.first_known = self.fetching.calls.len();
+    }
+
     pub(super) fn calls_are_orphaned(&mut self, pid: Pid, keeps_refresh_token: bool) {
         // One that has brought a token may still be on its way into the store.
         for call in self.fetching.calls.iter_mut().filter(|call| call.pid == pid) {
             let is_stored = matches!(&call.end, End::Token(access) if self.accesses[access].is_stored);
             call.is_orphaned |= !is_stored;
             call.is_forgotten |= !is_stored && !keeps_refresh_token;
-        }
-    }
-
-    /// Whoever goes on all the same, with a replacement that comes after a sibling's login or logout, cannot know what is
-    /// spent.
-    pub(super) fn calls_are_forgotten(&mut self, pid: Pid) {
-        for call in self.fetching.calls.iter_mut().filter(|call| call.pid == pid) {
-            call.is_forgotten = true;
         }
     }
 

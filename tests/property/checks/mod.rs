@@ -97,14 +97,14 @@ struct Root {
     settled: Option<Tick>,
     /// When a token of it was stored that was fetched while the store gave no lease, or could not be read.
     forced_in: Option<Tick>,
-    /// Replacements of two processes go on with it, and either of them may still be stored.
-    has_two_owners: bool,
+    /// A replacement goes on with it that may still be stored, although a sibling has stored what it made of it.
+    is_shared: bool,
 }
 
 impl Root {
     fn new(account: &str, at: Tick, by: Pid, origin: Origin) -> Self {
         let account = account.to_owned();
-        Root { account, at, by, origin, stored: None, settled: None, forced_in: None, has_two_owners: false }
+        Root { account, at, by, origin, stored: None, settled: None, forced_in: None, is_shared: false }
     }
 }
 
@@ -211,7 +211,7 @@ impl Book {
     pub(crate) fn login(&self, pid: Pid, account: &str, pair: &Pair) {
         let mut records = self.records();
         let root = records.change(pid, account, pair, Origin::Login);
-        records.calls_are_forgotten(pid);
+        records.what_is_spent_is_unknown();
         let account = records.roots[root].account.clone();
         let process = &mut records.processes[pid];
         process.epoch += 1;
@@ -228,10 +228,11 @@ impl Book {
             records.last_call_is_orphaned(pid);
             // The refresh token is kept, and is the replacement's from now on.
             let at = records.roots[root].at;
+            let has_sibling = records.config.sibling;
             for access in before {
                 let root = records.accesses[&access].root;
                 let root = &mut records.roots[root];
-                root.has_two_owners |= root.origin == Origin::Replacement && root.by != pid;
+                root.is_shared |= has_sibling;
                 (root.at, root.by, root.origin) = (at, pid, Origin::Replacement);
                 (root.stored, root.settled) = (None, None);
             }
@@ -242,7 +243,7 @@ impl Book {
         let mut records = self.records();
         let tick = records.next_tick();
         records.changed(pid, false);
-        records.calls_are_forgotten(pid);
+        records.what_is_spent_is_unknown();
         let process = &mut records.processes[pid];
         process.logouts.push(tick);
         process.epoch += 1;
@@ -258,10 +259,6 @@ impl Book {
             [account] => Some(account.clone()),
             _ => None,
         }
-    }
-
-    pub(crate) fn has_token(&self, pid: Pid) -> bool {
-        self.records().processes[pid].has_token
     }
 
     /// Somebody asks the session for a new token.
@@ -345,9 +342,6 @@ impl Records {
         let root = &self.roots[root];
         let was_owed =
             root.origin != Origin::Source && root.by != by && root.settled.is_none_or(|settled| settled > at);
-        root.at >= at
-            || was_owed
-            || root.has_two_owners
-            || root.forced_in.is_some_and(|forced_in| forced_in >= at)
+        root.at >= at || was_owed || root.is_shared || root.forced_in.is_some_and(|forced_in| forced_in >= at)
     }
 }

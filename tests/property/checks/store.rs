@@ -115,7 +115,9 @@ impl Book {
         let (access, changed) = (access.clone(), records.processes[pid].changed);
         let root = records.accesses[&access].root;
         let stands = !records.processes[pid].logged_out || records.stands_against(root, changed, pid);
-        if by == pid || at < changed || !stands {
+        // A refresh that is stored may bring the next refresh token to a replacement of a sibling's.
+        let is_ours = by == pid && (records.roots[root].by == pid || records.was_fetched_by(&access, pid));
+        if is_ours || at < changed || !stands {
             return;
         }
         let account = records.roots[root].account.clone();
@@ -143,6 +145,12 @@ impl Book {
                 records.kept.change = Some((logout, pid));
             }
             Some(access) => records.check_stored(pid, at, access),
+        }
+        let process = &records.processes[pid];
+        let unseen = &records.kept.records[process.seen..];
+        if !process.access_to_store.has_failed_to_read && unseen.iter().any(|stored| stored.by != pid) {
+            // What is written over here has come between the look before a save and the save.
+            records.what_is_spent_is_unknown();
         }
         records.kept.records.push(Stored { at, by: pid, access });
     }
@@ -219,6 +227,11 @@ impl Records {
         }
         if let Some((change, by)) = self.kept.change {
             if !self.stands_against(root, change, by) {
+                let r = &self.roots[root];
+                eprintln!(
+                    "!! {text} root {root} at {} by {} origin {:?} settled {:?} shared {} vs change {change} by {by}",
+                    r.at, r.by, r.origin, r.settled, r.is_shared
+                );
                 self.broken("a token from before a login or logout is stored after it");
             }
         }

@@ -1,10 +1,17 @@
 //! A process: a session on the shared store, and a client with the layer.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tower::Layer;
 use tower_token_refresh::{
     FetchError, Origin, Session, TokenRefresh, TokenRefreshLayer, TokenSource,
+    event::Event,
     source::{
         AuthorityClient, Credentials, Password,
         oauth2::{RefreshTokenGrant, TokenEndpoint},
@@ -23,6 +30,8 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) session: Session,
     pub(super) client: TokenRefresh<Network>,
+    /// It has a token in use.
+    pub(super) has_token: Arc<AtomicBool>,
 }
 
 impl Process {
@@ -45,11 +54,19 @@ impl Process {
         } else {
             Session::builder(refresh)
         };
-        let session = session.store(store).clock(clock.clone()).renewal(config.renewal).build();
+        let has_token = Arc::new(AtomicBool::new(false));
+        let seen = has_token.clone();
+        let follow = move |event: &Event<'_>| match event {
+            Event::Issued { .. } => seen.store(true, Ordering::Relaxed),
+            Event::LoggedOut => seen.store(false, Ordering::Relaxed),
+            _ => {}
+        };
+        let session =
+            session.store(store).clock(clock.clone()).renewal(config.renewal).observer(follow).build();
         let client = TokenRefreshLayer::new(session.clone(), "https://api.test".parse::<Origin>().unwrap())
             .replay_limit(REPLAY_LIMIT)
             .expect("larger than zero")
             .layer(network);
-        Process { pid, session, client }
+        Process { pid, session, client, has_token }
     }
 }
