@@ -138,7 +138,7 @@ impl Records {
             let is_seen = is_ours || (is_safe && call.is_safe);
             let concerns_us = !call.is_forgotten && can_be_known && is_seen;
             match &call.end {
-                End::None => (is_ours || concerns_us).then_some("that is being presented"),
+                End::None => (can_be_known && (is_ours || concerns_us)).then_some("that is being presented"),
                 End::Token(access) => {
                     let is_known =
                         is_ours || self.processes[call.pid].is_alive || self.accesses[access].is_stored;

@@ -224,7 +224,10 @@ impl Book {
         let mut records = self.records();
         let before = records.processes[pid].present.clone();
         let root = records.change(pid, account, pair, Origin::Replacement);
-        if pair.refresh.is_none() {
+        if pair.refresh.is_some() {
+            // Of a process that has not looked into the store yet it is another identity to all others.
+            records.what_is_spent_is_unknown();
+        } else {
             records.last_call_is_orphaned(pid);
             // The refresh token is kept, and is the replacement's from now on.
             let at = records.roots[root].at;

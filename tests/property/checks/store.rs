@@ -130,8 +130,13 @@ impl Book {
         process.present.push(access);
     }
 
-    /// The store has taken a record.
-    pub(crate) fn stored(&self, pid: Pid, record: &Record) {
+    /// How many records had been stored when the process looked last, whatever became of the look since.
+    pub(crate) fn seen(&self, pid: Pid) -> usize {
+        self.records().processes[pid].seen
+    }
+
+    /// The store has taken a record of a process that had seen so many when it began to save.
+    pub(crate) fn stored(&self, pid: Pid, record: &Record, seen: usize) {
         let mut records = self.records();
         let at = records.next_tick();
         let access = record.token.as_ref().map(|token| token.access.expose().to_owned());
@@ -146,9 +151,9 @@ impl Book {
             }
             Some(access) => records.check_stored(pid, at, access),
         }
-        let process = &records.processes[pid];
-        let unseen = &records.kept.records[process.seen..];
-        if !process.access_to_store.has_failed_to_read && unseen.iter().any(|stored| stored.by != pid) {
+        let unseen = &records.kept.records[seen..];
+        let could_look = !records.processes[pid].access_to_store.has_failed_to_read;
+        if could_look && unseen.iter().any(|stored| stored.by != pid) {
             // What is written over here has come between the look before a save and the save.
             records.what_is_spent_is_unknown();
         }

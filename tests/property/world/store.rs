@@ -125,10 +125,11 @@ impl TokenStore for Handle {
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         self.book.save_begins(self.pid, record);
+        let seen = self.book.seen(self.pid);
         let _ended = Ending(|| self.book.save_ended(record));
         let work = async {
             self.shelf.memory.save(record, fence).await?;
-            self.book.stored(self.pid, record);
+            self.book.stored(self.pid, record, seen);
             Ok(())
         };
         // A login or replacement that is there although the store says that it is not cannot be told from what others
