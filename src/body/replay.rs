@@ -56,7 +56,7 @@ where
     }
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>)
     where
         B: 'static,

@@ -27,17 +27,16 @@ impl Fields {
     /// Writes them down, where there are none so far.
     pub(super) fn write(&mut self, map: &HeaderMap) {
         for (name, value) in map {
-            let length = if value.is_sensitive() || value.len() > LONG {
+            if value.is_sensitive() || value.len() > LONG {
                 self.shared.push(value.clone());
-                SHARED
+                self.names.push((name.clone(), SHARED));
             } else {
+                self.names.push((name.clone(), value.len() as u32));
                 if self.text.capacity() - self.text.len() < value.len() {
                     self.grow(value.len());
                 }
                 self.text.extend_from_slice(value.as_bytes());
-                value.len() as u32
-            };
-            self.names.push((name.clone(), length));
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     random,
     store::StoredToken,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    time::{Now, Timekeeper, nanos},
+    time::{Now, Timekeeper, packed},
     token::Token,
 };
 
@@ -147,7 +147,7 @@ pub(crate) struct Issued {
     stamp: Stamp,
     /// The server said that it is bad; set and lifted in the kernel's critical section only.
     condemned: AtomicBool,
-    /// Until when nothing is due, by the monotonic clock in nanoseconds, as it was found at the last look.
+    /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
     /// Refreshes in a row whose token was refused again; shared by all tokens of one identity.
     fruitless: Arc<AtomicU32>,
@@ -190,7 +190,7 @@ impl Issued {
         let is_fresh = !self.is_due(now) && !self.is_expired(now);
         if is_fresh {
             let deadline = self.sendable.due.or(self.sendable.expiry);
-            let until = deadline.map_or(NEVER, |at| nanos(at.monotonic).min(clock.next_wall_reading()));
+            let until = deadline.map_or(NEVER, |at| packed(at.monotonic).min(clock.next_wall_reading()));
             self.fresh_until.store(until, Ordering::Relaxed);
         }
         is_fresh
