@@ -193,7 +193,6 @@ pub(crate) enum Credential {
 impl Credential {
     /// Puts the credential on a request, unless the caller has set one: then it is false, and nothing has changed. After
     /// an error the request must not be sent.
-    #[inline]
     pub(crate) fn attach(&self, head: &mut Request<()>) -> Result<bool, Error> {
         match self {
             Credential::Header { name, value } => {

@@ -47,7 +47,6 @@ impl Policy {
     }
 
     /// Whether the credential may be shown to where this request goes.
-    #[inline]
     pub(crate) fn covers(&self, uri: &Uri) -> bool {
         match &self.assumed {
             Some(origin) if uri.authority().is_none() => self.scope.contains_at(origin, uri),

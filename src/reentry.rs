@@ -30,7 +30,6 @@ impl Mark {
     }
 
     /// Whether this very task runs a fetch of the marked session.
-    #[inline]
     pub(crate) fn is_around_us(self) -> bool {
         FETCHING.try_with(|around| *around == self).unwrap_or(false)
     }

@@ -101,7 +101,6 @@ impl Scope {
     }
 
     /// Whether the credential may be sent to this URI.
-    #[inline]
     pub fn contains(&self, uri: &Uri) -> bool {
         self.admits(uri, |part| part.is_as_written(uri) || part.origin.is_target(uri))
     }
@@ -111,7 +110,6 @@ impl Scope {
         self.admits(uri, |part| part.origin == *destination)
     }
 
-    #[inline]
     fn admits(&self, uri: &Uri, is_there: impl Fn(&Part) -> bool) -> bool {
         self.parts.iter().any(|part| is_there(part) && part.only.iter().all(|predicate| predicate(uri)))
     }
@@ -124,7 +122,6 @@ impl Part {
     }
 
     /// False only says that it takes a closer look.
-    #[inline]
     fn is_as_written(&self, uri: &Uri) -> bool {
         let is_https = match uri.scheme_str() {
             Some("https") => true,

@@ -56,6 +56,7 @@ where
     }
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
+    // Always, because what it returns is large to move.
     #[inline(always)]
     pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>)
     where
@@ -65,7 +66,7 @@ where
             return Self::guarded(body, Second::Rebuild(rebuild));
         }
         if body.is_end_stream() {
-            return Self::whole(END);
+            return Self::empty();
         }
         let hint = body.size_hint();
         let fits = hint.exact().filter(|length| *length <= limit as u64);
@@ -89,7 +90,7 @@ where
     /// A body of which nothing is read yet, and that is not shared if it is empty.
     fn guarded(body: B, second: Second<B>) -> (Self, Replay<B>) {
         if body.is_end_stream() {
-            return Self::whole(END);
+            return Self::empty();
         }
         let hint = body.size_hint();
         Self::shared(Source::new(body), hint, second)
@@ -122,6 +123,10 @@ where
 
     fn streamed(streamed: Streamed<B>) -> Self {
         ReplayBody(Kind::Streamed(streamed))
+    }
+
+    fn empty() -> (Self, Replay<B>) {
+        (Self::default(), Replay(Hold::Whole(END)))
     }
 
     fn whole(bytes: Bytes) -> (Self, Replay<B>) {
