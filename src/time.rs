@@ -102,6 +102,7 @@ impl Timekeeper {
     }
 
     /// The same for when it is needed, under a lock perhaps: a clock of somebody else is read at once.
+    #[inline]
     pub(crate) fn reading(&self) -> impl Fn() -> Now {
         let taken = if self.start.is_none() { Some(self.now()) } else { None };
         move || taken.unwrap_or_else(|| self.now())

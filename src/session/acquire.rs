@@ -66,7 +66,7 @@ pub(crate) struct Acquire {
 pub(crate) struct Wait {
     landing: Landing,
     /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
-    alarm: Option<JoinSet<Result<(), Error>>>,
+    alarm: Option<Box<JoinSet<Result<(), Error>>>>,
 }
 
 /// Why there is no token.
@@ -100,8 +100,8 @@ impl Wait {
     }
 }
 
-fn alarm(flight: &Flight, engine: &Engine) -> Option<JoinSet<Result<(), Error>>> {
-    if flight.is_elsewhere() { time::alarm(engine.limits.refresh) } else { None }
+fn alarm(flight: &Flight, engine: &Engine) -> Option<Box<JoinSet<Result<(), Error>>>> {
+    if flight.is_elsewhere() { time::alarm(engine.limits.refresh).map(Box::new) } else { None }
 }
 
 impl From<Denied> for Error {

@@ -20,7 +20,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::seats::{Landed, Round, Seats};
+use super::seats::{Landed, Round, Seat, Seats};
 use crate::{
     error::Error,
     secret::Secret,
@@ -77,7 +77,7 @@ impl Flight {
     /// A future that ends when the flight lands.
     pub(crate) fn landing(self) -> Landing {
         let round = self.wait().seats.round();
-        Landing { is_of_the_lost: self.is_lost(), flight: self, round, seat: None }
+        Landing { is_of_the_lost: self.is_lost(), flight: self, round, seat: Seat::NONE }
     }
 
     /// Says where its tasks run, before they do.
@@ -206,7 +206,7 @@ pub(crate) struct Landing {
     flight: Flight,
     round: Round,
     is_of_the_lost: bool,
-    seat: Option<usize>,
+    seat: Seat,
 }
 
 impl Landing {
@@ -226,11 +226,11 @@ impl Future for Landing {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
         let this = &mut *self;
         // Wakers are cloned and dropped where no lock is held: they are other people's code.
-        let mut waker = this.seat.is_none().then(|| cx.waker().clone());
+        let mut waker = (this.seat == Seat::NONE).then(|| cx.waker().clone());
         loop {
             let mut wait = this.flight.wait();
             if let Some(landed) = wait.seats.ended(this.round) {
-                this.seat = None;
+                this.seat = Seat::NONE;
                 return Poll::Ready(landed);
             }
             match waker {
@@ -252,8 +252,8 @@ impl Future for Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        if let Some(seat) = self.seat {
-            let left = self.flight.wait().seats.leave(self.round, seat);
+        if self.seat != Seat::NONE {
+            let left = self.flight.wait().seats.leave(self.round, self.seat);
             drop(left);
         }
     }

@@ -36,6 +36,15 @@ pub(super) struct Seats {
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Round(u32);
 
+/// A place in the list, or none: in one word, because everybody who waits moves it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat(usize);
+
+impl Seat {
+    /// No list is that long.
+    pub(super) const NONE: Self = Seat(usize::MAX);
+}
+
 /// Those who are to go on, and what an earlier round left: its error is somebody else's, and may do anything when it is
 /// dropped.
 #[must_use]
@@ -75,22 +84,22 @@ impl Seats {
         if round == self.round { self.ended.clone() } else { Some(Landed::Changed) }
     }
 
-    pub(super) fn will_wake(&self, seat: Option<usize>, waker: &Waker) -> bool {
-        seat.and_then(|seat| self.wakers.get(seat)).is_some_and(|seated| seated.will_wake(waker))
+    pub(super) fn will_wake(&self, seat: Seat, waker: &Waker) -> bool {
+        self.wakers.get(seat.0).is_some_and(|seated| seated.will_wake(waker))
     }
 
     /// Takes a seat in the present round, or puts another waker into the one that is taken; returns the one before.
-    pub(super) fn sit(&mut self, seat: &mut Option<usize>, waker: Waker) -> Option<Waker> {
-        if let Some(seated) = seat.and_then(|seat| self.wakers.get_mut(seat)) {
+    pub(super) fn sit(&mut self, seat: &mut Seat, waker: Waker) -> Option<Waker> {
+        if let Some(seated) = self.wakers.get_mut(seat.0) {
             return Some(mem::replace(seated, waker));
         }
-        *seat = Some(self.wakers.insert(waker));
+        *seat = Seat(self.wakers.insert(waker));
         None
     }
 
     /// Gives a seat back. After the end of its round it may be somebody else's.
-    pub(super) fn leave(&mut self, round: Round, seat: usize) -> Option<Waker> {
-        if round == self.round { self.wakers.try_remove(seat) } else { None }
+    pub(super) fn leave(&mut self, round: Round, seat: Seat) -> Option<Waker> {
+        if round == self.round { self.wakers.try_remove(seat.0) } else { None }
     }
 
     #[cfg(test)]
