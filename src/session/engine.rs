@@ -400,9 +400,12 @@ impl DerefMut for Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let mut spent = self.spent();
+        if !self.has_spent() {
+            return;
+        }
+        let spent = self.spent();
         self.0 = None;
-        while let Some(error) = spent.pop() {
+        for error in spent {
             // A panic in it is its own affair: what was decided here must be carried out.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(error)));
         }

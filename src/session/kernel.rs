@@ -348,6 +348,10 @@ impl Slot {
         }
     }
 
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.is_empty()
+    }
+
     /// The errors that are remembered no longer. Their causes are somebody else's, and may do anything when they are
     /// dropped.
     pub(crate) fn spent(&mut self) -> Vec<Error> {

@@ -137,10 +137,10 @@ impl Session {
     ///
     /// Why there is none: see [`ErrorKind`].
     pub async fn token(&self) -> Result<Token, Error> {
-        match at_hand(&self.engine, |issued| Some(issued.token().clone())) {
-            Some(token) => Ok(token),
-            None => Ok(self.acquire(self.engine.first_ask()).await?.token().clone()),
+        if let Some(token) = at_hand(&self.engine, |issued| Some(issued.token().clone())) {
+            return Ok(token);
         }
+        Ok(self.acquire(self.engine.first_ask()).await?.token().clone())
     }
 
     /// A token that is good for that much longer, for use outside of HTTP requests: the present one, or else what one
