@@ -153,9 +153,12 @@ impl Flight {
         self.wait().lease.take()
     }
 
-    /// Says what the fetch is going to spend. One that has lost by now may have been aborted, and is not to begin.
-    pub(super) fn will_spend(&self, refresh_tokens: Vec<Secret>) {
+    /// Whether the fetch may begin, which spends these refresh tokens. One that has lost by now may have been taken for one
+    /// that spends none, and been aborted.
+    #[must_use]
+    pub(super) fn begins(&self, refresh_tokens: Vec<Secret>) -> bool {
         self.wait().spends = refresh_tokens;
+        !self.is_lost()
     }
 
     /// Whether the fetch spends this refresh token.

@@ -97,8 +97,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     }
     // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
     let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
-    flight.will_spend(known.into_iter().chain(refresh_token.clone()).collect());
-    if flight.is_lost() {
+    if !flight.begins(known.into_iter().chain(refresh_token.clone()).collect()) {
         return Ok(Obtained::Nothing);
     }
     let context = FetchContext {

@@ -22,6 +22,7 @@ use self::world::{Got, Refresh, World, join, refusal_of};
 use super::{Acquire, Changes, State, ask::Ask, flight::Flight, lease::Held};
 use crate::{
     ErrorKind,
+    secret::Secret,
     store::Lease,
     sync::kit::{block_on, check, check_all},
 };
@@ -336,6 +337,20 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
         join(loser);
         assert_eq!(given_up.load(Ordering::Relaxed), 1);
         drop(held);
+    });
+}
+
+#[test]
+fn fetch_of_a_kept_refresh_token_does_not_begin_or_is_not_aborted() {
+    check_all(|| {
+        let flight = Flight::new();
+        let kept = Secret::from("kept");
+        let fetch = flight.clone();
+        let spends = vec![kept.clone()];
+        let fetch = thread::spawn(move || fetch.begins(spends));
+        flight.lose();
+        let is_aborted = !flight.spends(Some(&kept));
+        assert!(!(join(fetch) && is_aborted), "a refresh token is lost");
     });
 }
 
