@@ -184,3 +184,60 @@ fn unpacked(word: u64) -> Duration {
 /// How many bits nanoseconds take.
 const NANOS: u32 = 30;
 const SECOND: u64 = 1 << NANOS;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const MOMENTS: [Duration; 6] = [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        Duration::from_nanos(999_999_999),
+        Duration::from_secs(1),
+        Duration::new(1_800_000_000, 999_999_999),
+        Duration::from_secs((1 << 34) - 1),
+    ];
+
+    #[test]
+    fn what_is_packed_compares_as_before_and_comes_out_as_it_went_in() {
+        assert!(MOMENTS.is_sorted_by_key(|moment| packed(*moment)));
+        assert_eq!(MOMENTS.map(|moment| unpacked(packed(moment))), MOMENTS);
+        for too_long in [Duration::from_secs(1 << 34), Duration::MAX] {
+            assert_eq!(packed(too_long), u64::MAX);
+        }
+    }
+
+    /// Its wall clock goes on by a second whenever it is read.
+    #[derive(Clone, Default)]
+    struct Counted(Arc<Times>);
+
+    #[derive(Default)]
+    struct Times {
+        milliseconds: AtomicU64,
+        read: AtomicU64,
+    }
+
+    impl Clock for Counted {
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.milliseconds.load(Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> SystemTime {
+            UNIX_EPOCH + Duration::from_secs(self.0.read.fetch_add(1, Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_is_read_at_most_once_a_second() {
+        let clock = Counted::default();
+        let keeper = Timekeeper::new(clock.clone());
+        for (milliseconds, wall) in [(0, 0), (999, 0), (1000, 1), (1001, 1), (1999, 1), (2000, 2), (9000, 3)]
+        {
+            clock.0.milliseconds.store(milliseconds, Ordering::Relaxed);
+            assert_eq!(keeper.now().wall, Duration::from_secs(wall), "{milliseconds}");
+        }
+        assert_eq!(keeper.exact().wall, Duration::from_secs(4));
+    }
+}
