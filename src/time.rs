@@ -240,4 +240,20 @@ mod tests {
         }
         assert_eq!(keeper.exact().wall, Duration::from_secs(4));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_has_come_as_soon_as_the_clock_shows_it() {
+        let keeper = Timekeeper::of_system();
+        let moment = packed(Duration::from_millis(1500));
+        for (milliseconds, has_come) in [(0, false), (1499, false), (1, true), (1, true)] {
+            tokio::time::advance(Duration::from_millis(milliseconds)).await;
+            assert_eq!(keeper.has_come(moment), has_come);
+        }
+        let clock = Counted::default();
+        let keeper = Timekeeper::new(clock.clone());
+        for (milliseconds, has_come) in [(0, false), (1499, false), (1500, true), (1501, true)] {
+            clock.0.milliseconds.store(milliseconds, Ordering::Relaxed);
+            assert_eq!(keeper.has_come(moment), has_come);
+        }
+    }
 }
