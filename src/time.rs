@@ -4,11 +4,14 @@
 //! either of them says so.
 
 use std::{
+    future::{Future, pending},
     panic::catch_unwind,
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::{Either, select};
 use tokio::{
     runtime::Handle,
     task::JoinSet,
@@ -163,6 +166,19 @@ pub(crate) async fn rings(limit: Duration) -> bool {
     match alarm(limit) {
         Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
         None => false,
+    }
+}
+
+/// What comes of work elsewhere, bounded here as well: nobody may be driving the runtime that does it. `None`: not in time.
+pub(crate) async fn in_time<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output> {
+    let limit = pin!(async {
+        if !rings(limit).await {
+            pending::<()>().await;
+        }
+    });
+    match select(work, limit).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     classify::Verdict,
     error::Error,
-    generation::Stamp,
+    generation::{Epoch, Stamp},
     source::{Cause, FailureClass},
     time::Now,
 };
@@ -61,6 +61,7 @@ pub(crate) struct Plan {
 /// What the session has at a moment.
 #[derive(Debug)]
 pub(crate) struct Known {
+    pub(crate) epoch: Epoch,
     pub(crate) record: RecordHead,
     pub(crate) present: Option<Arc<Issued>>,
 }

@@ -6,7 +6,8 @@ use crate::store::{Record, StoredToken};
 
 pub(super) struct Debt {
     pub(super) record: Record,
-    /// The revision of the first record that has been owed since the store was last known to hold ours.
+    /// The revision of the first record that has been owed since the store was last known to hold ours: what is there of
+    /// that revision or a later one is a sibling's.
     first: u64,
     /// The number of the lease that a refresh was made under.
     pub(super) fence: Option<u64>,
@@ -17,11 +18,19 @@ pub(super) struct Debt {
     pub(super) keeps_the_lease: bool,
     /// The tokens before that of a refresh: any of them may be what the store has.
     before: Vec<StoredToken>,
-    /// A replacement that brought no refresh token of its own.
-    pub(super) keeps_refresh_token: bool,
+    /// A replacement that brought no refresh token of its own, and keeps the one of the session in the store.
+    pub(super) keeps: Option<Kept>,
     /// An earlier refresh, or this one, may be in the store although that could not say so; or what is there has a higher
     /// revision than is known.
     has_to_look: AtomicBool,
+}
+
+/// Whose refresh token a replacement keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    OfTheSession,
+    /// Of a session that could not look into the store yet: the identity there is its own.
+    OfWhoeverIsThere,
 }
 
 impl Debt {
@@ -34,16 +43,25 @@ impl Debt {
             is_change: AtomicBool::new(true),
             keeps_the_lease: false,
             before: Vec::new(),
-            keeps_refresh_token: false,
+            keeps: None,
             has_to_look: AtomicBool::new(false),
         }
     }
 
     /// A replacement that keeps the refresh token, and what was owed until then.
-    pub(super) fn of_keeping(record: Record, owed: Option<&Debt>) -> Self {
-        let mut debt = Debt { keeps_refresh_token: true, ..Debt::of_change(record) };
+    pub(super) fn of_keeping(record: Record, keeps: Kept, owed: Option<&Debt>) -> Self {
+        let mut debt = Debt { keeps: Some(keeps), ..Debt::of_change(record) };
         if let Some(owed) = owed {
             debt.takes_over(owed);
+            if owed.is_change() && owed.keeps.is_none() {
+                // The refresh token came with a login or replacement that is to be obeyed, whatever the store has.
+                debt.keeps = None;
+            }
+            if let (Some(own), Some(next)) = (&mut debt.record.token, &owed.record.token) {
+                if owed.has_spent_the_refresh_token_of(own) {
+                    own.take_refresh_of(next);
+                }
+            }
         }
         debt
     }
@@ -113,15 +131,18 @@ impl Debt {
     /// be a sibling's, which this process has not seen yet.
     pub(super) fn change_above(&self, found: Option<&Record>) -> Record {
         let mut record = above(&self.record, found);
-        let is_siblings = |found: &&Record| {
-            self.keeps_refresh_token
-                && found.session == self.record.session
-                && found.revision >= self.first
-                && !self.follows(found)
+        let is_kept = |found: &&Record| match self.keeps {
+            Some(Kept::OfWhoeverIsThere) => true,
+            Some(Kept::OfTheSession) => {
+                found.session == self.record.session && found.revision >= self.first && !self.follows(found)
+            }
+            None => false,
         };
-        let siblings = found.filter(is_siblings).and_then(|found| found.token.as_ref());
-        if let (Some(token), Some(siblings)) = (&mut record.token, siblings) {
-            token.take_refresh_of(siblings);
+        if let Some(Record { session, token: Some(kept), .. }) = found.filter(is_kept) {
+            record.session = *session;
+            if let Some(token) = &mut record.token {
+                token.take_refresh_of(kept);
+            }
         }
         record
     }
@@ -234,7 +255,7 @@ mod tests {
             None,
         );
         let ours = || with_refresh(1, 7, "elsewhere", "R2");
-        let replacement = Debt::of_keeping(ours(), Some(&owed));
+        let replacement = Debt::of_keeping(ours(), Kept::OfTheSession, Some(&owed));
         for (found, expected) in [
             (Some(with_refresh(1, 6, "others", "R3")), "7 elsewhere R3"),
             (Some(with_refresh(1, 7, "others", "R3")), "8 elsewhere R3"),
@@ -271,5 +292,46 @@ mod tests {
         ] {
             assert_eq!(shown(&refresh(next).refresh_above(Some(&found))), expected, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_replacement_takes_the_next_refresh_token_from_the_refresh_that_is_owed() {
+        for (spent, next, expected) in
+            [("R1", "R2", "7 elsewhere R2"), ("R1", "R1", "7 elsewhere R1"), ("R0", "R2", "7 elsewhere R1")]
+        {
+            let owed = Debt::of_refresh(
+                with_refresh(1, 6, "second", next),
+                with_refresh(1, 5, "first", spent).token,
+                None,
+                None,
+            );
+            let replacement =
+                Debt::of_keeping(with_refresh(1, 7, "elsewhere", "R1"), Kept::OfTheSession, Some(&owed));
+            assert_eq!(shown(&replacement.record), expected);
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_that_came_with_a_login_that_is_owed_is_kept_whatever_the_store_has() {
+        let owed = Debt::of_change(with_refresh(1, 6, "first", "own"));
+        let replacement =
+            Debt::of_keeping(with_refresh(1, 7, "elsewhere", "own"), Kept::OfTheSession, Some(&owed));
+        let again =
+            Debt::of_keeping(with_refresh(1, 8, "again", "own"), Kept::OfTheSession, Some(&replacement));
+        let found = with_refresh(1, 9, "others", "R3");
+        assert_eq!(shown(&replacement.change_above(Some(&found))), "10 elsewhere own");
+        assert_eq!(shown(&again.change_above(Some(&found))), "10 again own");
+    }
+
+    #[test]
+    fn who_could_not_look_takes_the_identity_that_is_there() {
+        let replacement = || Debt::of_keeping(record(1, 1, "elsewhere"), Kept::OfWhoeverIsThere, None);
+        let saved = replacement().change_above(Some(&with_refresh(2, 5, "first", "R1")));
+        assert_eq!((saved.session, shown(&saved)), (SessionId(2), "6 elsewhere R1".to_owned()));
+        let after_a_logout = replacement().change_above(Some(&Record { token: None, ..record(2, 5, "") }));
+        assert_eq!(
+            (after_a_logout.session, shown(&after_a_logout)),
+            (SessionId(1), "6 elsewhere none".to_owned())
+        );
     }
 }

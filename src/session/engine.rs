@@ -20,6 +20,7 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 use super::{
     ask::{Ask, Failure, Obtained},
     backoff::Backoff,
+    debt::Kept,
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Change, Finder, Slot},
@@ -37,7 +38,7 @@ use crate::{
     source::{DynTokenSource, FailureClass},
     store::Record,
     sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
-    time::{Now, Timekeeper},
+    time::{Now, Timekeeper, in_time, timer},
     token::Token,
 };
 
@@ -129,6 +130,19 @@ impl Engine {
     /// The runtime to refresh on.
     pub(crate) fn runtime(&self) -> Option<Handle> {
         self.runtime.clone().or_else(|| Handle::try_current().ok())
+    }
+
+    /// The runtime to call the store on. Where there are no timers a call would fail for a reason that nobody understands.
+    pub(crate) fn runtime_for_the_store(&self) -> Result<Handle, Error> {
+        let Some(runtime) = self.runtime() else {
+            let missing = "the change holds, but there is no tokio runtime to save it on";
+            return Err(Error::new(ErrorKind::NoRuntime, missing));
+        };
+        {
+            let _entered = runtime.enter();
+            drop(timer(Duration::ZERO)?);
+        }
+        Ok(runtime)
     }
 
     pub(crate) fn sendable(&self, token: Token, provenance: Provenance) -> Result<Sendable, Error> {
@@ -236,20 +250,26 @@ impl Engine {
     }
 
     /// A new token of the same identity, from outside.
-    pub(crate) async fn replace(&self, token: Sendable) -> Result<Written, Error> {
+    pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<Written, Error> {
         let keeps = token.token.keeps_refresh_token();
-        let (epoch, has_none) = {
-            let slot = self.slot().await;
-            (slot.epoch(), slot.token().is_none())
+        let (epoch, is_blank) = {
+            let mut slot = self.slot().await;
+            (slot.epoch(), slot.is_blank())
         };
-        // A session that has not looked yet has what is in the store.
-        let stored = if keeps && has_none { self.newest().await } else { None };
+        // What is in the store is the session's.
+        let stored = if keeps && is_blank { self.look().await } else { None };
+        let kept = if is_blank && stored.is_none() { Kept::OfWhoeverIsThere } else { Kept::OfTheSession };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.replace(epoch, token, stored)?;
             let record = self.publish(&change);
-            let storage = &self.storage;
-            let written = if keeps { storage.enqueue_keeping(record) } else { storage.enqueue(record) };
+            let has_kept =
+                keeps && (kept == Kept::OfWhoeverIsThere || change.token.token().refresh().is_some());
+            let written = if has_kept {
+                self.storage.enqueue_keeping(record, kept)
+            } else {
+                self.storage.enqueue(record)
+            };
             (change, flight, written)
         };
         self.changed(Some(&change), None);
@@ -339,6 +359,13 @@ impl Engine {
     pub(crate) async fn newest(&self) -> Option<Record> {
         let found = self.reported(self.storage.load().await).flatten();
         self.storage.or_owed(found)
+    }
+
+    /// The same for a caller on whatever runtime, or on none: then nothing is found.
+    async fn look(self: &Arc<Self>) -> Option<Record> {
+        let engine = self.clone();
+        let looking = self.runtime_for_the_store().ok()?.spawn(async move { engine.newest().await });
+        in_time(self.storage.timeout(), looking).await?.ok().flatten()
     }
 
     /// Sees a write to its end. A failure is reported, and the record stays owed.

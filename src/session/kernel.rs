@@ -92,6 +92,11 @@ impl Slot {
         self.epoch
     }
 
+    /// Whether the session has never had a token, and may get one.
+    pub(crate) fn is_blank(&mut self) -> bool {
+        self.token.is_none() && !matches!(self.fetch(), Fetch::LoggedOut)
+    }
+
     pub(crate) fn token(&self) -> Option<&Arc<Issued>> {
         self.token.as_ref()
     }
@@ -169,8 +174,8 @@ impl Slot {
         on
     }
 
-    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted anyway. It is of one
-    /// that has lost if the next one would present the same refresh token.
+    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted. That of a flight that
+    /// has lost is wanted if the next one would present the same refresh token.
     pub(crate) fn fail(
         &mut self,
         flight: &Flight,
@@ -400,7 +405,7 @@ impl Slot {
     }
 
     pub(crate) fn known(&self) -> Known {
-        Known { record: self.record, present: self.token.clone() }
+        Known { epoch: self.epoch, record: self.record, present: self.token.clone() }
     }
 
     fn plan(&self, ask: Ask, now: Now) -> Plan {

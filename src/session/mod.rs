@@ -262,17 +262,7 @@ impl Session {
 
     /// Waits for a write that a change has put into the queue.
     async fn save(&self, written: Written) -> Result<(), Error> {
-        let Some(runtime) = self.engine.runtime() else {
-            return Err(Error::new(
-                ErrorKind::NoRuntime,
-                "the change holds, but there is no tokio runtime to save it on",
-            ));
-        };
-        {
-            // Where there are no timers the write would fail for a reason that nobody understands.
-            let _entered = runtime.enter();
-            drop(timer(Duration::ZERO)?);
-        }
+        let runtime = self.engine.runtime_for_the_store()?;
         siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }

@@ -7,26 +7,27 @@
 use std::{
     collections::VecDeque,
     error::Error as _,
-    future::{Future, pending},
+    future::Future,
     panic::AssertUnwindSafe,
-    pin::pin,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{Either, select},
-};
+use futures_util::FutureExt;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use super::{debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
+use super::{
+    debt::{Debt, Kept},
+    flight::Flight,
+    one_task::OneTask,
+    record_head::RecordHead,
+};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
     sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
-    time::rings,
+    time::in_time,
 };
 
 pub(crate) struct Storage {
@@ -68,19 +69,11 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Bounded here as well: nobody may be driving the runtime that does the writing.
     pub(crate) async fn end(self) -> Result<(), Error> {
-        let limit = async {
-            if !rings(self.limit).await {
-                pending::<()>().await;
-            }
-        };
-        match select(self.done, pin!(limit)).await {
-            Either::Left((Ok(written), _)) => written,
-            Either::Left((Err(_dropped), _)) => {
-                Err(failed("the runtime went away before the token was saved"))
-            }
-            Either::Right(_) => Err(failed("the token was not saved in time")),
+        match in_time(self.limit, self.done).await {
+            Some(Ok(written)) => written,
+            Some(Err(_dropped)) => Err(failed("the runtime went away before the token was saved")),
+            None => Err(failed("the token was not saved in time")),
         }
     }
 }
@@ -177,7 +170,7 @@ impl Storage {
         {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
-            Err(unread) if debt.keeps_refresh_token => return Err(unread),
+            Err(unread) if debt.keeps.is_some() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
@@ -215,15 +208,19 @@ impl Storage {
     /// between the authority's answer and the save: the refresh token before it is spent. A refreshed token that is
     /// older than what was found is owed no longer.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
-        let mut queue = self.queue();
-        if let Some(found) = &found {
-            queue.owed.take_if(|owed| owed.is_outdone_by(found));
-        }
-        match queue.owed.as_ref() {
-            Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
-            Some(owed) => Some(owed.record.clone()),
-            None => found,
-        }
+        let (newest, given_up) = {
+            let mut queue = self.queue();
+            if let Some(found) = &found {
+                queue.owed.take_if(|owed| owed.is_outdone_by(found));
+            }
+            match queue.owed.as_ref() {
+                Some(owed) if owed.is_change() => (Some(owed.change_above(found.as_ref())), None),
+                Some(owed) => (Some(owed.record.clone()), None),
+                None => (found, queue.kept.take()),
+            }
+        };
+        drop(given_up);
+        newest
     }
 
     /// The head of the record that follows this one. A refresh that is owed is not counted: as long as it is, what others
@@ -241,9 +238,9 @@ impl Storage {
     }
 
     /// The same for a replacement that keeps the refresh token.
-    pub(crate) fn enqueue_keeping(&self, record: Record) -> Written {
+    pub(crate) fn enqueue_keeping(&self, record: Record, keeps: Kept) -> Written {
         let mut queue = self.queue();
-        let debt = Arc::new(Debt::of_keeping(record, queue.owed.as_deref()));
+        let debt = Arc::new(Debt::of_keeping(record, keeps, queue.owed.as_deref()));
         self.push(&mut queue, debt, None, None)
     }
 
@@ -332,7 +329,8 @@ impl Drain {
     async fn write_next(&mut self) -> bool {
         let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
         let storage = &self.storage;
-        let result = if flight.is_some_and(|flight| flight.is_lost()) {
+        let is_left_out = flight.is_some_and(|flight| flight.is_lost());
+        let result = if is_left_out {
             Ok(())
         } else if debt.is_change() {
             bounded(storage.store_timeout, storage.save_above(&debt)).await
@@ -340,7 +338,7 @@ impl Drain {
             bounded(storage.store_timeout, storage.save_refreshed(&debt, fence)).await
         };
         storage.queue().written += 1;
-        if result.as_ref().err().is_none_or(is_superseded) {
+        if !is_left_out && result.as_ref().err().is_none_or(is_superseded) {
             drop(storage.paid(&debt));
         }
         // Whoever asked for the write may be gone.

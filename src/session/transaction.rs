@@ -168,8 +168,8 @@ async fn give_up(
             return Obtained::Nothing;
         }
     }
-    let Known { record, present } = engine.slot().await.known();
-    if present.is_none() || record.session != plan.known.record.session {
+    let Known { epoch, present, .. } = engine.slot().await.known();
+    if present.is_none() || epoch != plan.known.epoch {
         engine.discard(token);
     }
     Obtained::Nothing
@@ -186,13 +186,16 @@ async fn look_for_a_sibling(
     for pause in [Duration::ZERO, SIBLING_SAVES_WITHIN] {
         sleep(pause).await;
         let reloaded = reload(base, &plan.known, engine.newest().await);
-        if flight.is_lost() {
-            // Beside what a replacement has kept there may be the next one by now.
-            if matches!(&reloaded, Reloaded::Token(_, token) if !flight.spends(token.refresh.as_ref())) {
-                return Some(Obtained::Nothing);
-            }
-        } else if let Taken::Whole(obtained) = take(engine, &plan.known, reloaded) {
-            return Some(obtained);
+        // Beside what a replacement has kept there may be the next one by now.
+        let is_over = match &reloaded {
+            Reloaded::Nothing(_) => true,
+            Reloaded::Token(_, token) => token.refresh.is_none() || flight.spends(token.refresh.as_ref()),
+            Reloaded::Replaced(..) | Reloaded::Ended(_) => !flight.is_lost(),
+        };
+        match take(engine, &plan.known, reloaded) {
+            Taken::Whole(obtained) if !flight.is_lost() => return Some(obtained),
+            _ if !is_over => return Some(Obtained::Nothing),
+            _ => {}
         }
     }
     None

@@ -1,19 +1,26 @@
 //! A replacement without a refresh token, which keeps the session's, while that is being spent.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use http::StatusCode;
+use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, Session, Token, TokenSource, source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, Failure, Gate, ModelAuthority},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
 };
 
 use crate::{
     identity::{orphans_end, stored_access},
     script::within,
-    storage::{Watched, siblings},
+    storage::{Fault, Watched, siblings},
 };
 
 async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {
@@ -192,7 +199,7 @@ async fn that_a_kept_refresh_token_is_over_is_not_believed_if_a_sibling_has_save
 }
 
 /// What an earlier process leaves in the store: an access token that is over, and a living refresh token.
-async fn left_behind(authority: &ModelAuthority, store: &MemoryStore) {
+async fn left_behind(authority: &ModelAuthority, store: &(impl TokenStore + Clone)) {
     let before = Session::builder(authority.source()).store(store.clone()).build();
     within(before.token()).await.unwrap();
     let mut record = store.load().await.unwrap().unwrap();
@@ -275,4 +282,117 @@ async fn a_replacement_that_waits_for_the_store_gives_way_to_a_login_and_a_logou
         assert_eq!(present.is_some_and(|token| token.access().expose() == "of-bob"), logs_in);
         assert_eq!(store.access().await.as_deref(), logs_in.then_some("of-bob"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_goes_over_to_the_identity_in_the_store_although_that_could_not_be_read_at_first() {
+    let (authority, store) = (ModelAuthority::new(), Watched::default());
+    left_behind(&authority, &store).await;
+    let identity = store.load().await.unwrap().unwrap().session;
+    store.set(|store| store.load = Fault::Error);
+    let session = Session::builder(authority.source()).store(store.clone()).build();
+    let error = within(session.replace(Token::new("elsewhere"))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store, "it is in use, and not saved");
+    assert_eq!(within(session.token()).await.unwrap().access().expose(), "elsewhere");
+    store.set(|store| store.load = Fault::None);
+    within(session.settle()).await.unwrap();
+    let stored = store.load().await.unwrap().unwrap();
+    assert_eq!((stored.session, store.access().await.as_deref()), (identity, Some("elsewhere")));
+    assert_eq!(within(session.refresh()).await.unwrap().access().expose(), "elsewhere", "it goes over");
+    goes_on(&session, &authority).await;
+}
+
+/// What a session that has not looked yet gets from its refresh may be of the same grant as the replacement.
+#[tokio::test(start_paused = true)]
+async fn what_the_first_refresh_brings_is_not_revoked_beside_a_replacement() {
+    let (authority, store) = (ModelAuthority::new().rotation(Rotation::Off), MemoryStore::new());
+    left_behind(&authority, &store).await;
+    let revoked = Arc::new(AtomicUsize::new(0));
+    let noted = revoked.clone();
+    let revoke = move |_| {
+        noted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(())
+    };
+    let session = Session::builder(authority.source()).store(store).revoke_with(revoke).build();
+    let gate = authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(session.token()).poll());
+    within(gate.waiting(1)).await;
+    within(session.replace(Token::new("elsewhere"))).await.unwrap();
+    gate.open();
+    orphans_end().await;
+    assert_eq!(authority.counts().refreshes, 1);
+    assert_eq!(revoked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_kept_refresh_token_is_over_is_no_end_if_a_sibling_has_logged_in_or_out() {
+    for logs_in in [true, false] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        let gate = ours.authority.hold(Endpoint::Refresh);
+        assert_pending!(task::spawn(ours.session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        within(ours.session.replace(Token::new("elsewhere"))).await.unwrap();
+        ours.authority.revoke_refresh();
+        let next = ours.authority.login().await.unwrap();
+        if logs_in {
+            within(sibling.session.login(next.clone())).await.unwrap();
+        } else {
+            within(sibling.session.logout()).await.unwrap();
+        }
+        gate.open();
+        within(ours.session.settle()).await.unwrap();
+        let found = within(ours.session.refresh()).await;
+        if logs_in {
+            assert_eq!(found.unwrap().access().expose(), next.access().expose());
+        } else {
+            assert_eq!(found.unwrap_err().kind(), ErrorKind::SessionEnded);
+        }
+    }
+}
+
+/// A hand-down changes nothing but the refresh token.
+#[tokio::test(start_paused = true)]
+async fn that_a_grant_is_over_is_not_believed_if_only_the_refresh_token_in_the_store_is_another() {
+    let (authority, store) = (ModelAuthority::new(), Watched::default());
+    let session = Session::builder(authority.source()).store(store.clone()).build();
+    within(session.token()).await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(session.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    authority.revoke_refresh();
+    let mut record = store.load().await.unwrap().unwrap();
+    record.token.as_mut().unwrap().refresh = authority.login().await.unwrap().refresh().cloned();
+    record.revision += 1;
+    store.save(&record, None).await.unwrap();
+    gate.open();
+    let next = within(refresh).await.unwrap();
+    assert!(authority.is_alive(next.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_logout_a_replacement_is_refused_without_a_look_into_the_store() {
+    let store = Watched::default();
+    let session = Session::builder(ModelAuthority::new().source()).store(store.clone()).build();
+    within(session.logout()).await.unwrap();
+    store.set(|store| store.load = Fault::Hang);
+    let start = Instant::now();
+    let error = within(session.replace(Token::new("elsewhere"))).await.unwrap_err();
+    assert_eq!((error.kind(), start.elapsed()), (ErrorKind::SessionEnded, Duration::ZERO));
+}
+
+/// While the lease is kept for what is owed, nobody else may refresh.
+#[tokio::test(start_paused = true)]
+async fn the_lease_that_was_kept_ends_when_what_is_owed_has_been_outdone() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    store.set(|store| store.save = Fault::Error);
+    within(ours.session.refresh()).await.unwrap();
+    store.set(|store| store.save = Fault::None);
+    let bob = ours.authority.login().await.unwrap();
+    within(sibling.session.login(bob)).await.unwrap();
+    within(ours.session.settle()).await.unwrap();
+    let next = within(sibling.session.refresh()).await.unwrap();
+    assert!(ours.authority.is_alive(next.access().expose()));
 }

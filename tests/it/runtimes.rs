@@ -221,6 +221,19 @@ fn a_change_without_a_runtime_holds_and_is_saved_later() {
     });
 }
 
+/// It would look into the store first.
+#[test]
+fn a_replacement_without_a_runtime_or_timers_holds_at_once() {
+    let timeless = Builder::new_current_thread().enable_io().build().unwrap();
+    for has_a_runtime in [false, true] {
+        let world = World::new();
+        let replacing = world.session.replace(Token::new("elsewhere"));
+        let replaced = if has_a_runtime { timeless.block_on(replacing) } else { block_on(replacing) };
+        assert_eq!(replaced.unwrap_err().kind(), ErrorKind::NoRuntime);
+        assert_eq!(block_on(world.session.token()).unwrap().access().expose(), "elsewhere");
+    }
+}
+
 #[test]
 fn a_runtime_without_timers_is_an_error_and_no_fetch() {
     let world = World::new();

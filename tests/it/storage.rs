@@ -32,7 +32,7 @@ pub(crate) struct Watching {
     pub(crate) hold_save: Option<Gate>,
     pub(crate) hold_load: Option<Gate>,
     pub(crate) save: Fault,
-    load: Fault,
+    pub(crate) load: Fault,
     lock: Fault,
 }
 
