@@ -120,7 +120,7 @@ impl Timekeeper {
         }
     }
 
-    /// When, by the monotonic clock, the wall clock is read again.
+    /// When, by the monotonic clock, packed, the wall clock is read again.
     pub(crate) fn next_wall_reading(&self) -> u64 {
         self.wall_read_at.load(Ordering::Relaxed).saturating_add(SECOND)
     }

@@ -178,7 +178,8 @@ impl Session {
 
     /// The same identity has got a new token elsewhere. It is used from now on; a refresh in progress loses, and its
     /// waiters go on with this token. Clears what an earlier failure left. A token without a refresh token keeps the one
-    /// that the session has; where it has not looked for a token yet, that is the stored one, for which the store is waited for.
+    /// that the session has; where it has not looked for a token yet, that is the stored one, for which the store is waited for
+    /// (dropped meanwhile, it changes nothing). It is not saved while the store cannot be read, which may have that of a sibling.
     /// If a refresh in progress spends that one, it goes on to its end, however late, to bring the next.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ impl Storage {
         .await
     }
 
-    /// Saves the record of a login or logout with a revision above the store's: it may come from a process that has
+    /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process that has
     /// never looked into the store, and is news to all the others all the same. It goes without the number of a lease, so
     /// that no store holds it for outdated.
     async fn save_above(&self, debt: &Debt) -> Result<(), BoxError> {
@@ -204,7 +204,7 @@ impl Storage {
         }
     }
 
-    /// What was found in the store, unless something newer is owed to it. That may be a token whose refresh ended
+    /// What was found in the store, unless something newer is owed to it: that is what will be there. That may be a token whose refresh ended
     /// between the authority's answer and the save: the refresh token before it is spent. A refreshed token that is
     /// older than what was found is owed no longer.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
@@ -423,6 +423,19 @@ mod tests {
 
     fn login(storage: &Storage) {
         storage.enqueue(record(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_left_out_pays_nothing() {
+        let limit = Duration::from_secs(1);
+        let storage =
+            Arc::new(Storage::new(Box::new(MemoryStore::new()), limit, limit, watch::Sender::new(())));
+        let flight = Flight::new();
+        let written = storage.enqueue_refreshed(record(1), None, None, Some(flight.clone()));
+        flight.disown();
+        storage.drain_at_once();
+        written.end().await.expect("nothing was to be written");
+        assert!(!storage.is_settled(), "whoever takes its place has to know what it was for");
     }
 
     #[test]

@@ -396,3 +396,14 @@ async fn the_lease_that_was_kept_ends_when_what_is_owed_has_been_outdone() {
     let next = within(sibling.session.refresh()).await.unwrap();
     assert!(ours.authority.is_alive(next.access().expose()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_has_nothing_to_keep_is_saved_although_the_store_cannot_be_read() {
+    let store = Watched::default();
+    let source = source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("first")) });
+    let session = Session::builder(source).store(store.clone()).build();
+    within(session.token()).await.unwrap();
+    store.set(|store| store.load = Fault::Error);
+    within(session.replace(Token::new("elsewhere"))).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some("elsewhere"));
+}
