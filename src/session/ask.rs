@@ -79,6 +79,7 @@ pub(crate) enum Obtained {
 }
 
 /// Whether the present token is the answer to an ask, so that nothing has to be fetched. Most asks need not know the time.
+#[inline]
 pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bool {
     match ask {
         Ask::Need => token.is_usable(now()),

@@ -89,6 +89,7 @@ impl Seats {
     }
 
     /// Takes a seat in the present round, or puts another waker into the one that is taken; returns the one before.
+    #[inline]
     pub(super) fn sit(&mut self, seat: &mut Seat, waker: Waker) -> Option<Waker> {
         if let Some(seated) = self.wakers.get_mut(seat.0) {
             return Some(mem::replace(seated, waker));
