@@ -132,6 +132,15 @@ async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spe
     assert_eq!(presented_again_and_logins(&authority), (0, 1));
 }
 
+/// A refresh that nobody waits for stands before the authority until the gate opens.
+async fn refresh_is_held(session: &Session, authority: &ModelAuthority) -> Gate {
+    session.token().await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    gate
+}
+
 /// What the next refresh comes to: one that works, with no refresh token presented twice and without another login.
 async fn goes_on(session: &Session, authority: &ModelAuthority) {
     let next = within(session.refresh()).await.unwrap();
@@ -143,10 +152,7 @@ async fn goes_on(session: &Session, authority: &ModelAuthority) {
 async fn a_refresh_token_that_was_refused_is_not_presented_again_for_its_replacement() {
     let authority = ModelAuthority::new();
     let session = Session::builder(authority.source()).build();
-    session.token().await.unwrap();
-    let gate = authority.hold(Endpoint::Refresh);
-    assert_pending!(task::spawn(session.refresh()).poll());
-    within(gate.waiting(1)).await;
+    let gate = refresh_is_held(&session, &authority).await;
     authority.revoke_refresh();
     session.replace(Token::new("elsewhere")).await.unwrap();
     gate.open();
@@ -161,10 +167,7 @@ async fn a_refresh_token_that_was_refused_is_not_presented_again_for_its_replace
 async fn a_replacement_waits_out_what_its_refresh_token_has_to_wait_for() {
     let authority = ModelAuthority::new();
     let session = Session::builder(authority.source()).build();
-    session.token().await.unwrap();
-    let gate = authority.hold(Endpoint::Refresh);
-    assert_pending!(task::spawn(session.refresh()).poll());
-    within(gate.waiting(1)).await;
+    let gate = refresh_is_held(&session, &authority).await;
     authority.fail_next(Endpoint::Refresh, Failure::Html(StatusCode::SERVICE_UNAVAILABLE));
     session.replace(Token::new("elsewhere")).await.unwrap();
     let mut waiter = task::spawn(session.refresh());
@@ -182,10 +185,7 @@ async fn that_a_kept_refresh_token_is_over_is_not_believed_if_a_sibling_has_save
     for delay in [Duration::ZERO, Duration::from_millis(400)] {
         let (authority, store) = (ModelAuthority::new(), MemoryStore::new());
         let session = Session::builder(authority.source()).store(store.clone()).build();
-        session.token().await.unwrap();
-        let gate = authority.hold(Endpoint::Refresh);
-        assert_pending!(task::spawn(session.refresh()).poll());
-        within(gate.waiting(1)).await;
+        let gate = refresh_is_held(&session, &authority).await;
         authority.revoke_refresh();
         session.replace(Token::new("elsewhere")).await.unwrap();
         gate.open();
@@ -233,9 +233,7 @@ async fn a_replacement_keeps_the_refresh_token_that_a_sibling_has_got_meanwhile(
     for is_saved in [true, false] {
         let store = Watched::default();
         let (ours, sibling) = siblings(&store).await;
-        let gate = ours.authority.hold(Endpoint::Refresh);
-        assert_pending!(task::spawn(sibling.session.refresh()).poll());
-        within(gate.waiting(1)).await;
+        let gate = refresh_is_held(&sibling.session, &ours.authority).await;
         if is_saved {
             gate.open();
             within(sibling.session.settle()).await.unwrap();
@@ -329,9 +327,7 @@ async fn that_a_kept_refresh_token_is_over_is_no_end_if_a_sibling_has_logged_in_
     for logs_in in [true, false] {
         let store = Watched::default();
         let (ours, sibling) = siblings(&store).await;
-        let gate = ours.authority.hold(Endpoint::Refresh);
-        assert_pending!(task::spawn(ours.session.refresh()).poll());
-        within(gate.waiting(1)).await;
+        let gate = refresh_is_held(&ours.session, &ours.authority).await;
         within(ours.session.replace(Token::new("elsewhere"))).await.unwrap();
         ours.authority.revoke_refresh();
         let next = ours.authority.login().await.unwrap();
