@@ -169,7 +169,8 @@ pub(crate) async fn rings(limit: Duration) -> bool {
     }
 }
 
-/// What comes of work elsewhere, bounded here as well: nobody may be driving the runtime that does it. `None`: not in time.
+/// What comes of work elsewhere, bounded here as well where there are timers: nobody may be driving the runtime that does it.
+/// `None`: not in time.
 pub(crate) async fn in_time<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output> {
     let limit = pin!(async {
         if !rings(limit).await {

@@ -18,24 +18,27 @@ pub(super) struct Debt {
     pub(super) keeps_the_lease: bool,
     /// The tokens before that of a refresh: any of them may be what the store has.
     before: Vec<StoredToken>,
-    /// A replacement that brought no refresh token of its own, and keeps the one of the session in the store.
-    pub(super) keeps: Option<Kept>,
+    kind: Kind,
+    /// It has a refresh token that came with a replacement: what a sibling has stored is not kept beside it.
+    brings_its_own: bool,
     /// An earlier refresh, or this one, may be in the store although that could not say so; or what is there has a higher
     /// revision than is known.
     has_to_look: AtomicBool,
 }
 
-/// Whose refresh token a replacement keeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
-    OfTheSession,
-    /// Of a session that could not look into the store yet: the identity there is its own.
-    OfWhoeverIsThere,
+enum Kind {
+    /// A login or logout.
+    Identity,
+    Replacement {
+        /// It brought no refresh token of its own.
+        keeps: bool,
+    },
+    Refresh,
 }
 
 impl Debt {
-    /// A login, replacement or logout.
-    pub(super) fn of_change(record: Record) -> Self {
+    fn of(record: Record, kind: Kind) -> Self {
         Debt {
             first: record.revision,
             record,
@@ -43,20 +46,22 @@ impl Debt {
             is_change: AtomicBool::new(true),
             keeps_the_lease: false,
             before: Vec::new(),
-            keeps: None,
+            kind,
+            brings_its_own: kind == Kind::Replacement { keeps: false },
             has_to_look: AtomicBool::new(false),
         }
     }
 
-    /// A replacement that keeps the refresh token, and what was owed until then.
-    pub(super) fn of_keeping(record: Record, keeps: Kept, owed: Option<&Debt>) -> Self {
-        let mut debt = Debt { keeps: Some(keeps), ..Debt::of_change(record) };
-        if let Some(owed) = owed {
+    /// A login or logout.
+    pub(super) fn of_identity(record: Record) -> Self {
+        Debt::of(record, Kind::Identity)
+    }
+
+    /// A replacement, which keeps the refresh token or has its own, and what was owed until then.
+    pub(super) fn of_replacement(record: Record, keeps: bool, owed: Option<&Debt>) -> Self {
+        let mut debt = Debt::of(record, Kind::Replacement { keeps });
+        if let Some(owed) = owed.filter(|_| keeps) {
             debt.takes_over(owed);
-            if owed.is_change() && owed.keeps.is_none() {
-                // The refresh token came with a login or replacement that is to be obeyed, whatever the store has.
-                debt.keeps = None;
-            }
             if let (Some(own), Some(next)) = (&mut debt.record.token, &owed.record.token) {
                 if owed.has_spent_the_refresh_token_of(own) {
                     own.take_refresh_of(next);
@@ -74,7 +79,7 @@ impl Debt {
         owed: Option<&Debt>,
     ) -> Self {
         let is_change = AtomicBool::new(owed.is_some_and(Debt::is_change));
-        let mut debt = Debt { fence, is_change, keeps_the_lease: true, ..Debt::of_change(record) };
+        let mut debt = Debt { fence, is_change, keeps_the_lease: true, ..Debt::of(record, Kind::Refresh) };
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
@@ -87,10 +92,17 @@ impl Debt {
         debt
     }
 
+    /// Whether it would write over a refresh token that it has to keep, unless it knows what is there.
+    pub(super) fn keeps_what_is_there(&self) -> bool {
+        let has_one = self.record.token.as_ref().is_some_and(|token| token.refresh.is_some());
+        has_one && self.kind == Kind::Replacement { keeps: true } && !self.brings_its_own
+    }
+
     fn takes_over(&mut self, owed: &Debt) {
         self.first = owed.first;
         self.before.clone_from(&owed.before);
         self.keeps_the_lease |= owed.keeps_the_lease;
+        self.brings_its_own |= owed.brings_its_own;
     }
 
     pub(super) fn is_change(&self) -> bool {
@@ -112,6 +124,10 @@ impl Debt {
         !self.is_change() && self.record.revision < found.revision && !self.follows(found)
     }
 
+    pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
+        self.kind == Kind::Refresh && self.follows(saved)
+    }
+
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
     /// of a login, and does not say by how much.
     pub(super) fn follows(&self, found: &Record) -> bool {
@@ -131,18 +147,13 @@ impl Debt {
     /// be a sibling's, which this process has not seen yet.
     pub(super) fn change_above(&self, found: Option<&Record>) -> Record {
         let mut record = above(&self.record, found);
-        let is_kept = |found: &&Record| match self.keeps {
-            Some(Kept::OfWhoeverIsThere) => true,
-            Some(Kept::OfTheSession) => {
-                found.session == self.record.session && found.revision >= self.first && !self.follows(found)
-            }
-            None => false,
+        let is_siblings = |found: &&Record| {
+            found.session == self.record.session && found.revision >= self.first && !self.follows(found)
         };
-        if let Some(Record { session, token: Some(kept), .. }) = found.filter(is_kept) {
-            record.session = *session;
-            if let Some(token) = &mut record.token {
-                token.take_refresh_of(kept);
-            }
+        let keeps = self.kind == Kind::Replacement { keeps: true } && !self.brings_its_own;
+        let siblings = found.filter(is_siblings).and_then(|found| found.token.as_ref()).filter(|_| keeps);
+        if let (Some(token), Some(siblings)) = (&mut record.token, siblings) {
+            token.take_refresh_of(siblings);
         }
         record
     }
@@ -217,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_refresh_of_a_login_that_is_owed_stands_for_it_until_that_is_saved() {
-        let login = Debt::of_change(record(1, 5, "first"));
+        let login = Debt::of_identity(record(1, 5, "first"));
         let refresh = refresh(Some(&login));
         assert!(!refresh.is_outdone_by(&record(2, 9, "others")));
         refresh.stands_for_itself();
@@ -255,7 +266,7 @@ mod tests {
             None,
         );
         let ours = || with_refresh(1, 7, "elsewhere", "R2");
-        let replacement = Debt::of_keeping(ours(), Kept::OfTheSession, Some(&owed));
+        let replacement = Debt::of_replacement(ours(), true, Some(&owed));
         for (found, expected) in [
             (Some(with_refresh(1, 6, "others", "R3")), "7 elsewhere R3"),
             (Some(with_refresh(1, 7, "others", "R3")), "8 elsewhere R3"),
@@ -267,7 +278,8 @@ mod tests {
             (None, "7 elsewhere R2"),
         ] {
             assert_eq!(shown(&replacement.change_above(found.as_ref())), expected, "{found:?}");
-            let brings_its_own = Debt::of_change(ours()).change_above(found.as_ref());
+            let brings_its_own =
+                Debt::of_replacement(ours(), false, Some(&owed)).change_above(found.as_ref());
             assert!(shown(&brings_its_own).ends_with("elsewhere R2"), "{found:?}");
         }
     }
@@ -305,33 +317,40 @@ mod tests {
                 None,
                 None,
             );
-            let replacement =
-                Debt::of_keeping(with_refresh(1, 7, "elsewhere", "R1"), Kept::OfTheSession, Some(&owed));
+            let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, Some(&owed));
             assert_eq!(shown(&replacement.record), expected);
         }
     }
 
     #[test]
-    fn a_refresh_token_that_came_with_a_login_that_is_owed_is_kept_whatever_the_store_has() {
-        let owed = Debt::of_change(with_refresh(1, 6, "first", "own"));
-        let replacement =
-            Debt::of_keeping(with_refresh(1, 7, "elsewhere", "own"), Kept::OfTheSession, Some(&owed));
-        let again =
-            Debt::of_keeping(with_refresh(1, 8, "again", "own"), Kept::OfTheSession, Some(&replacement));
+    fn a_refresh_token_that_came_with_a_replacement_that_is_owed_is_kept_whatever_the_store_has() {
+        let own = Debt::of_replacement(with_refresh(1, 6, "first", "own"), false, None);
+        let refresh = Debt::of_refresh(
+            with_refresh(1, 7, "second", "next"),
+            with_refresh(1, 6, "first", "own").token,
+            None,
+            Some(&own),
+        );
+        let keeping = |owed: &Debt, refresh: &str| {
+            Debt::of_replacement(with_refresh(1, 8, "again", refresh), true, Some(owed))
+        };
         let found = with_refresh(1, 9, "others", "R3");
-        assert_eq!(shown(&replacement.change_above(Some(&found))), "10 elsewhere own");
-        assert_eq!(shown(&again.change_above(Some(&found))), "10 again own");
+        for (debt, expected) in [
+            (keeping(&own, "own"), "10 again own"),
+            (keeping(&keeping(&own, "own"), "own"), "10 again own"),
+            (keeping(&refresh, "next"), "10 again next"),
+            // That of a login is there, if anything of the session is.
+            (keeping(&Debt::of_identity(with_refresh(1, 6, "first", "own")), "own"), "10 again R3"),
+        ] {
+            assert_eq!(shown(&debt.change_above(Some(&found))), expected);
+        }
     }
 
     #[test]
-    fn who_could_not_look_takes_the_identity_that_is_there() {
-        let replacement = || Debt::of_keeping(record(1, 1, "elsewhere"), Kept::OfWhoeverIsThere, None);
-        let saved = replacement().change_above(Some(&with_refresh(2, 5, "first", "R1")));
-        assert_eq!((saved.session, shown(&saved)), (SessionId(2), "6 elsewhere R1".to_owned()));
-        let after_a_logout = replacement().change_above(Some(&Record { token: None, ..record(2, 5, "") }));
-        assert_eq!(
-            (after_a_logout.session, shown(&after_a_logout)),
-            (SessionId(1), "6 elsewhere none".to_owned())
-        );
+    fn only_a_refresh_stands_for_itself_when_what_it_was_of_is_there() {
+        let login = record(1, 5, "first");
+        let refresh = refresh(Some(&Debt::of_identity(login.clone())));
+        assert!(refresh.is_refresh_of(&login));
+        assert!(!Debt::of_replacement(record(1, 7, "elsewhere"), true, Some(&refresh)).is_refresh_of(&login));
     }
 }

@@ -9,18 +9,17 @@ use std::{
     future::Future,
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, TryLockError},
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch, time::timeout};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     ask::{Ask, Failure, Obtained},
     backoff::Backoff,
-    debt::Kept,
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Change, Finder, Slot},
@@ -133,9 +132,8 @@ impl Engine {
     }
 
     /// The runtime to call the store on. Where there are no timers a call would fail for a reason that nobody understands.
-    pub(crate) fn runtime_for_the_store(&self) -> Result<Handle, Error> {
+    pub(crate) fn runtime_for_the_store(&self, missing: &'static str) -> Result<Handle, Error> {
         let Some(runtime) = self.runtime() else {
-            let missing = "the change holds, but there is no tokio runtime to save it on";
             return Err(Error::new(ErrorKind::NoRuntime, missing));
         };
         {
@@ -257,19 +255,11 @@ impl Engine {
             (slot.epoch(), slot.is_blank())
         };
         // What is in the store is the session's.
-        let stored = if keeps && is_blank { self.look().await } else { None };
-        let kept = if is_blank && stored.is_none() { Kept::OfWhoeverIsThere } else { Kept::OfTheSession };
+        let stored = if keeps && is_blank { self.look().await? } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.replace(epoch, token, stored)?;
-            let record = self.publish(&change);
-            let has_kept =
-                keeps && (kept == Kept::OfWhoeverIsThere || change.token.token().refresh().is_some());
-            let written = if has_kept {
-                self.storage.enqueue_keeping(record, kept)
-            } else {
-                self.storage.enqueue(record)
-            };
+            let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
             (change, flight, written)
         };
         self.changed(Some(&change), None);
@@ -361,11 +351,22 @@ impl Engine {
         self.storage.or_owed(found)
     }
 
-    /// The same for a caller on whatever runtime, or on none: then nothing is found.
-    async fn look(self: &Arc<Self>) -> Option<Record> {
+    /// What is in the store, for a caller on whatever runtime.
+    async fn look(self: &Arc<Self>) -> Result<Option<Record>, Error> {
+        let missing = "there is no tokio runtime to look into the store on: nothing has changed";
+        let runtime = self.runtime_for_the_store(missing)?;
         let engine = self.clone();
-        let looking = self.runtime_for_the_store().ok()?.spawn(async move { engine.newest().await });
-        in_time(self.storage.timeout(), looking).await?.ok().flatten()
+        let mut looking = JoinSet::new();
+        looking.spawn_on(async move { engine.storage.load().await }, &runtime);
+        let gone =
+            || Error::new(ErrorKind::NoRuntime, "the runtime went away before the store was looked into");
+        let late =
+            || Error::new(ErrorKind::Store, "the store was not looked into in time: nothing has changed");
+        match in_time(self.storage.timeout(), pin!(looking.join_next())).await {
+            Some(Some(Ok(found))) => found,
+            Some(_) => Err(gone()),
+            None => Err(late()),
+        }
     }
 
     /// Sees a write to its end. A failure is reported, and the record stays owed.

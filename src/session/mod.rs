@@ -184,7 +184,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`login`](Self::login); `SessionEnded` after a logout, and `SessionChanged` if somebody has logged in while the
+    /// As [`login`](Self::login), but where the store has to be looked into first, `Store` and `NoRuntime` may also say that this
+    /// could not be done, and that nothing has changed. A token [without a refresh token](Token::without_refresh_token) looks for
+    /// none. `SessionEnded` after a logout, and `SessionChanged` if somebody has logged in while the
     /// store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let token = self.engine.sendable(token, Provenance::New)?;
@@ -263,7 +265,9 @@ impl Session {
 
     /// Waits for a write that a change has put into the queue.
     async fn save(&self, written: Written) -> Result<(), Error> {
-        let runtime = self.engine.runtime_for_the_store()?;
+        let runtime = self
+            .engine
+            .runtime_for_the_store("the change holds, but there is no tokio runtime to save it on")?;
         siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }

@@ -17,12 +17,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use super::{
-    debt::{Debt, Kept},
-    flight::Flight,
-    one_task::OneTask,
-    record_head::RecordHead,
-};
+use super::{debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
@@ -170,13 +165,13 @@ impl Storage {
         {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
-            Err(unread) if debt.keeps.is_some() => return Err(unread),
+            Err(unread) if debt.keeps_what_is_there() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
         self.store.save(&debt.change_above(found.as_ref()), None).await?;
         // What follows it stands for itself from now on.
-        if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.follows(&debt.record)) {
+        if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
             owed.stands_for_itself();
         }
         Ok(())
@@ -234,13 +229,13 @@ impl Storage {
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record) -> Written {
-        self.push(&mut self.queue(), Arc::new(Debt::of_change(record)), None, None)
+        self.push(&mut self.queue(), Arc::new(Debt::of_identity(record)), None, None)
     }
 
-    /// The same for a replacement that keeps the refresh token.
-    pub(crate) fn enqueue_keeping(&self, record: Record, keeps: Kept) -> Written {
+    /// The same for a replacement, which keeps the refresh token or has its own.
+    pub(crate) fn enqueue_replacement(&self, record: Record, keeps: bool) -> Written {
         let mut queue = self.queue();
-        let debt = Arc::new(Debt::of_keeping(record, keeps, queue.owed.as_deref()));
+        let debt = Arc::new(Debt::of_replacement(record, keeps, queue.owed.as_deref()));
         self.push(&mut queue, debt, None, None)
     }
 

@@ -186,16 +186,18 @@ async fn look_for_a_sibling(
     for pause in [Duration::ZERO, SIBLING_SAVES_WITHIN] {
         sleep(pause).await;
         let reloaded = reload(base, &plan.known, engine.newest().await);
-        // Beside what a replacement has kept there may be the next one by now.
-        let is_over = match &reloaded {
-            Reloaded::Nothing(_) => true,
-            Reloaded::Token(_, token) => token.refresh.is_none() || flight.spends(token.refresh.as_ref()),
-            Reloaded::Replaced(..) | Reloaded::Ended(_) => !flight.is_lost(),
-        };
-        match take(engine, &plan.known, reloaded) {
-            Taken::Whole(obtained) if !flight.is_lost() => return Some(obtained),
-            _ if !is_over => return Some(Obtained::Nothing),
-            _ => {}
+        if flight.is_lost() {
+            // The replacement's refresh token is not the newest any more, or it is not the replacement's any more.
+            let is_over = match &reloaded {
+                Reloaded::Nothing(_) => true,
+                Reloaded::Token(_, token) => flight.spends(token.refresh.as_ref()),
+                Reloaded::Replaced(..) | Reloaded::Ended(_) => false,
+            };
+            if !is_over {
+                return Some(Obtained::Nothing);
+            }
+        } else if let Taken::Whole(obtained) = take(engine, &plan.known, reloaded) {
+            return Some(obtained);
         }
     }
     None

@@ -32,7 +32,7 @@ use crate::{error::BoxError, random, secret::Secret, time::Now, token::Token};
 /// request: the session goes on in memory, reports the failure and saves again later.
 pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was. An error counts as nothing found, and is
-    /// reported; a replacement that keeps the refresh token is saved when there is none.
+    /// reported; but a replacement that keeps the refresh token is not saved until a load succeeds.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old

@@ -221,16 +221,18 @@ fn a_change_without_a_runtime_holds_and_is_saved_later() {
     });
 }
 
-/// It would look into the store first.
 #[test]
-fn a_replacement_without_a_runtime_or_timers_holds_at_once() {
+fn a_replacement_without_a_runtime_or_timers_holds_if_there_is_nothing_to_look_for() {
     let timeless = Builder::new_current_thread().enable_io().build().unwrap();
-    for has_a_runtime in [false, true] {
-        let world = World::new();
-        let replacing = world.session.replace(Token::new("elsewhere"));
-        let replaced = if has_a_runtime { timeless.block_on(replacing) } else { block_on(replacing) };
-        assert_eq!(replaced.unwrap_err().kind(), ErrorKind::NoRuntime);
-        assert_eq!(block_on(world.session.token()).unwrap().access().expose(), "elsewhere");
+    let looks = Token::new("elsewhere");
+    for (token, holds) in [(looks.clone(), false), (looks.without_refresh_token(), true)] {
+        for has_a_runtime in [false, true] {
+            let world = World::new();
+            let replacing = world.session.replace(token.clone());
+            let replaced = if has_a_runtime { timeless.block_on(replacing) } else { block_on(replacing) };
+            assert_eq!(replaced.unwrap_err().kind(), ErrorKind::NoRuntime);
+            assert_eq!(block_on(world.session.token()).is_ok(), holds);
+        }
     }
 }
 
