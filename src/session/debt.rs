@@ -319,6 +319,9 @@ mod tests {
             );
             let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, Some(&owed));
             assert_eq!(shown(&replacement.record), expected);
+            assert!(replacement.keeps_the_lease, "what the store has is spent");
+            let own = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "own"), false, Some(&owed));
+            assert!(!own.keeps_the_lease, "and matters to nobody");
         }
     }
 
@@ -331,6 +334,9 @@ mod tests {
             None,
             Some(&own),
         );
+        let login = Debt::of_identity(with_refresh(1, 6, "first", "own"));
+        let refresh_of_a_login =
+            Debt::of_refresh(with_refresh(1, 7, "second", "next"), None, None, Some(&login));
         let keeping = |owed: &Debt, refresh: &str| {
             Debt::of_replacement(with_refresh(1, 8, "again", refresh), true, Some(owed))
         };
@@ -339,8 +345,9 @@ mod tests {
             (keeping(&own, "own"), "10 again own"),
             (keeping(&keeping(&own, "own"), "own"), "10 again own"),
             (keeping(&refresh, "next"), "10 again next"),
+            (refresh_of_a_login, "10 second next"),
             // That of a login is there, if anything of the session is.
-            (keeping(&Debt::of_identity(with_refresh(1, 6, "first", "own")), "own"), "10 again R3"),
+            (keeping(&login, "own"), "10 again R3"),
         ] {
             assert_eq!(shown(&debt.change_above(Some(&found))), expected);
         }
