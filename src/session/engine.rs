@@ -279,10 +279,10 @@ impl Engine {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
         let record = self.storage.following(slot.known().record);
-        let before = slot.token().map(|before| before.sendable().stored());
+        let before = slot.token().map(|before| before.stored());
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
-        let record = record.record(Some(token.sendable().stored()));
+        let record = record.record(Some(token.stored()));
         Some(self.storage.enqueue_refreshed(record, before, fence, None))
     }
 
@@ -405,7 +405,7 @@ impl Engine {
     /// Publishes a change, in the critical section that makes it. Returned is its record, for the store's queue.
     fn publish(&self, change: &Change) -> Record {
         self.cell.store(Some(change.token.clone()));
-        change.record.record(Some(change.token.sendable().stored()))
+        change.record.record(Some(change.token.stored()))
     }
 }
 

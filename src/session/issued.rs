@@ -250,8 +250,8 @@ impl Issued {
         now.monotonic.saturating_sub(self.sendable.received.monotonic)
     }
 
-    pub(crate) fn sendable(&self) -> &Sendable {
-        &self.sendable
+    pub(crate) fn stored(&self) -> StoredToken {
+        self.sendable.stored()
     }
 
     pub(crate) fn fruitless(&self) -> &Arc<AtomicU32> {

@@ -255,7 +255,7 @@ impl Slot {
             (None, Some(Record { session, revision, token: Some(stored) })) => {
                 (RecordHead { session, revision }, Some(stored))
             }
-            (present, _) => (self.record, present.as_ref().map(|present| present.sendable().stored())),
+            (present, _) => (self.record, present.as_ref().map(|present| present.stored())),
         };
         let token = match before {
             Some(before) => token.keeping_refresh_of(before),

@@ -73,7 +73,7 @@ pub(crate) enum Taken {
 }
 
 pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded) -> Taken {
-    let before = || known.present.as_ref().map(|present| present.sendable().stored());
+    let before = || known.present.as_ref().map(|present| present.stored());
     match reloaded {
         Reloaded::Token(record, token) => match alive(engine, known, &token) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
