@@ -93,9 +93,13 @@ impl Debt {
     }
 
     /// Whether it would write over a refresh token that it has to keep, unless it knows what is there.
-    pub(super) fn keeps_what_is_there(&self) -> bool {
+    pub(super) fn needs_to_know_what_is_there(&self) -> bool {
         let has_one = self.record.token.as_ref().is_some_and(|token| token.refresh.is_some());
-        has_one && self.kind == Kind::Replacement { keeps: true } && !self.brings_its_own
+        has_one && self.keeps_what_is_there()
+    }
+
+    fn keeps_what_is_there(&self) -> bool {
+        self.kind == Kind::Replacement { keeps: true } && !self.brings_its_own
     }
 
     fn takes_over(&mut self, owed: &Debt) {
@@ -150,8 +154,8 @@ impl Debt {
         let is_siblings = |found: &&Record| {
             found.session == self.record.session && found.revision >= self.first && !self.follows(found)
         };
-        let keeps = self.kind == Kind::Replacement { keeps: true } && !self.brings_its_own;
-        let siblings = found.filter(is_siblings).and_then(|found| found.token.as_ref()).filter(|_| keeps);
+        let siblings = found.filter(|_| self.keeps_what_is_there()).filter(is_siblings);
+        let siblings = siblings.and_then(|found| found.token.as_ref());
         if let (Some(token), Some(siblings)) = (&mut record.token, siblings) {
             token.take_refresh_of(siblings);
         }

@@ -165,7 +165,7 @@ impl Storage {
         {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
-            Err(unread) if debt.keeps_what_is_there() => return Err(unread),
+            Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
