@@ -358,14 +358,16 @@ impl Engine {
         let engine = self.clone();
         let mut looking = JoinSet::new();
         looking.spawn_on(async move { engine.storage.load().await }, &runtime);
-        let gone =
-            || Error::new(ErrorKind::NoRuntime, "the runtime went away before the store was looked into");
-        let late =
-            || Error::new(ErrorKind::Store, "the store was not looked into in time: nothing has changed");
         match in_time(self.storage.timeout(), pin!(looking.join_next())).await {
             Some(Some(Ok(found))) => found,
-            Some(_) => Err(gone()),
-            None => Err(late()),
+            Some(_) => {
+                let gone = "the runtime went away before the store was looked into: nothing has changed";
+                Err(Error::new(ErrorKind::NoRuntime, gone))
+            }
+            None => {
+                let late = "the store was not looked into in time: nothing has changed";
+                Err(Error::new(ErrorKind::Store, late))
+            }
         }
     }
 

@@ -156,9 +156,9 @@ impl Storage {
         .await
     }
 
-    /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process that has
-    /// never looked into the store, and is news to all the others all the same. It goes without the number of a lease, so
-    /// that no store holds it for outdated.
+    /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process
+    /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
+    /// lease, so that no store holds it for outdated.
     async fn save_above(&self, debt: &Debt) -> Result<(), BoxError> {
         let found = timeout(self.store_timeout / 2, self.store.load()).await;
         let found = match found.unwrap_or_else(|_elapsed| Err("the token store was not read in time".into()))
@@ -199,9 +199,9 @@ impl Storage {
         }
     }
 
-    /// What was found in the store, unless something newer is owed to it: that is what will be there. That may be a token whose refresh ended
-    /// between the authority's answer and the save: the refresh token before it is spent. A refreshed token that is
-    /// older than what was found is owed no longer.
+    /// What was found in the store, unless something newer is owed to it: that is what will be there. That may be a token
+    /// whose refresh ended between the authority's answer and the save: the refresh token before it is spent. A refreshed
+    /// token that is older than what was found is owed no longer.
     pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
         let (newest, given_up) = {
             let mut queue = self.queue();

@@ -232,11 +232,6 @@ impl Records {
         }
         if let Some((change, by)) = self.kept.change {
             if !self.stands_against(root, change, by) {
-                let r = &self.roots[root];
-                eprintln!(
-                    "!! {text} root {root} at {} by {} origin {:?} settled {:?} shared {} vs change {change} by {by}",
-                    r.at, r.by, r.origin, r.settled, r.is_shared
-                );
                 self.broken("a token from before a login or logout is stored after it");
             }
         }
