@@ -5,13 +5,13 @@ use std::mem;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroize;
 
-/// The fields of a request. A clone of a `HeaderMap` costs three allocations, and one more for each value that was not
-/// cloned before; short values are copied here instead, one after the other.
+/// The fields of a request. A clone of a `HeaderMap` costs three allocations, and one more for each name and value that
+/// was not cloned before; names and short values are copied here instead, one after the other.
 #[derive(Default)]
 pub(super) struct Fields {
-    /// Each name with the length of its value.
-    names: Vec<(HeaderName, u32)>,
-    /// The values that were copied. Wiped when it is not needed any more.
+    /// Of each name and its value.
+    lengths: Vec<(u32, u32)>,
+    /// The names, and the values that were copied. Wiped when it is not needed any more.
     text: Vec<u8>,
     /// The values that are better not copied: sensitive ones, and long ones.
     shared: Vec<HeaderValue>,
@@ -27,17 +27,26 @@ impl Fields {
     /// Writes them down, where there are none so far.
     pub(super) fn write(&mut self, map: &HeaderMap) {
         for (name, value) in map {
+            let name = name.as_str().as_bytes();
             if value.is_sensitive() || value.len() > LONG {
+                self.push(name, &[]);
                 self.shared.push(value.clone());
-                self.names.push((name.clone(), SHARED));
+                self.lengths.push((name.len() as u32, SHARED));
             } else {
-                self.names.push((name.clone(), value.len() as u32));
-                if self.text.capacity() - self.text.len() < value.len() {
-                    self.grow(value.len());
-                }
-                self.text.extend_from_slice(value.as_bytes());
+                self.push(name, value.as_bytes());
+                self.lengths.push((name.len() as u32, value.len() as u32));
             }
         }
+    }
+
+    #[inline]
+    fn push(&mut self, name: &[u8], value: &[u8]) {
+        let more = name.len() + value.len();
+        if self.text.capacity() - self.text.len() < more {
+            self.grow(more);
+        }
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(value);
     }
 
     /// A buffer that grew by itself would leave a copy of its text behind.
@@ -50,27 +59,31 @@ impl Fields {
 
     /// The fields that were written, in the same order.
     pub(super) fn read(&self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.names.len());
+        let mut map = HeaderMap::with_capacity(self.lengths.len());
         let (mut text, mut shared) = (&*self.text, self.shared.iter());
-        for (name, length) in &self.names {
-            let value = if *length == SHARED {
+        let mut next = |length: u32| {
+            let (part, rest) = text.split_at(length as usize);
+            text = rest;
+            part
+        };
+        for &(name, value) in &self.lengths {
+            let name = HeaderName::from_bytes(next(name)).ok();
+            let value = if value == SHARED {
                 shared.next().cloned()
             } else {
-                let (value, rest) = text.split_at(*length as usize);
-                text = rest;
-                HeaderValue::from_bytes(value).ok()
+                HeaderValue::from_bytes(next(value)).ok()
             };
-            map.append(name, value.expect("it was a value before"));
+            map.append(name.expect("it was a name before"), value.expect("it was a value before"));
         }
         map
     }
 
     /// Forgets them, but keeps the room that they had.
     pub(super) fn clear(&mut self) {
-        if self.names.is_empty() {
+        if self.lengths.is_empty() {
             return;
         }
-        self.names.clear();
+        self.lengths.clear();
         self.shared.clear();
         // An ordinary write, many times faster than `zeroize`. It is not left out, because the buffer outlives it.
         self.text.fill(0);
@@ -80,7 +93,7 @@ impl Fields {
     /// How much room they have, in bytes.
     pub(super) fn room(&self) -> usize {
         self.text.capacity()
-            + self.names.capacity() * size_of::<(HeaderName, u32)>()
+            + self.lengths.capacity() * size_of::<(u32, u32)>()
             + self.shared.capacity() * size_of::<HeaderValue>()
     }
 }
@@ -123,8 +136,10 @@ mod tests {
             ("x-long", &long),
             ("x-after", b"1"),
         ]);
-        let read = written(&map).read();
+        let fields = written(&map);
+        let read = fields.read();
         assert!(read.iter().eq(map.iter()), "{read:?}");
+        assert_eq!(fields.shared, [long.as_slice()], "only what is too long to copy");
         assert!(written(&HeaderMap::new()).read().is_empty());
     }
 
@@ -135,7 +150,7 @@ mod tests {
         let mut map = map(&[("accept", b"a/b")]);
         map.insert("x-own", value);
         let fields = written(&map);
-        assert_eq!(fields.text, b"a/b");
+        assert_eq!(fields.text, b"accepta/bx-own");
         assert!(fields.read()["x-own"].is_sensitive());
     }
 
