@@ -34,6 +34,8 @@ pub(crate) struct Watching {
     pub(crate) save: Fault,
     pub(crate) load: Fault,
     lock: Fault,
+    /// Leases are over before they are given back.
+    leases_expire: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -98,9 +100,13 @@ impl TokenStore for Watched {
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
-        let fault = self.inner.lock().unwrap().lock;
+        let (fault, expires) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.lock, inner.leases_expire)
+        };
         fault.strike().await?;
-        self.memory.lock().await
+        let lease = self.memory.lock().await?;
+        Ok(if expires { Lease::new(lease.fence(), ()) } else { lease })
     }
 }
 
@@ -564,6 +570,22 @@ async fn a_lease_that_somebody_keeps_is_waited_for_and_no_longer_than_it_may() {
     drop(lease);
     tokio::time::advance(Duration::from_secs(2)).await;
     world.session.refresh().await.unwrap();
+}
+
+/// Its lease has expired before the save could be made.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_saved() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = owing(&store).await;
+    store.set(|store| store.save = Fault::None);
+    let later = store.lock().await.unwrap();
+    let found = store.load().await.unwrap().unwrap();
+    let token = Some(StoredToken::new("of-a-later-refresh"));
+    store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
+    let error = within(ours.session.settle()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    assert_eq!(store.access().await.as_deref(), Some("of-a-later-refresh"));
 }
 
 /// A future that is polled where it is woken, which may be in the midst of what wakes it.
