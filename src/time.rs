@@ -190,7 +190,7 @@ pub(crate) fn packed(duration: Duration) -> u64 {
     if duration.as_secs() >> (u64::BITS - NANOS) > 0 {
         return u64::MAX;
     }
-    duration.as_secs() << NANOS | u64::from(duration.subsec_nanos())
+    (duration.as_secs() << NANOS) + u64::from(duration.subsec_nanos())
 }
 
 #[inline]
