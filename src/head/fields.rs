@@ -59,7 +59,8 @@ impl Fields {
 
     /// The fields that were written, in the same order.
     pub(super) fn read(&self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.lengths.len());
+        // More values than there may be names are no mistake: a name may have many.
+        let mut map = HeaderMap::try_with_capacity(self.lengths.len()).unwrap_or_default();
         let (mut text, mut shared) = (&*self.text, self.shared.iter());
         let mut next = |length: u32| {
             let (part, rest) = text.split_at(length as usize);
@@ -67,7 +68,7 @@ impl Fields {
             part
         };
         for &(name, value) in &self.lengths {
-            let name = HeaderName::from_bytes(next(name)).ok();
+            let name = HeaderName::from_lowercase(next(name)).ok();
             let value = if value == SHARED {
                 shared.next().cloned()
             } else {
@@ -141,6 +142,17 @@ mod tests {
         assert!(read.iter().eq(map.iter()), "{read:?}");
         assert_eq!(fields.shared, [long.as_slice()], "only what is too long to copy");
         assert!(written(&HeaderMap::new()).read().is_empty());
+    }
+
+    #[test]
+    fn whatever_a_map_holds_is_read_back() {
+        let every = (0..=u8::MAX).filter_map(|byte| HeaderName::from_lowercase(&[b'x', byte]).ok());
+        let mut map: HeaderMap = every.map(|name| (name, HeaderValue::from_static("1"))).collect();
+        assert!(map.contains_key(HeaderName::from_static("x\"")), "HTTP/2 allows it, and HTTP/1.1 does not");
+        for _ in 0..40_000 {
+            map.append("x-many", HeaderValue::from_static("1"));
+        }
+        assert_eq!(written(&map).read(), map);
     }
 
     #[test]

@@ -418,6 +418,8 @@ fn rich(method: &str, uri: &str, version: Version) -> Request<ModelBody> {
         .header("X-Many", "a")
         .header("cookie", HeaderValue::from_bytes(b"caf\xe9=1").unwrap())
         .header("x-many", "b")
+        // As HTTP/2 allows it and HTTP/1.1 does not.
+        .header(HeaderName::from_static("x\"quoted"), "1")
         .header("content-length", "5")
         .header("host", "somewhere-else.test")
         .extension(7_u8)
