@@ -64,18 +64,13 @@ struct Part {
 type Predicate = Arc<dyn Fn(&Uri) -> bool + Send + Sync>;
 
 impl Scope {
-    /// The scope of one origin that may be plain `http` although its host is not this machine.
-    ///
-    /// # Security
-    ///
-    /// Over plain `http` everybody on the way can read and keep the credential. This is for networks that encrypt
-    /// below HTTP, such as a service mesh.
+    /// The scope of one [`Origin::danger_plain_http`].
     ///
     /// # Errors
     ///
-    /// As [`Origin`], except for the plain `http`.
+    /// As that.
     pub fn danger_plain_http(origin: &str) -> Result<Self, Error> {
-        Ok(Origin::parse(origin)?.into())
+        Ok(Origin::danger_plain_http(origin)?.into())
     }
 
     /// Both scopes together.
@@ -163,7 +158,7 @@ impl fmt::Debug for Scope {
 /// 3. a host that is not a name of ASCII letters, digits, `-`, `_` and `.`, or an IP address. There are no wildcards;
 ///    an international name is written in its `xn--` form;
 /// 4. plain `http`, unless the host is this machine: `localhost`, a name below it, `127.0.0.0/8`, `[::1]`. For other
-///    hosts there is [`Scope::danger_plain_http`].
+///    hosts there is [`danger_plain_http`](Self::danger_plain_http).
 ///
 /// A host with a trailing dot is another origin than the one without, as in browsers (RFC 6454 §4).
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -187,8 +182,17 @@ enum Host {
 }
 
 impl Origin {
-    /// All rules but the one on plain `http`.
-    fn parse(text: &str) -> Result<Self, Error> {
+    /// An origin that may be plain `http` although its host is not this machine.
+    ///
+    /// # Security
+    ///
+    /// Over plain `http` everybody on the way can read and keep the credential. This is for networks that encrypt
+    /// below HTTP, such as a service mesh.
+    ///
+    /// # Errors
+    ///
+    /// As [`Origin`], except for the plain `http`.
+    pub fn danger_plain_http(text: &str) -> Result<Self, Error> {
         if text.contains('#') {
             return Err(refused("an origin has no fragment: write `https://host` or `https://host:port`"));
         }
@@ -226,7 +230,7 @@ impl Origin {
     fn secure(self) -> Result<Self, Error> {
         if self.scheme == Scheme::Http && !self.host.is_loopback() {
             return Err(refused(
-                "plain http is allowed for this machine only: write `https://`, or use `Scope::danger_plain_http`",
+                "plain http is allowed for this machine only: write `https://`, or use `Origin::danger_plain_http`",
             ));
         }
         Ok(self)
@@ -255,7 +259,7 @@ impl FromStr for Origin {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        Self::parse(text)?.secure()
+        Self::danger_plain_http(text)?.secure()
     }
 }
 
@@ -346,9 +350,10 @@ impl Host {
 /// Whether a URI names another machine without TLS on the way to it.
 #[cfg(feature = "json")]
 pub(crate) fn is_in_the_clear(uri: &Uri) -> bool {
-    target(uri).is_some_and(|(scheme, host, _)| {
-        scheme == Scheme::Http && !Host::parse(host).is_ok_and(|host| host.is_loopback())
-    })
+    // What is not understood may be understood otherwise by a client.
+    let is_here =
+        || target(uri).is_some_and(|(_, host, _)| Host::parse(host).is_ok_and(|host| host.is_loopback()));
+    Scheme::of(uri) == Some(Scheme::Http) && !is_here()
 }
 
 /// Scheme, host as written and port of a URI, if it has an authority and its port is one. User information is left in

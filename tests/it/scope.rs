@@ -340,3 +340,13 @@ async fn with_an_assumed_origin_a_relative_uri_takes_the_query_parameter_and_sta
     let uris: Vec<_> = lab.sent().iter().map(|sent| sent.head.uri.to_string()).collect();
     assert_eq!(uris, ["/p?a=1&access_token=token-1", "/p?a=1&access_token=token-2"]);
 }
+
+/// As a channel of gRPC does in a mesh that encrypts below HTTP.
+#[tokio::test(start_paused = true)]
+async fn an_assumed_origin_may_be_plain_http_where_somebody_says_so() {
+    let lab = Lab::new([status(200)]);
+    let mesh = Origin::danger_plain_http("http://orders.test:50051").unwrap();
+    let layer = TokenRefreshLayer::new(lab.session.clone(), mesh.clone()).assume_origin(mesh);
+    tower::Layer::layer(&layer, lab.script()).oneshot(request("/orders.Orders/Get")).await.unwrap();
+    assert_eq!(lab.sent()[0].authorization(), ["Bearer token-1"]);
+}

@@ -276,7 +276,14 @@ async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_
         let session = Session::builder(ClientCredentials::new(endpoint)).build();
         (within(session.token()).await.map_err(|error| error.kind()).map(drop), idp.bodies().len())
     };
-    for url in ["http://id.test/token", "http://user@localhost/token", "http://10.0.0.1:8080/token"] {
+    for url in [
+        "http://id.test/token",
+        "http://10.0.0.1:8080/token",
+        // A client may make another host or port of these than we do.
+        "http://user@localhost/token",
+        "http://user:password@10.0.0.1/token",
+        "http://10.0.0.1:99999/token",
+    ] {
         let refused = (Err(ErrorKind::Configuration), 0);
         assert_eq!(login(url, |client| client).await, refused, "{url}");
         assert_eq!(login(url, AuthorityClient::danger_plain_http).await, (Ok(()), 1), "{url}");
