@@ -19,12 +19,12 @@ use crate::{
 ///
 /// ```
 /// use tower_layer::Layer;
-/// use tower_token_refresh::{FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
+/// use tower_token_refresh::{Origin, Session, Token, TokenRefreshLayer, source_fn};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let http_client = ();
-/// let session = Session::builder(source_fn(|_: FetchContext| async {
-///     Ok::<_, FetchError>(Token::new("from-the-authority"))
+/// let session = Session::builder(source_fn(|_| async {
+///     Ok(Token::new("from-the-authority"))
 /// }))
 /// .build();
 /// let layer = TokenRefreshLayer::new(session, "https://api.example.com".parse::<Origin>()?);
@@ -39,13 +39,13 @@ use crate::{
 /// ```
 /// use http::{Method, StatusCode};
 /// use tower_token_refresh::{
-///     FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer,
+///     Origin, Session, Token, TokenRefreshLayer,
 ///     classify::{Answer, Verdict},
 ///     source_fn,
 /// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+/// # let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
 /// let layer = TokenRefreshLayer::new(session, "https://api.example.com".parse::<Origin>()?)
 ///     .classifier(|answer: &Answer<'_>| match answer.status() {
 ///         StatusCode::FORBIDDEN => Verdict::Reject,
@@ -132,8 +132,11 @@ impl TokenRefreshLayer {
         Ok(self)
     }
 
+    /// The options of this layer alone.
     fn policy(&mut self) -> &mut Policy {
-        Arc::make_mut(&mut self.policy)
+        let policy = Arc::make_mut(&mut self.policy);
+        policy.held = Arc::default();
+        policy
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Policy {
     pub(crate) resend: Option<Arc<ResendPredicate>>,
     pub(crate) assumed: Option<Origin>,
     pub(crate) max_held: usize,
-    held: Arc<AtomicUsize>,
+    pub(crate) held: Arc<AtomicUsize>,
 }
 
 pub(crate) type ResendPredicate = dyn Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync;

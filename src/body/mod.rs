@@ -83,7 +83,8 @@ impl<B> fmt::Debug for Rebuild<B> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotReplayable {
-    /// More than `replay_limit` bytes of it had been sent when the refusal came.
+    /// More than `replay_limit` bytes of it had been sent when the refusal came; or nothing of it is kept at all,
+    /// [`without_replay`](crate::TokenRefreshLayer::without_replay).
     TooLarge,
     /// The body itself failed while it was sent for the first time.
     Failed,

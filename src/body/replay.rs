@@ -84,7 +84,11 @@ where
         if let Some(bytes) = fits.and_then(|length| source.as_mut().read_whole(length)) {
             return Self::whole(bytes);
         }
-        Self::shared(source, hint, Second::Recorded(Box::new(Recording::new(limit))))
+        let second = match limit {
+            0 => Second::Impossible(NotReplayable::TooLarge),
+            _ => Second::Recorded(Box::new(Recording::new(limit))),
+        };
+        Self::shared(source, hint, second)
     }
 
     /// A body of which nothing is read yet, and that is not shared if it is empty.

@@ -122,3 +122,25 @@ async fn the_place_of_a_waiter_is_free_again_however_its_wait_ended() {
     let response = world.get("/me").await.unwrap();
     assert_eq!(response.extensions().get::<Outcome>().map(Outcome::attempts), Some(2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn layers_that_were_made_from_one_another_count_for_themselves() {
+    let world = revoked(1).await;
+    let unlimited = TokenRefreshLayer::new(world.session.clone(), origin());
+    let limited = unlimited.clone().max_held(1).unwrap();
+    let answers = world.api.hold(Phase::Answer);
+    let refresh = world.authority.hold(Endpoint::Refresh);
+    let mut requests =
+        [unlimited, limited].map(|layer| task::spawn(layer.layer(world.api.clone()).oneshot(get("/me"))));
+    for request in &mut requests {
+        assert_pending!(request.poll());
+    }
+    answers.open();
+    for request in &mut requests {
+        assert_pending!(request.poll());
+    }
+    refresh.open();
+    for request in requests {
+        assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
+    }
+}

@@ -170,6 +170,21 @@ async fn without_replay_only_requests_without_a_body_are_resent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_replay_an_upload_that_nobody_has_read_is_not_sent_again_either() {
+    let (builder, _) = numbered();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let inner = tower::service_fn(move |_: Request<ReplayBody<_>>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async { status(401) }
+    });
+    let client = TokenRefreshLayer::new(builder.build(), origin()).without_replay().layer(inner);
+    let response = within(client.oneshot(posting(chunked([&b"x"[..]], None)))).await.unwrap();
+    assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_predicate_is_not_asked_about_a_request_of_which_nothing_is_kept() {
     let lab = Lab::with(
         [status(401)],
