@@ -13,7 +13,7 @@ use http::{Request, StatusCode};
 use show::show;
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    BoxError, FetchError, Origin, Password, RefreshTokenGrant, Session, TokenRefreshLayer, TokenSource,
+    BoxError, Origin, Password, RefreshTokenGrant, Session, TokenRefreshLayer, TokenSource,
     oauth2::TokenEndpoint,
     source::Credentials,
     store::FileStore,
@@ -64,7 +64,7 @@ async fn open(
     let refresh =
         RefreshTokenGrant::new(TokenEndpoint::new(authority.clone(), "https://id.test/oauth/token".parse()?));
     let login = Password::new(authority.clone(), "https://id.test/login".parse()?, || async {
-        Ok::<_, FetchError>(Credentials::new("alice", "wonderland"))
+        Ok(Credentials::new("alice", "wonderland"))
     });
     let session =
         Session::builder(refresh.or_else(login)).store(FileStore::new(file)).clock(clock.clone()).build();

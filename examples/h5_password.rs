@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
-    BoxError, Error, FetchError, Origin, Outcome, Password, ReplayBody, Session, TokenRefreshLayer,
+    BoxError, Error, Origin, Outcome, Password, ReplayBody, Session, TokenRefreshLayer,
     source::{Content, Credentials},
     store::{MemoryStore, TokenStore},
     test_util::{ModelApi, ModelAuthority},
@@ -39,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
     let plain: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
     let login = Password::new(plain, format!("{}/login", server.base).parse()?, move || {
         let password = cached.lock().expect("nobody panics with it").clone();
-        async { Ok::<_, FetchError>(Credentials::new("carol", password)) }
+        async { Ok(Credentials::new("carol", password)) }
     });
     let store = MemoryStore::new();
     let session = Session::builder(login).store(store.clone()).build();

@@ -22,8 +22,8 @@ use hyper_util::{
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    BoxError, Codes, Error, FetchError, JsonCodeLayer, LoginCode, Origin, Outcome, ReplayBody, Secret,
-    Session, Tips, TokenRefreshLayer, preset,
+    BoxError, Codes, Error, JsonCodeLayer, LoginCode, Origin, Outcome, ReplayBody, Secret, Session, Tips,
+    TokenRefreshLayer, preset,
     session::State,
     source::Content,
     store::MemoryStore,
@@ -129,7 +129,7 @@ fn launch(server: &Server, storage: &MemoryStore) -> Result<Session, BoxError> {
         async move {
             let answer = platform.request(request?).await?.into_body().collect().await?.to_bytes();
             let answer: Value = serde_json::from_slice(&answer)?;
-            Ok::<_, FetchError>(Secret::from(answer["code"].as_str().unwrap_or_default()))
+            Ok(Secret::from(answer["code"].as_str().unwrap_or_default()))
         }
     };
     let source = LoginCode::mini_program(phone, format!("{}/token", server.base).parse()?, code)?;
@@ -145,7 +145,7 @@ fn client(server: &Server, session: Session) -> Result<Pages, BoxError> {
     Ok(ServiceBuilder::new()
         .boxed_clone()
         .layer(layer)
-        .layer(preset::JsonByDefault::new())
+        .layer(preset::JsonByDefaultLayer::new())
         .layer(JsonCodeLayer::new())
         .service(plain))
 }

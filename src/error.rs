@@ -4,9 +4,8 @@
 //! and downcasts to itself. Ours is [`Error`]; [`Error::find`] gets it out of any
 //! chain of causes, and [`Error::of`] out of a result. Where the server has answered before the refresh failed, the
 //! result is that answer, and the error is in its extensions.
-//!
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, iter, sync::Arc, time::Duration};
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -83,14 +82,7 @@ impl Error {
 
     /// The first of our errors in a chain of causes, the error itself included.
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
-        let mut link = Some(error);
-        while let Some(current) = link {
-            if let Some(found) = current.downcast_ref() {
-                return Some(found);
-            }
-            link = current.source();
-        }
-        None
+        causes(error).find_map(|link| link.downcast_ref())
     }
 
     /// What kind of failure it is.
@@ -134,4 +126,11 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.cause.as_deref().map(|cause| cause as _)
     }
+}
+
+/// An error and what is behind it.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    iter::successors(Some(error), |&link| link.source())
 }

@@ -10,7 +10,7 @@
 //! use std::time::Duration;
 //!
 //! use tower::{Layer, ServiceExt};
-//! use tower_token_refresh::{FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
+//! use tower_token_refresh::{FetchContext, Origin, Session, Token, TokenRefreshLayer, source_fn};
 //!
 //! # use tower_token_refresh::{BoxError, ReplayBody};
 //! # #[tokio::main(flavor = "current_thread")]
@@ -24,7 +24,7 @@
 //! // the session.
 //! let session = Session::builder(source_fn(|cx: FetchContext| async move {
 //!     let _refresh_token = cx.refresh_token();
-//!     Ok::<_, FetchError>(Token::new("an-access-token").expires_in(Duration::from_secs(7200)))
+//!     Ok(Token::new("an-access-token").expires_in(Duration::from_secs(7200)))
 //! }))
 //! .build();
 //!
@@ -123,11 +123,15 @@ pub mod tips;
 mod token;
 
 #[cfg(feature = "json")]
+#[doc(inline)]
 pub use self::peek::json::JsonCodeLayer;
 #[cfg(feature = "session-map")]
+#[doc(inline)]
 pub use self::session_map::SessionMap;
 #[cfg(feature = "json")]
+#[doc(inline)]
 pub use self::source::{LoginCode, Password, oauth2, oauth2::RefreshTokenGrant};
+#[doc(inline)]
 pub use self::{
     body::ReplayBody,
     classify::{Answer, Challenged, Classify, Codes, ErrorCode, Standard, Statuses, Verdict},

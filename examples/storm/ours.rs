@@ -3,8 +3,7 @@
 use http::StatusCode;
 use tower::Layer;
 use tower_token_refresh::{
-    BoxError, FetchContext, FetchError, Origin, Placement, Session, Statuses, Token, TokenRefreshLayer,
-    source_fn,
+    BoxError, FetchError, Origin, Placement, Session, Statuses, Token, TokenRefreshLayer, source_fn,
 };
 
 use crate::phone::{Client, Phone};
@@ -12,7 +11,7 @@ use crate::phone::{Client, Phone};
 pub(crate) fn client(phone: Phone) -> Result<Client, BoxError> {
     let origin: Origin = phone.base.parse()?;
     let wire = phone.wire.clone();
-    let source = source_fn(move |_: FetchContext| {
+    let source = source_fn(move |_| {
         let phone = phone.clone();
         async move { Ok(Token::new(phone.new_token(None).await.map_err(FetchError::transient)?)) }
     });

@@ -6,9 +6,9 @@
 //! ```
 //! use std::error::Error as _;
 //!
-//! use tower_token_refresh::{FetchContext, FetchError, Session, Token, event::Event, source_fn};
+//! use tower_token_refresh::{Session, Token, event::Event, source_fn};
 //!
-//! # let source = source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) });
+//! # let source = source_fn(|_| async { Ok(Token::new("t")) });
 //! let session = Session::builder(source)
 //!     // Write the argument's type, so that the compiler accepts the closure for every lifetime.
 //!     .observer(|event: &Event<'_>| match event {

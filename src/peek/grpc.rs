@@ -15,12 +15,12 @@
 //! use http::Request;
 //! use tower::ServiceBuilder;
 //! use tower_token_refresh::{
-//!     Classify, FetchContext, FetchError, GrpcStatusLayer, GrpcUnauthenticated, Origin, Session, Standard, Token,
+//!     Classify, GrpcStatusLayer, GrpcUnauthenticated, Origin, Session, Standard, Token,
 //!     TokenRefreshLayer, peek::grpc::Unary, source_fn,
 //! };
 //!
 //! # fn main() -> Result<(), tower_token_refresh::BoxError> {
-//! # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+//! # let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
 //! # let channel = ();
 //! let origin: Origin = "https://grpc.example.com".parse()?;
 //! let client = ServiceBuilder::new()

@@ -31,11 +31,11 @@
 //! use http_body_util::Full;
 //! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_token_refresh::{
-//!     BoxError, Classify, Codes, FetchContext, FetchError, JsonCodeLayer, Origin, ReplayBody, Session, Standard, Token,
+//!     BoxError, Classify, Codes, JsonCodeLayer, Origin, ReplayBody, Session, Standard, Token,
 //!     TokenRefreshLayer, source_fn,
 //! };
 //!
-//! # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+//! # let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
 //! # let http_client = tower::service_fn(|_: Request<ReplayBody<Full<Bytes>>>| async {
 //! #     Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(r#"{"errcode":0}"#))))
 //! # });

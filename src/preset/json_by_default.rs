@@ -4,34 +4,34 @@ use http::{HeaderValue, Request, header::CONTENT_TYPE};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Says that a request is JSON unless it says what it is.
+/// Sets `content-type: application/json` on requests that have no content type.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 #[must_use]
-pub struct JsonByDefault;
+pub struct JsonByDefaultLayer;
 
-impl JsonByDefault {
+impl JsonByDefaultLayer {
     /// The layer.
     pub fn new() -> Self {
-        JsonByDefault
+        JsonByDefaultLayer
     }
 }
 
-impl<S> Layer<S> for JsonByDefault {
-    type Service = WithJsonByDefault<S>;
+impl<S> Layer<S> for JsonByDefaultLayer {
+    type Service = JsonByDefault<S>;
 
-    fn layer(&self, inner: S) -> WithJsonByDefault<S> {
-        WithJsonByDefault { inner }
+    fn layer(&self, inner: S) -> JsonByDefault<S> {
+        JsonByDefault { inner }
     }
 }
 
-/// The service made by [`JsonByDefault`].
+/// The service made by [`JsonByDefaultLayer`].
 #[derive(Clone, Debug)]
-pub struct WithJsonByDefault<S> {
+pub struct JsonByDefault<S> {
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for WithJsonByDefault<S>
+impl<S, B> Service<Request<B>> for JsonByDefault<S>
 where
     S: Service<Request<B>>,
 {

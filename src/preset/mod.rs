@@ -45,7 +45,7 @@ use std::fmt;
 
 pub use self::{
     apps::{dingtalk_old_token, dingtalk_token, feishu_token, slack_endpoint, wechat_token, wecom_token},
-    json_by_default::{JsonByDefault, WithJsonByDefault},
+    json_by_default::{JsonByDefault, JsonByDefaultLayer},
     platforms::{dingtalk, dingtalk_old, feishu, grpc, mini_program, oauth2, slack, wechat, wecom},
     stable_token::StableToken,
 };

@@ -1,4 +1,4 @@
-use super::{JsonByDefault, Preset};
+use super::{JsonByDefaultLayer, Preset};
 use crate::{
     classify::{Classify, Codes, Standard},
     peek::{
@@ -12,8 +12,8 @@ const VALID: &str = "the data of the presets is valid";
 
 /// A mini program's own server: `Authorization: Basic base64(token + ":")`, a 403 for a refused token, error codes in
 /// `error_code` for [`Tips`](crate::Tips), and JSON as the content type of requests that name none.
-pub fn mini_program() -> Preset<(JsonByDefault, JsonCodeLayer)> {
-    Preset::new(Placement::basic(), Standard, (JsonByDefault::new(), JsonCodeLayer::new()))
+pub fn mini_program() -> Preset<(JsonByDefaultLayer, JsonCodeLayer)> {
+    Preset::new(Placement::basic(), Standard, (JsonByDefaultLayer::new(), JsonCodeLayer::new()))
 }
 
 /// WeChat's server API: `?access_token=`, and `errcode` 40001, 40014 or 42001 at status 200.

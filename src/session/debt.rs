@@ -118,8 +118,9 @@ impl Debt {
         self.is_change.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the store has to be read before this is written. From the first attempt on it has.
-    pub(super) fn has_to_look(&self) -> bool {
+    /// Begins an attempt to write it. Whether the store has to be read before: at every attempt but the first, and at that
+    /// where it is known.
+    pub(super) fn begin(&self) -> bool {
         self.has_to_look.swap(true, Ordering::Relaxed)
     }
 
@@ -243,9 +244,9 @@ mod tests {
     fn the_store_is_looked_into_before_a_refresh_is_written_again_or_after_one_that_is_owed_or_without_a_lease()
      {
         let first = refresh(None);
-        assert_eq!([first.has_to_look(), first.has_to_look()], [false, true]);
-        assert!(refresh(Some(&first)).has_to_look());
-        assert!(Debt::of_refresh(record(1, 6, "second"), None, None, None).has_to_look());
+        assert_eq!([first.begin(), first.begin()], [false, true]);
+        assert!(refresh(Some(&first)).begin());
+        assert!(Debt::of_refresh(record(1, 6, "second"), None, None, None).begin());
     }
 
     fn with_refresh(session: u128, revision: u64, access: &str, refresh: &str) -> Record {

@@ -1,12 +1,12 @@
 //! One identity's token: who holds it, who gets the next one, who waits.
 //!
 //! ```
-//! use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
+//! use tower_token_refresh::{Session, Token, source_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let session = Session::builder(source_fn(|_: FetchContext| async {
-//!     Ok::<_, FetchError>(Token::new("from-the-authority"))
+//! let session = Session::builder(source_fn(|_| async {
+//!     Ok(Token::new("from-the-authority"))
 //! }))
 //! .build();
 //! assert_eq!(session.token().await?.access().expose(), "from-the-authority");
@@ -217,10 +217,10 @@ impl Session {
     /// anew. For a task of your own, which may be aborted at any time:
     ///
     /// ```
-    /// # use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
+    /// # use tower_token_refresh::{Session, Token, source_fn};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+    /// # let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
     /// let keeper = tokio::spawn(session.keep_fresh());
     /// # keeper.abort();
     /// # }

@@ -180,7 +180,8 @@ impl Storage {
     /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
     /// there, or a login that was raised.
     async fn save_refreshed(&self, debt: &Debt, fence: Option<u64>) -> Result<(), BoxError> {
-        if !debt.has_to_look() {
+        let has_to_look = debt.begin();
+        if !has_to_look {
             match self.store.save(&debt.record, fence).await {
                 Err(error) if error.is::<Superseded>() => {}
                 saved => return saved,

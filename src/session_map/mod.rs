@@ -3,15 +3,15 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use tower_token_refresh::{FetchContext, FetchError, Session, SessionMap, Token, source_fn};
+//! use tower_token_refresh::{Session, SessionMap, Token, source_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower_token_refresh::Error> {
 //! let sessions = SessionMap::builder(|user: &String| {
 //!     let user = user.clone();
-//!     let source = source_fn(move |_: FetchContext| {
+//!     let source = source_fn(move |_| {
 //!         let token = Token::new(format!("token-of-{user}"));
-//!         async move { Ok::<_, FetchError>(token) }
+//!         async move { Ok(token) }
 //!     });
 //!     // Give it a `.store(..)` of this user's own: what is evicted begins again from what was saved.
 //!     Session::builder(source).build()
@@ -36,16 +36,16 @@
 //! that a request whose extension was forgotten fails instead of being sent as somebody else:
 //!
 //! ```
-//! use tower_token_refresh::{FetchContext, FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
+//! use tower_token_refresh::{FetchError, Origin, Session, Token, TokenRefreshLayer, source_fn};
 //!
 //! # fn main() -> Result<(), tower_token_refresh::Error> {
-//! let nobody = Session::builder(source_fn(|_: FetchContext| async {
-//!     Err::<Token, _>(FetchError::login_required("the request carries no session"))
+//! let nobody = Session::builder(source_fn(|_| async {
+//!     Err(FetchError::login_required("the request carries no session"))
 //! }))
 //! .build();
 //! let layer = TokenRefreshLayer::new(nobody, "https://api.example.com".parse::<Origin>()?);
 //! # let _ = layer;
-//! # let session = Session::builder(source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("t")) })).build();
+//! # let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
 //!
 //! let mut request = http::Request::new(());
 //! request.extensions_mut().insert(session); // of this user

@@ -5,11 +5,11 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn};
+//! use tower_token_refresh::{FetchContext, Session, Token, source_fn};
 //!
 //! let session = Session::builder(source_fn(|cx: FetchContext| async move {
 //!     let _old = cx.refresh_token();
-//!     Ok::<_, FetchError>(Token::new("fresh").expires_in(Duration::from_secs(7200)))
+//!     Ok(Token::new("fresh").expires_in(Duration::from_secs(7200)))
 //! }))
 //! .build();
 //! # let _ = session;

@@ -49,7 +49,7 @@ pub(super) struct Refresh {
 impl World {
     /// A session that has a token.
     pub(super) fn with_token(token: &str) -> (World, Arc<Issued>) {
-        let source = source_fn(|_: FetchContext| async { Err::<Token, _>(FetchError::from(transient())) });
+        let source = source_fn(|_| async { Err::<Token, _>(FetchError::from(transient())) });
         let store = MemoryStore::new();
         let clock = Hand(Arc::new(AtomicBool::new(false)));
         let session = Session::builder(source).store(store.clone()).clock(clock.clone()).build();

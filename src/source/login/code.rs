@@ -20,14 +20,14 @@ use crate::{
 /// not have arrived.
 ///
 /// ```
-/// use tower_token_refresh::{FetchError, Secret, Session, source::LoginCode};
+/// use tower_token_refresh::{Secret, Session, source::LoginCode};
 /// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 /// # use tower_token_refresh::source::Content;
 /// # async fn wx_login() -> Result<String, std::io::Error> { Ok("code".to_owned()) }
 ///
 /// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 /// let source = LoginCode::mini_program(http, "https://api.example.com/token".parse()?, || async {
-///     Ok::<_, FetchError>(Secret::from(wx_login().await?))
+///     Ok(Secret::from(wx_login().await?))
 /// })?;
 /// let session = Session::builder(source).build();
 /// # let _ = session;

@@ -6,14 +6,14 @@
 //! | [`LoginCode`] | a code that a closure gets anew for each attempt |
 //!
 //! ```
-//! use tower_token_refresh::{FetchError, Session, source::{Credentials, JsonAnswer, Password, login::JsonVerify}};
+//! use tower_token_refresh::{Session, source::{Credentials, JsonAnswer, Password, login::JsonVerify}};
 //! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 //! # use tower_token_refresh::source::Content;
 //!
 //! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 //! let login = Password::new(http, "https://id.example.com/login".parse()?, || async {
 //!     // From wherever the application keeps them.
-//!     Ok::<_, FetchError>(Credentials::new("alice", "wonderland"))
+//!     Ok(Credentials::new("alice", "wonderland"))
 //! })
 //! .answer(JsonAnswer::new().access_token("/data/token")?.business_code("/errcode")?)
 //! .verify_with(JsonVerify::new("https://id.example.com/verify".parse()?));

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{answer::Answer, content::Content, error::Failed, failure::Grant, form, json, reading::Reading};
 use crate::{
-    error::{BoxError, Error, ErrorKind},
+    error::{BoxError, Error, ErrorKind, causes},
     scope::is_in_the_clear,
     source::{FetchContext, FetchError},
     time::timer,
@@ -264,18 +264,13 @@ where
 
 /// Whether no connection came about.
 fn is_of_connecting(error: &(dyn StdError + 'static)) -> bool {
-    let mut link = Some(error);
-    while let Some(current) = link {
-        if let Some(error) = current.downcast_ref::<io::Error>() {
-            return matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-                    | io::ErrorKind::AddrNotAvailable
-            );
-        }
-        link = current.source();
-    }
-    false
+    causes(error).find_map(|link| link.downcast_ref::<io::Error>()).is_some_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::AddrNotAvailable
+        )
+    })
 }

@@ -6,6 +6,7 @@ use super::{
     answer::Answer,
     json::{Json, Pointer},
 };
+use crate::error::causes;
 
 /// An authority's answer that brought no token, found by downcasting in the chain of causes.
 ///
@@ -35,14 +36,7 @@ impl AuthorityError {
 
     /// The first of these in a chain of causes, the error itself included.
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a AuthorityError> {
-        let mut link = Some(error);
-        while let Some(current) = link {
-            if let Some(found) = current.downcast_ref() {
-                return Some(found);
-            }
-            link = current.source();
-        }
-        None
+        causes(error).find_map(|link| link.downcast_ref())
     }
 
     /// The status of the answer.

@@ -45,14 +45,14 @@ use crate::error::BoxError;
 /// The token is stored as it is. Whoever can read the file has it.
 ///
 /// ```
-/// use tower_token_refresh::{FetchContext, FetchError, Session, Token, source_fn, store::FileStore};
+/// use tower_token_refresh::{Session, Token, source_fn, store::FileStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = std::env::temp_dir().join(format!("file-store-example-{}", std::process::id()));
 /// # std::fs::create_dir_all(&directory)?;
 /// let build = || {
-///     let source = source_fn(|_: FetchContext| async { Ok::<_, FetchError>(Token::new("from-the-authority")) });
+///     let source = source_fn(|_| async { Ok(Token::new("from-the-authority")) });
 ///     Session::builder(source).store(FileStore::new(directory.join("token.json"))).build()
 /// };
 /// build().login(Token::new("from-a-login")).await?;
