@@ -1,13 +1,17 @@
 //! Logins with passwords and codes, in JSON.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
+    oauth2::{PasswordGrant, TokenEndpoint},
     source::{Credentials, JsonAnswer, Verification, login::JsonVerify},
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority},
 };
@@ -214,6 +218,32 @@ async fn several_wrong_passwords_are_all_remembered() {
         assert!(bench.session.refresh().await.unwrap_err().is_login_required());
     }
     assert_eq!(idp.asked().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_refused_at_status_200_is_not_presented_over_and_over() {
+    for (body, at_most) in [
+        (r#"{"error":"wrong_password"}"#, 1),
+        (r#"{"error":"invalid_grant"}"#, 1),
+        // Nobody knows what that was: three strikes, and a try every 15 minutes then.
+        (r#"{"success":false,"message":"wrong password"}"#, 30),
+    ] {
+        let login = |idp: &Idp| Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default()));
+        let grant = |idp: &Idp| {
+            let endpoint = TokenEndpoint::new(idp.clone(), "https://id.test/token".parse().unwrap());
+            PasswordGrant::new(endpoint, alice(&Arc::default()))
+        };
+        let idps = [Idp::new(vec![json(200, body); 100]), Idp::new(vec![json(200, body); 100])];
+        for bench in [Bench::new(login(&idps[0])), Bench::new(grant(&idps[1]))] {
+            for _ in 0..3600 {
+                bench.session.token().await.unwrap_err();
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+        }
+        for idp in idps {
+            assert!(idp.asked().len() <= at_most, "{body}: {} in an hour", idp.asked().len());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

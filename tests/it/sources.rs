@@ -42,10 +42,30 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
     let html = |status| typed(status, "text/html", HTML.as_bytes());
     let (transient, unanswered, ambiguous) = ("Transient", "Unanswered", "Ambiguous");
     let (configuration, login) = ("Configuration", "LoginRequired");
-    let mut answers: Vec<_> = [
-        // No object, or not even JSON.
+    // No object, or not even JSON.
+    let unreadable = [
         text(200, ""),
         text(200, " "),
+        text(200, "{"),
+        text(200, r#"{"access_token":"a","token":"a""#),
+        text(200, r#"{"access_token":"a","token":"a"} {}"#),
+        text(200, r#"{'access_token':'a','token':'a'}"#),
+        text(200, r#"{"access_token":"a","token":"a",}"#),
+        text(204, ""),
+        json(200, format!(r#"{{"access_token":"a","token":"a","x":"{}"}}"#, "x".repeat(64 * 1024))),
+        typed(200, "application/json", b"\x1f\x8b\x08\x00gzip"),
+        json(200, vec![b'['; 60_000]),
+        // The wrong charset.
+        typed(200, "application/json; charset=latin1", b"{\"access_token\":\"\xe9\",\"token\":\"\xe9\"}"),
+        typed(200, "application/json; charset=utf-16", b"\xff\xfe{\0\"\0t\0\"\0}\0"),
+        typed(200, "application/json", b"{\"access_token\":\"\\ud800\",\"token\":\"\\ud800\"}"),
+        // Nobody knows which of two values counts.
+        text(200, r#"{"access_token":"a","access_token":"b","token":"a","token":"b"}"#),
+        typed(200, "application/x-www-form-urlencoded", b"access_token=a&access_token=b"),
+        text(200, r#"{"access_token":"a","token":"a","x":1e999}"#),
+    ];
+    let pages = [html(200), typed(200, "image/png", b"\x89PNG\r\n\x1a\n")];
+    let tokenless = [
         text(200, "null"),
         text(200, "true"),
         text(200, "7"),
@@ -53,20 +73,6 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         text(200, "[]"),
         text(200, r#"["access"]"#),
         text(200, r#"[{"access_token":"a","token":"a"}]"#),
-        text(200, "{"),
-        text(200, r#"{"access_token":"a","token":"a""#),
-        text(200, r#"{"access_token":"a","token":"a"} {}"#),
-        text(200, r#"{'access_token':'a','token':'a'}"#),
-        text(200, r#"{"access_token":"a","token":"a",}"#),
-        html(200),
-        typed(200, "image/png", b"\x89PNG\r\n\x1a\n"),
-        typed(200, "application/json", b"\x1f\x8b\x08\x00gzip"),
-        json(200, vec![b'['; 60_000]),
-        // The wrong charset.
-        typed(200, "application/json; charset=latin1", b"{\"access_token\":\"\xe9\",\"token\":\"\xe9\"}"),
-        typed(200, "application/json; charset=utf-16", b"\xff\xfe{\0\"\0t\0\"\0}\0"),
-        typed(200, "application/json", b"{\"access_token\":\"\\ud800\",\"token\":\"\\ud800\"}"),
-        // No token in it.
         text(200, "{}"),
         text(200, r#"{"access_token":null,"token":null}"#),
         text(200, r#"{"access_token":"","token":""}"#),
@@ -76,22 +82,21 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         text(200, r#"{"access_token":{"value":"a"},"token":{"value":"a"}}"#),
         text(200, r#"{"Access_Token":"a","Token":"a"}"#),
         text(200, r#"{"data":{"access_token":"a","token":"a"}}"#),
+        text(200, r#"{"errors":[{"message":"no"}]}"#),
         // A token, and something that speaks against it.
-        text(200, r#"{"access_token":"a","access_token":"b","token":"a","token":"b"}"#),
         text(200, r#"{"access_token":"a","token":"a","refresh_token":7}"#),
         text(200, r#"{"access_token":"a","token":"a","token_type":7}"#),
-        text(200, r#"{"access_token":"a","token":"a","error":"invalid_grant"}"#),
         text(200, r#"{"access_token":"a","token":"a","error":{"code":"invalid_grant"}}"#),
-        text(200, r#"{"access_token":"a","token":"a","x":1e999}"#),
-        // Success, but not of this.
+    ];
+    let refused = [
         text(200, r#"{"error":"invalid_grant"}"#),
-        text(200, r#"{"errors":[{"message":"no"}]}"#),
-        text(204, ""),
-        typed(200, "application/x-www-form-urlencoded", b"access_token=a&access_token=b"),
-        json(200, format!(r#"{{"access_token":"a","token":"a","x":"{}"}}"#, "x".repeat(64 * 1024))),
-    ]
-    .map(|say| (say, transient, transient))
-    .into();
+        text(200, r#"{"access_token":"a","token":"a","error":"invalid_grant"}"#),
+    ];
+    let mut answers = Vec::new();
+    answers.extend(unreadable.map(|say| (say, transient, transient)));
+    answers.extend(pages.map(|say| (say, transient, transient)));
+    answers.extend(tokenless.map(|say| (say, transient, ambiguous)));
+    answers.extend(refused.map(|say| (say, transient, login)));
     let pair = r#"{"access_token":"a","token":"a"}"#;
     answers.extend([
         // A token by the answer, which no header can hold.

@@ -32,7 +32,9 @@
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | again later; the session is kept |
 //! | another 5xx, or no complete answer | the same, more carefully: the refresh token may be spent |
 //! | another 4xx, 3xx | the same, and a strike: nobody knows who said that |
-//! | 2xx without a token | again later |
+//! | 2xx with an error code, at a login | what a 4xx with that code means |
+//! | 2xx with JSON and neither token nor code, at a login | a strike: it may have been a refusal |
+//! | another 2xx without a token | again later |
 
 mod client_credentials;
 mod code;

@@ -37,7 +37,7 @@ pub(in crate::source) struct Codes {
 pub(super) fn of_answer(fields: &JsonAnswer, codes: &Codes, grant: Grant, answer: &Answer) -> FetchError {
     let error = AuthorityError::new(answer, &fields.error);
     let business = answer.document.as_ref().and_then(|document| fields.business_failure(document));
-    let failure = match meaning(codes, grant, answer.status, error.code(), business) {
+    let failure = match meaning(codes, grant, answer, error.code(), business) {
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
         Meaning::Configuration => FetchError::configuration(error),
@@ -63,14 +63,14 @@ enum Meaning {
 fn meaning(
     Codes { dead, blocked }: &Codes,
     grant: Grant,
-    status: StatusCode,
+    answer: &Answer,
     code: Option<&str>,
     business: Option<BusinessFailure>,
 ) -> Meaning {
     let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code));
     let is_configured = |codes: &[String]| code.is_some_and(|code| codes.iter().any(|other| other == code));
     let is_user = matches!(grant, Grant::User | Grant::Login);
-    match status {
+    match answer.status {
         StatusCode::REQUEST_TIMEOUT
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS
@@ -84,11 +84,16 @@ fn meaning(
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
-        status if status.is_success() => Meaning::Transient,
+        // A code refuses a user's credentials at any status, or they would be presented over and over.
+        status if status.is_success() && !(is_user && code.is_some()) => match grant {
+            // It may have been a refusal: a strike.
+            Grant::User | Grant::Login if answer.document.is_some() => Meaning::Ambiguous,
+            _ => Meaning::Transient,
+        },
         _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
+        _ if is(TRANSIENT) => Meaning::Transient,
         _ if grant == Grant::Login || is(DEAD) => Meaning::Dead,
         _ if is(CONFIGURATION) => Meaning::Configuration,
-        _ if is(TRANSIENT) => Meaning::Transient,
         _ if is_user => Meaning::Dead,
         _ => Meaning::Ambiguous,
     }
@@ -191,6 +196,13 @@ mod tests {
             for grant in [Grant::Refresh, Grant::Client, Grant::User, Grant::Login] {
                 let body = format!(r#"{{"error":"{code}"}}"#);
                 assert_eq!(class(&Reading::default(), grant, 403, &body), (LoginRequired, false), "{code}");
+                if matches!(grant, Grant::User | Grant::Login) {
+                    assert_eq!(
+                        class(&Reading::default(), grant, 200, &body),
+                        (LoginRequired, false),
+                        "{code}"
+                    );
+                }
             }
         }
     }
@@ -210,8 +222,8 @@ mod tests {
             (200, r#"{"errcode":40013,"access_token":"a"}"#, LoginRequired),
             (200, r#"{"errcode":-1,"access_token":"a"}"#, Transient),
             (400, r#"{"errcode":-1}"#, Transient),
-            (200, r#"{"errcode":"none","access_token":"a"}"#, Transient),
-            (200, r#"{"errcode":0}"#, Transient),
+            (200, r#"{"errcode":"none","access_token":"a"}"#, Ambiguous),
+            (200, r#"{"errcode":0}"#, Ambiguous),
             (408, "", Transient),
             (425, "", Transient),
             (429, r#"{"errcode":7}"#, Transient),
@@ -232,6 +244,32 @@ mod tests {
             (403, HTML, LoginRequired),
         ] {
             assert_eq!(class(&Reading::default(), Grant::User, status, body).0, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_login_that_is_refused_at_status_200_is_refused() {
+        for (body, as_user, as_login) in [
+            (r#"{"error":"invalid_grant"}"#, LoginRequired, LoginRequired),
+            (r#"{"error":"wrong_password"}"#, LoginRequired, LoginRequired),
+            (r#"{"error":"wrong_password","access_token":"a"}"#, LoginRequired, LoginRequired),
+            (r#"{"error":"invalid_client"}"#, Configuration, LoginRequired),
+            (r#"{"error":"temporarily_unavailable"}"#, Transient, Transient),
+            // It may have been a refusal: it counts as a strike.
+            (r#"{"success":false,"message":"wrong password"}"#, Ambiguous, Ambiguous),
+            (r#"{"error":{"code":"wrong_password"}}"#, Ambiguous, Ambiguous),
+            (r#"{"access_token":""}"#, Ambiguous, Ambiguous),
+            ("{}", Ambiguous, Ambiguous),
+            (HTML, Transient, Transient),
+            ("", Transient, Transient),
+        ] {
+            let class = |grant| class(&Reading::default(), grant, 200, body).0;
+            assert_eq!((class(Grant::User), class(Grant::Login)), (as_user, as_login), "{body}");
+        }
+        // What asks for another time does so at any status.
+        for grant in [Grant::User, Grant::Login] {
+            let busy = class(&Reading::default(), grant, 400, r#"{"error":"temporarily_unavailable"}"#);
+            assert_eq!(busy, (Transient, false));
         }
     }
 
