@@ -297,6 +297,28 @@ async fn codes_that_the_user_names_end_the_grant_or_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_was_refused_asks_again_because_nobody_can_log_in_for_it() {
+    for code in ["access_denied", "invalid_grant", "mfa_required", "a_code_of_its_own"] {
+        let idp = Idp::new([json(401, format!(r#"{{"error":"{code}"}}"#)), json(200, LONE)]);
+        let bench = Bench::new(ClientCredentials::new(endpoint(&idp)));
+        assert_eq!(bench.class().await, "Configuration", "{code}");
+        cool_down().await;
+        bench.session.token().await.expect(code);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gets_no_answer_asks_again_soon_because_it_has_spent_nothing() {
+    for say in [json(502, ""), Say::Reset, Say::Truncated, Say::Hang] {
+        let idp = Idp::new([say.clone(), json(200, LONE)]);
+        let bench = Bench::new(ClientCredentials::new(endpoint(&idp)));
+        assert_eq!(bench.class().await, "Transient", "{say:?}");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(bench.session.token().await.is_ok(), "{say:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_code_is_exchanged_once() {
     let url = "http://127.0.0.1:7/";
     // Whatever may have reached the authority has used the code.

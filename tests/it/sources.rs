@@ -301,15 +301,15 @@ async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_
     }
 }
 
-/// A server that reads a request and answers with this text, and where it listens.
-async fn raw(answer: &'static str) -> http::Uri {
+/// A server that reads a request up to its last word and answers with this text, and where it listens.
+async fn raw(last: &'static str, answer: &'static str) -> http::Uri {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let uri = format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = vec![0; 4096];
         let mut length = 0;
-        while !request[..length].ends_with(b"grant_type=client_credentials") {
+        while !request[..length].ends_with(last.as_bytes()) {
             length += stream.read(&mut request[length..]).await.unwrap();
         }
         stream.write_all(answer.as_bytes()).await.unwrap();
@@ -325,20 +325,25 @@ async fn over_sockets_a_lost_answer_is_told_from_a_request_that_was_never_sent()
     };
     let cases = [
         (nobody, "Transient"),
-        (raw("").await, "Unanswered"),
-        (raw("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"access_token\":\"a\"}").await, "Unanswered"),
-        (raw("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await, "Transient"),
+        (raw("old-refresh", "").await, "Unanswered"),
+        (
+            raw("old-refresh", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"access_token\":\"a\"}").await,
+            "Unanswered",
+        ),
+        (raw("old-refresh", "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await, "Transient"),
     ];
     for (uri, class) in cases {
         let http: Client<_, Content> = Client::builder(TokioExecutor::new()).build_http();
-        let bench = Bench::new(ClientCredentials::new(TokenEndpoint::new(http, uri)));
+        let bench = Bench::logged_in(RefreshTokenGrant::new(TokenEndpoint::new(http, uri))).await;
         assert_eq!(bench.class().await, class);
     }
 }
 
 #[tokio::test]
 async fn a_client_with_another_body_type_is_adapted_by_one_map() {
-    let uri = raw("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_token\":\"a\"}").await;
+    let uri =
+        raw("client_credentials", "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_token\":\"a\"}")
+            .await;
     let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let http =
         http.map_request(|request: Request<Content>| request.map(|content| Full::from(Bytes::from(content))));

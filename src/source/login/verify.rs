@@ -50,7 +50,7 @@ impl JsonVerify {
     pub(super) async fn ask(&self, client: &AuthorityClient, token: &Token) -> Verification {
         let member = [(self.field.as_str(), token.access().expose())].into_iter();
         let request = post(&self.url, json::MEDIA_TYPE, json::object(member, &[]));
-        let Ok(answer) = client.call(request).await else { return Verification::Unknown };
+        let Ok(answer) = client.call(request, false).await else { return Verification::Unknown };
         match answer.success().and_then(|document| document.at(&self.valid)).and_then(Json::bool) {
             Some(true) => Verification::Valid,
             Some(false) => Verification::Invalid,

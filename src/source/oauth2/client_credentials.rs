@@ -6,6 +6,9 @@ use crate::{
 
 /// Presents nothing but the client itself (RFC 6749 §4.4), for services that act on their own behalf.
 ///
+/// Nobody can log in for a service, so that no refusal ends its session, but for the codes that the endpoint was told to
+/// take so: it cools down and asks again, until somebody has corrected the set-up.
+///
 /// ```
 /// use tower_token_refresh::{Session, source::oauth2::{ClientCredentials, TokenEndpoint}};
 /// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};

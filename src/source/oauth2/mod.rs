@@ -35,6 +35,9 @@
 //! | 2xx with an error code, at a login | what a 4xx with that code means |
 //! | 2xx with JSON and neither token nor code, at a login | a strike: it may have been a refusal |
 //! | another 2xx without a token | again later |
+//!
+//! For [`ClientCredentials`] any code of a 4xx is a failure of the configuration, unless it is named to the endpoint or asks for
+//! another time, and a lost answer is no reason for care: nothing is spent.
 
 mod client_credentials;
 mod code;

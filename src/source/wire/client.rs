@@ -154,7 +154,7 @@ impl AuthorityClient {
         grant: Grant,
     ) -> Result<Token, FetchError> {
         cx.mark(&mut request);
-        match self.call(request).await {
+        match self.call(request, grant.is_spent()).await {
             Ok(answer) => {
                 reading.token(grant, &answer).map_err(|failure| self.reclassified(failure, Some(&answer)))
             }
@@ -162,8 +162,12 @@ impl AuthorityClient {
         }
     }
 
-    /// One call, within the limits.
-    pub(in crate::source) async fn call(&self, request: Request<Content>) -> Result<Answer, FetchError> {
+    /// One call, within the limits. `spends`: without an answer, what it presents may be gone.
+    pub(in crate::source) async fn call(
+        &self,
+        request: Request<Content>,
+        spends: bool,
+    ) -> Result<Answer, FetchError> {
         if !self.may_go_in_the_clear && is_in_the_clear(request.uri()) {
             return Err(FetchError::configuration(
                 "credentials go by plain http to this machine only: write `https://`, or use \
@@ -178,7 +182,7 @@ impl AuthorityClient {
             Either::Right(_) => "the authority did not answer in time".into(),
         };
         // The grant is in the body: while nobody has read it, and where there was no connection, nothing was spent.
-        if was_read.is_set() && !is_of_connecting(&*cause) {
+        if spends && was_read.is_set() && !is_of_connecting(&*cause) {
             Err(FetchError::unanswered(cause))
         } else {
             Err(FetchError::transient(cause))

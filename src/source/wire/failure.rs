@@ -26,6 +26,13 @@ pub(in crate::source) enum Grant {
     Login,
 }
 
+impl Grant {
+    /// Whether a request without an answer may have used up, or counted against, what it presented.
+    pub(super) fn is_spent(self) -> bool {
+        self != Grant::Client
+    }
+}
+
 /// Error codes that the user has given a meaning.
 #[derive(Clone, Default)]
 pub(in crate::source) struct Codes {
@@ -75,7 +82,9 @@ fn meaning(
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS
         | StatusCode::SERVICE_UNAVAILABLE => Meaning::Transient,
-        status if status.is_server_error() && is(&["temporarily_unavailable"]) => Meaning::Transient,
+        status if status.is_server_error() && (!grant.is_spent() || is(&["temporarily_unavailable"])) => {
+            Meaning::Transient
+        }
         status if status.is_server_error() => Meaning::Unanswered,
         status if !status.is_success() && !status.is_client_error() => Meaning::Ambiguous,
         // Some authorities refuse with a 200. What the user has said of their codes holds there, too.
@@ -90,6 +99,8 @@ fn meaning(
             Grant::User | Grant::Login if answer.document.is_some() => Meaning::Ambiguous,
             _ => Meaning::Transient,
         },
+        // Nobody can log in for a client: it asks again until somebody has corrected the set-up.
+        _ if grant == Grant::Client && code.is_some() && !is(TRANSIENT) => Meaning::Configuration,
         _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
         _ if is(TRANSIENT) => Meaning::Transient,
         _ if grant == Grant::Login || is(DEAD) => Meaning::Dead,
@@ -176,7 +187,6 @@ mod tests {
         ] {
             let found = class(&reading, Grant::Refresh, status, body);
             assert_eq!(found, (expected, expected == LoginRequired), "{status} {body}");
-            assert_eq!(found, class(&reading, Grant::Client, status, body), "{status} {body}");
         }
     }
 
@@ -193,10 +203,10 @@ mod tests {
     #[test]
     fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
         for code in ["access_denied", "mfa_required", "interaction_required", "consent_required"] {
-            for grant in [Grant::Refresh, Grant::Client, Grant::User, Grant::Login] {
+            for grant in [Grant::Refresh, Grant::User, Grant::Login] {
                 let body = format!(r#"{{"error":"{code}"}}"#);
                 assert_eq!(class(&Reading::default(), grant, 403, &body), (LoginRequired, false), "{code}");
-                if matches!(grant, Grant::User | Grant::Login) {
+                if grant != Grant::Refresh {
                     assert_eq!(
                         class(&Reading::default(), grant, 200, &body),
                         (LoginRequired, false),
@@ -270,6 +280,34 @@ mod tests {
         for grant in [Grant::User, Grant::Login] {
             let busy = class(&Reading::default(), grant, 400, r#"{"error":"temporarily_unavailable"}"#);
             assert_eq!(busy, (Transient, false));
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_users_own_codes_ends_the_session_of_a_client_and_nothing_is_spent_by_it() {
+        let codes = Codes { dead: vec!["gone".into()], blocked: vec!["banned".into()] };
+        let reading = Reading { answer: JsonAnswer::new(), codes };
+        for (status, body, expected) in [
+            (400, r#"{"error":"invalid_client"}"#, Configuration),
+            (400, r#"{"error":"invalid_grant"}"#, Configuration),
+            (401, r#"{"error":"access_denied"}"#, Configuration),
+            (403, r#"{"error":"mfa_required"}"#, Configuration),
+            (400, r#"{"error":"a_code_of_its_own"}"#, Configuration),
+            (400, r#"{"error":"gone"}"#, LoginRequired),
+            (200, r#"{"error":"banned"}"#, LoginRequired),
+            (400, r#"{"error":"server_error"}"#, Transient),
+            (429, r#"{"error":"invalid_client"}"#, Transient),
+            (400, r#"{"error":{"code":"invalid_client"}}"#, Ambiguous),
+            (403, HTML, Ambiguous),
+            (404, "", Ambiguous),
+            (302, "", Ambiguous),
+            (200, r#"{"error":"invalid_client"}"#, Transient),
+            (200, r#"{"access_token":""}"#, Transient),
+            (200, HTML, Transient),
+            (500, r#"{"error":"invalid_client"}"#, Transient),
+            (502, HTML, Transient),
+        ] {
+            assert_eq!(class(&reading, Grant::Client, status, body).0, expected, "{status} {body}");
         }
     }
 
