@@ -105,6 +105,8 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         (text(400, pair), ambiguous, login),
         (html(403), ambiguous, login),
         (html(404), ambiguous, login),
+        (html(407), ambiguous, ambiguous),
+        (text(407, r#"{"error":"invalid_grant"}"#), ambiguous, ambiguous),
         (text(400, r#"{"error":{"error":"invalid_grant"}}"#), ambiguous, login),
         (text(400, r#"{"error":["invalid_grant"]}"#), ambiguous, login),
         (text(400, r#"{"error":"invalid_grant","error":"invalid_grant"}"#), ambiguous, login),

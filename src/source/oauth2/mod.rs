@@ -31,7 +31,9 @@
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | a failure of the configuration: the session is kept |
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | again later; the session is kept |
 //! | another 5xx, or no complete answer | the same, more carefully: the refresh token may be spent |
-//! | another 4xx, 3xx | the same, and a strike: nobody knows who said that |
+//! | 407, 3xx | again later, and a strike: nobody knows who said that |
+//! | another 4xx, at a refresh | the same |
+//! | another 4xx, at a login with a password or a code | it is refused: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | what a 4xx with that code means |
 //! | 2xx with JSON and neither token nor code, at a login | a strike: it may have been a refusal |
 //! | another 2xx without a token | again later |

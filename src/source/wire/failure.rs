@@ -86,6 +86,8 @@ fn meaning(
             Meaning::Transient
         }
         status if status.is_server_error() => Meaning::Unanswered,
+        // Said by a proxy on the way, which knows nothing of grants.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Meaning::Ambiguous,
         status if !status.is_success() && !status.is_client_error() => Meaning::Ambiguous,
         // Some authorities refuse with a 200. What the user has said of their codes holds there, too.
         _ if is_configured(blocked) => Meaning::Final,
@@ -308,6 +310,26 @@ mod tests {
             (502, HTML, Transient),
         ] {
             assert_eq!(class(&reading, Grant::Client, status, body).0, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_407_is_a_proxys_and_refuses_nothing() {
+        let reading = Reading {
+            answer: JsonAnswer::new().business_code("/errcode").unwrap(),
+            codes: Codes { dead: vec!["gone".into()], blocked: vec!["banned".into()] },
+        };
+        for grant in [Grant::Refresh, Grant::Client, Grant::User, Grant::Login] {
+            for body in [
+                "",
+                HTML,
+                r#"{"error":"invalid_grant"}"#,
+                r#"{"error":"access_denied"}"#,
+                r#"{"error":"gone"}"#,
+                r#"{"errcode":40013}"#,
+            ] {
+                assert_eq!(class(&reading, grant, 407, body), (Ambiguous, false), "{grant:?} {body}");
+            }
         }
     }
 
