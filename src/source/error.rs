@@ -21,8 +21,11 @@ use crate::error::{BoxError, Error, ErrorKind};
 pub struct FetchError {
     class: FailureClass,
     cause: BoxError,
-    retry_after: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
     is_final: bool,
+    /// The authority has not looked at what was presented: nothing was sent, or it said so.
+    #[cfg(feature = "json")]
+    pub(super) was_not_processed: bool,
 }
 
 /// What a failure means for the session.
@@ -39,7 +42,14 @@ impl FetchError {
     /// The authority could not be asked, or said that it did not process the request (a connection that failed, 429,
     /// 503). The session is kept and tries again under back-off, without limit.
     pub fn transient(cause: impl Into<BoxError>) -> Self {
-        FetchError { class: FailureClass::Transient, cause: cause.into(), retry_after: None, is_final: false }
+        FetchError {
+            class: FailureClass::Transient,
+            cause: cause.into(),
+            retry_after: None,
+            is_final: false,
+            #[cfg(feature = "json")]
+            was_not_processed: false,
+        }
     }
 
     /// The request was sent and no complete answer came: a refresh token may have been spent. The session is kept;
@@ -78,6 +88,12 @@ impl FetchError {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    #[cfg(feature = "json")]
+    pub(super) fn not_processed(mut self) -> Self {
+        self.was_not_processed = true;
         self
     }
 

@@ -13,7 +13,7 @@ use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, Outcome, Session, TokenRefreshLayer, TokenSource,
     source::{
-        AuthorityError, Credentials, JsonAnswer, Password,
+        AuthorityClient, AuthorityError, Credentials, JsonAnswer, Password,
         oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
     store::{MemoryStore, TokenStore},
@@ -327,6 +327,8 @@ async fn a_code_is_exchanged_once() {
         Say::Truncated,
         json(200, "{}"),
         json(500, ""),
+        json(500, r#"{"error":"temporarily_unavailable"}"#),
+        json(400, r#"{"error":"server_error"}"#),
         json(400, r#"{"error":"invalid_client"}"#),
     ] {
         let idp = Idp::new([say.clone()]);
@@ -345,6 +347,38 @@ async fn a_code_is_exchanged_once() {
         cool_down().await;
         assert!(bench.session.refresh().await.is_ok(), "{say:?}");
         assert!(bench.session.refresh().await.unwrap_err().is_login_required(), "{say:?}");
+    }
+    // A request that went nowhere has not used it, whatever kind of failure that is.
+    let endpoint = TokenEndpoint::new(Idp::default(), "http://id.test/oauth/token".parse().unwrap());
+    let bench = Bench::new(AuthorizationCode::new(endpoint, "code", url));
+    for _ in 0..2 {
+        assert_eq!(bench.class().await, "Configuration");
+        cool_down().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_become_of_a_code_does_not_depend_on_what_the_user_calls_the_failure() {
+    for (say, presented) in [
+        (Say::Reset, 1),
+        (json(500, ""), 1),
+        (json(400, ""), 1),
+        (json(503, ""), 2),
+        (json(429, ""), 2),
+        (json(408, ""), 2),
+        (json(425, ""), 2),
+    ] {
+        for call in [FetchError::transient, FetchError::configuration, FetchError::ambiguous] {
+            let idp = Idp::new([say.clone(), json(200, PAIR)]);
+            let client =
+                AuthorityClient::new(idp.clone()).classify_failures(move |_| Some(call("as the user says")));
+            let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
+            let bench = Bench::new(AuthorizationCode::new(endpoint, "code", "http://127.0.0.1:7/"));
+            bench.session.refresh().await.unwrap_err();
+            cool_down().await;
+            assert_eq!(bench.session.refresh().await.is_ok(), presented == 2, "{say:?}");
+            assert_eq!(idp.asked().len(), presented, "{say:?}");
+        }
     }
 }
 

@@ -246,6 +246,23 @@ async fn the_users_own_classification_holds_for_every_kind_of_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_that_the_user_has_classified_waits_as_long_as_the_authority_asks() {
+    let wait = |seconds: &str| HeaderMap::from_iter([(header::RETRY_AFTER, seconds.parse().unwrap())]);
+    for (own, expected) in [(None, 120), (Some(7), 7)] {
+        let client = AuthorityClient::new(Idp::new([Say::With(wait("120"), 400, r#"{"error":"quota"}"#)]))
+            .classify_failures(move |_| {
+                let busy = FetchError::transient("busy");
+                Some(match own {
+                    Some(seconds) => busy.retry_after(Duration::from_secs(seconds)),
+                    None => busy,
+                })
+            });
+        let (class, error) = Bench::logged_in(grant(client)).await.failure().await;
+        assert_eq!((class.as_str(), error.retry_after()), ("Transient", Some(Duration::from_secs(expected))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_on_the_client_that_it_serves_fails_at_once() {
     // The source needs the client, and the client the session: so the client comes later.
     let idp = Idp::default();

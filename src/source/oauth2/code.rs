@@ -6,7 +6,7 @@ use std::{
 use super::TokenEndpoint;
 use crate::{
     secret::Secret,
-    source::{AuthorityError, FailureClass, FetchContext, FetchError, TokenSource, wire::Grant},
+    source::{FetchContext, FetchError, TokenSource, wire::Grant},
     token::Token,
 };
 
@@ -53,17 +53,11 @@ impl TokenSource for AuthorizationCode {
         let mut parts = vec![("code", code.expose()), ("redirect_uri", &self.redirect_uri)];
         parts.extend(self.verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
         let outcome = self.endpoint.present(&cx, Grant::User, "authorization_code", &parts).await;
-        if outcome.as_ref().is_err_and(was_not_processed) {
+        if outcome.as_ref().is_err_and(|failure| failure.was_not_processed) {
             *self.code() = Some(code.clone());
         }
         outcome
     }
-}
-
-/// Whether the authority cannot have looked at the code.
-fn was_not_processed(failure: &FetchError) -> bool {
-    let answer = failure.cause().downcast_ref::<AuthorityError>();
-    failure.class() == FailureClass::Transient && !answer.is_some_and(|answer| answer.status().is_success())
 }
 
 impl fmt::Debug for AuthorizationCode {

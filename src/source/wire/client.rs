@@ -125,7 +125,7 @@ impl AuthorityClient {
     }
 
     /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
-    /// as it is.
+    /// as it is; one that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the authority's.
     ///
     /// ```
     /// use tower_token_refresh::{FetchError, source::{AuthorityClient, Failed}};
@@ -172,27 +172,36 @@ impl AuthorityClient {
             return Err(FetchError::configuration(
                 "credentials go by plain http to this machine only: write `https://`, or use \
                  `AuthorityClient::danger_plain_http`",
-            ));
+            )
+            .not_processed());
         }
         let was_read = request.body().read_mark();
-        let late = pin!(timer(self.time_limit)?);
+        let late = timer(self.time_limit).map_err(|error| FetchError::from(error).not_processed())?;
+        let late = pin!(late);
         let cause = match select((self.send)(request, self.response_limit), late).await {
             Either::Left((Ok(answer), _)) => return Ok(answer),
             Either::Left((Err(cause), _)) => cause,
             Either::Right(_) => "the authority did not answer in time".into(),
         };
         // The grant is in the body: while nobody has read it, and where there was no connection, nothing was spent.
-        if spends && was_read.is_set() && !is_of_connecting(&*cause) {
-            Err(FetchError::unanswered(cause))
+        Err(if !was_read.is_set() || is_of_connecting(&*cause) {
+            FetchError::transient(cause).not_processed()
+        } else if spends {
+            FetchError::unanswered(cause)
         } else {
-            Err(FetchError::transient(cause))
-        }
+            FetchError::transient(cause)
+        })
     }
 
     fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
         let failed = Failed { cause: failure.cause(), answer };
-        let other = self.classify.as_ref().and_then(|classify| classify(&failed));
-        other.unwrap_or(failure)
+        let Some(mut other) = self.classify.as_ref().and_then(|classify| classify(&failed)) else {
+            return failure;
+        };
+        other.retry_after = other.retry_after.or(failure.retry_after);
+        // What the authority has done does not depend on what the user makes of it.
+        other.was_not_processed = failure.was_not_processed;
+        other
     }
 }
 

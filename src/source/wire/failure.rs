@@ -49,6 +49,7 @@ pub(super) fn of_answer(fields: &JsonAnswer, codes: &Codes, grant: Grant, answer
         Meaning::Final => FetchError::login_required(error).without_fallback(),
         Meaning::Configuration => FetchError::configuration(error),
         Meaning::Transient => FetchError::transient(error),
+        Meaning::NotProcessed => FetchError::transient(error).not_processed(),
         Meaning::Unanswered => FetchError::unanswered(error),
         Meaning::Ambiguous => FetchError::ambiguous(error),
     };
@@ -63,6 +64,7 @@ enum Meaning {
     Final,
     Configuration,
     Transient,
+    NotProcessed,
     Unanswered,
     Ambiguous,
 }
@@ -81,7 +83,7 @@ fn meaning(
         StatusCode::REQUEST_TIMEOUT
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::SERVICE_UNAVAILABLE => Meaning::Transient,
+        | StatusCode::SERVICE_UNAVAILABLE => Meaning::NotProcessed,
         status if status.is_server_error() && (!grant.is_spent() || is(&["temporarily_unavailable"])) => {
             Meaning::Transient
         }
