@@ -35,6 +35,11 @@ impl Answer {
         Ok(Answer::new(head.status, head.headers, body))
     }
 
+    /// Whether it comes from a program that speaks of tokens, readable or not; a page is for people.
+    pub(super) fn is_data(&self) -> bool {
+        self.document.is_some() || is_form(&self.headers) || essence(&self.headers).ends_with("json")
+    }
+
     /// The document of a success.
     pub(in crate::source) fn success(&self) -> Option<&Json> {
         self.document.as_deref().filter(|_| self.status.is_success())
@@ -65,10 +70,12 @@ where
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
+    essence(headers) == form::MEDIA_TYPE
+}
+
+/// The content type without its parameters, in lower case.
+fn essence(headers: &HeaderMap) -> String {
     let content_type =
         headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or_default());
-    content_type
-        .split(';')
-        .next()
-        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(form::MEDIA_TYPE))
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

@@ -101,6 +101,8 @@ fn meaning(
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
             // It may have been a refusal: a strike.
             Grant::User | Grant::Login if answer.document.is_some() => Meaning::Ambiguous,
+            // The refresh token may be spent, and the next one in what is of no use.
+            Grant::Refresh if answer.is_data() && code.is_none() && business.is_none() => Meaning::Unanswered,
             _ => Meaning::Transient,
         },
         // Nobody can log in for a client: it asks again until somebody has corrected the set-up.
@@ -186,12 +188,40 @@ mod tests {
             (302, "", Ambiguous),
             (307, "", Ambiguous),
             (200, r#"{"error":"invalid_grant"}"#, Transient),
-            (200, HTML, Transient),
-            (204, "", Transient),
+            (200, r#"{"error":"busy","access_token":"a"}"#, Transient),
+            (200, r#"{"access_token":"","refresh_token":"r"}"#, Unanswered),
+            (200, r#"{"access_token":"a","refresh_tok"#, Unanswered),
+            (200, r#"{"error":{"code":"busy"}}"#, Unanswered),
+            (200, "{}", Unanswered),
+            (200, HTML, Unanswered),
+            (204, "", Unanswered),
         ] {
             let found = class(&reading, Grant::Refresh, status, body);
             assert_eq!(found, (expected, expected == LoginRequired), "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_refresh_token_may_be_spent_by_an_answer_that_cannot_be_used_but_not_by_a_page() {
+        let answer = JsonAnswer::new().business_code("/errcode").unwrap();
+        let reading = Reading { answer, codes: Codes::default() };
+        let class = |content_type, body| class_with(&reading, Grant::Refresh, 200, content_type, body).0;
+        let cut = r#"{"access_token":"a","refresh_tok"#;
+        for content_type in
+            ["application/json", "Application/JSON; charset=utf-8", "text/json", "application/vnd.id+json"]
+        {
+            assert_eq!(class(content_type, cut), Unanswered, "{content_type}");
+        }
+        assert_eq!(class("text/plain", r#"{"access_token":""}"#), Unanswered, "it is JSON all the same");
+        assert_eq!(class("application/x-www-form-urlencoded", "access_token=&refresh_token=r"), Unanswered);
+        assert_eq!(class("application/x-www-form-urlencoded", "access_token=a&access_token=b"), Unanswered);
+        for content_type in ["text/html", "text/plain", "", "application/jsonp"] {
+            assert_eq!(class(content_type, cut), Transient, "{content_type}");
+            assert_eq!(class(content_type, HTML), Transient, "{content_type}");
+        }
+        // The authority has refused, so it has given nothing.
+        assert_eq!(class("application/json", r#"{"errcode":40013,"access_token":"a"}"#), Transient);
+        assert_eq!(class("application/json", r#"{"errcode":0}"#), Unanswered);
     }
 
     #[test]

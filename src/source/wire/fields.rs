@@ -138,7 +138,13 @@ impl JsonAnswer {
         };
         let (access, refresh, kind) =
             (part(&self.access_token)?, part(&self.refresh_token)?, part(&self.token_type)?);
-        if access.is_empty() || !part(&self.error)?.is_empty() || self.has_bad_business_code(document) {
+        let has_error = match document.at(&self.error) {
+            // Some authorities say that there is none.
+            None | Some(Json::Bool(false)) => false,
+            Some(Json::Text(code)) => !code.is_empty(),
+            Some(_) => true,
+        };
+        if access.is_empty() || has_error || self.has_bad_business_code(document) {
             return None;
         }
         let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
@@ -221,6 +227,18 @@ mod tests {
             assert!(token.lifetime().unwrap().as_secs() > 1000 * YEAR, "{huge}");
         }
         assert_eq!(token(r#"{"access_token":"a"}"#).unwrap().lifetime(), None);
+    }
+
+    #[test]
+    fn an_error_that_is_false_is_none() {
+        assert!(token(r#"{"access_token":"a","error":false}"#).is_some());
+        for error in ["true", "0", "{}", "[]", "\"false\""] {
+            assert!(token(&format!(r#"{{"access_token":"a","error":{error}}}"#)).is_none(), "{error}");
+        }
+        for part in ["access_token", "refresh_token", "token_type"] {
+            let text = format!(r#"{{"access_token":"a","{part}":false}}"#);
+            assert!(token(&text).is_none(), "{text}");
+        }
     }
 
     #[test]
