@@ -56,7 +56,6 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         typed(200, "application/json", b"\x1f\x8b\x08\x00gzip"),
         json(200, vec![b'['; 60_000]),
         // The wrong charset.
-        typed(200, "application/json; charset=latin1", b"{\"access_token\":\"\xe9\",\"token\":\"\xe9\"}"),
         typed(200, "application/json; charset=utf-16", b"\xff\xfe{\0\"\0t\0\"\0}\0"),
         typed(200, "application/json", b"{\"access_token\":\"\\ud800\",\"token\":\"\\ud800\"}"),
         // Nobody knows which of two values counts.
@@ -66,6 +65,7 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
     ];
     let pages = [html(200), typed(200, "image/png", b"\x89PNG\r\n\x1a\n")];
     let tokenless = [
+        typed(200, "application/json; charset=latin1", b"{\"access_token\":\"\xe9\",\"token\":\"\xe9\"}"),
         text(200, "null"),
         text(200, "true"),
         text(200, "7"),
@@ -131,6 +131,17 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         (text(400, r#"{"error":"invalid_scope"}"#), configuration, login),
         (text(400, r#"{"error":"invalid_grant"}"#), login, login),
         (typed(400, "application/x-www-form-urlencoded", b"error=invalid_grant"), login, login),
+        (text(400, "\u{feff}{\"error\":\"invalid_grant\"}"), login, login),
+        // A description in GBK.
+        (
+            typed(
+                400,
+                "application/json",
+                b"{\"error\":\"invalid_grant\",\"error_description\":\"\xcb\xa2\xd0\xc2\xc1\xee\"}",
+            ),
+            login,
+            login,
+        ),
     ]);
     answers
 }

@@ -130,10 +130,12 @@ impl JsonAnswer {
 
     /// The token of a success. `None` if it is none: nothing with a part of the wrong type is, lifetimes aside.
     pub(super) fn token(&self, document: &Json) -> Option<Token> {
-        // Empty if it is missing.
+        // Empty if it is missing; none if it was damaged on the way.
         let part = |pointer: &Pointer| match document.at(pointer) {
             None => Some(""),
-            Some(Json::Text(text)) => Some(text.as_str()),
+            Some(Json::Text(text)) => {
+                Some(text.as_str()).filter(|text| !text.contains(char::REPLACEMENT_CHARACTER))
+            }
             Some(_) => None,
         };
         let (access, refresh, kind) =
@@ -227,6 +229,19 @@ mod tests {
             assert!(token.lifetime().unwrap().as_secs() > 1000 * YEAR, "{huge}");
         }
         assert_eq!(token(r#"{"access_token":"a"}"#).unwrap().lifetime(), None);
+    }
+
+    #[test]
+    fn a_text_that_was_damaged_is_no_part_of_a_token() {
+        for text in [
+            &b"{\"access_token\":\"a\xe9\"}"[..],
+            b"{\"access_token\":\"a\",\"refresh_token\":\"r\xe9\"}",
+            b"{\"access_token\":\"a\",\"token_type\":\"\xe9\"}",
+        ] {
+            assert!(JsonAnswer::new().token(&Json::parse(text).unwrap()).is_none());
+        }
+        let elsewhere = Json::parse(b"{\"access_token\":\"a\",\"name\":\"\xe9\"}").unwrap();
+        assert!(JsonAnswer::new().token(&elsewhere).is_some());
     }
 
     #[test]

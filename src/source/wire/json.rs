@@ -21,9 +21,23 @@ pub(in crate::source) enum Json {
 
 impl Json {
     /// `None` for what is not JSON. An object that has a name twice is not: which of the values counts would be
-    /// anybody's guess.
+    /// anybody's guess. A byte order mark is skipped (RFC 8259 §8.1), and what is not UTF-8 is replaced by U+FFFD, because a
+    /// description in another charset must not hide the code beside it.
     pub(super) fn parse(text: &[u8]) -> Option<Json> {
-        serde_json::from_slice(text).ok()
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        if let Ok(text) = std::str::from_utf8(text) {
+            return serde_json::from_str(text).ok();
+        }
+        // Enough for all, so that no copy of a secret is left behind by growing.
+        let mut replaced =
+            Zeroizing::new(String::with_capacity(text.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
+        for chunk in text.utf8_chunks() {
+            replaced.push_str(chunk.valid());
+            if !chunk.invalid().is_empty() {
+                replaced.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        serde_json::from_str(&replaced).ok()
     }
 
     /// What a pointer points at; `null` is nothing.
@@ -210,10 +224,27 @@ mod tests {
     #[test]
     fn what_has_a_name_twice_is_out_of_bounds_or_too_deep_is_no_json() {
         let deep = "[".repeat(100_000);
-        for text in [r#"{"a":1,"a":1}"#, r#"{"b":{"a":1,"a":2}}"#, "1e999", "{} x", "", "\u{feff}{}", &deep] {
+        for text in [r#"{"a":1,"a":1}"#, r#"{"b":{"a":1,"a":2}}"#, "1e999", "{} x", "", &deep] {
             assert!(Json::parse(text.as_bytes()).is_none());
         }
-        assert!(Json::parse(b"\"\xff\"").is_none(), "not UTF-8");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_what_is_not_utf_8_replaced() {
+        let error =
+            |text: &[u8]| Json::parse(text)?.at(&Pointer::member("error"))?.text().map(ToOwned::to_owned);
+        assert_eq!(error(b"\xef\xbb\xbf{\"error\":\"x\"}").as_deref(), Some("x"));
+        assert_eq!(error(b"{\"error\":\"x\",\"why\":\"\xcb\xa2\xd0\xc2\"}").as_deref(), Some("x"));
+        assert_eq!(error(b"{\"error\":\"\xe9x\xf0\x9f\"}").as_deref(), Some("\u{fffd}x\u{fffd}"));
+        for text in [
+            &b"\xef\xbb\xbf\xef\xbb\xbf{}"[..],
+            b"\xff{}",
+            b"\xff\xfe{\0}\0",
+            // Two names that are the same when they are replaced.
+            b"{\"\xe9\":1,\"\xe8\":1}",
+        ] {
+            assert!(Json::parse(text).is_none());
+        }
     }
 
     #[test]
