@@ -89,6 +89,7 @@ impl Sendable {
             refresh: self.token.refresh().cloned(),
             expires_at: self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall)),
             refresh_expires_at: self.refresh_expires_at,
+            kind: self.token.kind().map(str::to_owned),
         }
     }
 

@@ -92,10 +92,14 @@ pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded) -> Taken 
 }
 
 fn stored(found: &StoredToken) -> Token {
-    Token::new(found.access.clone())
+    let token = Token::new(found.access.clone())
         .expires_at(found.expires_at)
         .refresh_token(found.refresh.clone())
-        .refresh_expires_at(found.refresh_expires_at)
+        .refresh_expires_at(found.refresh_expires_at);
+    match &found.kind {
+        Some(kind) => token.token_type(kind),
+        None => token,
+    }
 }
 
 #[cfg(test)]

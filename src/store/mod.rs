@@ -122,7 +122,7 @@ pub struct Record {
 }
 
 /// A token as it is stored. Later releases may add parts: begin with [`new`](Self::new). Lifetimes are moments, because a duration means nothing to another process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct StoredToken {
     /// The access token.
@@ -133,12 +133,21 @@ pub struct StoredToken {
     pub expires_at: Option<SystemTime>,
     /// When the refresh token does, if that is known.
     pub refresh_expires_at: Option<SystemTime>,
+    /// The type of the access token, as [`Token::kind`] says it, if that is known. A store that does not keep it hands out
+    /// tokens of unknown type.
+    pub kind: Option<String>,
 }
 
 impl StoredToken {
     /// A token of unknown lifetime, without a refresh token. The other parts are fields.
     pub fn new(access: impl Into<Secret>) -> Self {
-        StoredToken { access: access.into(), refresh: None, expires_at: None, refresh_expires_at: None }
+        StoredToken {
+            access: access.into(),
+            refresh: None,
+            expires_at: None,
+            refresh_expires_at: None,
+            kind: None,
+        }
     }
 
     /// The same with the new refresh token of an answer whose access token is of no use: the authority has spent the
@@ -160,6 +169,17 @@ impl StoredToken {
             .refresh_expires_at
             .is_some_and(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default() <= now.wall);
         self.refresh.filter(|_| !is_dead)
+    }
+}
+
+impl fmt::Debug for StoredToken {
+    /// Leaves out the type, which is a text of the authority's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredToken")
+            .field("refresh", &self.refresh.is_some())
+            .field("expires_at", &self.expires_at)
+            .field("refresh_expires_at", &self.refresh_expires_at)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ use tower_token_refresh::{
         AuthorityClient, AuthorityError, Credentials, JsonAnswer, Password,
         oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
-    store::{MemoryStore, TokenStore},
+    store::{FileStore, MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, Rotation, TestClock},
 };
 
@@ -443,6 +443,24 @@ async fn an_authority_of_its_own_shape_is_described_by_pointers() {
     let (access, refresh) = (stored.expires_at.unwrap(), stored.refresh_expires_at.unwrap());
     assert_eq!(refresh.duration_since(access).unwrap(), Duration::from_secs(1));
     assert_eq!(bench.class().await, "LoginRequired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_type_of_a_token_survives_a_restart() {
+    async fn survives(store: impl TokenStore + Clone) {
+        const TYPED: &str = r#"{"access_token":"a","token_type":"dpop","expires_in":3600}"#;
+        let idp = Idp::new([json(200, TYPED)]);
+        for start in ["first", "second"] {
+            let source = ClientCredentials::new(endpoint(&idp));
+            let session = Session::builder(source).store(store.clone()).build();
+            assert_eq!(session.token().await.unwrap().kind(), Some("DPoP"), "{start}");
+            session.settle().await.unwrap();
+        }
+        assert_eq!(idp.asked().len(), 1, "the second one is the stored one");
+    }
+    survives(MemoryStore::new()).await;
+    let directory = tempfile::tempdir().unwrap();
+    survives(FileStore::new(directory.path().join("token.json"))).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use super::Seen;
 fn record() -> Record {
     let mut token = StoredToken::new("canary-access");
     token.refresh = Some("canary-refresh".into());
+    token.kind = Some("canary-kind".into());
     (token.expires_at, token.refresh_expires_at) = (Some(UNIX_EPOCH), Some(UNIX_EPOCH));
     Record { session: SessionId(7), revision: 1, token: Some(token) }
 }
