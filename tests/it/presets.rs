@@ -21,7 +21,7 @@ use tower_token_refresh::{
     peek::grpc::Unary,
     preset::{self, Preset, StableToken},
     session::SessionBuilder,
-    source::{Content, LoginCode},
+    source::{AppToken, Content, LoginCode},
     source_fn,
 };
 
@@ -406,6 +406,22 @@ async fn two_applications_in_one_process_know_nothing_of_each_other() {
     let queries = |platform: &Platform| platform.seen().iter().map(query).collect::<Vec<_>>();
     assert_eq!(queries(&one), ["a=1&access_token=a1", "a=1&access_token=a2"]);
     assert_eq!(queries(&two), ["a=1&access_token=b1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_query_of_a_url_for_tokens_is_kept() {
+    for (url, asked) in [
+        ("/token?tenant=7&x", "/token?tenant=7&x&app=a%26b&kind=1"),
+        ("/token?", "/token?app=a%26b&kind=1"),
+        ("/token", "/token?app=a%26b&kind=1"),
+        ("", "/?app=a%26b&kind=1"),
+    ] {
+        let platform = Platform::handing_out([r#"{"access_token":"t1"}"#]);
+        let source = at(url, |url| AppToken::get(platform.clone(), url));
+        let session = Session::builder(source.credential("app", "a&b").text("kind", "1")).build();
+        session.token().await.unwrap();
+        assert_eq!(platform.token_calls(), [format!("GET https://api.test{asked}")], "{url}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -122,10 +122,11 @@ impl fmt::Debug for LoginCode {
     }
 }
 
-/// The URL with one more step in its path.
+/// The URL with one more step in its path, and the query that it has.
 fn below(url: &Uri, step: &str) -> Result<Uri, Error> {
     let mut parts = url.clone().into_parts();
-    let path = format!("{}/{step}", url.path().trim_end_matches('/'));
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let path = format!("{}/{step}{query}", url.path().trim_end_matches('/'));
     let unfit = |_| Error::new(ErrorKind::Encode, "a URL for tokens has a scheme, a host and a path");
     parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(http::Error::from).map_err(unfit)?);
     Uri::from_parts(parts).map_err(http::Error::from).map_err(unfit)

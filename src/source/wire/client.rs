@@ -243,16 +243,22 @@ pub(in crate::source) fn post(
     request
 }
 
-/// A request with these pairs in its query. An authority that reads one has nothing to spend: it may be repeated.
+/// A request with these pairs in its query, behind those that the URL has (RFC 6749 §3.2). An authority that reads one has
+/// nothing to spend: it may be repeated.
 pub(in crate::source) fn get<'a>(
     uri: &Uri,
     pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Result<Request<Content>, FetchError> {
     let too_long = |_| FetchError::configuration("a URL with these parameters is too long");
+    let own = uri.query().unwrap_or_default();
     let query = form::encode(pairs);
-    let mut text = Zeroizing::new(Vec::with_capacity(uri.path().len() + query.len() + 1));
+    let mut text = Zeroizing::new(Vec::with_capacity(uri.path().len() + own.len() + query.len() + 2));
     text.extend_from_slice(uri.path().as_bytes());
     text.push(b'?');
+    text.extend_from_slice(own.as_bytes());
+    if !own.is_empty() {
+        text.push(b'&');
+    }
     text.extend_from_slice(&query);
     let mut parts = uri.clone().into_parts();
     parts.path_and_query =
