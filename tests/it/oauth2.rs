@@ -76,6 +76,7 @@ async fn a_refresh_is_a_form_without_any_credential_in_its_head() {
 async fn a_scope_resources_an_audience_and_more_are_sent_when_they_are_asked_for() {
     let idp = Idp::new([json(200, PAIR)]);
     let endpoint = endpoint(&idp)
+        .scope("base")
         .scope("a b")
         .resource("https://one.test/")
         .resource("https://two.test/")

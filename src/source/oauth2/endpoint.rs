@@ -67,8 +67,9 @@ impl TokenEndpoint {
     }
 
     /// The OAuth scope to ask for, names with spaces between. By default none is asked for; a refresh without one
-    /// keeps what was granted.
-    pub fn scope(self, scope: &str) -> Self {
+    /// keeps what was granted. Replaces one that was asked for before: it may stand in a request once (RFC 6749 §3.2).
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.params.retain(|(name, _)| name != "scope");
         self.pushed("scope", scope.into())
     }
 
