@@ -50,13 +50,13 @@ enum Sends {
 }
 
 impl AppToken {
-    /// `POST`s there, with everything in a JSON object.
+    /// A source that asks this URL by `POST`, with everything in a JSON object.
     pub fn post(client: impl Into<AuthorityClient>, url: Uri) -> Self {
         AppToken::new(client.into(), url, Sends::Json)
     }
 
-    /// `GET`s there, with everything in the query. The secret is then in the URL, which logs like to keep: this crate
-    /// shows it nowhere, the client should not either.
+    /// A source that asks this URL by `GET`, with everything in the query, behind what stands there. The secret is then in
+    /// the URL, which logs like to keep: this crate shows it nowhere, the client should not either.
     pub fn get(client: impl Into<AuthorityClient>, url: Uri) -> Self {
         AppToken::new(client.into(), url, Sends::Query)
     }

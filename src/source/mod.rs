@@ -51,12 +51,13 @@ use crate::{reentry::Mark, secret::Secret, token::Token};
 
 /// Asks an authority for tokens.
 pub trait TokenSource: Send + Sync + 'static {
-    /// One call of the authority.
+    /// Asks the authority for a token, once.
     ///
     /// # Cancel safety
     ///
-    /// The session runs the future in a task of its own and drops it only at `abandon_after` or when the runtime
-    /// shuts down; no caller's cancellation reaches it.
+    /// The session runs the future in a task of its own and drops it only at `abandon_after`, when the runtime shuts
+    /// down, or when a [`Session::replace`](crate::Session::replace) has made it needless; no caller's cancellation
+    /// reaches it.
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send;
 
     /// Asks the authority whether a stored token is still good, when the session starts. Says
@@ -124,8 +125,8 @@ impl FetchContext {
         self.cause
     }
 
-    /// Marks a request as made by this fetch, so that it fails at once, instead of waiting for the fetch that waits
-    /// for it, if it should come by the layer that the source serves, through whatever queue or task.
+    /// Marks a request as sent by this fetch. If it reaches the layer that this source serves, by whatever queue or
+    /// task, it fails at once instead of waiting for the fetch that waits for it.
     pub fn mark<B>(&self, request: &mut Request<B>) {
         request.extensions_mut().insert(self.mark);
     }

@@ -41,7 +41,7 @@ pub struct LoginCode {
 }
 
 impl LoginCode {
-    /// Exchanges codes there. The answer is read as [`JsonAnswer::new`] says.
+    /// A source that exchanges the closure's codes at this URL. The answer is read as [`JsonAnswer::new`] says.
     pub fn new<F, Fut>(client: impl Into<AuthorityClient>, url: Uri, code: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

@@ -22,8 +22,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Credentials that the authority has refused are not shown to it again: the source fails at once until the closure
-//! returns others.
+//! A login that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
+//! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
+//! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is shown to the
+//! authority unless that has refused it before.
 
 mod code;
 mod exchange;

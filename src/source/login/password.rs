@@ -25,7 +25,7 @@ pub struct Password {
 }
 
 impl Password {
-    /// Logs in there. The answer is read as [`JsonAnswer::new`] says.
+    /// A source that logs in at this URL with what the closure returns. The answer is read as [`JsonAnswer::new`] says.
     pub fn new<F, Fut>(client: impl Into<AuthorityClient>, url: Uri, credentials: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

@@ -26,7 +26,7 @@ pub struct JsonVerify {
 }
 
 impl JsonVerify {
-    /// Asks there.
+    /// The question at this URL.
     pub fn new(url: Uri) -> Self {
         JsonVerify { url, field: "token".to_owned(), valid: Pointer::member("isValid") }
     }

@@ -30,7 +30,7 @@ pub struct ClientCredentials {
 }
 
 impl ClientCredentials {
-    /// Presents itself there.
+    /// A source that presents the client itself at this endpoint.
     pub fn new(endpoint: TokenEndpoint) -> Self {
         ClientCredentials { endpoint }
     }

@@ -23,7 +23,7 @@ pub struct AuthorizationCode {
 }
 
 impl AuthorizationCode {
-    /// The code that came to the redirect URI.
+    /// A source that presents the code which came to this redirect URI, at this endpoint.
     pub fn new(endpoint: TokenEndpoint, code: impl Into<Secret>, redirect_uri: &str) -> Self {
         AuthorizationCode {
             endpoint,

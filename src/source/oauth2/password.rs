@@ -14,7 +14,7 @@ use crate::{
 /// Logs in with an account and a password (RFC 6749 §4.3), for authorities that still allow it.
 ///
 /// The closure is asked at each login, and nothing of what it returns is stored. Credentials that were refused are not
-/// presented again: the source fails at once until the closure returns others.
+/// presented again, and the session is over: see [`login`](crate::source::login).
 #[must_use]
 pub struct PasswordGrant {
     endpoint: TokenEndpoint,
@@ -23,7 +23,7 @@ pub struct PasswordGrant {
 }
 
 impl PasswordGrant {
-    /// Logs in there.
+    /// A source that presents what the closure returns at this endpoint.
     pub fn new<F, Fut>(endpoint: TokenEndpoint, credentials: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

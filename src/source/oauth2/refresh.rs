@@ -18,7 +18,7 @@ pub struct RefreshTokenGrant {
 }
 
 impl RefreshTokenGrant {
-    /// Presents it there.
+    /// A source that presents the session's refresh token at this endpoint.
     pub fn new(endpoint: TokenEndpoint) -> Self {
         RefreshTokenGrant { endpoint, refused: Refused::default() }
     }
