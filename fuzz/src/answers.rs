@@ -25,6 +25,8 @@ use crate::{
 
 const LIMIT: usize = 256;
 const OLD: (&str, &str) = ("old-access", "old-refresh");
+/// Codes that ask for another time.
+const LATER: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 const CODES: [&str; 6] = [
     "invalid_grant",
     "access_denied",
@@ -200,16 +202,28 @@ fn read(
     let is_whole = has_come(body);
     match error.kind() {
         ErrorKind::LoginRequired => {
-            let is_busy = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
-                .contains(&status);
-            let is_refused =
-                status.is_client_error() && !is_busy && (grant.has_user() || CODES.contains(&code));
-            let is_named = grant != Grant::Login
-                && (status.is_success() || status.is_client_error() && !is_busy)
-                && ["gone", "banned"].contains(&code);
-            assert!(is_whole && (is_refused || is_named), "{status} {code:?}");
+            // Those, and a proxy's word.
+            let is_busy = [
+                StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+                StatusCode::REQUEST_TIMEOUT,
+                StatusCode::TOO_EARLY,
+                StatusCode::TOO_MANY_REQUESTS,
+            ]
+            .contains(&status);
+            let is_told = status.is_success() && !code.is_empty() || status.is_client_error() && !is_busy;
+            // A 4xx refuses a user without a word, too.
+            let is_refused = match grant {
+                Grant::Refresh => status.is_client_error() && CODES.contains(&code),
+                Grant::Client => false,
+                Grant::User | Grant::Login => !LATER.contains(&code),
+            };
+            let is_named = grant != Grant::Login && ["gone", "banned"].contains(&code);
+            assert!(is_whole && is_told && (is_refused || is_named), "{status} {code:?}");
         }
-        ErrorKind::Configuration => assert!(is_whole && status.is_client_error()),
+        ErrorKind::Configuration => {
+            let is_of_a_login = grant == Grant::User && status.is_success() && !code.is_empty();
+            assert!(is_whole && (status.is_client_error() || is_of_a_login), "{status} {code:?}");
+        }
         ErrorKind::Transient => {}
         kind => panic!("{kind:?} of {status}"),
     }
@@ -266,20 +280,23 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
             pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),
         );
     }
-    match serde_json::from_slice(&text).ok()? {
+    let text = String::from_utf8_lossy(&text);
+    match serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)).ok()? {
         Value::Object(members) => Some(members),
         _ => None,
     }
 }
 
-/// Access and refresh token of RFC 6749 §5.1, of a document that says nothing against itself.
+/// Access and refresh token of RFC 6749 §5.1, of a document that says nothing against itself and came undamaged.
 fn token(document: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
     let part = |name: &str| match document.get(name) {
         None | Some(Value::Null) => Some(""),
-        Some(value) => value.as_str(),
+        Some(value) => value.as_str().filter(|text| !text.contains(char::REPLACEMENT_CHARACTER)),
     };
     let (access, refresh) = (part("access_token")?, part("refresh_token")?);
-    let is_token = !access.is_empty() && part("token_type").is_some() && part("error")?.is_empty();
+    let says_no_error = matches!(document.get("error"), Some(Value::Bool(false)));
+    let is_token =
+        !access.is_empty() && part("token_type").is_some() && (says_no_error || part("error")?.is_empty());
     is_token.then_some((access, Some(refresh).filter(|refresh| !refresh.is_empty())))
 }
 

@@ -70,6 +70,7 @@ fn next(content: &[u8], revision: u64) -> Record {
     let moment = UNIX_EPOCH + Duration::from_secs(number << 24);
     let mut token = StoredToken::new(text.as_str());
     token.refresh = (number % 2 == 0).then(|| text.chars().rev().collect::<String>().into());
+    token.kind = (number % 7 == 0).then(|| content.escape_ascii().to_string());
     token.expires_at = (number % 3 == 0).then_some(moment);
     token.refresh_expires_at = (number % 5 == 0).then_some(moment);
     Record {
@@ -93,6 +94,7 @@ struct ShownToken {
     refresh: Option<String>,
     expires_at: Option<u64>,
     refresh_expires_at: Option<u64>,
+    kind: Option<String>,
 }
 
 impl Shown {
@@ -116,6 +118,7 @@ fn shown(record: &Record) -> Shown {
             refresh: token.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
             expires_at: token.expires_at.map(seconds),
             refresh_expires_at: token.refresh_expires_at.map(seconds),
+            kind: token.kind.clone(),
         }),
     }
 }
@@ -131,6 +134,7 @@ fn expected(content: &[u8]) -> Option<Shown> {
             refresh: optional(token.get("refresh"), |value| Some(value.as_str()?.to_owned()))?,
             expires_at: optional(token.get("expires_at"), moment)?,
             refresh_expires_at: optional(token.get("refresh_expires_at"), moment)?,
+            kind: optional(token.get("kind"), |value| Some(value.as_str()?.to_owned()))?,
         }),
         _ => return None,
     };
