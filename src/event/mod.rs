@@ -20,6 +20,8 @@
 //! # let _ = session;
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::{error::Error, generation::Generation};
 
 /// Is told what happens.
@@ -35,6 +37,19 @@ pub trait Observer: Send + Sync + 'static {
 impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Observer for F {
     fn observe(&self, event: &Event<'_>) {
         self(event);
+    }
+}
+
+/// Those of a session.
+#[derive(Default)]
+pub(crate) struct Observers(pub(crate) Vec<Box<dyn Observer>>);
+
+impl Observers {
+    /// Tells them all; a panic in one of them is its own affair.
+    pub(crate) fn announce(&self, event: &Event<'_>) {
+        for observer in &self.0 {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(event)));
+        }
     }
 }
 

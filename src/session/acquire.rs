@@ -214,7 +214,7 @@ impl Future for Acquire {
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
                     Landed::Interrupted if self.interruptions > 0 => {
                         let gone = "the refresh's runtime has shut down or has no timers";
-                        return Poll::Ready(Err(Denied::Failed(Error::new(ErrorKind::NoRuntime, gone))));
+                        return Poll::Ready(self.after(Error::new(ErrorKind::NoRuntime, gone)));
                     }
                     Landed::Interrupted => self.interruptions += 1,
                 }

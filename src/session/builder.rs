@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    event::Observer,
+    event::{Observer, Observers},
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, TokenSource},
@@ -204,7 +204,9 @@ impl SessionBuilder {
     /// The session.
     pub fn build(self) -> Session {
         let pulse = watch::Sender::new(());
-        let storage = Storage::new(self.store, self.store_timeout, self.lease_wait, pulse.clone());
+        let observers = Arc::new(Observers(self.observers));
+        let (limit, wait) = (self.store_timeout, self.lease_wait);
+        let storage = Storage::new(self.store, limit, wait, pulse.clone(), observers.clone());
         Session::of(Arc::new(Engine {
             cell: ArcSwapOption::empty(),
             slot: TryMutex::new(Slot::new(SessionId::random())),
@@ -212,7 +214,7 @@ impl SessionBuilder {
             placement: self.placement,
             source: self.source,
             storage: Arc::new(storage),
-            observers: self.observers,
+            observers,
             revoke: self.revoke,
             limits: self.limits,
             renewal: self.renewal,

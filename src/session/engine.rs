@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    event::{Event, Observer},
+    event::{Event, Observers},
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
@@ -49,7 +49,7 @@ pub(crate) struct Engine {
     pub(super) placement: Placement,
     pub(super) source: Box<dyn DynTokenSource>,
     pub(super) storage: Arc<Storage>,
-    pub(super) observers: Vec<Box<dyn Observer>>,
+    pub(super) observers: Arc<Observers>,
     pub(super) revoke: Option<Box<Revoke>>,
     pub(super) limits: Limits,
     pub(super) renewal: Renewal,
@@ -147,11 +147,8 @@ impl Engine {
         Sendable::new(token, &self.placement, &self.renewal, self.clock.exact(), provenance)
     }
 
-    /// Tells the observers; a panic in one of them is its own affair.
     pub(crate) fn announce(&self, event: &Event<'_>) {
-        for observer in &self.observers {
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(event)));
-        }
+        self.observers.announce(event);
     }
 
     /// Puts into use what was fetched or found, unless something has come between.
@@ -210,7 +207,7 @@ impl Engine {
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
         let now = self.clock.now();
-        let failed = self.slot().await.fail(flight, failure, now, &self.limits.cooling);
+        let failed = self.slot().await.fail(flight, &failure, now, &self.limits.cooling);
         let Some(Failure { class, error }) = failed else {
             return self.conclude(Finder::Flight(flight), Obtained::Nothing).await;
         };
@@ -321,7 +318,11 @@ impl Engine {
                 self.newest().await;
                 match self.storage.enqueue_owed(None) {
                     Some(owed) => self.save(&runtime, owed).await?,
-                    None => self.storage.drain(&runtime),
+                    None => {
+                        self.storage.drain(&runtime);
+                        // The write under way may be on a runtime that nobody drives.
+                        self.storage.write_again();
+                    }
                 }
                 if self.storage.is_settled() {
                     continue;
@@ -334,7 +335,7 @@ impl Engine {
 
     /// How long [`settle`](Self::settle) may take: one refresh up to where it is given up, and what is left to save.
     pub(crate) fn time_to_settle(&self) -> Duration {
-        self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.timeout())
+        self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.time_to_write(1))
     }
 
     /// A store that fails stops no request: it is reported.
@@ -387,6 +388,7 @@ impl Engine {
         let saved = written.end().await;
         if let Err(error) = &saved {
             self.announce(&Event::StoreFailed { error });
+            self.storage.write_again();
         }
         saved
     }

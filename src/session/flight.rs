@@ -43,6 +43,8 @@ struct Core {
     lost: AtomicBool,
     /// Its tasks are gone.
     gone: AtomicBool,
+    /// There are other credentials than those that it has, or may have, presented.
+    forgiven: AtomicBool,
     /// Why it has brought nothing.
     failure: OnceLock<Error>,
 }
@@ -66,6 +68,7 @@ impl Flight {
             wait: Mutex::new(wait),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            forgiven: AtomicBool::new(false),
             failure: OnceLock::new(),
         }))
     }
@@ -168,6 +171,15 @@ impl Flight {
 
     pub(crate) fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::Acquire)
+    }
+
+    /// Its failure says nothing of the next fetch.
+    pub(super) fn forgive(&self) {
+        self.0.forgiven.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_forgiven(&self) -> bool {
+        self.0.forgiven.load(Ordering::Relaxed)
     }
 
     /// Makes the fetch's task known, so that it can be aborted.

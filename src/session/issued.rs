@@ -205,7 +205,8 @@ impl Issued {
     /// Whether it lives that much longer; or never lived that long, so that the next one would not either.
     pub(crate) fn is_valid_for(&self, time: Duration, now: Now) -> bool {
         let Some(expiry) = self.sendable.expiry else { return true };
-        let lives_too_short = expiry.left(self.sendable.received) < time;
+        // How long one from the store has lived before nobody knows.
+        let lives_too_short = !self.is_from_store() && expiry.left(self.sendable.received) < time;
         expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
     }
 

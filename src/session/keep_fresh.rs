@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Weak, time::Duration};
 use futures_util::future::select;
 use tokio::sync::watch;
 
-use super::{acquire::renew, engine::Engine, kernel::Fetch};
+use super::{acquire::renew, backoff::Backoff, engine::Engine, kernel::Fetch};
 use crate::time::timer;
 
 /// How long to sleep at most: a machine that was suspended has not counted the time.
@@ -13,23 +13,33 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Renews whenever the token is due, as long as the session is there and not logged out.
 pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
+    // How many refreshes in a row have ended before they brought anything, not even a failure.
+    let mut in_vain = 0;
     loop {
         pulse.mark_unchanged();
         let wait = {
             let Some(engine) = session.upgrade() else { return };
             let now = engine.now();
-            let until_cool = match engine.slot().await.fetch() {
+            let (until_cool, is_idle) = match engine.slot().await.fetch() {
                 Fetch::LoggedOut => return,
-                Fetch::Cooling { until, .. } => until.saturating_sub(now.monotonic),
-                _ => Duration::ZERO,
+                Fetch::Cooling { until, .. } => (until.saturating_sub(now.monotonic), false),
+                fetch => (Duration::ZERO, matches!(fetch, Fetch::Idle)),
             };
+            let present = engine.present();
+            let is_due = present.as_ref().is_none_or(|token| token.is_due(now));
+            in_vain = if is_idle && is_due { in_vain + 1 } else { 0 };
             renew(&engine);
-            let until_due = engine.present().and_then(|token| token.until_due(now)).unwrap_or_default();
+            let until_due = present.and_then(|token| token.until_due(now)).unwrap_or_default();
             match until_due.max(until_cool) {
                 Duration::ZERO => LOOK_AGAIN,
                 wait => wait.min(LOOK_AGAIN),
             }
         };
+        if in_vain > 1 {
+            // A runtime that has gone, or has no timers, ends every refresh at once.
+            let Ok(pause) = timer(Backoff::DEFAULT.wait(in_vain, None)) else { return };
+            pause.await;
+        }
         let Ok(wait) = timer(wait) else { return };
         // Either the time has come or something has changed: look again. The session going away is a change, too.
         select(pin!(wait), pin!(pulse.changed())).await;

@@ -144,7 +144,9 @@ impl Slot {
     /// There are other credentials: what the authority said of the ones before is forgotten.
     pub(crate) fn forgive(&mut self) {
         self.absorb();
-        if matches!(self.fetch, Fetch::Cooling { .. } | Fetch::Dead(_)) {
+        if let Some(flight) = self.flight() {
+            flight.forgive();
+        } else if matches!(self.fetch, Fetch::Cooling { .. } | Fetch::Dead(_)) {
             self.forget_failures();
             self.end_fetch(Fetch::Idle);
         }
@@ -179,7 +181,7 @@ impl Slot {
     pub(crate) fn fail(
         &mut self,
         flight: &Flight,
-        failure: Failure,
+        failure: &Failure,
         now: Now,
         backoff: &Backoff,
     ) -> Option<Failure> {
@@ -187,10 +189,12 @@ impl Slot {
         if !concerns_us && !self.is_wanted(Finder::Flight(flight)) {
             return None;
         }
-        let Failure { class, mut error } = failure;
+        let (class, mut error) = (failure.class, failure.error.clone());
         self.failures = self.failures.saturating_add(1);
         let wait = backoff.wait(self.failures, error.retry_after());
         let then = match class {
+            // It was of the credentials before.
+            _ if flight.is_forgiven() => Fetch::Idle,
             FailureClass::LoginRequired => Fetch::Dead(error.clone()),
             // Nothing was asked.
             _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,

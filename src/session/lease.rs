@@ -1,10 +1,8 @@
 //! The store's lease, which a refresh holds; and as long as what it fetched is owed to the store, nobody else gets it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use tokio::{runtime::Handle, time::sleep};
-
-use super::{backoff::Backoff, flight::Flight, storage::Storage};
+use super::{flight::Flight, storage::Storage};
 use crate::store::Lease;
 
 /// The lease, in a flight's keeping until this is dropped or the flight has lost.
@@ -30,27 +28,5 @@ impl Drop for Held {
     fn drop(&mut self) {
         let Some(lease) = self.flight.take_lease() else { return };
         self.storage.give_back(lease);
-        if let (true, Ok(runtime)) = (self.storage.keeps_a_lease().is_some(), Handle::try_current()) {
-            write_again(&self.storage, &runtime);
-        }
-    }
-}
-
-/// Sees to it that what is owed is written, sooner than the next refresh.
-fn write_again(storage: &Arc<Storage>, runtime: &Handle) {
-    storage.owing.run(runtime, until_written(Arc::downgrade(storage), runtime.clone()));
-}
-
-/// Ends when the lease is kept no longer: everything is written, or a refresh has taken it over.
-async fn until_written(storage: Weak<Storage>, runtime: Handle) {
-    for failures in 1.. {
-        sleep(Backoff::DEFAULT.wait(failures, None)).await;
-        let Some(storage) = storage.upgrade() else { return };
-        let Some(lease) = storage.keeps_a_lease() else { return };
-        if let Some(owed) = storage.enqueue_owed(Some(lease)) {
-            storage.drain(&runtime);
-            // Whoever saved first has reported it.
-            let _ = owed.end().await;
-        }
     }
 }

@@ -169,7 +169,7 @@ impl Session {
     /// # Errors
     ///
     /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
-    /// use but was not saved; that is tried again with the next refresh.
+    /// use but was not saved; that is tried again under back-off.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
         let token = self.engine.sendable(token, Provenance::New)?;
         let written = self.engine.login(token).await;

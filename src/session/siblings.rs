@@ -21,9 +21,8 @@ async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
     let mut seen = 0;
     loop {
         let news = storage.changed(seen).await;
-        let Some(engine) = session.upgrade() else { return };
-        let revision = look(&engine).await;
-        drop(engine);
+        let Some(quiet) = quiet(&session).await else { return };
+        let revision = look(quiet).await;
         if news.is_err() || revision.is_none_or(|revision| revision == seen) {
             // A store that fails, or that calls for nothing, is not asked again at once.
             sleep(storage.timeout()).await;
@@ -33,8 +32,8 @@ async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
 }
 
 /// Goes over to what is in the store, if it is newer, and returns its revision.
-async fn look(engine: &Engine) -> Option<u64> {
-    let Quiet { known, is_logged_out } = quiet(engine).await;
+async fn look(Quiet { engine, known, is_logged_out }: Quiet) -> Option<u64> {
+    let engine = &engine;
     let found = engine.reported(engine.storage.load().await).flatten()?;
     let revision = found.revision;
     // After a logout only another login counts.
@@ -47,24 +46,28 @@ async fn look(engine: &Engine) -> Option<u64> {
 }
 
 struct Quiet {
+    engine: Arc<Engine>,
     known: Known,
     is_logged_out: bool,
 }
 
 /// Waits for the end of the refresh that is on, which looks into the store itself, and of our own writes, which may be
-/// read half-way.
-async fn quiet(engine: &Engine) -> Quiet {
-    let mut pulse = engine.pulse().subscribe();
+/// read half-way. A session that nobody has any more is not kept for that.
+async fn quiet(session: &Weak<Engine>) -> Option<Quiet> {
+    let mut pulse = session.upgrade()?.pulse().subscribe();
     loop {
         pulse.mark_unchanged();
-        {
+        let engine = session.upgrade()?;
+        let quiet = {
             let mut slot = engine.slot().await;
-            if !slot.is_flying() && engine.storage.is_settled() {
-                let is_logged_out = matches!(slot.fetch(), Fetch::LoggedOut);
-                return Quiet { known: slot.known(), is_logged_out };
-            }
+            let is_quiet = !slot.is_flying() && engine.storage.is_settled();
+            is_quiet.then(|| (slot.known(), matches!(slot.fetch(), Fetch::LoggedOut)))
+        };
+        if let Some((known, is_logged_out)) = quiet {
+            return Some(Quiet { engine, known, is_logged_out });
         }
-        // The sender is the engine's, so this ends with a change.
+        drop(engine);
+        // This task ends with the session.
         let _ = pulse.changed().await;
     }
 }

@@ -2,24 +2,31 @@
 //!
 //! Writes are enqueued in the critical section that makes them true, so their order in the store is their order in
 //! memory, and are carried out by one task at a time. The record that is still owed to the store is remembered, and
-//! written again by the next refresh.
+//! written again by the next refresh, or by a task under back-off.
 
 use std::{
     collections::VecDeque,
+    convert::identity,
     error::Error as _,
-    future::Future,
+    future::{Future, poll_fn},
     panic::AssertUnwindSafe,
-    sync::Arc,
-    task::{Context, Waker},
+    pin::pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use tokio::{runtime::Handle, sync::watch, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
-use super::{debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
+use super::{backoff::Backoff, debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
 use crate::{
     error::{BoxError, Error, ErrorKind},
+    event::{Event, Observers},
     store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
     sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
     time::in_time,
@@ -32,14 +39,21 @@ pub(crate) struct Storage {
     queue: Mutex<Queue>,
     /// Is told when a write has ended.
     pulse: watch::Sender<()>,
+    observers: Arc<Observers>,
     /// The task that tries again to write what is owed.
-    pub(super) owing: OneTask,
+    owing: OneTask,
 }
+
+/// How many calls of the store a write takes at most.
+const CALLS: u32 = 3;
 
 #[derive(Default)]
 struct Queue {
     writes: VecDeque<Write>,
-    draining: bool,
+    /// Since when the write under way is.
+    writing: Option<Instant>,
+    /// Of those who work the queue off one after the other, which one it is now.
+    turn: u64,
     /// How many writes have ended.
     written: u64,
     /// The newest record that is not known to be in the store.
@@ -79,6 +93,7 @@ impl Storage {
         store_timeout: Duration,
         lease_wait: Duration,
         pulse: watch::Sender<()>,
+        observers: Arc<Observers>,
     ) -> Self {
         Storage {
             store,
@@ -86,12 +101,18 @@ impl Storage {
             lease_wait,
             queue: Mutex::default(),
             pulse,
+            observers,
             owing: OneTask::default(),
         }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
         self.store_timeout
+    }
+
+    /// How long this many writes may take.
+    pub(crate) fn time_to_write(&self, writes: u32) -> Duration {
+        self.store_timeout.saturating_mul(writes.saturating_mul(CALLS))
     }
 
     /// The right to refresh. `None` when nobody gives it up in time.
@@ -138,7 +159,7 @@ impl Storage {
     pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
         loop {
             let written = self.queue().written;
-            let found = bounded(self.store_timeout, async { self.store.load().await }).await;
+            let found = self.read().await.and_then(identity);
             // What was read while a record of ours was being written may be the one before, and nothing is owed any more
             // that would outdo it.
             if self.queue().written == written {
@@ -159,17 +180,15 @@ impl Storage {
     /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process
     /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
     /// lease, so that no store holds it for outdated.
-    async fn save_above(&self, debt: &Debt) -> Result<(), BoxError> {
-        let found = timeout(self.store_timeout / 2, self.store.load()).await;
-        let found = match found.unwrap_or_else(|_elapsed| Err("the token store was not read in time".into()))
-        {
+    async fn save_above(&self, debt: &Debt) -> Result<(), Error> {
+        let found = match self.read().await? {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
             Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
-        self.store.save(&debt.change_above(found.as_ref()), None).await?;
+        self.write(&debt.change_above(found.as_ref()), None).await?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
             owed.stands_for_itself();
@@ -179,25 +198,46 @@ impl Storage {
 
     /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
     /// there, or a login that was raised.
-    async fn save_refreshed(&self, debt: &Debt, fence: Option<u64>) -> Result<(), BoxError> {
+    async fn save_refreshed(&self, debt: &Debt, fence: Option<u64>) -> Result<(), Error> {
         let has_to_look = debt.begin();
         if !has_to_look {
-            match self.store.save(&debt.record, fence).await {
-                Err(error) if error.is::<Superseded>() => {}
+            match self.write(&debt.record, fence).await {
+                Err(error) if is_superseded(&error) => {}
                 saved => return saved,
             }
         }
         // A store that cannot be read may be written all the same.
-        let found = self.store.load().await;
+        let found = self.read().await?;
         if matches!(&found, Ok(Some(found)) if debt.is_outdone_by(found)) {
-            return Err(Superseded.into());
+            return Err(failed_by(Superseded.into()));
         }
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
-        match (self.store.save(&record, fence).await, found) {
+        match (self.write(&record, fence).await, found) {
             // What is in the way cannot be read, and may be what was refreshed.
-            (Err(error), Err(unread)) if error.is::<Superseded>() => Err(unread),
+            (Err(error), Err(unread)) if is_superseded(&error) => Err(unread),
             (saved, _) => saved,
         }
+    }
+
+    /// What is in the store, or how it failed.
+    ///
+    /// # Errors
+    ///
+    /// It did not answer: nothing else is to be asked of it for the same end.
+    async fn read(&self) -> Result<Result<Option<Record>, Error>, Error> {
+        self.in_time(async { self.store.load().await }).await
+    }
+
+    async fn write(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
+        self.in_time(async { self.store.save(record, fence).await }).await.and_then(identity)
+    }
+
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, BoxError>>,
+    ) -> Result<Result<T, Error>, Error> {
+        let late = |_elapsed| failed("the token store did not answer in time");
+        timeout(self.store_timeout, guarded(call)).await.map_err(late)
     }
 
     /// What was found in the store, unless something newer is owed to it: that is what will be there. That may be a token
@@ -266,16 +306,24 @@ impl Storage {
             queue.owed = Some(debt.clone());
         }
         queue.writes.push_back(Write { debt, fence, flight, done });
-        let ahead = u32::try_from(queue.writes.len()).unwrap_or(u32::MAX);
-        Written { done: written, limit: self.store_timeout.saturating_mul(ahead.saturating_add(2)) }
+        // This one and those ahead of it, and the one under way.
+        let writes = u32::try_from(queue.writes.len()).unwrap_or(u32::MAX).saturating_add(1);
+        Written { done: written, limit: self.time_to_write(writes) }
     }
 
     /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let mut queue = self.queue();
-        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
+        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !self.is_writing(&queue))?;
         let fence = lease.or(debt.fence);
         Some(self.push(&mut queue, debt, fence, None))
+    }
+
+    /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none.
+    pub(crate) fn write_again(self: &Arc<Self>) {
+        if let Ok(runtime) = Handle::try_current() {
+            self.owing.run(&runtime, until_written(Arc::downgrade(self), runtime.clone()));
+        }
     }
 
     /// Sees to it that the queue is being worked off.
@@ -295,10 +343,20 @@ impl Storage {
         }
     }
 
-    /// The right to work the queue off, unless somebody has it.
+    /// The right to work the queue off, unless somebody has it and gets on.
     fn begin(self: &Arc<Self>) -> Option<Drain> {
-        let begins = !std::mem::replace(&mut self.queue().draining, true);
-        begins.then(|| Drain { storage: self.clone(), over: false })
+        let mut queue = self.queue();
+        if self.is_writing(&queue) {
+            return None;
+        }
+        queue.writing = Some(Instant::now());
+        queue.turn += 1;
+        Some(Drain { storage: self.clone(), turn: queue.turn })
+    }
+
+    /// Whether a write is under way. One that takes longer than it may is on a runtime that nobody drives.
+    fn is_writing(&self, queue: &Queue) -> bool {
+        queue.writing.is_some_and(|since| since.elapsed() <= self.time_to_write(1))
     }
 
     /// Whether everything is in the store.
@@ -314,7 +372,7 @@ impl Storage {
 /// The right to work the queue off. When its runtime goes away, what is left in the queue fails.
 struct Drain {
     storage: Arc<Storage>,
-    over: bool,
+    turn: u64,
 }
 
 impl Drain {
@@ -326,19 +384,31 @@ impl Drain {
         let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
         let storage = &self.storage;
         let is_left_out = flight.is_some_and(|flight| flight.is_lost());
-        let result = if is_left_out {
-            Ok(())
-        } else if debt.is_change() {
-            bounded(storage.store_timeout, storage.save_above(&debt)).await
-        } else {
-            bounded(storage.store_timeout, storage.save_refreshed(&debt, fence)).await
-        };
+        let mut write = pin!(async {
+            if is_left_out {
+                Ok(())
+            } else if debt.is_change() {
+                storage.save_above(&debt).await
+            } else {
+                storage.save_refreshed(&debt, fence).await
+            }
+        });
+        // Driven again after somebody else has gone on, it must not write over what that one has written.
+        let in_turn = poll_fn(|cx| {
+            let is_ours = storage.queue().turn == self.turn;
+            if is_ours { write.as_mut().poll(cx).map(Some) } else { Poll::Ready(None) }
+        });
+        let Some(result) = in_turn.await else { return false };
         storage.queue().written += 1;
-        if !is_left_out && result.as_ref().err().is_none_or(is_superseded) {
+        if result.as_ref().err().is_some_and(|error| !is_superseded(error)) {
+            storage.write_again();
+        } else if !is_left_out {
             drop(storage.paid(&debt));
         }
-        // Whoever asked for the write may be gone.
-        let _ = done.send(result);
+        // Whoever asked for the write reports its failure, and may be gone.
+        if let Err(Err(error)) = done.send(result) {
+            storage.observers.announce(&Event::StoreFailed { error: &error });
+        }
         storage.pulse.send_replace(());
         true
     }
@@ -346,12 +416,14 @@ impl Drain {
     fn next(&mut self) -> Option<Write> {
         let next = {
             let mut queue = self.storage.queue();
+            if queue.turn != self.turn {
+                return None;
+            }
             let next = queue.writes.pop_front();
-            queue.draining = next.is_some();
+            queue.writing = next.is_some().then(Instant::now);
             next
         };
-        self.over = next.is_none();
-        if self.over {
+        if next.is_none() {
             // Whoever heard of the last write before this could not have what is owed written again.
             self.storage.pulse.send_replace(());
         }
@@ -361,9 +433,8 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        if !self.over {
-            let mut queue = self.storage.queue();
-            queue.draining = false;
+        let mut queue = self.storage.queue();
+        if queue.turn == self.turn && queue.writing.take().is_some() {
             let unwritten = std::mem::take(&mut queue.writes);
             drop(queue);
             drop(unwritten);
@@ -372,17 +443,27 @@ impl Drop for Drain {
     }
 }
 
-/// A call of the store: whatever it does, there is an answer in time.
-async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, BoxError>>) -> Result<T, Error> {
-    let late = |_elapsed| Err(failed("the token store did not answer in time"));
-    timeout(limit, guarded(call)).await.unwrap_or_else(late)
+/// Ends when nothing is owed any more, or nobody has the session.
+async fn until_written(storage: Weak<Storage>, runtime: Handle) {
+    for failures in 1.. {
+        sleep(Backoff::DEFAULT.wait(failures, None)).await;
+        let Some(storage) = storage.upgrade() else { return };
+        if storage.is_settled() {
+            return;
+        }
+        if let Some(owed) = storage.enqueue_owed(storage.keeps_a_lease()) {
+            storage.drain(&runtime);
+            // The first failure was reported.
+            let _ = owed.end().await;
+        }
+    }
 }
 
 /// A call of the store, whose panic is an error like any other.
 async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T, Error> {
     match AssertUnwindSafe(call).catch_unwind().await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(cause)) => Err(Error::with_cause(ErrorKind::Store, "the token store failed", cause)),
+        Ok(Err(cause)) => Err(failed_by(cause)),
         Err(_panic) => Err(failed("the token store panicked")),
     }
 }
@@ -390,6 +471,10 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
 /// Whether the store has kept a later record instead: then nothing is owed to it any more.
 fn is_superseded(error: &Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<Superseded>())
+}
+
+fn failed_by(cause: BoxError) -> Error {
+    Error::with_cause(ErrorKind::Store, "the token store failed", cause)
 }
 
 fn failed(message: &'static str) -> Error {
@@ -401,10 +486,14 @@ mod tests {
     use super::*;
     use crate::store::{MemoryStore, SessionId};
 
+    fn storage() -> Storage {
+        let limit = Duration::from_secs(1);
+        Storage::new(Box::new(MemoryStore::new()), limit, limit, watch::Sender::new(()), Arc::default())
+    }
+
     /// The revision that follows 5 while these are owed.
     fn following(owed: impl FnOnce(&Storage)) -> u64 {
-        let limit = Duration::from_secs(1);
-        let storage = Storage::new(Box::new(MemoryStore::new()), limit, limit, watch::Sender::new(()));
+        let storage = storage();
         owed(&storage);
         storage.following(RecordHead { session: SessionId(1), revision: 5 }).revision
     }
@@ -423,9 +512,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_is_left_out_pays_nothing() {
-        let limit = Duration::from_secs(1);
-        let storage =
-            Arc::new(Storage::new(Box::new(MemoryStore::new()), limit, limit, watch::Sender::new(())));
+        let storage = Arc::new(storage());
         let flight = Flight::new();
         let written = storage.enqueue_refreshed(record(1), None, None, Some(flight.clone()));
         flight.disown();

@@ -232,7 +232,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
     let is_blind = found.is_none() && plan.known.present.is_none();
     let mut newest = engine.storage.or_owed(found.flatten());
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
-        // Reported, and tried again with the next refresh.
+        // Reported, and tried again later.
         let saved = engine.save_at_once(owed).await;
         if flight.is_lost() {
             return None;

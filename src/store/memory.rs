@@ -39,10 +39,13 @@ impl TokenStore for MemoryStore {
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        let mut kept = self.kept();
-        let admitted = rules::admit(record, fence, kept.leases, kept.record.as_ref())?;
-        self.0.revision.send_replace(admitted.revision);
-        kept.record = Some(admitted);
+        let revision = {
+            let mut kept = self.kept();
+            let admitted = rules::admit(record, fence, kept.leases, kept.record.as_ref())?;
+            kept.record.insert(admitted).revision
+        };
+        // Not under the lock: it wakes those who follow the store, and what they do then may bring them here.
+        self.0.revision.send_modify(|last| *last = revision.max(*last));
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use tower_token_refresh::{
     Cause, FetchContext, FetchError, Session, Token,
     session::{RenewalMode, SessionBuilder, State},
     source_fn,
+    store::MemoryStore,
     test_util::{Endpoint, Failure, ModelAuthority, TestClock},
 };
 
@@ -332,4 +333,17 @@ async fn a_refusal_counts_for_more_than_the_clock() {
     world.authority.revoke_access();
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1, "long before it was due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_that_does_not_last_is_refreshed_whatever_its_whole_life_was() {
+    let store = MemoryStore::new();
+    let (before, clock) = world(|session| session.store(store.clone())).await;
+    clock.advance(LIFE - 600 * SECOND);
+    let after = Session::builder(before.authority.source()).store(store).clock(clock).build();
+    let stored = after.token().await.unwrap();
+    let longer = after.token_valid_for(LIFE / 2).await.unwrap();
+    assert_ne!(stored.access().expose(), longer.access().expose());
+    after.token_valid_for(2 * LIFE).await.unwrap();
+    assert_eq!(before.authority.counts().refreshes, 1, "and no other lives longer");
 }

@@ -1,6 +1,8 @@
 //! Sessions that outlive a runtime, serve several, or have none.
 
 use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
     pin::pin,
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll, Wake, Waker},
@@ -18,9 +20,10 @@ use tokio_test::{assert_pending, assert_ready_err, task};
 use tower::{BoxError, Layer, ServiceExt};
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, RefreshFailure, Session, Token, TokenRefreshLayer, TokenSource,
+    session::{RenewalMode, SessionBuilder},
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
-    test_util::{Endpoint, Gate, ModelApi, ModelAuthority},
+    test_util::{Endpoint, Gate, ModelApi, ModelAuthority, TestClock},
 };
 
 use crate::world::{World, get, origin};
@@ -453,5 +456,52 @@ fn a_wait_for_such_a_runtime_that_moves_to_a_third_one_ends_there_by_the_refresh
     runtime().block_on(async {
         let waited = timeout(Duration::from_secs(3600), waiter).await;
         assert_eq!(waited.expect("an answer in time").unwrap_err().kind(), ErrorKind::Timeout);
+    });
+}
+
+// A session that is bound to a runtime which has gone.
+
+/// Its token is due in a second, and lives for a minute more.
+fn bound_to_a_runtime_that_has_gone(mode: RenewalMode) -> (World, TestClock) {
+    let (clock, life) = (TestClock::new(), Duration::from_secs(3600));
+    let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(life);
+    let bound = runtime();
+    let world = {
+        let _inside = bound.enter();
+        let builder = |session: SessionBuilder| {
+            let session = session.clock(clock.clone()).renewal(mode).renewal_jitter(Duration::ZERO);
+            session.on_current_runtime().unwrap()
+        };
+        World::with(authority, builder, |layer| layer)
+    };
+    bound.block_on(world.session.token()).unwrap();
+    clock.advance(life - Duration::from_secs(50));
+    (world, clock)
+}
+
+#[test]
+fn a_token_that_is_still_good_is_used_where_the_runtime_for_its_renewal_has_gone() {
+    let (world, clock) = bound_to_a_runtime_that_has_gone(RenewalMode::Inline);
+    runtime().block_on(async {
+        world.session.token().await.unwrap();
+        world.session.token_valid_for(Duration::from_secs(60)).await.unwrap();
+        clock.advance(Duration::from_secs(50));
+        assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::NoRuntime);
+    });
+}
+
+#[test]
+fn the_keeper_takes_its_time_where_the_runtime_for_a_renewal_has_gone() {
+    let (world, _clock) = bound_to_a_runtime_that_has_gone(RenewalMode::Background);
+    runtime().block_on(async {
+        let polls = Cell::new(0);
+        let mut keeper = pin!(world.session.keep_fresh());
+        let counted = poll_fn(|cx| {
+            polls.set(polls.get() + 1);
+            assert!(polls.get() < 60, "it goes round in circles");
+            keeper.as_mut().poll(cx)
+        });
+        timeout(Duration::from_secs(600), counted).await.unwrap_err();
+        assert!(polls.get() > 1, "it tries again");
     });
 }

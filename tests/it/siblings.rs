@@ -279,3 +279,43 @@ async fn what_we_have_saved_ourselves_is_never_taken_for_a_siblings() {
     assert_eq!(access(&ours).await, "second");
     assert_eq!(issued.load(Ordering::SeqCst), 2, "the first was not gone back to");
 }
+
+/// Its source goes with it.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_owes_something_is_not_kept_by_whoever_follows_its_store() {
+    let store = MemoryStore::new();
+    session("before", store.clone()).token().await.unwrap();
+    let alive = Arc::new(());
+    let held = alive.clone();
+    let source = source_fn(move |_| {
+        let _held = &held;
+        async { Ok(Token::new("token")) }
+    });
+    let session = Session::builder(source).store(ReadOnly(store)).build();
+    session.login(Token::new("of-bob")).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(session);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+/// Tells of changes, and takes none.
+struct ReadOnly(MemoryStore);
+
+impl TokenStore for ReadOnly {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.0.load().await
+    }
+
+    async fn save(&self, _: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        Err("read-only".into())
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.0.lock().await
+    }
+
+    async fn changed(&self, known: u64) {
+        self.0.changed(known).await;
+    }
+}

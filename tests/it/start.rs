@@ -153,3 +153,18 @@ async fn other_credentials_bring_a_dead_session_back() {
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().logins, 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_credentials_count_although_those_before_are_still_being_refused() {
+    let world = World::new();
+    world.authority.fail_next(Endpoint::Login, Failure::OAuth("invalid_grant"));
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut first = task::spawn(world.session.token());
+    assert_pending!(first.poll());
+    within(gate.waiting(1)).await;
+    world.session.credentials_changed().await;
+    gate.open();
+    assert!(within(first).await.unwrap_err().is_login_required(), "it was of those before");
+    within(world.session.token()).await.unwrap();
+    assert_eq!(world.authority.counts().logins, 2);
+}

@@ -17,7 +17,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
 };
 
-use crate::{script::within, world::World};
+use crate::{runtimes::runtime, script::within, world::World};
 
 /// A memory store whose calls can be held, can fail, and are noted. It does not tell of changes.
 #[derive(Clone, Default)]
@@ -36,6 +36,8 @@ pub(crate) struct Watching {
     lock: Fault,
     /// Leases are over before they are given back.
     leases_expire: bool,
+    /// Of each load and each save.
+    delay: Duration,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -75,10 +77,11 @@ impl Watched {
 
 impl TokenStore for Watched {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        let (fault, gate) = {
+        let (fault, gate, delay) = {
             let inner = self.inner.lock().unwrap();
-            (inner.load, inner.hold_load.clone())
+            (inner.load, inner.hold_load.clone(), inner.delay)
         };
+        tokio::time::sleep(delay).await;
         if let Some(gate) = gate {
             gate.pass().await;
         }
@@ -87,10 +90,11 @@ impl TokenStore for Watched {
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        let (fault, gate) = {
+        let (fault, gate, delay) = {
             let inner = self.inner.lock().unwrap();
-            (inner.save, inner.hold_save.clone())
+            (inner.save, inner.hold_save.clone(), inner.delay)
         };
+        tokio::time::sleep(delay).await;
         if let Some(gate) = gate {
             gate.pass().await;
         }
@@ -195,7 +199,7 @@ async fn a_store_that_fails_in_whatever_way_stops_no_request() {
         assert_eq!(within(world.get("/")).await.unwrap().status(), StatusCode::OK);
         world.authority.revoke_access();
         assert_eq!(within(world.get("/")).await.unwrap().status(), StatusCode::OK);
-        assert!(*told.lock().unwrap() >= 4, "and each failure is reported");
+        assert!(*told.lock().unwrap() >= 4, "and each failure is reported: {}", told.lock().unwrap());
         assert_eq!(world.authority.counts().token_calls(), 2);
     }
 }
@@ -795,4 +799,94 @@ async fn a_kept_lease_ends_with_the_debt_or_the_session() {
         let _ = within(sibling.session.refresh()).await;
         assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_could_not_be_saved_is_saved_as_soon_as_the_store_works() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    assert_eq!(world.session.logout().await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.access().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_call_of_a_slow_store_has_its_own_time() {
+    let store = Watched::default();
+    let world = world(&store);
+    store.set(|store| store.delay = Duration::from_secs(4));
+    world.session.login(Token::new("of-bob")).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+    let refreshed = within(world.session.refresh()).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(refreshed.access().expose()));
+    world.session.logout().await.unwrap();
+    assert_eq!(store.access().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
+    let store = Watched::default();
+    let told = Arc::new(Mutex::new(0));
+    let seen = told.clone();
+    let session = Session::builder(ModelAuthority::new().source())
+        .store(store.clone())
+        .observer(move |event: &Event<'_>| {
+            *seen.lock().unwrap() += usize::from(matches!(event, Event::StoreFailed { .. }));
+        })
+        .build();
+    let gate = Gate::new();
+    store.set(|store| (store.save, store.hold_save) = (Fault::Error, Some(gate.clone())));
+    let mut login = task::spawn(session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    gate.waiting(1).await;
+    drop(login);
+    gate.open();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(*told.lock().unwrap(), 1);
+}
+
+#[test]
+fn a_write_on_a_runtime_that_nobody_drives_holds_nobody_up() {
+    let store = Watched::default();
+    let world = world(&store);
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let undriven = runtime();
+    undriven.block_on(async {
+        let mut login = task::spawn(world.session.login(Token::new("of-bob").refresh_token("of-bob")));
+        assert_pending!(login.poll());
+        gate.waiting(1).await;
+    });
+    store.set(|store| store.hold_save = None);
+    let driven = runtime();
+    driven.block_on(async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let start = tokio::time::Instant::now();
+        within(world.session.logout()).await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(store.access().await, None);
+    });
+    gate.open();
+    undriven.block_on(async { tokio::time::sleep(Duration::from_secs(60)).await });
+    assert_eq!(driven.block_on(store.access()), None, "what comes too late is not written");
+}
+
+#[test]
+fn whoever_is_told_of_a_save_may_look_into_the_store_at_once() {
+    let store = MemoryStore::new();
+    let (follower, (told, news)) = (store.clone(), std::sync::mpsc::channel());
+    let following = async move {
+        follower.changed(0).await;
+        let _ = told.send(follower.load().await.unwrap().is_some());
+    };
+    let follower = Arc::new(PolledAtOnce(Mutex::new(Some(Box::pin(following)))));
+    follower.clone().wake();
+    std::thread::spawn(move || {
+        let record = Record { session: SessionId(1), revision: 1, token: None };
+        runtime().block_on(store.save(&record, None)).unwrap();
+    });
+    assert_eq!(news.recv_timeout(Duration::from_secs(10)), Ok(true));
 }

@@ -32,7 +32,7 @@ fn error() -> Error {
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
 
 fn fail(slot: &mut Slot, flight: &Flight, class: FailureClass, now: Now) -> Option<ErrorKind> {
-    slot.fail(flight, Failure { class, error: error() }, now, &BACKOFF).map(|failure| failure.error.kind())
+    slot.fail(flight, &Failure { class, error: error() }, now, &BACKOFF).map(|failure| failure.error.kind())
 }
 
 fn empty() -> Slot {
@@ -332,7 +332,7 @@ fn a_refresh_that_could_not_ask_does_not_cool_down() {
     let (mut slot, _) = issued();
     let flight = start(&mut slot, Ask::Force);
     let error = Error::new(ErrorKind::NoRuntime, "of a test");
-    slot.fail(&flight, Failure { class: FailureClass::Transient, error }, NOW, &BACKOFF);
+    slot.fail(&flight, &Failure { class: FailureClass::Transient, error }, NOW, &BACKOFF);
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
 }
 
