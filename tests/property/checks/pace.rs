@@ -12,12 +12,21 @@ pub(super) struct Pace {
     cooling: Option<Duration>,
     /// The authority has said that a login is needed.
     is_over: bool,
+    /// The next failure may be of the credentials before, and leaves nothing behind.
+    is_forgiven: bool,
 }
 
 /// A quarter less than the first wait, for the spread.
 const LEAST: f64 = 0.75;
 const MOST_SECONDS: u64 = 60;
 const AFTER_SILENCE: Duration = Duration::from_secs(30);
+
+impl Pace {
+    /// What has failed so far counts no more; what is under way may still fail.
+    pub(super) fn forget(&mut self) {
+        *self = Pace { is_forgiven: self.is_forgiven, ..Pace::default() };
+    }
+}
 
 impl super::Book {
     /// A token that has expired by now may be good again afterwards, when a refresh is on its way because of that. So may
@@ -26,14 +35,14 @@ impl super::Book {
         let mut records = self.records();
         for pid in 0..records.processes.len() {
             records.processes[pid].forced = records.is_justified(pid);
-            records.processes[pid].pace = Pace::default();
+            records.processes[pid].pace.forget();
             records.processes[pid].seen = 0;
         }
     }
 
     /// The process may use other credentials.
     pub(crate) fn forgiven(&self, pid: Pid) {
-        self.records().processes[pid].pace = Pace::default();
+        self.records().processes[pid].pace = Pace { is_forgiven: true, ..Pace::default() };
     }
 }
 
@@ -70,6 +79,7 @@ impl Records {
         match answered {
             Answered::Token(_) => *pace = Pace::default(),
             Answered::Refused if is_refresh && has_password => {}
+            _ if pace.is_forgiven => *pace = Pace::default(),
             Answered::Refused if !is_blind => pace.is_over = true,
             Answered::Refused | Answered::Failed { .. } | Answered::Silence => {
                 let least = match answered {

@@ -2,7 +2,7 @@
 
 use tower_token_refresh::store::Record;
 
-use super::{Book, Origin, Pace, Pid, Process, Records, Tick};
+use super::{Book, Origin, Pid, Process, Records, Tick};
 
 /// The records that the store has taken, in order.
 #[derive(Default)]
@@ -108,10 +108,14 @@ impl Book {
         records.save_may_be_given_up(pid);
         let seen = std::mem::replace(&mut records.processes[pid].seen, stored);
         let Some(&Stored { at, by, access: Some(ref access) }) =
-            records.kept.records.get(seen..stored).and_then(<[Stored]>::last)
+            records.kept.records.get(..stored).and_then(<[Stored]>::last)
         else {
             return;
         };
+        // A look on the way of a save goes over to nothing: the one after it may.
+        if seen >= stored && records.processes[pid].present.len() < 2 {
+            return;
+        }
         let (access, changed) = (access.clone(), records.processes[pid].changed);
         let root = records.accesses[&access].root;
         let stands = !records.processes[pid].logged_out || records.stands_against(root, changed, pid);
@@ -123,11 +127,13 @@ impl Book {
         let account = records.roots[root].account.clone();
         let process = &mut records.processes[pid];
         process.logged_out = false;
-        process.pace = Pace::default();
+        process.pace.forget();
         if !process.accounts.contains(&account) {
             process.accounts.push(account);
         }
-        process.present.push(access);
+        if !process.present.contains(&access) {
+            process.present.push(access);
+        }
     }
 
     /// How many records had been stored when the process looked last, whatever became of the look since.
