@@ -156,6 +156,6 @@ pub use self::{
 #[doc = include_str!("../docs/composition.md")]
 mod composition {}
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "file", feature = "json"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -28,7 +28,8 @@ use crate::{error::Error, generation::Generation};
 ///
 /// Called in the task that refreshes, or in that of the caller who logs in, logs out, replaces the token or sends an
 /// [`Unscoped`](Event::Unscoped) request; never under a lock. It must not block: whoever waits for the refresh waits
-/// for it too (at most `refresh_timeout`). A panic in it is caught and ignored.
+/// for it too (at most `refresh_timeout`). A panic in it is caught and ignored. What happens at once in two tasks is told in any
+/// order.
 pub trait Observer: Send + Sync + 'static {
     /// One event.
     fn observe(&self, event: &Event<'_>);
@@ -57,7 +58,7 @@ impl Observers {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A new token is in use.
+    /// Another token is in use: one that was fetched, one from the store, or one that the caller brought.
     #[non_exhaustive]
     Issued {
         /// The token before it.

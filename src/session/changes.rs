@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{error::ErrorKind, generation::Generation};
 
-/// The state of a session as [`Changes`] tells it.
+/// The state of a session as [`Changes`] tells it: what becomes of its refreshes. While one is on, or has failed, the token before may
+/// still be good and in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {

@@ -131,7 +131,7 @@ impl Session {
         self.engine.storage.is_settled()
     }
 
-    /// The present token, or the one that the refresh in progress, or a new one, brings.
+    /// The present token. Where there is none to use, waits for the refresh in progress, or starts one.
     ///
     /// # Errors
     ///
@@ -176,17 +176,25 @@ impl Session {
         self.save(written).await
     }
 
-    /// The same identity has got a new token elsewhere. It is used from now on; a refresh in progress loses, and its
-    /// waiters go on with this token. Clears what an earlier failure left. A token without a refresh token keeps the one
-    /// that the session has; where it has not looked for a token yet, that is the stored one, for which the store is waited for
-    /// (dropped meanwhile, it changes nothing). It is not saved while the store cannot be read, which may have that of a sibling.
-    /// If a refresh in progress spends that one, it goes on to its end, however late, to bring the next.
+    /// The same identity has got a new token elsewhere, which is used from now on. A refresh in progress loses, and its waiters go on
+    /// with this token. What an earlier failure left is forgotten.
+    ///
+    /// A token that comes without a refresh token keeps the session's:
+    ///
+    /// 1. If a refresh in progress is spending that one, it goes on to its end, however late, and brings the next.
+    /// 2. Where the session has not looked for a token yet, the stored one is meant, and the store is read first.
+    /// 3. It is not saved while the store cannot be read, which may have a refresh token that a sibling has got since.
+    ///
+    /// A token made [`without_refresh_token`](Token::without_refresh_token) has none of this.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it reads the store, it has changed nothing; later on the token is in use, and is saved all the same.
     ///
     /// # Errors
     ///
-    /// As [`login`](Self::login), but where the store has to be looked into first, `Store` and `NoRuntime` may also say that this
-    /// could not be done, and that nothing has changed. A token [without a refresh token](Token::without_refresh_token) looks for
-    /// none. `SessionEnded` after a logout, and `SessionChanged` if somebody has logged in while the
+    /// As [`login`](Self::login), but where the store has to be read first, `Store` and `NoRuntime` may also say that this
+    /// could not be done, and that nothing has changed. `SessionEnded` after a logout, and `SessionChanged` if somebody has logged in while the
     /// store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let token = self.engine.sendable(token, Provenance::New)?;

@@ -212,6 +212,9 @@ pub struct SessionMapBuilder<K> {
 impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     /// How many sessions the map keeps alive; 1000 by default.
     ///
+    /// More than there are users at a time: a session that has made room for another knows nothing of what failed before, and asks its
+    /// authority at once when it comes back, where it would have cooled down.
+    ///
     /// # Errors
     ///
     /// `Encode` for zero.

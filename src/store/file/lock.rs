@@ -57,8 +57,11 @@ impl Locked {
     /// Puts the next number into the file. Its length never changes, so that one write replaces all of it.
     pub(super) fn advance(&mut self) -> io::Result<u64> {
         let next = self.number()?.saturating_add(1);
+        let text = format!("{next:020}\n");
         self.0.rewind()?;
-        self.0.write_all(format!("{next:020}\n").as_bytes())?;
+        self.0.write_all(text.as_bytes())?;
+        // What somebody else has put into the file may be longer.
+        self.0.set_len(text.len() as u64)?;
         Ok(next)
     }
 }

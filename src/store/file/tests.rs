@@ -91,3 +91,12 @@ async fn a_process_that_ends_while_it_holds_the_lease_gives_it_back() {
     in_a_child(test, "leased", &store.path);
     assert_eq!(store.lock().await.unwrap().fence(), 2);
 }
+
+#[tokio::test]
+async fn leases_are_numbered_again_whatever_was_put_in_the_place_of_the_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    std::fs::write(store.beside(".fence"), "no number, and longer than one\n").unwrap();
+    let first = store.lock().await.unwrap().fence();
+    assert_eq!([first, store.lock().await.unwrap().fence()], [1, 2]);
+}
