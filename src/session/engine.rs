@@ -318,11 +318,7 @@ impl Engine {
                 self.newest().await;
                 match self.storage.enqueue_owed(None) {
                     Some(owed) => self.save(&runtime, owed).await?,
-                    None => {
-                        self.storage.drain(&runtime);
-                        // The write under way may be on a runtime that nobody drives.
-                        self.storage.write_again();
-                    }
+                    None => self.storage.drain(&runtime),
                 }
                 if self.storage.is_settled() {
                     continue;

@@ -61,8 +61,10 @@ impl Moment {
 pub(crate) enum Provenance {
     /// From the authority, or from the caller.
     New,
-    /// From the store: it may have been revoked meanwhile.
+    /// From the store, at the start: it may have been revoked meanwhile, and nobody knows how long it has lived.
     Stored,
+    /// From the store, where a sibling has put it since the last look.
+    Sibling,
 }
 
 impl Sendable {
@@ -205,8 +207,8 @@ impl Issued {
     /// Whether it lives that much longer; or never lived that long, so that the next one would not either.
     pub(crate) fn is_valid_for(&self, time: Duration, now: Now) -> bool {
         let Some(expiry) = self.sendable.expiry else { return true };
-        // How long one from the store has lived before nobody knows.
-        let lives_too_short = !self.is_from_store() && expiry.left(self.sendable.received) < time;
+        let is_young = self.sendable.provenance != Provenance::Stored;
+        let lives_too_short = is_young && expiry.left(self.sendable.received) < time;
         expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
     }
 
@@ -231,7 +233,7 @@ impl Issued {
     }
 
     pub(crate) fn is_from_store(&self) -> bool {
-        self.sendable.provenance == Provenance::Stored
+        self.sendable.provenance != Provenance::New
     }
 
     #[inline]

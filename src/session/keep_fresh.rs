@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Weak, time::Duration};
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
 use super::{acquire::renew, backoff::Backoff, engine::Engine, kernel::Fetch};
@@ -38,10 +38,20 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
         if in_vain > 1 {
             // A runtime that has gone, or has no timers, ends every refresh at once.
             let Ok(pause) = timer(Backoff::DEFAULT.wait(in_vain, None)) else { return };
-            pause.await;
+            let mut pause = pin!(pause);
+            while let Either::Right(_) = select(&mut pause, pin!(pulse.changed())).await {
+                if is_over(&session).await {
+                    return;
+                }
+            }
         }
         let Ok(wait) = timer(wait) else { return };
         // Either the time has come or something has changed: look again. The session going away is a change, too.
         select(pin!(wait), pin!(pulse.changed())).await;
     }
+}
+
+async fn is_over(session: &Weak<Engine>) -> bool {
+    let Some(engine) = session.upgrade() else { return true };
+    matches!(engine.slot().await.fetch(), Fetch::LoggedOut)
 }

@@ -144,12 +144,12 @@ impl Slot {
     /// There are other credentials: what the authority said of the ones before is forgotten.
     pub(crate) fn forgive(&mut self) {
         self.absorb();
-        if let Some(flight) = self.flight() {
-            flight.forgive();
-        } else if matches!(self.fetch, Fetch::Cooling { .. } | Fetch::Dead(_)) {
-            self.forget_failures();
-            self.end_fetch(Fetch::Idle);
+        match &self.fetch {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => flight.forgive(),
+            Fetch::Cooling { .. } | Fetch::Dead(_) => self.end_fetch(Fetch::Idle),
+            Fetch::Idle | Fetch::LoggedOut => {}
         }
+        self.forget_failures();
     }
 
     /// The flight could not be started.
@@ -190,11 +190,15 @@ impl Slot {
             return None;
         }
         let (class, mut error) = (failure.class, failure.error.clone());
+        if flight.is_forgiven() {
+            // It was of the credentials before: the waiters are told, and the next ask starts anew.
+            self.end_fetch(Fetch::Idle);
+            flight.fails(error.clone());
+            return Some(Failure { class: FailureClass::Transient, error });
+        }
         self.failures = self.failures.saturating_add(1);
         let wait = backoff.wait(self.failures, error.retry_after());
         let then = match class {
-            // It was of the credentials before.
-            _ if flight.is_forgiven() => Fetch::Idle,
             FailureClass::LoginRequired => Fetch::Dead(error.clone()),
             // Nothing was asked.
             _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,

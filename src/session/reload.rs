@@ -59,7 +59,8 @@ fn alive(engine: &Engine, known: &Known, found: &StoredToken) -> Option<Sendable
     if known.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
         return None;
     }
-    let fresh = engine.sendable(stored(found), Provenance::Stored).ok()?;
+    let provenance = if known.present.is_some() { Provenance::Sibling } else { Provenance::Stored };
+    let fresh = engine.sendable(stored(found), provenance).ok()?;
     let is_alive = found.expires_at.is_none() || fresh.has_life_left();
     is_alive.then_some(fresh)
 }
@@ -80,7 +81,7 @@ pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded) -> Taken 
             None => Taken::Base(record, Some(token)),
         },
         Reloaded::Replaced(record, token) => {
-            match engine.reported(engine.sendable(stored(&token), Provenance::Stored)) {
+            match engine.reported(engine.sendable(stored(&token), Provenance::Sibling)) {
                 Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
                 // There is nothing in it to go over to.
                 None => Taken::Base(RecordHead { revision: record.revision, ..known.record }, before()),

@@ -8,20 +8,15 @@ use std::{
     collections::VecDeque,
     convert::identity,
     error::Error as _,
-    future::{Future, poll_fn},
+    future::Future,
     panic::AssertUnwindSafe,
-    pin::pin,
     sync::{Arc, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use tokio::{
-    runtime::Handle,
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use super::{backoff::Backoff, debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
 use crate::{
@@ -29,7 +24,7 @@ use crate::{
     event::{Event, Observers},
     store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
     sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
-    time::in_time,
+    time::{in_time, timer},
 };
 
 pub(crate) struct Storage {
@@ -50,10 +45,7 @@ const CALLS: u32 = 3;
 #[derive(Default)]
 struct Queue {
     writes: VecDeque<Write>,
-    /// Since when the write under way is.
-    writing: Option<Instant>,
-    /// Of those who work the queue off one after the other, which one it is now.
-    turn: u64,
+    draining: bool,
     /// How many writes have ended.
     written: u64,
     /// The newest record that is not known to be in the store.
@@ -144,11 +136,6 @@ impl Storage {
         let mut queue = self.queue();
         queue.owed.take_if(|owed| Arc::ptr_eq(owed, debt));
         if queue.owed.is_none() { queue.kept.take() } else { None }
-    }
-
-    /// The number of the lease that is kept for what is owed.
-    pub(crate) fn keeps_a_lease(&self) -> Option<u64> {
-        self.queue().kept.as_ref().map(Lease::fence)
     }
 
     /// The lease that was kept, to refresh under.
@@ -314,15 +301,28 @@ impl Storage {
     /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let mut queue = self.queue();
-        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !self.is_writing(&queue))?;
+        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
         let fence = lease.or(debt.fence);
         Some(self.push(&mut queue, debt, fence, None))
+    }
+
+    /// The same between refreshes. A refresh that nobody has kept the lease of waits for the next one: it might write over a
+    /// sibling's.
+    fn enqueue_again(&self) -> Option<Written> {
+        let fence = {
+            let queue = self.queue();
+            let kept = queue.kept.as_ref().map(Lease::fence);
+            let may_be_written = kept.is_some() || queue.owed.as_ref().is_some_and(|owed| owed.is_change());
+            may_be_written.then_some(kept)
+        };
+        self.enqueue_owed(fence?)
     }
 
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none.
     pub(crate) fn write_again(self: &Arc<Self>) {
         if let Ok(runtime) = Handle::try_current() {
-            self.owing.run(&runtime, until_written(Arc::downgrade(self), runtime.clone()));
+            let task = until_the_end(Arc::downgrade(self), self.pulse.subscribe(), runtime.clone());
+            self.owing.move_to(&runtime, task);
         }
     }
 
@@ -343,20 +343,10 @@ impl Storage {
         }
     }
 
-    /// The right to work the queue off, unless somebody has it and gets on.
+    /// The right to work the queue off, unless somebody has it.
     fn begin(self: &Arc<Self>) -> Option<Drain> {
-        let mut queue = self.queue();
-        if self.is_writing(&queue) {
-            return None;
-        }
-        queue.writing = Some(Instant::now());
-        queue.turn += 1;
-        Some(Drain { storage: self.clone(), turn: queue.turn })
-    }
-
-    /// Whether a write is under way. One that takes longer than it may is on a runtime that nobody drives.
-    fn is_writing(&self, queue: &Queue) -> bool {
-        queue.writing.is_some_and(|since| since.elapsed() <= self.time_to_write(1))
+        let begins = !std::mem::replace(&mut self.queue().draining, true);
+        begins.then(|| Drain { storage: self.clone(), over: false })
     }
 
     /// Whether everything is in the store.
@@ -372,7 +362,7 @@ impl Storage {
 /// The right to work the queue off. When its runtime goes away, what is left in the queue fails.
 struct Drain {
     storage: Arc<Storage>,
-    turn: u64,
+    over: bool,
 }
 
 impl Drain {
@@ -384,21 +374,13 @@ impl Drain {
         let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
         let storage = &self.storage;
         let is_left_out = flight.is_some_and(|flight| flight.is_lost());
-        let mut write = pin!(async {
-            if is_left_out {
-                Ok(())
-            } else if debt.is_change() {
-                storage.save_above(&debt).await
-            } else {
-                storage.save_refreshed(&debt, fence).await
-            }
-        });
-        // Driven again after somebody else has gone on, it must not write over what that one has written.
-        let in_turn = poll_fn(|cx| {
-            let is_ours = storage.queue().turn == self.turn;
-            if is_ours { write.as_mut().poll(cx).map(Some) } else { Poll::Ready(None) }
-        });
-        let Some(result) = in_turn.await else { return false };
+        let result = if is_left_out {
+            Ok(())
+        } else if debt.is_change() {
+            storage.save_above(&debt).await
+        } else {
+            storage.save_refreshed(&debt, fence).await
+        };
         storage.queue().written += 1;
         if result.as_ref().err().is_some_and(|error| !is_superseded(error)) {
             storage.write_again();
@@ -416,14 +398,12 @@ impl Drain {
     fn next(&mut self) -> Option<Write> {
         let next = {
             let mut queue = self.storage.queue();
-            if queue.turn != self.turn {
-                return None;
-            }
             let next = queue.writes.pop_front();
-            queue.writing = next.is_some().then(Instant::now);
+            queue.draining = next.is_some();
             next
         };
-        if next.is_none() {
+        self.over = next.is_none();
+        if self.over {
             // Whoever heard of the last write before this could not have what is owed written again.
             self.storage.pulse.send_replace(());
         }
@@ -433,8 +413,9 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        let mut queue = self.storage.queue();
-        if queue.turn == self.turn && queue.writing.take().is_some() {
+        if !self.over {
+            let mut queue = self.storage.queue();
+            queue.draining = false;
             let unwritten = std::mem::take(&mut queue.writes);
             drop(queue);
             drop(unwritten);
@@ -443,18 +424,30 @@ impl Drop for Drain {
     }
 }
 
-/// Ends when nothing is owed any more, or nobody has the session.
-async fn until_written(storage: Weak<Storage>, runtime: Handle) {
-    for failures in 1.. {
-        sleep(Backoff::DEFAULT.wait(failures, None)).await;
-        let Some(storage) = storage.upgrade() else { return };
-        if storage.is_settled() {
-            return;
+/// Writes what could not be saved again under back-off, as long as the session is there.
+async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, runtime: Handle) {
+    let mut failures = 0;
+    loop {
+        pulse.mark_unchanged();
+        let is_settled = match storage.upgrade() {
+            Some(storage) => storage.is_settled(),
+            None => return,
+        };
+        if is_settled {
+            failures = 0;
+            // This task ends with the storage.
+            let _ = pulse.changed().await;
+            continue;
         }
-        if let Some(owed) = storage.enqueue_owed(storage.keeps_a_lease()) {
-            storage.drain(&runtime);
+        failures += 1;
+        let Ok(pause) = timer(Backoff::DEFAULT.wait(failures, None)) else { return };
+        pause.await;
+        let Some(storage) = storage.upgrade() else { return };
+        let again = storage.enqueue_again();
+        storage.drain(&runtime);
+        if let Some(again) = again {
             // The first failure was reported.
-            let _ = owed.end().await;
+            let _ = again.end().await;
         }
     }
 }

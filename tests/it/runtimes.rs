@@ -505,3 +505,19 @@ fn the_keeper_takes_its_time_where_the_runtime_for_a_renewal_has_gone() {
         assert!(polls.get() > 1, "it tries again");
     });
 }
+
+#[test]
+fn the_keeper_of_such_a_session_ends_with_a_logout() {
+    // Whatever it is waiting for just then.
+    for seconds in (0..200).step_by(10) {
+        let (world, _clock) = bound_to_a_runtime_that_has_gone(RenewalMode::Background);
+        runtime().block_on(async {
+            let keeper = tokio::spawn(world.session.keep_fresh());
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            let start = tokio::time::Instant::now();
+            let _ = world.session.logout().await;
+            keeper.await.unwrap();
+            assert_eq!(start.elapsed(), Duration::ZERO, "after {seconds} s");
+        });
+    }
+}

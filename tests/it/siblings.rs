@@ -319,3 +319,25 @@ impl TokenStore for ReadOnly {
         self.0.changed(known).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_ask_for_a_longer_life_than_there_is_do_not_refresh_in_turn() {
+    let store = MemoryStore::new();
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let session = || {
+        let fetches = fetches.clone();
+        let source = source_fn(move |_| {
+            let number = fetches.fetch_add(1, Ordering::SeqCst);
+            async move { Ok(Token::new(format!("token-{number}")).expires_in(Duration::from_secs(1800))) }
+        });
+        Session::builder(source).store(store.clone()).build()
+    };
+    let sessions = [session(), session()];
+    for _ in 0..10 {
+        for session in &sessions {
+            session.token_valid_for(Duration::from_secs(3600)).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    assert_eq!(fetches.load(Ordering::SeqCst), 2, "the second knew nothing of the first token's life");
+}

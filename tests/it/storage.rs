@@ -846,32 +846,9 @@ async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
     gate.open();
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(*told.lock().unwrap(), 1);
-}
-
-#[test]
-fn a_write_on_a_runtime_that_nobody_drives_holds_nobody_up() {
-    let store = Watched::default();
-    let world = world(&store);
-    let gate = Gate::new();
-    store.set(|store| store.hold_save = Some(gate.clone()));
-    let undriven = runtime();
-    undriven.block_on(async {
-        let mut login = task::spawn(world.session.login(Token::new("of-bob").refresh_token("of-bob")));
-        assert_pending!(login.poll());
-        gate.waiting(1).await;
-    });
-    store.set(|store| store.hold_save = None);
-    let driven = runtime();
-    driven.block_on(async {
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        let start = tokio::time::Instant::now();
-        within(world.session.logout()).await.unwrap();
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-        assert_eq!(store.access().await, None);
-    });
-    gate.open();
-    undriven.block_on(async { tokio::time::sleep(Duration::from_secs(60)).await });
-    assert_eq!(driven.block_on(store.access()), None, "what comes too late is not written");
+    store.set(|store| (store.save, store.hold_save) = (Fault::None, None));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.access().await.as_deref(), Some("of-bob"), "and made again");
 }
 
 #[test]
@@ -889,4 +866,59 @@ fn whoever_is_told_of_a_save_may_look_into_the_store_at_once() {
         runtime().block_on(store.save(&record, None)).unwrap();
     });
     assert_eq!(news.recv_timeout(Duration::from_secs(10)), Ok(true));
+}
+
+#[test]
+fn what_could_not_be_saved_is_written_again_where_that_was_seen_last() {
+    let store = Watched::default();
+    let world = world(&store);
+    store.set(|store| store.save = Fault::Error);
+    let undriven = runtime();
+    undriven.block_on(world.session.login(Token::new("of-bob"))).unwrap_err();
+    runtime().block_on(async {
+        world.session.logout().await.unwrap_err();
+        store.set(|store| store.save = Fault::None);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    });
+    assert_eq!(store.saved(), [None]);
+}
+
+#[test]
+fn what_was_not_saved_because_its_runtime_went_away_is_written_by_the_callers() {
+    let store = Watched::default();
+    let (bound, gate) = (runtime(), Gate::new());
+    let session = {
+        let _inside = bound.enter();
+        Session::builder(ModelAuthority::new().source())
+            .store(store.clone())
+            .on_current_runtime()
+            .unwrap()
+            .build()
+    };
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut login = task::spawn(session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    bound.block_on(gate.waiting(1));
+    store.set(|store| store.hold_save = None);
+    drop(bound);
+    runtime().block_on(async {
+        within(login).await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+    });
+}
+
+/// It might be written over what a sibling has saved meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_without_a_lease_is_written_again_by_the_next_one_only() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    store.set(|store| (store.lock, store.save) = (Fault::Error, Fault::Error));
+    world.session.refresh().await.unwrap();
+    store.set(|store| (store.lock, store.save) = (Fault::None, Fault::None));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(store.saved().len(), 1);
+    let next = world.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
 }

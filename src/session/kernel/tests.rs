@@ -47,7 +47,11 @@ fn issued() -> (Slot, Stamp) {
 }
 
 fn start(slot: &mut Slot, ask: Ask) -> Flight {
-    match slot.ask(ask, || NOW) {
+    start_at(slot, ask, NOW)
+}
+
+fn start_at(slot: &mut Slot, ask: Ask, now: Now) -> Flight {
+    match slot.ask(ask, || now) {
         Decision::Start(flight, _) => flight,
         other => panic!("no flight was started, but {}", name(&other)),
     }
@@ -470,4 +474,22 @@ fn the_source_is_told_why_it_is_asked() {
             assert_eq!(cause(&mut slot, ask, now), expected, "{ask:?} {now:?}");
         }
     }
+}
+
+#[test]
+fn credentials_that_change_during_a_fetch_owe_nothing_to_those_before() {
+    let mut slot = empty();
+    let mut now = NOW;
+    for _ in 0..8 {
+        let flight = start_at(&mut slot, Ask::Need, now);
+        fail(&mut slot, &flight, FailureClass::Ambiguous, now);
+        now = Now { monotonic: now.monotonic + Duration::from_secs(3600), ..now };
+    }
+    let flight = start_at(&mut slot, Ask::Need, now);
+    slot.forgive();
+    assert!(fail(&mut slot, &flight, FailureClass::LoginRequired, now).is_some(), "its waiters are told");
+    let flight = start_at(&mut slot, Ask::Need, now);
+    assert_eq!(fail(&mut slot, &flight, FailureClass::Ambiguous, now), Some(ErrorKind::Transient));
+    now.monotonic += 2 * BACKOFF.first;
+    start_at(&mut slot, Ask::Need, now);
 }

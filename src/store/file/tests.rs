@@ -96,7 +96,7 @@ async fn a_process_that_ends_while_it_holds_the_lease_gives_it_back() {
 async fn leases_are_numbered_again_whatever_was_put_in_the_place_of_the_number() {
     let directory = tempfile::tempdir().unwrap();
     let store = FileStore::new(directory.path().join("token.json"));
-    std::fs::write(store.beside(".fence"), "no number, and longer than one\n").unwrap();
+    fs::write(store.beside(".fence"), "no number, and longer than one\n").unwrap();
     let first = store.lock().await.unwrap().fence();
     assert_eq!([first, store.lock().await.unwrap().fence()], [1, 2]);
 }
