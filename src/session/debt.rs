@@ -109,6 +109,10 @@ impl Debt {
         self.brings_its_own |= owed.brings_its_own;
     }
 
+    pub(super) fn is_refresh(&self) -> bool {
+        self.kind == Kind::Refresh
+    }
+
     pub(super) fn is_change(&self) -> bool {
         self.is_change.load(Ordering::Relaxed)
     }
@@ -130,7 +134,7 @@ impl Debt {
     }
 
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
-        self.kind == Kind::Refresh && self.follows(saved)
+        self.is_refresh() && self.follows(saved)
     }
 
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that

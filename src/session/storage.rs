@@ -167,7 +167,7 @@ impl Storage {
     /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process
     /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
     /// lease, so that no store holds it for outdated.
-    async fn save_above(&self, debt: &Debt) -> Result<(), Error> {
+    async fn save_above(&self, debt: &Debt, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
         let found = match self.read().await? {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
@@ -175,6 +175,9 @@ impl Storage {
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
+        if !is_wanted() {
+            return Ok(());
+        }
         self.write(&debt.change_above(found.as_ref()), None).await?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
@@ -185,7 +188,12 @@ impl Storage {
 
     /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
     /// there, or a login that was raised.
-    async fn save_refreshed(&self, debt: &Debt, fence: Option<u64>) -> Result<(), Error> {
+    async fn save_refreshed(
+        &self,
+        debt: &Debt,
+        fence: Option<u64>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<(), Error> {
         let has_to_look = debt.begin();
         if !has_to_look {
             match self.write(&debt.record, fence).await {
@@ -197,6 +205,9 @@ impl Storage {
         let found = self.read().await?;
         if matches!(&found, Ok(Some(found)) if debt.is_outdone_by(found)) {
             return Err(failed_by(Superseded.into()));
+        }
+        if !is_wanted() {
+            return Ok(());
         }
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
         match (self.write(&record, fence).await, found) {
@@ -349,6 +360,11 @@ impl Storage {
         begins.then(|| Drain { storage: self.clone(), over: false })
     }
 
+    /// Whether this is the newest record that is not known to be in the store.
+    fn owes(&self, debt: &Arc<Debt>) -> bool {
+        self.queue().owed.as_ref().is_some_and(|owed| Arc::ptr_eq(owed, debt))
+    }
+
     /// Whether everything is in the store.
     pub(crate) fn is_settled(&self) -> bool {
         self.queue().owed.is_none()
@@ -373,13 +389,15 @@ impl Drain {
     async fn write_next(&mut self) -> bool {
         let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
         let storage = &self.storage;
-        let is_left_out = flight.is_some_and(|flight| flight.is_lost());
+        // A refresh is not written again after a later record, which is next in the queue. The first time its flight says so.
+        let is_overtaken = || flight.is_none() && debt.is_refresh() && !storage.owes(&debt);
+        let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
         let result = if is_left_out {
             Ok(())
         } else if debt.is_change() {
-            storage.save_above(&debt).await
+            storage.save_above(&debt, || !is_overtaken()).await
         } else {
-            storage.save_refreshed(&debt, fence).await
+            storage.save_refreshed(&debt, fence, || !is_overtaken()).await
         };
         storage.queue().written += 1;
         if result.as_ref().err().is_some_and(|error| !is_superseded(error)) {

@@ -268,3 +268,30 @@ fn what_is_handed_down_without_a_lease_gives_way_to_the_login_of_a_sibling() {
     ];
     holds(TWO, &steps);
 }
+
+#[test]
+fn a_refresh_is_not_written_again_after_a_login() {
+    let steps = [
+        Request(0, Get, Nowhere),
+        Heal(0),
+        Request(0, Get, Nowhere),
+        Request(0, Get, Nowhere),
+        Release(0),
+        Request(0, Get, Nowhere),
+        Release(0),
+        Request(0, Get, Nowhere),
+        Logout(0),
+        Fault(0, Load, Hangs),
+        Login(0, Alice),
+        Ask(0, Asked::Refresh),
+        Request(0, Get, Nowhere),
+        Pass(Duration::from_secs(29)),
+        Heal(0),
+        Ask(0, Asked::Settle),
+        Run(1),
+        Login(0, Alice),
+    ];
+    let config =
+        Config { seed: 7_920_771_793_516_209, lifetime: Some(40), sibling: false, impatient: true, ..TWO };
+    holds(config, &steps);
+}
