@@ -331,7 +331,7 @@ impl Engine {
 
     /// How long [`settle`](Self::settle) may take: one refresh up to where it is given up, and what is left to save.
     pub(crate) fn time_to_settle(&self) -> Duration {
-        self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.time_to_write(1))
+        self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.time_to_write())
     }
 
     /// A store that fails stops no request: it is reported.

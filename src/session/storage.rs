@@ -65,7 +65,6 @@ struct Write {
 /// The end of a write.
 pub(crate) struct Written {
     done: oneshot::Receiver<Result<(), Error>>,
-    /// What the writes up to this one may take, and some time for the news to get here.
     limit: Duration,
 }
 
@@ -102,9 +101,9 @@ impl Storage {
         self.store_timeout
     }
 
-    /// How long this many writes may take.
-    pub(crate) fn time_to_write(&self, writes: u32) -> Duration {
-        self.store_timeout.saturating_mul(writes.saturating_mul(CALLS))
+    /// How long one write may take.
+    pub(crate) fn time_to_write(&self) -> Duration {
+        self.store_timeout.saturating_mul(CALLS)
     }
 
     /// The right to refresh. `None` when nobody gives it up in time.
@@ -304,9 +303,9 @@ impl Storage {
             queue.owed = Some(debt.clone());
         }
         queue.writes.push_back(Write { debt, fence, flight, done });
-        // This one and those ahead of it, and the one under way.
-        let writes = u32::try_from(queue.writes.len()).unwrap_or(u32::MAX).saturating_add(1);
-        Written { done: written, limit: self.time_to_write(writes) }
+        // No longer, whatever is ahead: a queue that does not get on must not cost a refresh all of its time.
+        let ahead = u32::from(queue.draining || queue.writes.len() > 1);
+        Written { done: written, limit: self.store_timeout.saturating_mul(CALLS + ahead) }
     }
 
     /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.

@@ -238,7 +238,7 @@ fn a_logout_waits_for_a_runtime_that_nobody_drives_no_longer_than_for_a_slow_sto
     runtime().block_on(async {
         let start = Instant::now();
         assert_eq!(in_time(world.session.logout()).await.unwrap_err().kind(), ErrorKind::Store);
-        assert!(start.elapsed() <= 2 * 3 * Duration::from_secs(5), "two writes of three calls each");
+        assert!(start.elapsed() <= 4 * Duration::from_secs(5));
     });
 }
 
