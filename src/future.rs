@@ -48,7 +48,8 @@ pin_project! {
         S: Service<Request<ReplayBody<B>>>,
     {
         Pass { #[pin] future: S::Future },
-        Fail { error: Option<Error> },
+        // At its end, maybe with an error that nobody has been told yet.
+        Over { error: Option<Error> },
         Guarded { #[pin] state: State<S::Future>, call: Call<S, B> },
     }
 }
@@ -115,7 +116,7 @@ where
     }
 
     pub(crate) fn fail(error: Error) -> Self {
-        ResponseFuture { way: Way::Fail { error: Some(error) } }
+        ResponseFuture { way: Way::Over { error: Some(error) } }
     }
 
     /// A request that was sent with this token.
@@ -146,7 +147,7 @@ where
         let mut way = self.project().way;
         let result = match way.as_mut().project() {
             WayProj::Pass { future } => return future.poll(cx).map_err(Into::into),
-            WayProj::Fail { error } => {
+            WayProj::Over { error } => {
                 return Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into)));
             }
             WayProj::Guarded { mut state, call } => loop {
@@ -157,7 +158,7 @@ where
                         Ok(response) => match call.verdict(&response) {
                             None => {
                                 // As below, but on the way of nearly every request, which is spared a move.
-                                way.set(Way::Fail { error: None });
+                                way.set(Way::Over { error: None });
                                 return Poll::Ready(Ok(response));
                             }
                             Some(verdict) => call.answered(response, verdict),
@@ -174,7 +175,7 @@ where
         };
         // Its end, not its drop, ends the body of whatever attempt is under way, forgets what was kept and makes room for
         // another waiter: a combinator may keep what has ended.
-        way.set(Way::Fail { error: None });
+        way.set(Way::Over { error: None });
         Poll::Ready(result)
     }
 }
