@@ -18,7 +18,7 @@ use super::super::{
     record_head::RecordHead,
 };
 use crate::{
-    Error, ErrorKind, FetchContext, FetchError, Token, Verdict,
+    Error, ErrorKind, FetchError, Token, Verdict,
     source::FailureClass,
     source_fn,
     store::{MemoryStore, TokenStore},
