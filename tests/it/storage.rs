@@ -12,6 +12,7 @@ use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
+    session::SessionBuilder,
     source_fn,
     store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
@@ -824,6 +825,21 @@ async fn each_call_of_a_slow_store_has_its_own_time() {
     assert_eq!(store.access().await.as_deref(), Some(refreshed.access().expose()));
     world.session.logout().await.unwrap();
     assert_eq!(store.access().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_has_the_time_that_a_write_at_a_slow_store_takes() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let store = Watched::default();
+    let limits = |session: SessionBuilder| {
+        session.store(store.clone()).refresh_timeout(SECOND).unwrap().abandon_after(SECOND).unwrap()
+    };
+    let world = World::with(ModelAuthority::new(), limits, |layer| layer);
+    store.set(|store| store.delay = 4 * SECOND);
+    let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    within(world.session.settle()).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some("of-bob"));
 }
 
 #[tokio::test(start_paused = true)]
