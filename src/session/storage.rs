@@ -304,8 +304,7 @@ impl Storage {
         }
         queue.writes.push_back(Write { debt, fence, flight, done });
         // No longer, whatever is ahead: a queue that does not get on must not cost a refresh all of its time.
-        let ahead = u32::from(queue.draining || queue.writes.len() > 1);
-        Written { done: written, limit: self.store_timeout.saturating_mul(CALLS + ahead) }
+        Written { done: written, limit: self.time_to_write().saturating_add(self.store_timeout) }
     }
 
     /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.
