@@ -18,7 +18,11 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
 };
 
-use crate::{runtimes::runtime, script::within, world::World};
+use crate::{
+    runtimes::runtime,
+    script::{until, within},
+    world::World,
+};
 
 /// A memory store whose calls can be held, can fail, and are noted. It does not tell of changes.
 #[derive(Clone, Default)]
@@ -861,11 +865,11 @@ async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
     gate.waiting(1).await;
     drop(login);
     gate.open();
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(*told.lock().unwrap(), 1);
+    until(|| *told.lock().unwrap() > 0).await;
     store.set(|store| (store.save, store.hold_save) = (Fault::None, None));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(store.access().await.as_deref(), Some("of-bob"), "and made again");
+    assert_eq!(*told.lock().unwrap(), 1);
 }
 
 #[test]
