@@ -19,9 +19,11 @@ use crate::{error::BoxError, sync::Arc};
 /// A body that the response future can still pause, hand to the second attempt, or end.
 pub(super) struct Guarded<B> {
     shared: Arc<Shared<B>>,
-    /// What the first attempt had read: the second has one, however empty. In a box, because every request moves a
-    /// body and few have this.
-    backlog: Option<Box<Frames>>,
+    attempt: Attempt,
+    /// What the first attempt had read.
+    backlog: Frames,
+    /// The live body, while nobody else may come to read it.
+    in_hand: Option<Pin<Box<Source<B>>>>,
     /// How much data this attempt has yielded.
     passed: u64,
 }
@@ -34,16 +36,9 @@ pub(super) enum Unguarded<B> {
 }
 
 impl<B> Guarded<B> {
-    pub(super) fn first(shared: Arc<Shared<B>>) -> Self {
-        Guarded { shared, backlog: None, passed: 0 }
-    }
-
-    pub(super) fn second(shared: Arc<Shared<B>>, backlog: Frames) -> Self {
-        Guarded { shared, backlog: Some(Box::new(backlog)), passed: 0 }
-    }
-
-    fn attempt(&self) -> Attempt {
-        if self.backlog.is_none() { Attempt::First } else { Attempt::Second }
+    /// In a box, because every request moves a body and few have this.
+    pub(super) fn new(shared: Arc<Shared<B>>, attempt: Attempt, backlog: Frames) -> Box<Self> {
+        Box::new(Guarded { shared, attempt, backlog, in_hand: None, passed: 0 })
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -65,37 +60,18 @@ impl<B> Guarded<B> {
         }
     }
 
-    /// Returns the body if it is not this attempt's turn any more.
-    #[inline]
-    fn settle(
-        &self,
-        source: Pin<Box<Source<B>>>,
-        polled: &Poll<Item>,
-        last: bool,
-        waker: &mut Option<Waker>,
-    ) -> Option<Pin<Box<Source<B>>>> {
-        match self.shared.with(|state| state.settle(self.attempt(), source, polled, last, waker)) {
-            Ok(None) => None,
-            Ok(Some(remains)) => {
-                remains.clear();
-                None
-            }
-            Err(source) => Some(source),
-        }
-    }
-
     #[cold]
     fn give_back(&self, mut source: Pin<Box<Source<B>>>, polled: Poll<Item>) {
         if let Poll::Ready(item) = polled {
             source.as_mut().put_back(item);
         }
-        self.shared.with(|state| state.give_back(self.attempt(), source)).clear();
+        self.shared.with(|state| state.give_back(self.attempt, source)).clear();
     }
 }
 
 impl<B> Guarded<B>
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     /// Besides the frame, says in `next` if no guard is needed any more.
@@ -103,37 +79,41 @@ where
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Unguarded<B>>) -> Poll<Item> {
         let mut waker = None;
         loop {
-            let backlog = self.backlog.as_ref().map_or(0, |backlog| backlog.len());
-            match self.shared.with(|state| state.turn(self.attempt(), backlog, &mut waker)) {
+            if let Some(source) = &mut self.in_hand {
+                if !self.shared.is_disturbed() {
+                    let polled = source.as_mut().poll_frame(cx);
+                    if matches!(polled, Poll::Ready(Some(Ok(_)))) && !source.is_end_stream() {
+                        self.count(&polled, false, next);
+                        return polled;
+                    }
+                    if let Some(source) = self.in_hand.take() {
+                        match self.settle(source, &polled, cx, next) {
+                            None => return polled,
+                            Some(source) => self.give_back(source, polled),
+                        }
+                    }
+                } else if let Some(source) = self.in_hand.take() {
+                    self.give_back(source, Poll::Pending);
+                }
+            }
+            match self.shared.turn(self.attempt, self.backlog.len(), &mut waker) {
                 Turn::Wait => waker = Some(cx.waker().clone()),
                 Turn::Parked => return Poll::Pending,
                 Turn::Replay { last } => {
-                    let polled =
-                        Poll::Ready(self.backlog.as_mut().and_then(|backlog| backlog.next()).map(Ok));
+                    let polled = Poll::Ready(self.backlog.next().map(Ok));
                     self.count(&polled, last, next);
                     return polled;
                 }
                 Turn::Read(mut source) => {
                     let on_panic = LoseOnDrop(&self.shared);
                     let polled = source.as_mut().poll_frame(cx);
-                    let last = match &polled {
-                        Poll::Ready(Some(Ok(_))) => source.is_end_stream(),
-                        Poll::Ready(Some(Err(_))) => false,
-                        Poll::Ready(None) => true,
-                        Poll::Pending => {
-                            waker = Some(cx.waker().clone());
-                            false
-                        }
-                    };
                     mem::forget(on_panic);
-                    match self.settle(source, &polled, last, &mut waker) {
-                        None => {
-                            self.count(&polled, last, next);
-                            return polled;
-                        }
+                    match self.settle(source, &polled, cx, next) {
+                        None => return polled,
                         Some(source) => self.give_back(source, polled),
                     }
                 }
+                Turn::Keep(source) => self.in_hand = Some(source),
                 Turn::Own(source) => {
                     *next = Some(Unguarded::Own(source));
                     return Poll::Pending;
@@ -145,6 +125,34 @@ where
                 Turn::Stop(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
+    }
+
+    /// Hands the live body back after a poll. Returns it if it is not this attempt's turn any more.
+    #[inline]
+    fn settle(
+        &mut self,
+        source: Pin<Box<Source<B>>>,
+        polled: &Poll<Item>,
+        cx: &mut Context<'_>,
+        next: &mut Option<Unguarded<B>>,
+    ) -> Option<Pin<Box<Source<B>>>> {
+        let mut waker = None;
+        let last = match polled {
+            Poll::Ready(Some(Ok(_))) => source.is_end_stream(),
+            Poll::Ready(Some(Err(_))) => false,
+            Poll::Ready(None) => true,
+            Poll::Pending => {
+                waker = Some(cx.waker().clone());
+                false
+            }
+        };
+        match self.shared.with(|state| state.settle(self.attempt, source, polled, last, &mut waker)) {
+            Err(source) => return Some(source),
+            Ok(None) => {}
+            Ok(Some(remains)) => remains.clear(),
+        }
+        self.count(polled, last, next);
+        None
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     NotReplayable, Rebuild,
     buffer::{Frames, Recording},
     guarded::{Guarded, Unguarded},
-    shared::{Second, Shared, State},
+    shared::{Attempt, Second, Shared, State},
     source::{self, Item, Source},
 };
 use crate::{error::BoxError, sync::Arc};
@@ -40,14 +40,14 @@ enum Kind<B> {
 enum Streamed<B> {
     /// A body that belongs to this attempt alone.
     Own(Pin<Box<Source<B>>>),
-    Guarded(Guarded<B>),
+    Guarded(Box<Guarded<B>>),
 }
 
 const END: Bytes = Bytes::new();
 
 impl<B> ReplayBody<B>
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     /// A body that is only handed through.
@@ -86,7 +86,7 @@ where
         }
         let second = match limit {
             0 => Second::Impossible(NotReplayable::TooLarge),
-            _ => Second::Recorded(Box::new(Recording::new(limit))),
+            _ => Second::Recorded(Recording::new(limit)),
         };
         Self::shared(source, hint, second)
     }
@@ -100,10 +100,11 @@ where
         Self::shared(Source::new(body), hint, second)
     }
 
-    /// `hint` is that of the body before it was read.
+    /// `hint` is that of the body before it was read. Out of line, as below.
+    #[inline(never)]
     fn shared(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
         let shared = Arc::new(Shared::new(source, hint, second));
-        let first = Guarded::first(Arc::clone(&shared));
+        let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
         (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(shared)))
     }
 
@@ -114,12 +115,13 @@ where
             let mut next = None;
             let polled = guarded.poll_frame(cx, &mut next);
             match next {
-                None => return polled,
-                Some(Unguarded::Ended) => {
-                    *self = Self::default();
+                Some(Unguarded::Own(source)) => *self = Self::streamed(Streamed::Own(source)),
+                next => {
+                    if next.is_some() {
+                        *self = Self::default();
+                    }
                     return polled;
                 }
-                Some(Unguarded::Own(source)) => *self = Self::streamed(Streamed::Own(source)),
             }
         }
         Pin::new(self).poll_frame(cx)
@@ -147,7 +149,7 @@ impl<B> Default for ReplayBody<B> {
 
 impl<B> Body for ReplayBody<B>
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -218,7 +220,7 @@ impl<B> Replay<B> {
         match &self.0 {
             Hold::Nothing => Err(NotReplayable::TooLarge),
             Hold::Whole(_) => Ok(()),
-            Hold::Shared(shared) => shared.with(State::pause),
+            Hold::Shared(shared) => shared.disturb(State::pause),
         }
     }
 
@@ -226,14 +228,14 @@ impl<B> Replay<B> {
     #[inline]
     pub(crate) fn release(&self) {
         if let Hold::Shared(shared) = &self.0 {
-            shared.with(State::release).clear();
+            shared.disturb(State::release).clear();
         }
     }
 }
 
 impl<B> Replay<B>
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     /// The body of the second attempt, which is guarded from now on. The first attempt is cut off.
@@ -245,7 +247,7 @@ where
             Hold::Whole(bytes) => return ReplayBody(Kind::Whole(bytes.clone())),
             Hold::Shared(shared) => Arc::clone(shared),
         };
-        let (second, remains) = shared.with(State::take_over);
+        let (second, remains) = shared.disturb(State::take_over);
         remains.clear();
         let backlog = match second {
             Second::Recorded(recording) => recording.into_frames(),
@@ -257,14 +259,14 @@ where
             }
             Second::Impossible(_) => Frames::default(),
         };
-        ReplayBody::streamed(Streamed::Guarded(Guarded::second(shared, backlog)))
+        ReplayBody::streamed(Streamed::Guarded(Guarded::new(shared, Attempt::Second, backlog)))
     }
 }
 
 impl<B> Drop for Replay<B> {
     fn drop(&mut self) {
         if let Hold::Shared(shared) = &self.0 {
-            shared.with(State::abandon).clear();
+            shared.disturb(State::abandon).clear();
         }
     }
 }

@@ -19,11 +19,16 @@ use super::{
     buffer::Recording,
     source::{Item, Source},
 };
-use crate::sync::{Mutex, PoisonError};
+use crate::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 pub(super) struct Shared<B> {
     /// Of the body before it was read: both attempts begin with it.
     pub(super) hint: SizeHint,
+    /// The response future has said something since the reader looked last. It may learn of it a frame late.
+    is_disturbed: AtomicBool,
     state: Mutex<State<B>>,
 }
 
@@ -36,7 +41,29 @@ impl<B> Shared<B> {
             second,
             waker: None,
         };
-        Shared { hint, state: Mutex::new(state) }
+        Shared { hint, is_disturbed: AtomicBool::new(false), state: Mutex::new(state) }
+    }
+
+    /// Runs a transition of the response future's, and lets the reader know: before what remains of it is
+    /// [cleared](Remains::clear).
+    pub(super) fn disturb<T>(&self, transition: impl FnOnce(&mut State<B>) -> T) -> T {
+        let outcome = self.with(transition);
+        self.is_disturbed.store(true, Ordering::Relaxed);
+        outcome
+    }
+
+    /// Whether the reader has to ask for its [`turn`](State::turn).
+    #[inline]
+    pub(super) fn is_disturbed(&self) -> bool {
+        self.is_disturbed.load(Ordering::Relaxed)
+    }
+
+    /// Asks for a [`turn`](State::turn).
+    #[inline]
+    pub(super) fn turn(&self, attempt: Attempt, backlog: usize, waker: &mut Option<Waker>) -> Turn<B> {
+        // Before the look: what is said after it must not be forgotten.
+        self.is_disturbed.store(false, Ordering::Relaxed);
+        self.with(|state| state.turn(attempt, backlog, waker))
     }
 
     /// Runs a transition; the lock is free again when it returns.
@@ -87,7 +114,7 @@ enum Live<B> {
 
 /// Where the body of a second attempt would come from.
 pub(super) enum Second<B> {
-    Recorded(Box<Recording>),
+    Recorded(Recording),
     Rebuild(Rebuild<B>),
     Impossible(NotReplayable),
 }
@@ -104,6 +131,8 @@ pub(super) enum Turn<B> {
     },
     /// Poll the body and settle.
     Read(Pin<Box<Source<B>>>),
+    /// Nobody else will come to read it: settle when it waits or ends, or when [disturbed](Shared::is_disturbed).
+    Keep(Pin<Box<Source<B>>>),
     /// Keep the body: nobody will ask for it any more.
     Own(Pin<Box<Source<B>>>),
     End,
@@ -125,6 +154,7 @@ impl<B> State<B> {
         }
         match mem::replace(&mut self.live, Live::Lent) {
             Live::Here(source) if self.standing == Standing::Released => Turn::Own(source),
+            Live::Here(source) if matches!(self.second, Second::Impossible(_)) => Turn::Keep(source),
             Live::Here(source) => Turn::Read(source),
             Live::Lent => self.park(waker),
             Live::Ended => {

@@ -30,6 +30,16 @@ pub(super) fn take_whole<B: 'static>(body: B) -> Result<Bytes, B> {
     Err(body.expect("nothing has taken it"))
 }
 
+/// Data of the most common type is handed on. `copy_to_bytes` does not copy that either, but takes it apart.
+#[inline]
+fn into_bytes<D: Buf + 'static>(data: D) -> Bytes {
+    let mut data = Some(data);
+    if let Some(data) = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>() {
+        return data.take().unwrap_or_default();
+    }
+    data.map_or_else(Bytes::new, |mut data| data.copy_to_bytes(data.remaining()))
+}
+
 /// What a body answers when it is ready.
 pub(super) type Item = Option<Result<Frame<Bytes>, BoxError>>;
 
@@ -55,7 +65,7 @@ impl<B> Source<B> {
 
 impl<B> Source<B>
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     /// Everything there is, if it is ready as one frame of the length that the body has announced.
@@ -82,7 +92,7 @@ where
             return Poll::Ready(this.unread.take().flatten());
         }
         this.body.poll_frame(cx).map(|item| match item {
-            Some(Ok(frame)) => Some(Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))),
+            Some(Ok(frame)) => Some(Ok(frame.map_data(into_bytes))),
             Some(Err(error)) => Some(Err(error.into())),
             None => None,
         })

@@ -186,6 +186,20 @@ fn dropping_the_response_future_ends_the_upload_and_drops_the_body() {
 }
 
 #[test]
+fn dropping_the_response_future_ends_an_upload_past_the_limit() {
+    check_all(|| {
+        let (feed, body) = Feed::ready(["a", "b", "c"].map(Step::Data));
+        let (first, replay) = record(body, 1);
+        let first = client(first);
+        drop(replay);
+        let (first, kept) = join(first);
+        assert!(first.is_part_of("abc") && first.1 == WITHDRAWN, "{first:?}");
+        assert!(feed.is_dropped());
+        drop(kept);
+    });
+}
+
+#[test]
 fn dropping_the_response_future_ends_both_attempts_and_drops_the_body() {
     check(|| {
         let (feed, body) = Feed::ready([Step::Data("a")]);

@@ -522,6 +522,22 @@ fn dropped_handle_ends_an_upload_past_the_limit() {
 }
 
 #[test]
+fn dropped_handle_ends_an_upload_past_the_limit_that_has_its_body_in_hand() {
+    let (feed, body) = Feed::new();
+    let (mut first, replay) = record(body, 1);
+    for frame in ["ab", "c", "d", "e"] {
+        feed.data(frame);
+    }
+    for frame in ["ab", "c", "d"] {
+        assert_eq!(poll(&mut first), data(frame));
+    }
+    assert_eq!(replay.pause(), Err(NotReplayable::TooLarge));
+    drop(replay);
+    assert_eq!(poll(&mut first), cut_off());
+    assert!(feed.is_dropped());
+}
+
+#[test]
 fn dropped_handle_ends_an_upload_that_was_never_polled() {
     let (feed, body) = Feed::new();
     let (mut first, replay) = record(body, LIMIT);
@@ -617,6 +633,21 @@ fn body_that_panics_cannot_be_resent() {
     assert_eq!(replay.pause(), Err(NotReplayable::Failed));
     assert_eq!(poll(&mut first), lost());
     assert!(matches!(poll(&mut take_over(&mut replay)), Seen::Error(_)));
+}
+
+#[test]
+fn body_in_hand_that_panics_leaves_nobody_waiting() {
+    let (feed, body) = Feed::new();
+    let (mut first, replay) = record(body, 1);
+    feed.data("ab");
+    feed.data("c");
+    assert_eq!((poll(&mut first), poll(&mut first)), (data("ab"), data("c")));
+    feed.on_poll(|| panic!("on purpose"));
+    assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut first))).is_err());
+    feed.data("d");
+    assert_eq!(poll(&mut first), data("d"));
+    drop(replay);
+    assert_eq!(poll(&mut first), cut_off());
 }
 
 #[test]
@@ -921,10 +952,12 @@ fn paused_body_with_a_rebuild_closure_resumes() {
     let rebuild = Rebuild::new(|| -> Fed { panic!("it is not sent again") });
     let (body, replay) = ReplayBody::recording(body, LIMIT, Some(rebuild));
     let mut first = tokio_test::task::spawn(body);
-    assert_eq!(replay.pause(), Ok(()));
     feed.data("a");
+    assert_eq!(poll(&mut first), data("a"));
+    feed.data("b");
+    assert_eq!(replay.pause(), Ok(()));
     assert_eq!(poll(&mut first), Seen::Wait);
     replay.release();
     assert!(first.is_woken());
-    assert_eq!(poll(&mut first), data("a"));
+    assert_eq!(poll(&mut first), data("b"));
 }

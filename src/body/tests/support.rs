@@ -219,7 +219,7 @@ where
 
 pub(super) fn take_over<B>(replay: &mut Replay<B>) -> Client<B>
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     tokio_test::task::spawn(replay.take_over())
@@ -227,7 +227,7 @@ where
 
 pub(super) fn poll<B>(client: &mut Client<B>) -> Seen
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     match client.enter(|cx, body| body.poll_frame(cx)) {
@@ -244,7 +244,7 @@ where
 /// The bytes up to the end or the next wait, and the trailers if there were any.
 pub(super) fn read<B>(client: &mut Client<B>) -> (Vec<u8>, Option<HeaderMap>)
 where
-    B: Body,
+    B: Body + 'static,
     B::Error: Into<BoxError>,
 {
     let (mut bytes, mut trailers) = (Vec::new(), None);
