@@ -3,7 +3,7 @@
 use std::{
     mem,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -19,9 +19,8 @@ use crate::{error::BoxError, sync::Arc};
 /// A body that the response future can still pause, hand to the second attempt, or end.
 pub(super) struct Guarded<B> {
     shared: Arc<Shared<B>>,
-    attempt: Attempt,
-    /// What the first attempt had read.
-    backlog: Frames,
+    /// What the first attempt had read: the second has one, however empty.
+    backlog: Option<Box<Frames>>,
     /// The live body, while nobody else may come to read it.
     in_hand: Option<Pin<Box<Source<B>>>>,
     /// How much data this attempt has yielded.
@@ -37,8 +36,12 @@ pub(super) enum Unguarded<B> {
 
 impl<B> Guarded<B> {
     /// In a box, because every request moves a body and few have this.
-    pub(super) fn new(shared: Arc<Shared<B>>, attempt: Attempt, backlog: Frames) -> Box<Self> {
-        Box::new(Guarded { shared, attempt, backlog, in_hand: None, passed: 0 })
+    pub(super) fn new(shared: Arc<Shared<B>>, backlog: Option<Frames>) -> Box<Self> {
+        Box::new(Guarded { shared, backlog: backlog.map(Box::new), in_hand: None, passed: 0 })
+    }
+
+    fn attempt(&self) -> Attempt {
+        if self.backlog.is_none() { Attempt::First } else { Attempt::Second }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -65,7 +68,7 @@ impl<B> Guarded<B> {
         if let Poll::Ready(item) = polled {
             source.as_mut().put_back(item);
         }
-        self.shared.with(|state| state.give_back(self.attempt, source)).clear();
+        self.shared.with(|state| state.give_back(self.attempt(), source)).clear();
     }
 }
 
@@ -96,11 +99,16 @@ where
                     self.give_back(source, Poll::Pending);
                 }
             }
-            match self.shared.turn(self.attempt, self.backlog.len(), &mut waker) {
+            match self.shared.turn(
+                self.attempt(),
+                self.backlog.as_ref().map_or(0, |backlog| backlog.len()),
+                &mut waker,
+            ) {
                 Turn::Wait => waker = Some(cx.waker().clone()),
                 Turn::Parked => return Poll::Pending,
                 Turn::Replay { last } => {
-                    let polled = Poll::Ready(self.backlog.next().map(Ok));
+                    let polled =
+                        Poll::Ready(self.backlog.as_mut().and_then(|backlog| backlog.next()).map(Ok));
                     self.count(&polled, last, next);
                     return polled;
                 }
@@ -146,7 +154,7 @@ where
                 false
             }
         };
-        match self.shared.with(|state| state.settle(self.attempt, source, polled, last, &mut waker)) {
+        match self.shared.with(|state| state.settle(self.attempt(), source, polled, last, &mut waker)) {
             Err(source) => return Some(source),
             Ok(None) => {}
             Ok(Some(remains)) => remains.clear(),

@@ -13,7 +13,7 @@ use super::{
     NotReplayable, Rebuild,
     buffer::{Frames, Recording},
     guarded::{Guarded, Unguarded},
-    shared::{Attempt, Second, Shared, State},
+    shared::{Second, Shared, State},
     source::{self, Item, Source},
 };
 use crate::{error::BoxError, sync::Arc};
@@ -104,7 +104,7 @@ where
     #[inline(never)]
     fn shared(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
         let shared = Arc::new(Shared::new(source, hint, second));
-        let first = Guarded::new(Arc::clone(&shared), Attempt::First, Frames::default());
+        let first = Guarded::new(Arc::clone(&shared), None);
         (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(shared)))
     }
 
@@ -259,7 +259,7 @@ where
             }
             Second::Impossible(_) => Frames::default(),
         };
-        ReplayBody::streamed(Streamed::Guarded(Guarded::new(shared, Attempt::Second, backlog)))
+        ReplayBody::streamed(Streamed::Guarded(Guarded::new(shared, Some(backlog))))
     }
 }
 
