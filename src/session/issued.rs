@@ -61,9 +61,9 @@ impl Moment {
 pub(crate) enum Provenance {
     /// From the authority, or from the caller.
     New,
-    /// From the store, at the start: it may have been revoked meanwhile, and nobody knows how long it has lived.
+    /// From the store, at the start or by a refresh: it may have been revoked meanwhile, and nobody knows how long it has lived.
     Stored,
-    /// From the store, where a sibling has put it since the last look.
+    /// From the store, where a sibling has put it just now.
     Sibling,
 }
 

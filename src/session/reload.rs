@@ -54,12 +54,11 @@ fn is_uncounted(base: RecordHead, known: &Known, found: &Record) -> bool {
 }
 
 /// The stored token, unless it is the one that was refused, has expired, or cannot be sent.
-fn alive(engine: &Engine, known: &Known, found: &StoredToken) -> Option<Sendable> {
+fn alive(engine: &Engine, known: &Known, found: &StoredToken, provenance: Provenance) -> Option<Sendable> {
     let is_present = |present: &Secret| present.same_as(&found.access);
     if known.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
         return None;
     }
-    let provenance = if known.present.is_some() { Provenance::Sibling } else { Provenance::Stored };
     let fresh = engine.sendable(stored(found), provenance).ok()?;
     let is_alive = found.expires_at.is_none() || fresh.has_life_left();
     is_alive.then_some(fresh)
@@ -73,15 +72,15 @@ pub(crate) enum Taken {
     Base(RecordHead, Option<StoredToken>),
 }
 
-pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded) -> Taken {
+pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded, provenance: Provenance) -> Taken {
     let before = || known.present.as_ref().map(|present| present.stored());
     match reloaded {
-        Reloaded::Token(record, token) => match alive(engine, known, &token) {
+        Reloaded::Token(record, token) => match alive(engine, known, &token, provenance) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
             None => Taken::Base(record, Some(token)),
         },
         Reloaded::Replaced(record, token) => {
-            match engine.reported(engine.sendable(stored(&token), Provenance::Sibling)) {
+            match engine.reported(engine.sendable(stored(&token), provenance)) {
                 Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
                 // There is nothing in it to go over to.
                 None => Taken::Base(RecordHead { revision: record.revision, ..known.record }, before()),

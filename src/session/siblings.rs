@@ -7,6 +7,7 @@ use tokio::{runtime::Handle, time::sleep};
 use super::{
     ask::Known,
     engine::Engine,
+    issued::Provenance,
     kernel::{Fetch, Finder},
     reload::{Taken, reload, take},
     storage::Storage,
@@ -22,7 +23,9 @@ async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
     loop {
         let news = storage.changed(seen).await;
         let Some(quiet) = quiet(&session).await else { return };
-        let revision = look(quiet).await;
+        // What is there at the first look may have been there for long.
+        let provenance = if seen == 0 { Provenance::Stored } else { Provenance::Sibling };
+        let revision = look(quiet, provenance).await;
         if news.is_err() || revision.is_none_or(|revision| revision == seen) {
             // A store that fails, or that calls for nothing, is not asked again at once.
             sleep(storage.timeout()).await;
@@ -32,14 +35,14 @@ async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
 }
 
 /// Goes over to what is in the store, if it is newer, and returns its revision.
-async fn look(Quiet { engine, known, is_logged_out }: Quiet) -> Option<u64> {
+async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provenance) -> Option<u64> {
     let engine = &engine;
     let found = engine.reported(engine.storage.load().await).flatten()?;
     let revision = found.revision;
     // After a logout only another login counts.
     let is_news = !is_logged_out || found.session != known.record.session;
     let found = Some(found).filter(|_| is_news);
-    if let Taken::Whole(obtained) = take(engine, &known, reload(known.record, &known, found)) {
+    if let Taken::Whole(obtained) = take(engine, &known, reload(known.record, &known, found), provenance) {
         engine.conclude(Finder::Sibling { since: known.record }, obtained).await;
     }
     Some(revision)

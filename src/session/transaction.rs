@@ -86,7 +86,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, before) = match take(&engine, &plan.known, reloaded) {
+    let (base, before) = match take(&engine, &plan.known, reloaded, Provenance::Stored) {
         Taken::Whole(obtained) => return Ok(obtained),
         Taken::Base(base, before) => (base, before),
     };
@@ -196,7 +196,7 @@ async fn look_for_a_sibling(
             if !is_over {
                 return Some(Obtained::Nothing);
             }
-        } else if let Taken::Whole(obtained) = take(engine, &plan.known, reloaded) {
+        } else if let Taken::Whole(obtained) = take(engine, &plan.known, reloaded, Provenance::Stored) {
             return Some(obtained);
         }
     }

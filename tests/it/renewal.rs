@@ -18,7 +18,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, ModelAuthority, TestClock},
 };
 
-use crate::{script::within, world::World};
+use crate::{script::within, storage::Watched, world::World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(7200);
@@ -346,4 +346,28 @@ async fn a_stored_token_that_does_not_last_is_refreshed_whatever_its_whole_life_
     assert_ne!(stored.access().expose(), longer.access().expose());
     after.token_valid_for(2 * LIFE).await.unwrap();
     assert_eq!(before.authority.counts().refreshes, 1, "and no other lives longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_found_by_a_refresh_is_not_taken_for_a_young_one() {
+    let (store, clock) = (Watched::default(), TestClock::new());
+    let session = |name: &'static str| {
+        let fetches = AtomicUsize::new(0);
+        let source = source_fn(move |_| {
+            let number = fetches.fetch_add(1, Ordering::SeqCst) + 1;
+            async move { Ok(Token::new(format!("{name}-{number}")).expires_in(3600 * SECOND)) }
+        });
+        Session::builder(source).store(store.clone()).clock(clock.clone()).build()
+    };
+    let (one, other) = (session("one"), session("other"));
+    one.token().await.unwrap();
+    other.token().await.unwrap();
+    clock.advance(600 * SECOND);
+    one.refresh().await.unwrap();
+    clock.advance(2900 * SECOND);
+    let mut lasts = Vec::new();
+    for _ in 0..3 {
+        lasts.push(other.token_valid_for(2000 * SECOND).await.unwrap().access().expose().to_owned());
+    }
+    assert_eq!(lasts, ["one-2", "other-1", "other-1"], "one-2 had 700 s left when it was found");
 }
