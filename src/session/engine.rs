@@ -151,8 +151,8 @@ impl Engine {
         self.observers.announce(event);
     }
 
-    /// Puts into use what was fetched or found, unless something has come between.
-    pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) {
+    /// Puts into use what was fetched or found, unless something has come between. Whether it did.
+    pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) -> bool {
         match obtained {
             Obtained::Token { fresh, record } => {
                 self.finish(by, |slot| slot.publish(by, fresh, record)).await
@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    async fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Change>) {
+    async fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Change>) -> bool {
         let change = {
             let mut slot = self.slot().await;
             let change = change(&mut slot);
@@ -176,10 +176,11 @@ impl Engine {
             change
         };
         self.changed(change.as_ref(), by.flight());
+        change.is_some()
     }
 
     /// Ends the session, because its end was found in the store.
-    async fn ended(&self, by: Finder<'_>, record: RecordHead) {
+    async fn ended(&self, by: Finder<'_>, record: RecordHead) -> bool {
         let ended = {
             let mut slot = self.slot().await;
             let ended = slot.ended(by, record);
@@ -194,6 +195,7 @@ impl Engine {
             self.announce(&Event::LoggedOut);
         }
         self.changed(None, by.flight());
+        ended
     }
 
     /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
@@ -209,7 +211,8 @@ impl Engine {
         let now = self.clock.now();
         let failed = self.slot().await.fail(flight, &failure, now, &self.limits.cooling);
         let Some(Failure { class, error }) = failed else {
-            return self.conclude(Finder::Flight(flight), Obtained::Nothing).await;
+            self.conclude(Finder::Flight(flight), Obtained::Nothing).await;
+            return;
         };
         self.announce(&match class {
             FailureClass::LoginRequired => Event::LoginRequired { error: &error },

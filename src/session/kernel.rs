@@ -376,7 +376,8 @@ impl Slot {
         self.token.as_ref().filter(|token| flight.spends(token.token().refresh()))
     }
 
-    fn is_wanted(&self, by: Finder<'_>) -> bool {
+    /// Whether what it brings still counts.
+    pub(crate) fn is_wanted(&self, by: Finder<'_>) -> bool {
         match by {
             Finder::Flight(flight) => self.is_on(flight) && !flight.is_lost(),
             Finder::Sibling { since } => self.record == since && self.flight().is_none(),

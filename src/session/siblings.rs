@@ -25,27 +25,38 @@ async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
         let Some(quiet) = quiet(&session).await else { return };
         // What is there at the first look may have been there for long.
         let provenance = if seen == 0 { Provenance::Stored } else { Provenance::Sibling };
-        let revision = look(quiet, provenance).await;
-        if news.is_err() || revision.is_none_or(|revision| revision == seen) {
+        match look(quiet, provenance).await {
+            Look::Overtaken => {}
+            Look::Found(revision) if news.is_ok() && revision != seen => seen = revision,
             // A store that fails, or that calls for nothing, is not asked again at once.
-            sleep(storage.timeout()).await;
+            Look::Found(_) | Look::Nothing => sleep(storage.timeout()).await,
         }
-        seen = revision.unwrap_or(seen);
     }
 }
 
-/// Goes over to what is in the store, if it is newer, and returns its revision.
-async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provenance) -> Option<u64> {
+/// What a look into the store came to.
+enum Look {
+    /// A record of this revision.
+    Found(u64),
+    Nothing,
+    /// The session has moved meanwhile: what was found has not been taken, whatever it was.
+    Overtaken,
+}
+
+/// Goes over to what is in the store, if it is newer.
+async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provenance) -> Look {
     let engine = &engine;
-    let found = engine.reported(engine.storage.load().await).flatten()?;
+    let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return Look::Nothing };
     let revision = found.revision;
     // After a logout only another login counts.
     let is_news = !is_logged_out || found.session != known.record.session;
     let found = Some(found).filter(|_| is_news);
-    if let Taken::Whole(obtained) = take(engine, &known, reload(known.record, &known, found), provenance) {
-        engine.conclude(Finder::Sibling { since: known.record }, obtained).await;
-    }
-    Some(revision)
+    let by = Finder::Sibling { since: known.record };
+    let is_wanted = match take(engine, &known, reload(known.record, &known, found), provenance) {
+        Taken::Whole(obtained) => engine.conclude(by, obtained).await,
+        Taken::Base(..) => engine.slot().await.is_wanted(by),
+    };
+    if is_wanted { Look::Found(revision) } else { Look::Overtaken }
 }
 
 struct Quiet {

@@ -77,7 +77,9 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
     match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
-        Ok(obtained) => engine.conclude(Finder::Flight(&flight), obtained).await,
+        Ok(obtained) => {
+            engine.conclude(Finder::Flight(&flight), obtained).await;
+        }
         Err(failure) => engine.fail(&flight, failure).await,
     }
 }

@@ -199,12 +199,13 @@ fn the_store_is_followed_again_on_the_next_runtime() {
     });
 }
 
-/// Holds saves, and what a look that follows a change has loaded.
+/// Holds saves, and a look that follows a change: before it loads, or with what it has loaded.
 #[derive(Clone, Default)]
 struct Slow {
     memory: MemoryStore,
     hold_save: Arc<Mutex<Option<Gate>>>,
     hold_look: Arc<Mutex<Option<Gate>>>,
+    hold_looked: Arc<Mutex<Option<Gate>>>,
     looks: Arc<AtomicBool>,
 }
 
@@ -221,10 +222,12 @@ fn hold(gate: &Mutex<Option<Gate>>) -> Gate {
 
 impl TokenStore for Slow {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        let loaded = self.memory.load().await;
-        if self.looks.swap(false, Ordering::SeqCst) {
-            pass(&self.hold_look).await;
+        if !self.looks.swap(false, Ordering::SeqCst) {
+            return self.memory.load().await;
         }
+        pass(&self.hold_look).await;
+        let loaded = self.memory.load().await;
+        pass(&self.hold_looked).await;
         loaded
     }
 
@@ -266,7 +269,7 @@ async fn what_we_have_saved_ourselves_is_never_taken_for_a_siblings() {
     within(first_save.waiting(1)).await;
     let mut replace = task::spawn(ours.replace(Token::new("second")));
     assert_pending!(replace.poll());
-    let (second_save, look) = (hold(&store.hold_save), hold(&store.hold_look));
+    let (second_save, look) = (hold(&store.hold_save), hold(&store.hold_looked));
     first_save.open();
     within(second_save.waiting(1)).await;
     tokio::time::sleep(MOMENT).await;
@@ -278,6 +281,23 @@ async fn what_we_have_saved_ourselves_is_never_taken_for_a_siblings() {
     tokio::time::sleep(MOMENT).await;
     assert_eq!(access(&ours).await, "second");
     assert_eq!(issued.load(Ordering::SeqCst), 2, "the first was not gone back to");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_was_found_too_late_to_be_taken_is_looked_for_again() {
+    let store = Slow::default();
+    let (ours, sibling) = (session("ours", store.clone()), session("sibling", store.memory.clone()));
+    assert_eq!((access(&ours).await, access(&sibling).await), ("ours-1".into(), "ours-1".into()));
+    let look = hold(&store.hold_look);
+    sibling.login(Token::new("of-bob")).await.unwrap();
+    within(look.waiting(1)).await;
+    ours.refresh().await.unwrap();
+    assert_eq!(access(&ours).await, "of-bob", "a refresh was faster than the look");
+    sibling.logout().await.unwrap();
+    let mut changes = ours.subscribe();
+    next(&mut changes).await;
+    look.open();
+    assert_eq!(next(&mut changes).await, State::LoggedOut);
 }
 
 /// Its source goes with it.
