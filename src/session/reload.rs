@@ -26,9 +26,13 @@ pub(crate) enum Reloaded {
 }
 
 /// Only a record with a higher revision than memory's counts; or one of the same that has another token: a refresh that
-/// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it finds.
+/// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it finds, and one
+/// that has seen no record takes a first one of any number.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
-    let is_news = |found: &Record| found.revision > base.revision || is_uncounted(base, known, found);
+    let is_news = |found: &Record| {
+        let is_first = base.revision == 0 && known.present.is_none();
+        is_first || found.revision > base.revision || is_uncounted(base, known, found)
+    };
     let Some(Record { session, revision, token }) = found.filter(is_news) else {
         return Reloaded::Nothing(base);
     };

@@ -513,6 +513,17 @@ async fn a_replaced_token_without_a_refresh_token_keeps_the_one_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_record_is_taken_whatever_its_number() {
+    for revision in [0, 1, u64::MAX] {
+        let store = MemoryStore::new();
+        let token = Some(StoredToken::new("seeded"));
+        store.save(&Record { session: SessionId(1), revision, token }, Some(0)).await.unwrap();
+        let world = World::with(ModelAuthority::new(), |session| session.store(store), |layer| layer);
+        assert_eq!(world.session.token().await.unwrap().access().expose(), "seeded", "{revision}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_identity_in_the_store_replaces_ours_at_the_next_refresh() {
     let store = Watched::default();
     let authority = ModelAuthority::new().account("bob", "builder");
