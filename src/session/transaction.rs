@@ -92,23 +92,32 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         Taken::Whole(obtained) => return Ok(obtained),
         Taken::Base(base, before) => (base, before),
     };
-    let refresh_token = before.clone().and_then(|before| before.living_refresh(engine.clock.exact()));
+    let stored = before.as_ref().and_then(|before| before.refresh.clone());
+    let mut refresh_token = before.as_ref().and_then(|before| before.living_refresh(engine.clock.exact()));
     if !may_fetch {
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
     }
     // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
     let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
-    if !flight.begins(known.into_iter().chain(refresh_token.clone()).collect()) {
-        return Ok(Obtained::Nothing);
-    }
-    let context = FetchContext {
-        refresh_token: refresh_token.clone(),
-        cause: plan.cause,
-        fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
-        mark: engine.mark(),
+    let fetched = loop {
+        if !flight.begins(known.iter().chain(&refresh_token).cloned().collect()) {
+            return Ok(Obtained::Nothing);
+        }
+        let context = FetchContext {
+            refresh_token: refresh_token.clone(),
+            cause: plan.cause,
+            fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
+            mark: engine.mark(),
+        };
+        let fetched = engine.mark().around(engine.source.fetch(context)).await;
+        let is_over = fetched.as_ref().is_err_and(|error| error.class() == FailureClass::LoginRequired);
+        if !is_over || refresh_token.is_some() || stored.is_none() {
+            break fetched;
+        }
+        // It was taken for dead by a clock, which may be wrong, or may have been: only the authority ends a session.
+        refresh_token.clone_from(&stored);
     };
-    let fetched = engine.mark().around(engine.source.fetch(context)).await;
     let mut token = match fetched {
         Ok(token) => token,
         Err(error) if error.class() != FailureClass::LoginRequired => {

@@ -115,7 +115,9 @@ pub enum Cause {
 }
 
 impl FetchContext {
-    /// The refresh token of the present session, if there is one that is not known to be dead.
+    /// The refresh token of the present session, if there is one. One that is dead by our clock is left out at first; if the source
+    /// says that a [login is required](FetchError::login_required) without it, it is asked once more, with it, because a
+    /// clock may be wrong.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
     }

@@ -163,12 +163,12 @@ impl StoredToken {
         self.refresh_expires_at = other.refresh_expires_at;
     }
 
-    /// The refresh token, unless it is known to be dead.
-    pub(crate) fn living_refresh(self, now: Now) -> Option<Secret> {
+    /// The refresh token, unless it is dead by the clock.
+    pub(crate) fn living_refresh(&self, now: Now) -> Option<Secret> {
         let is_dead = self
             .refresh_expires_at
             .is_some_and(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default() <= now.wall);
-        self.refresh.filter(|_| !is_dead)
+        self.refresh.clone().filter(|_| !is_dead)
     }
 }
 

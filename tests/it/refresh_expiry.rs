@@ -106,11 +106,35 @@ async fn a_replaced_access_token_leaves_the_refresh_token_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_refresh_token_with_no_other_source_requires_a_login_without_asking() {
-    let (clock, idp) = (TestClock::new(), Idp::default());
-    let session = Session::builder(RefreshTokenGrant::new(endpoint(&idp))).clock(clock.clone()).build();
+async fn where_no_login_helps_a_dead_refresh_token_is_presented_once_for_the_authority_to_say_so() {
+    let over = || json(400, r#"{"error":"invalid_grant"}"#);
+    let (clock, idp) = (TestClock::new(), Idp::new([json(401, r#"{"error":"wrong password"}"#), over()]));
+    let session = session(&idp, &clock, &MemoryStore::new());
     session.login(thirty_days()).await.unwrap();
     clock.advance(30 * DAY);
-    assert!(session.refresh().await.unwrap_err().is_login_required());
-    assert!(idp.asked().is_empty());
+    for _ in 0..3 {
+        assert!(session.refresh().await.unwrap_err().is_login_required());
+        clock.advance(DAY);
+    }
+    assert_eq!(grants(&idp), ["login", "refresh"]);
+}
+
+/// The time of day of a machine that has just been switched on comes from the network, later than the login.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_wrong_for_a_moment_or_set_right_ends_no_session() {
+    for restarts in [false, true] {
+        let (clock, idp, store) = (TestClock::new(), Idp::new([json(200, REFRESH)]), MemoryStore::new());
+        let build = || {
+            let source = RefreshTokenGrant::new(endpoint(&idp));
+            Session::builder(source).clock(clock.clone()).store(store.clone()).build()
+        };
+        let mut session = build();
+        session.login(thirty_days().expires_in(DAY)).await.unwrap();
+        clock.suspend(2000 * DAY);
+        if restarts {
+            session = build();
+        }
+        assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-refresh");
+        assert_eq!(grants(&idp), ["refresh"]);
+    }
 }
