@@ -259,9 +259,7 @@ where
         let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let _ = ready!(detour.acquire.poll_step(cx));
         if let Some(refused) = detour.acquire.refused() {
-            // No resend will judge what this refresh brings. It counts as fruitless, else an endpoint that always
-            // refuses would cost one fetch for each request that cannot be resent.
-            refused.judge(false);
+            refused.leave_unjudged();
         }
         let response = detour.refused.take().ok_or_else(polled_again);
         Poll::Ready(Step::End(response.map(|response| self.deliver(response, true, Some(reason)))))

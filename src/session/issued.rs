@@ -109,14 +109,14 @@ impl Sendable {
         self
     }
 
-    pub(crate) fn issue(self, epoch: Epoch, fruitless: Arc<AtomicU32>) -> Arc<Issued> {
+    pub(crate) fn issue(self, epoch: Epoch, worth: Arc<Worth>) -> Arc<Issued> {
         let stamp = Stamp { epoch, generation: Generation::next() };
         Arc::new(Issued {
             sendable: self,
             stamp,
             condemned: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
-            fruitless,
+            worth,
         })
     }
 }
@@ -152,8 +152,17 @@ pub(crate) struct Issued {
     condemned: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
-    /// Refreshes in a row whose token was refused again; shared by all tokens of one identity.
-    fruitless: Arc<AtomicU32>,
+    worth: Arc<Worth>,
+}
+
+/// What the latest refreshes were good for; shared by all tokens of one identity.
+#[derive(Debug, Default)]
+pub(crate) struct Worth {
+    /// Refreshes in a row whose token was refused again.
+    fruitless: AtomicU32,
+    /// The generation that a request was refused with which is not sent again, so that it cannot tell what the refresh that
+    /// it has started is good for. 0: there is none.
+    unjudged: AtomicU64,
 }
 
 impl Issued {
@@ -228,7 +237,7 @@ impl Issued {
             stamp: self.stamp,
             condemned: AtomicBool::new(self.is_condemned()),
             fresh_until: AtomicU64::new(0),
-            fruitless: self.fruitless.clone(),
+            worth: self.worth.clone(),
         })
     }
 
@@ -258,20 +267,33 @@ impl Issued {
         self.sendable.stored()
     }
 
-    pub(crate) fn fruitless(&self) -> &Arc<AtomicU32> {
-        &self.fruitless
+    pub(crate) fn worth(&self) -> &Arc<Worth> {
+        &self.worth
     }
 
     pub(crate) fn fruitless_refreshes(&self) -> u32 {
-        self.fruitless.load(Ordering::Relaxed)
+        self.worth.fruitless.load(Ordering::Relaxed)
     }
 
-    /// The verdict on this token of the request whose refusal got it.
+    /// The verdict on the latest refresh: of the resend of the request that started it, or of the first refusal of what it
+    /// brought.
     pub(crate) fn judge(&self, accepted: bool) {
+        self.worth.unjudged.store(0, Ordering::Relaxed);
         if accepted {
-            self.fruitless.store(0, Ordering::Relaxed);
+            self.worth.fruitless.store(0, Ordering::Relaxed);
         } else {
-            self.fruitless.fetch_add(1, Ordering::Relaxed);
+            self.worth.fruitless.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// No resend will judge the refresh that this token's refusal has started.
+    pub(crate) fn leave_unjudged(&self) {
+        self.worth.unjudged.store(self.stamp.generation.as_u64(), Ordering::Relaxed);
+    }
+
+    /// Whether such a refresh has brought this token, and nobody has refused it yet.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        let refused = self.worth.unjudged.load(Ordering::Relaxed);
+        refused != 0 && self.stamp.generation.as_u64() > refused
     }
 }

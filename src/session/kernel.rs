@@ -12,7 +12,7 @@ use super::{
     ask::{Ask, Decision, Failure, Known, Plan, answers},
     backoff::Backoff,
     flight::Flight,
-    issued::{Issued, Sendable},
+    issued::{Issued, Sendable, Worth},
     record_head::RecordHead,
 };
 use crate::{
@@ -21,7 +21,6 @@ use crate::{
     generation::{Epoch, Generation},
     source::{Cause, FailureClass},
     store::{Record, SessionId},
-    sync::atomic::AtomicU32,
     time::Now,
     token::Token,
 };
@@ -163,8 +162,8 @@ impl Slot {
             return None;
         }
         self.set_fetch(Fetch::Idle);
-        let fruitless = self.token.as_ref().map(|token| token.fruitless().clone());
-        Some(self.issue(fresh, record, fruitless.unwrap_or_default()))
+        let worth = self.token.as_ref().map(|token| token.worth().clone());
+        Some(self.issue(fresh, record, worth.unwrap_or_default()))
     }
 
     /// The flight's waiters have waited long enough.
@@ -303,9 +302,9 @@ impl Slot {
         wanted
     }
 
-    fn issue(&mut self, fresh: Sendable, record: RecordHead, fruitless: Arc<AtomicU32>) -> Change {
+    fn issue(&mut self, fresh: Sendable, record: RecordHead, worth: Arc<Worth>) -> Change {
         let old = self.token.as_ref().map(|token| token.stamp().generation);
-        let token = fresh.issue(self.epoch, fruitless);
+        let token = fresh.issue(self.epoch, worth);
         self.token = Some(token.clone());
         self.record = record;
         self.forget_failures();
@@ -405,9 +404,13 @@ impl Slot {
     }
 
     /// Whether refreshes have brought so little of late that a young token's refusal starts none. The wait doubles
-    /// with every refresh in a row whose token was refused again.
+    /// with every refresh in a row whose token was refused again. One that nobody has judged is judged by this refusal: an
+    /// endpoint that always refuses does so soon.
     fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
         let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
+        if token.is_unjudged() {
+            token.judge(token.age(now()) >= GOOD_AFTER);
+        }
         let fruitless = token.fruitless_refreshes();
         let cap = if verdict == Verdict::Reject { DAMPED_AFTER_REJECT } else { DAMPED_AFTER_SUSPECT };
         fruitless > 0 && token.age(now()) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
@@ -446,6 +449,8 @@ const STALLED_FOR: Duration = Duration::from_secs(15 * 60);
 const AFTER_SILENCE: Duration = Duration::from_secs(30);
 const DAMPED_AFTER_REJECT: Duration = Duration::from_secs(5);
 const DAMPED_AFTER_SUSPECT: Duration = Duration::from_secs(60);
+/// A token that nobody has refused for so long was good.
+const GOOD_AFTER: Duration = Duration::from_secs(30);
 
 /// A new token has come into use.
 pub(crate) struct Change {

@@ -133,8 +133,8 @@ impl FetchContext {
         request.extensions_mut().insert(self.mark);
     }
 
-    /// How many refreshes in a row brought a token that was refused again, or that nobody has tried: the request which
-    /// asked for it could not be sent again.
+    /// How many refreshes in a row brought a token that was refused again: to the request which asked for it, or, where
+    /// that could not be sent again, to any other within half a minute.
     pub fn fruitless(&self) -> u32 {
         self.fruitless
     }

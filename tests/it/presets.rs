@@ -25,7 +25,10 @@ use tower_token_refresh::{
     source_fn,
 };
 
-use crate::{script::within, world::origin};
+use crate::{
+    script::{until, within},
+    world::origin,
+};
 
 /// A platform: its token endpoint, and its API.
 #[derive(Clone, Default)]
@@ -492,4 +495,27 @@ async fn a_stable_token_is_forced_only_when_it_was_refused_again_and_twenty_time
     platform.says(200, r#"{"errcode":40001}"#);
     get(&client).await;
     assert_eq!(platform.token_calls().last(), Some(&call(true)), "a day later there are more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stable_token_is_not_forced_by_refusals_of_uploads_unless_the_next_one_follows_soon() {
+    let platform = Platform::handing_out(vec![r#"{"access_token":"t1","expires_in":7200}"#; 100]);
+    let source =
+        at("/cgi-bin/stable_token", |url| StableToken::new(platform.clone(), "my-app", "s").url(url));
+    let session = preset::wechat().session(source).build();
+    session.token().await.unwrap();
+    let (layer, below) = preset::wechat().layer(session, origin());
+    let client = layer.without_replay().layer(below.layer(platform.api()));
+    let upload = || Request::post("https://api.test/media/upload").body(Full::from("an image")).unwrap();
+    for (minutes, forced) in [(30, false), (30, false), (0, true), (30, false)] {
+        tokio::time::advance(Duration::from_secs(minutes * 60 + 10)).await;
+        let before = platform.token_calls().len();
+        platform.says(200, r#"{"errcode":42001}"#);
+        let response = within(client.clone().oneshot(upload())).await.unwrap();
+        assert_eq!(response.extensions().get::<Outcome>().map(Outcome::attempts), Some(1));
+        until(|| platform.token_calls().len() > before).await;
+        let force = format!(r#""force_refresh":{forced}}}"#);
+        let calls = platform.token_calls();
+        assert!(calls[before].ends_with(&force), "{minutes}: {calls:?}");
+    }
 }

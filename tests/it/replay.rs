@@ -240,6 +240,30 @@ async fn a_predicate_on_the_head_can_forbid_the_resend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_never_resent_is_refreshed_for_at_each_real_refusal_and_seldom_where_it_is_always_refused() {
+    let never = |layer: TokenRefreshLayer| layer.resend_if(|_, _, _| false);
+    let lab = Lab::with([], |session| session, never);
+    for round in 1..20 {
+        lab.answers([status(200), status(403)]);
+        for _ in 0..2 {
+            lab.send(post("/orders", "an order")).await.unwrap();
+        }
+        until(|| lab.fetches() == round + 1).await;
+        tokio::time::advance(Duration::from_secs(50)).await;
+    }
+
+    let lab = Lab::with([], |session| session, never);
+    for _ in 0..3600 {
+        lab.answers([status(403)]);
+        let response = lab.send(post("/orders", "an order")).await.unwrap();
+        assert_eq!(outcome(&response).not_resent(), Some(NotResent::Forbidden));
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    // 2, 4, 8, 16, 32 and then 60 s apart, as where requests are resent.
+    assert!(lab.fetches() <= 67, "{} fetches in an hour", lab.fetches());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness() {
     #[derive(Debug)]
     struct Held {

@@ -261,6 +261,28 @@ fn an_accepted_resend_ends_the_damping_and_a_new_token_keeps_it() {
 }
 
 #[test]
+fn a_refresh_that_no_resend_judges_is_judged_by_the_first_refusal_of_its_token() {
+    for (seconds, fruitless) in [(0, 3), (29, 3), (30, 0)] {
+        let (mut slot, stamp) = issued();
+        let refused = slot.token().cloned().expect("a token");
+        refused.judge(false);
+        refused.judge(false);
+        let flight = start_at(&mut slot, reject(stamp), later(4));
+        refused.leave_unjudged();
+        fail(&mut slot, &flight, FailureClass::Transient, later(4));
+        assert_eq!(decide(&mut slot, reject(stamp), later(64)), "start", "a refresh that failed is none");
+        let Fetch::Flight(flight) = slot.fetch() else { panic!("it was started") };
+        let flight = flight.clone();
+        let token = publish(&mut slot, &flight).expect("a new token").token;
+        assert_eq!(token.fruitless_refreshes(), 2, "nobody has tried it");
+        decide(&mut slot, reject(token.stamp()), later(seconds));
+        assert_eq!(token.fruitless_refreshes(), fruitless, "refused after {seconds} s");
+        decide(&mut slot, reject(token.stamp()), later(seconds));
+        assert_eq!(token.fruitless_refreshes(), fruitless, "judged once");
+    }
+}
+
+#[test]
 fn nothing_is_fetched_after_a_logout_until_a_login() {
     let (mut slot, _) = issued();
     slot.logout();
