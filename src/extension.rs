@@ -62,7 +62,8 @@ impl Outcome {
 #[non_exhaustive]
 pub enum NotResent {
     /// Its body could not be sent a second time. The token is refreshed for the next request, unless refreshes are
-    /// cooling down or damped.
+    /// damped, or none can be started: then a [`RefreshFailure`] says why (one has failed and they are cooling down; or the
+    /// session is over).
     Body(NotReplayable),
     /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. The token is refreshed, as above.
     Forbidden,
@@ -75,7 +76,8 @@ pub enum NotResent {
     Damped,
 }
 
-/// Response extension: the refresh that this refused response waited for has failed.
+/// Response extension: why there is no new token after this refusal. The refresh that the response waited for has failed,
+/// or, where the request could not be sent again anyway, none can be started now.
 #[derive(Clone, Debug)]
 pub struct RefreshFailure(pub(crate) Error);
 

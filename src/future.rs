@@ -257,12 +257,17 @@ where
 
     fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
         let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
-        let _ = ready!(detour.acquire.poll_step(cx));
+        let told = ready!(detour.acquire.poll_step(cx));
         if let Some(refused) = detour.acquire.refused() {
             refused.leave_unjudged();
         }
-        let response = detour.refused.take().ok_or_else(polled_again);
-        Poll::Ready(Step::End(response.map(|response| self.deliver(response, true, Some(reason)))))
+        let Some(mut response) = detour.refused.take() else {
+            return Poll::Ready(Step::End(Err(polled_again())));
+        };
+        if let Err(Denied::Failed(error)) = told {
+            response.extensions_mut().insert(RefreshFailure(error));
+        }
+        Poll::Ready(Step::End(Ok(self.deliver(response, true, Some(reason)))))
     }
 
     /// The request of the next attempt, with this token.

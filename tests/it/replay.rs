@@ -20,9 +20,11 @@ use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt};
 use tower_test::mock;
 use tower_token_refresh::{
-    Classify, NotResent, Placement, ReplayBody, Standard, TokenRefreshLayer,
+    Classify, Error, ErrorKind, FetchContext, FetchError, NotResent, Placement, ReplayBody, Session,
+    Standard, Token, TokenRefreshLayer,
     body::{NotReplayable, Rebuild},
     classify::Answer,
+    source_fn,
     test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Route, Upload},
 };
 
@@ -261,6 +263,36 @@ async fn what_is_never_resent_is_refreshed_for_at_each_real_refusal_and_seldom_w
     }
     // 2, 4, 8, 16, 32 and then 60 s apart, as where requests are resent.
     assert!(lab.fetches() <= 67, "{} fetches in an hour", lab.fetches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_not_resent_is_told_why_there_will_be_no_new_token() {
+    for (failure, kind) in [
+        (FetchError::login_required as fn(&'static str) -> FetchError, ErrorKind::LoginRequired),
+        (FetchError::transient, ErrorKind::Transient),
+    ] {
+        let fetches = AtomicUsize::new(0);
+        let source = source_fn(move |_: FetchContext| {
+            let is_first = fetches.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { if is_first { Ok(Token::new("token-1")) } else { Err(failure("no more")) } }
+        });
+        let session = Session::builder(source).build();
+        session.token().await.unwrap();
+        session.refresh().await.unwrap_err();
+        let lab = Lab::new([status(401), status(401)]);
+        let layer = limited(TokenRefreshLayer::new(session, origin()));
+        for (layer, reason) in [
+            (layer.clone(), NotResent::Body(NotReplayable::TooLarge)),
+            (layer.resend_if(|_, _, _| false), NotResent::Forbidden),
+        ] {
+            let length = if reason == NotResent::Forbidden { 1 } else { LIMIT + 1 };
+            let result =
+                within(layer.layer(lab.script()).oneshot(posting(Full::<Bytes>::from(pattern(length)))))
+                    .await;
+            assert_eq!(Error::of(&result).map(Error::kind), Some(kind));
+            assert_eq!(outcome(&result.unwrap()).not_resent(), Some(reason));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
