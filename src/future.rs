@@ -47,7 +47,7 @@ pin_project! {
     where
         S: Service<Request<ReplayBody<B>>>,
     {
-        Pass { #[pin] future: S::Future },
+        Pass { #[pin] future: S::Future, replay: Replay<B> },
         // At its end, maybe with an error that nobody has been told yet.
         Over { error: Option<Error> },
         Guarded { #[pin] state: State<S::Future>, call: Call<S, B> },
@@ -79,8 +79,9 @@ where
     session: Option<Session>,
     /// Kept when the first attempt is sent, unless nobody will ask for it.
     head: Option<Box<Head>>,
-    /// `None` when a refusal is returned at once.
-    replay: Option<Replay<B>>,
+    replay: Replay<B>,
+    /// Not when a refusal is returned at once.
+    is_watched: bool,
     /// Never holds readiness while waiting.
     spare: S,
     attempts: u8,
@@ -111,8 +112,9 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    pub(crate) fn pass(future: S::Future) -> Self {
-        ResponseFuture { way: Way::Pass { future } }
+    /// A request that is none of our business, but for its body's end.
+    pub(crate) fn pass(future: S::Future, replay: Replay<B>) -> Self {
+        ResponseFuture { way: Way::Pass { future, replay } }
     }
 
     pub(crate) fn fail(error: Error) -> Self {
@@ -146,7 +148,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut way = self.project().way;
         let result = match way.as_mut().project() {
-            WayProj::Pass { future } => return future.poll(cx).map_err(Into::into),
+            WayProj::Pass { future, replay } => {
+                let result = ready!(future.poll(cx));
+                if result.is_ok() {
+                    replay.release();
+                }
+                result.map_err(Into::into)
+            }
             WayProj::Over { error } => {
                 return Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into)));
             }
@@ -194,10 +202,11 @@ where
         policy: Arc<Policy>,
         session: Option<Session>,
         head: Option<Box<Head>>,
-        replay: Option<Replay<B>>,
+        replay: Replay<B>,
+        is_watched: bool,
         spare: S,
     ) -> Self {
-        Call { policy, session, head, replay, spare, attempts: 0, sent: None, detour: None }
+        Call { policy, session, head, replay, is_watched, spare, attempts: 0, sent: None, detour: None }
     }
 
     fn engine(&self) -> &Arc<Engine> {
@@ -273,12 +282,14 @@ where
     /// The request of the next attempt, with this token.
     fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
         let unsent = self.detour.as_mut().and_then(|detour| detour.unsent.take());
-        let (mut head, body) = match (unsent, &self.head, &mut self.replay) {
-            (Some((head, body)), ..) => {
-                self.head = self.policy.keep(&head, self.replay.as_ref());
+        let (mut head, body) = match (unsent, &self.head) {
+            (Some((head, body)), _) => {
+                if self.is_watched {
+                    self.head = self.policy.keep(&head, &self.replay);
+                }
                 (head, body)
             }
-            (None, Some(head), Some(replay)) => (head.request(), replay.take_over()),
+            (None, Some(head)) => (head.request(), self.replay.take_over()),
             _ => return Err(polled_again()),
         };
         token.credential().attach(&mut head)?;
@@ -300,7 +311,7 @@ where
 
     /// Looks at the answer of an attempt. `None`: it is the caller's as it came, and the end.
     fn verdict(&mut self, response: &Response<R>) -> Option<Verdict> {
-        if self.replay.is_some() {
+        if self.is_watched {
             let verdict = self.policy.verdict(self.head.as_deref(), self.attempts, response);
             if self.attempts > 1 || verdict != Verdict::Accept {
                 return Some(verdict);
@@ -338,11 +349,10 @@ where
     /// Why there is no second attempt. If there is one, the first one's upload waits from now on.
     fn not_resent(&self) -> Option<NotResent> {
         // The head of a request whose body is not kept is not whole: there is nothing to ask of it.
-        let is_kept = self.replay.as_ref().is_some_and(Replay::is_kept);
-        if is_kept && self.head.as_ref().is_some_and(|head| !self.policy.allows_resend(head)) {
+        if self.replay.is_kept() && self.head.as_ref().is_some_and(|head| !self.policy.allows_resend(head)) {
             return Some(NotResent::Forbidden);
         }
-        self.replay.as_ref().and_then(|replay| replay.pause().err()).map(NotResent::Body)
+        self.replay.pause().err().map(NotResent::Body)
     }
 
     /// There is no token to send with: the refused response stands, or, where nothing was sent, the error.
@@ -376,9 +386,7 @@ where
 
     /// The body's present attempt goes on by itself; nothing of the request is kept any more.
     fn release(&mut self) {
-        if let Some(replay) = &self.replay {
-            replay.release();
-        }
+        self.replay.release();
         if let Some(head) = self.head.take() {
             head.put_back();
         }

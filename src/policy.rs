@@ -56,8 +56,8 @@ impl Policy {
 
     /// What is kept of a request's head: all of it for a second attempt, or what the classifier wants to see.
     #[inline]
-    pub(crate) fn keep<B>(&self, head: &Request<()>, replay: Option<&Replay<B>>) -> Option<Box<Head>> {
-        let is_whole = replay?.is_kept();
+    pub(crate) fn keep<B>(&self, head: &Request<()>, replay: &Replay<B>) -> Option<Box<Head>> {
+        let is_whole = replay.is_kept();
         (is_whole || self.classifier.is_some()).then(|| Head::of(head, is_whole))
     }
 

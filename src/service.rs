@@ -10,7 +10,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    body::{Rebuild, ReplayBody},
+    body::{Rebuild, Replay, ReplayBody},
     error::BoxError,
     event::Event,
     extension::{NoToken, SkipRefresh},
@@ -38,11 +38,11 @@ impl<S> TokenRefresh<S> {
 
 impl<S> TokenRefresh<S> {
     /// Sends a request that is none of our business.
-    fn pass<B>(&mut self, request: Request<ReplayBody<B>>) -> ResponseFuture<S, B>
+    fn pass<B>(&mut self, request: Request<ReplayBody<B>>, replay: Replay<B>) -> ResponseFuture<S, B>
     where
         S: Service<Request<ReplayBody<B>>>,
     {
-        ResponseFuture::pass(self.inner.call(request))
+        ResponseFuture::pass(self.inner.call(request), replay)
     }
 }
 
@@ -80,23 +80,26 @@ where
             if !wants_no_token && policy.names_no_origin(head.uri()) && !engine.placement().is_set(&head) {
                 engine.announce(&Event::Unscoped);
             }
-            return self.pass(head.map(|()| ReplayBody::passing(body)));
+            let (body, replay) = ReplayBody::passing(body);
+            return self.pass(head.map(|()| body), replay);
         }
         let is_reentrant = engine.mark().is_around_us() || engine.mark().is_on(head.extensions());
         if is_reentrant && !engine.placement().is_set(&head) {
             self.give_readiness_back();
             return ResponseFuture::fail(reentry::error());
         }
-        let (body, replay) = if head.extensions().get::<SkipRefresh>().is_some() {
-            (ReplayBody::passing(body), None)
-        } else {
+        let is_watched = head.extensions().get::<SkipRefresh>().is_none();
+        let (body, mut replay) = if is_watched {
             let rebuild = head.extensions().get::<Rebuild<B>>().cloned();
-            let (body, replay) = ReplayBody::recording(body, policy.replay_limit, rebuild);
-            (body, Some(replay))
+            ReplayBody::recording(body, policy.replay_limit, rebuild)
+        } else {
+            ReplayBody::passing(body)
         };
         let mut kept = None;
         let attached = at_hand(engine, |token| {
-            kept = policy.keep(&head, replay.as_ref());
+            if is_watched {
+                kept = policy.keep(&head, &replay);
+            }
             match token.credential().attach(&mut head) {
                 Ok(true) => Some(Ok(token.stamp())),
                 Ok(false) => None,
@@ -105,7 +108,7 @@ where
         });
         match attached {
             Some(Ok(token)) => {
-                let call = Call::new(policy.clone(), own, kept, replay, self.inner.clone());
+                let call = Call::new(policy.clone(), own, kept, replay, is_watched, self.inner.clone());
                 ResponseFuture::send(self.inner.call(head.map(|()| body)), call, token)
             }
             Some(Err(error)) => {
@@ -113,13 +116,11 @@ where
                 ResponseFuture::fail(error)
             }
             None if engine.placement().is_set(&head) => {
-                if let Some(replay) = &replay {
-                    replay.release();
-                }
-                self.pass(head.map(|()| body))
+                replay.forget();
+                self.pass(head.map(|()| body), replay)
             }
             None => {
-                let call = Call::new(policy.clone(), own, None, replay, self.inner.clone());
+                let call = Call::new(policy.clone(), own, None, replay, is_watched, self.inner.clone());
                 self.give_readiness_back();
                 ResponseFuture::wait(head, body, call)
             }

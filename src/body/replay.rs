@@ -51,8 +51,9 @@ where
     B::Error: Into<BoxError>,
 {
     /// A body that is only handed through.
-    pub(crate) fn passing(body: B) -> Self {
-        if body.is_end_stream() { Self::default() } else { Self::streamed(Streamed::Own(Source::new(body))) }
+    #[inline(never)]
+    pub(crate) fn passing(body: B) -> (Self, Replay<B>) {
+        Self::recording(body, 0, None)
     }
 
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
@@ -221,6 +222,14 @@ impl<B> Replay<B> {
             Hold::Nothing => Err(NotReplayable::TooLarge),
             Hold::Whole(_) => Ok(()),
             Hold::Shared(shared) => shared.disturb(State::pause),
+        }
+    }
+
+    /// There will be no second attempt: what was kept is freed. Dropping it still ends the upload.
+    pub(crate) fn forget(&mut self) {
+        match &self.0 {
+            Hold::Shared(shared) => shared.disturb(State::forget).clear(),
+            Hold::Nothing | Hold::Whole(_) => self.0 = Hold::Nothing,
         }
     }
 

@@ -245,8 +245,12 @@ impl<B> State<B> {
         Ok(())
     }
 
+    pub(super) fn forget(&mut self) -> Remains<B> {
+        Remains { second: Some(self.spend()), ..Remains::default() }
+    }
+
     pub(super) fn release(&mut self) -> Remains<B> {
-        let mut remains = Remains { second: Some(self.spend()), ..Remains::default() };
+        let mut remains = self.forget();
         if mem::replace(&mut self.standing, Standing::Released) == Standing::Paused {
             remains.wake = self.waker.take();
         }

@@ -13,15 +13,16 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Collected, Full, StreamBody};
+use tokio::sync::mpsc;
 use tokio_test::{assert_pending, task};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_test::mock;
 use tower_token_refresh::{
-    Classify, Error, ErrorKind, FetchContext, FetchError, NotResent, Placement, ReplayBody, Session,
-    Standard, Token, TokenRefreshLayer,
+    BoxError, Classify, Error, ErrorKind, FetchContext, FetchError, NoToken, NotResent, Placement,
+    ReplayBody, Session, SkipRefresh, Standard, Token, TokenRefreshLayer,
     body::{NotReplayable, Rebuild},
     classify::Answer,
     source_fn,
@@ -29,7 +30,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, Sent, chunked, numbered, outcome, status, until, within},
+    script::{Lab, Reset, Sent, chunked, numbered, outcome, status, until, within},
     world::{API, World, get, origin, post},
 };
 
@@ -350,6 +351,84 @@ async fn a_body_that_fails_is_not_resent() {
     let response = client.oneshot(posting(body)).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::Failed)));
+}
+
+/// One request of each kind to the layer, and its body, which waits at the gate.
+fn uploads(
+    gate: &Gate,
+) -> Vec<(&'static str, Request<impl Body<Data = Bytes, Error = Infallible> + Send + use<>>)> {
+    let kinds = ["ordinary", "SkipRefresh", "NoToken", "another origin", "a credential of its own"];
+    let upload = |kind| {
+        let mut request = upload(gate).1;
+        match kind {
+            "SkipRefresh" => drop(request.extensions_mut().insert(SkipRefresh)),
+            "NoToken" => drop(request.extensions_mut().insert(NoToken)),
+            "another origin" => *request.uri_mut() = "https://other.test/upload".parse().unwrap(),
+            "a credential of its own" => {
+                request.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from_static("Basic eDo="));
+            }
+            _ => {}
+        }
+        (kind, request)
+    };
+    kinds.map(upload).into()
+}
+
+type Pump<B> = BoxCloneService<Request<ReplayBody<B>>, Response<ModelBody>, Reset>;
+
+/// What becomes of bodies.
+type Told = mpsc::UnboundedReceiver<Result<Bytes, BoxError>>;
+
+/// A service that reads bodies in a task of its own, as hyper does, and answers at once or never.
+fn pumping<B>(answers: bool) -> (Pump<B>, Told)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let (tell, told) = mpsc::unbounded_channel();
+    let inner = tower::service_fn(move |request: Request<ReplayBody<B>>| {
+        let tell = tell.clone();
+        tokio::spawn(async move { tell.send(request.into_body().collect().await.map(Collected::to_bytes)) });
+        async move { if answers { status(200) } else { std::future::pending().await } }
+    });
+    (BoxCloneService::new(inner), told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_stands_still_ends_with_its_caller_whatever_the_request_is_to_the_layer() {
+    for has_token in [true, false] {
+        let gate = Gate::new();
+        for (kind, request) in uploads(&gate) {
+            let session = numbered().0.build();
+            if has_token {
+                session.token().await.unwrap();
+            }
+            let (inner, mut told) = pumping(false);
+            let client = TokenRefreshLayer::new(session, origin()).layer(inner);
+            let response = tokio::spawn(client.oneshot(request));
+            within(gate.waiting(1)).await;
+            response.abort();
+            within(told.recv()).await.unwrap().expect_err(kind);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_goes_on_after_its_answer_whatever_the_request_is_to_the_layer() {
+    for has_token in [true, false] {
+        let gate = Gate::new();
+        for (kind, request) in uploads(&gate) {
+            let session = numbered().0.build();
+            if has_token {
+                session.token().await.unwrap();
+            }
+            let (inner, mut told) = pumping(true);
+            let client = TokenRefreshLayer::new(session, origin()).layer(inner);
+            within(client.oneshot(request)).await.unwrap();
+            within(gate.waiting(1)).await;
+            gate.let_through(1);
+            assert_eq!(within(told.recv()).await.unwrap().expect(kind), pattern(10 * LIMIT));
+        }
+    }
 }
 
 /// An upload of ten times the limit, of which little more than a tenth of the limit comes before the gate.

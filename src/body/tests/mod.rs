@@ -153,7 +153,7 @@ fn body_that_is_sent_twice_is_not_sent_a_third_time() {
 fn empty_body_is_known_to_be_empty_in_both_attempts() {
     let (first, mut replay) = record(Full::new(Bytes::new()), LIMIT);
     assert_eq!(replay.pause(), Ok(()));
-    for body in [&*first, &*take_over(&mut replay), &ReplayBody::passing(Full::new(Bytes::new()))] {
+    for body in [&*first, &*take_over(&mut replay), &ReplayBody::passing(Full::new(Bytes::new())).0] {
         assert!(body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(0));
         assert_eq!(format!("{body:?}"), "ReplayBody(Whole)");
@@ -244,12 +244,33 @@ fn first_frame_is_not_delayed() {
 #[test]
 fn passing_body_is_handed_through() {
     let (feed, body) = Feed::exact(1);
-    let mut client = tokio_test::task::spawn(ReplayBody::passing(body));
+    let (body, _replay) = ReplayBody::passing(body);
+    let mut client = tokio_test::task::spawn(body);
     assert_eq!(client.size_hint().exact(), Some(1));
     feed.data("a");
     assert_eq!(poll(&mut client), data("a"));
     feed.fail();
     assert_eq!(poll(&mut client), Seen::Error("broken".into()));
+}
+
+#[test]
+fn what_is_forgotten_is_not_kept_and_still_ends_with_its_response_future() {
+    let (feed, body) = Feed::new();
+    let (mut first, mut replay) = record(body, LIMIT);
+    feed.data("a");
+    assert_eq!(poll(&mut first), data("a"));
+    replay.forget();
+    assert_eq!(replay.pause(), Err(NotReplayable::Spent));
+    feed.data("b");
+    assert_eq!(poll(&mut first), data("b"));
+    assert_eq!(poll(&mut first), Seen::Wait);
+    drop(replay);
+    assert!(first.is_woken());
+    assert!(matches!(poll(&mut first), Seen::Error(_)));
+
+    let (_first, mut replay) = record(Full::new(Bytes::from_static(b"text")), LIMIT);
+    replay.forget();
+    assert!(!replay.is_kept());
 }
 
 #[test]
