@@ -519,6 +519,13 @@ mod tests {
         storage.enqueue(record(1));
     }
 
+    /// The revision of what will be in the store, which has 5, when this is written.
+    fn newest(owed: impl FnOnce(&Storage)) -> u64 {
+        let storage = storage();
+        owed(&storage);
+        storage.or_owed(Some(record(1))).expect("a record").revision
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_write_that_is_left_out_pays_nothing() {
         let storage = Arc::new(storage());
@@ -541,5 +548,17 @@ mod tests {
             refresh(storage, 1);
         };
         assert_eq!(following(refreshed_login), 6);
+    }
+
+    #[test]
+    fn a_refresh_that_is_owed_keeps_its_number_and_a_login_goes_above_what_the_store_has() {
+        // The store may have it already, and could not say so: numbered higher, it would outdo what a sibling saves next.
+        assert_eq!(newest(|storage| refresh(storage, 1)), 5);
+        assert_eq!(newest(login), 6);
+        let refreshed_login = |storage: &Storage| {
+            login(storage);
+            refresh(storage, 1);
+        };
+        assert_eq!(newest(refreshed_login), 6);
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Watching {
     pub(crate) save: Fault,
     pub(crate) load: Fault,
     lock: Fault,
+    /// Saves are made, and nobody hears of it.
+    save_is_unanswered: bool,
     /// Leases are over before they are given back.
     leases_expire: bool,
     /// Of each load and each save.
@@ -95,9 +97,9 @@ impl TokenStore for Watched {
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        let (fault, gate, delay) = {
+        let (fault, gate, delay, is_unanswered) = {
             let inner = self.inner.lock().unwrap();
-            (inner.save, inner.hold_save.clone(), inner.delay)
+            (inner.save, inner.hold_save.clone(), inner.delay, inner.save_is_unanswered)
         };
         tokio::time::sleep(delay).await;
         if let Some(gate) = gate {
@@ -105,7 +107,8 @@ impl TokenStore for Watched {
         }
         fault.strike().await?;
         self.inner.lock().unwrap().saves.push(record.clone());
-        self.memory.save(record, fence).await
+        self.memory.save(record, fence).await?;
+        if is_unanswered { Err("the connection was reset".into()) } else { Ok(()) }
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
@@ -606,6 +609,29 @@ async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_sa
     let error = within(ours.session.settle()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
     assert_eq!(store.access().await.as_deref(), Some("of-a-later-refresh"));
+}
+
+/// The first is in the store, which could not say so: if that raised the number of what is owed, what a sibling saves next
+/// would not be later.
+#[tokio::test(start_paused = true)]
+async fn refreshes_that_are_owed_are_not_counted_although_the_store_has_the_first_of_them() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = siblings(&store).await;
+    store.set(|store| store.save_is_unanswered = true);
+    let first = ours.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(first.access().expose()));
+    store.set(|store| (store.save, store.save_is_unanswered) = (Fault::Error, false));
+    ours.session.refresh().await.unwrap();
+
+    store.set(|store| store.save = Fault::None);
+    let later = store.lock().await.unwrap();
+    let found = store.load().await.unwrap().unwrap();
+    let token = Some(StoredToken::new("of-a-later-refresh"));
+    store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
+    let newest = within(ours.session.refresh()).await.unwrap();
+    assert_eq!(newest.access().expose(), "of-a-later-refresh");
+    assert_eq!(ours.authority.counts().refreshes, 2);
 }
 
 /// A future that is polled where it is woken, which may be in the midst of what wakes it.
