@@ -35,6 +35,7 @@ pub(crate) struct Watched {
 pub(crate) struct Watching {
     saves: Vec<Record>,
     pub(crate) hold_save: Option<Gate>,
+    /// Holds what has been read.
     pub(crate) hold_load: Option<Gate>,
     pub(crate) save: Fault,
     pub(crate) load: Fault,
@@ -89,11 +90,12 @@ impl TokenStore for Watched {
             (inner.load, inner.hold_load.clone(), inner.delay)
         };
         tokio::time::sleep(delay).await;
+        fault.strike().await?;
+        let found = self.memory.load().await;
         if let Some(gate) = gate {
             gate.pass().await;
         }
-        fault.strike().await?;
-        self.memory.load().await
+        found
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
@@ -393,6 +395,32 @@ async fn a_login_or_logout_of_a_process_that_has_never_looked_into_the_store_is_
             logs_in.then_some(true)
         );
     }
+}
+
+/// A process that has never looked into the store counts from one: what it reads there is later to it than its own login.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_saved_while_a_refresh_reads_the_store_does_not_give_way_to_what_was_there_before() {
+    let store = Watched::default();
+    let others =
+        Record { session: SessionId(7), revision: 9, token: Some(StoredToken::new("of-the-one-before")) };
+    store.save(&others, None).await.unwrap();
+    let world = world(&store);
+    let (save, load) = (Gate::new(), Gate::new());
+    store.set(|store| store.hold_save = Some(save.clone()));
+    let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    within(save.waiting(1)).await;
+    store.set(|store| store.hold_load = Some(load.clone()));
+    let mut refresh = task::spawn(world.session.refresh());
+    assert_pending!(refresh.poll());
+    within(load.waiting(1)).await;
+    store.set(|store| store.hold_load = None);
+    save.open();
+    within(login).await.unwrap();
+    load.open();
+    let refreshed = within(refresh).await.unwrap();
+    assert_ne!(refreshed.access().expose(), "of-the-one-before");
+    assert_eq!(store.access().await.as_deref(), Some(refreshed.access().expose()));
 }
 
 /// A store without rules: the last record is what it has.
