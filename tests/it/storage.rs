@@ -464,6 +464,10 @@ struct Notes {
 }
 
 impl Noting {
+    fn saves(&self) -> usize {
+        self.0.lock().unwrap().asked.iter().filter(|call| **call == "save").count()
+    }
+
     fn note(&self, call: &'static str, fails: fn(&Notes) -> bool) -> Result<(), BoxError> {
         let mut notes = self.0.lock().unwrap();
         notes.asked.push(call);
@@ -505,6 +509,27 @@ async fn a_save_that_fails_is_told_as_itself_although_the_store_cannot_be_read_e
     world.session.token().await.unwrap();
     let error = within(world.session.settle()).await.unwrap_err();
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "save");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_saved_is_tried_again_ever_more_rarely_and_the_next_such_failure_soon() {
+    let store = Noting::default();
+    let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+    let cannot_save = |cannot| store.0.lock().unwrap().cannot_save = cannot;
+    cannot_save(true);
+    world.session.login(Token::new("of-bob")).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let saves = store.saves();
+    assert!((50..=90).contains(&saves), "{saves} times in an hour, once a minute in the end");
+    cannot_save(false);
+    tokio::time::sleep(Duration::from_secs(80)).await;
+
+    cannot_save(true);
+    world.session.logout().await.unwrap_err();
+    cannot_save(false);
+    let saves = store.saves();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.saves(), saves + 1);
 }
 
 #[tokio::test(start_paused = true)]
