@@ -1,6 +1,8 @@
 //! The grants of OAuth 2.
 
 use std::{
+    future::Future,
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -8,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, Outcome, Session, TokenRefreshLayer, TokenSource,
     source::{
-        AuthorityClient, AuthorityError, Credentials, JsonAnswer, Password,
+        AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
         oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
     store::{FileStore, MemoryStore, TokenStore},
@@ -356,6 +360,60 @@ async fn a_code_is_exchanged_once() {
         assert_eq!(bench.class().await, "Configuration");
         cool_down().await;
     }
+}
+
+/// How often a code is presented to a client that reads its request in this way, and then fails in that one.
+async fn times_presented<F>(read: fn(Content) -> F, kind: io::ErrorKind) -> usize
+where
+    F: Future<Output = Bytes> + Send + 'static,
+{
+    let times = Arc::new(AtomicUsize::new(0));
+    let seen = times.clone();
+    let client = tower::service_fn(move |request: Request<Content>| {
+        let seen = seen.clone();
+        async move {
+            assert!(read(request.into_body()).await.ends_with(b"&redirect_uri=here"));
+            seen.fetch_add(1, Ordering::Relaxed);
+            Err::<Response<Full<Bytes>>, _>(io::Error::from(kind))
+        }
+    });
+    let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
+    let bench = Bench::new(AuthorizationCode::new(endpoint, "code", "here"));
+    for _ in 0..2 {
+        bench.session.refresh().await.unwrap_err();
+        cool_down().await;
+    }
+    times.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_may_have_been_sent_is_not_sent_again_whatever_the_error_is_called() {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
+    for kind in [ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable] {
+        let polled = times_presented(|body| async { body.collect().await.unwrap().to_bytes() }, kind).await;
+        assert_eq!(polled, 1, "{kind:?}");
+        // Bytes that were only taken may have found no connection.
+        let taken = times_presented(|body| async { body.into() }, kind).await;
+        assert_eq!(taken, if kind == ConnectionRefused { 2 } else { 1 }, "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_is_to_be_presented_again_is_not_sent_by_a_connection_that_comes_late() {
+    let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
+    let client = tower::service_fn(move |request: Request<Content>| {
+        queue.send(request.into_body()).unwrap();
+        std::future::pending::<Result<Response<Full<Bytes>>, io::Error>>()
+    });
+    let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
+    let bench = Bench::new(AuthorizationCode::new(endpoint, "code", "http://127.0.0.1:7/"));
+    bench.session.refresh().await.unwrap_err();
+    cool_down().await;
+    let again = bench.session.clone();
+    tokio::spawn(async move { again.refresh().await });
+    let (late, in_time) = (queued.recv().await.unwrap(), queued.recv().await.unwrap());
+    assert_eq!(late.collect().await.unwrap().to_bytes(), Bytes::new());
+    assert!(!in_time.collect().await.unwrap().to_bytes().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

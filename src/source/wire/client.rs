@@ -14,7 +14,14 @@ use http_body::Body;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
-use super::{answer::Answer, content::Content, error::Failed, failure::Grant, form, json, reading::Reading};
+use super::{
+    answer::Answer,
+    content::{Content, TAKEN, UNREAD},
+    error::Failed,
+    failure::Grant,
+    form, json,
+    reading::Reading,
+};
 use crate::{
     error::{BoxError, Error, ErrorKind, causes},
     scope::is_in_the_clear,
@@ -175,7 +182,7 @@ impl AuthorityClient {
             )
             .not_processed());
         }
-        let was_read = request.body().read_mark();
+        let progress = request.body().progress();
         let late = timer(self.time_limit).map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(late);
         let cause = match select((self.send)(request, self.response_limit), late).await {
@@ -183,8 +190,14 @@ impl AuthorityClient {
             Either::Left((Err(cause), _)) => cause,
             Either::Right(_) => "the authority did not answer in time".into(),
         };
-        // The grant is in the body: while nobody has read it, and where there was no connection, nothing was spent.
-        Err(if !was_read.is_set() || is_of_connecting(&*cause) {
+        // The grant is in the body. Whoever has taken it for a body of their own may not have been connected; what is polled
+        // is sent, by whatever name the system calls the end of that connection.
+        let was_not_sent = match progress.end() {
+            UNREAD => true,
+            TAKEN => was_refused_a_connection(&*cause),
+            _ => false,
+        };
+        Err(if was_not_sent {
             FetchError::transient(cause).not_processed()
         } else if spends {
             FetchError::unanswered(cause)
@@ -281,15 +294,9 @@ where
     Answer::read(response, limit).await
 }
 
-/// Whether no connection came about.
-fn is_of_connecting(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).find_map(|link| link.downcast_ref::<io::Error>()).is_some_and(|error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::AddrNotAvailable
-        )
-    })
+/// Whether no connection came about. Other errors of connecting are told of connections that broke, too: Linux says
+/// `EHOSTUNREACH` where an established one timed out while there was no route.
+fn was_refused_a_connection(error: &(dyn StdError + 'static)) -> bool {
+    let error = causes(error).find_map(|link| link.downcast_ref::<io::Error>());
+    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
 };
@@ -20,37 +20,47 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct Content {
     bytes: Bytes,
-    read: Arc<AtomicBool>,
+    reading: Arc<AtomicU8>,
 }
 
-/// Tells whether a client has begun to read a [`Content`]. As long as it has not, the authority cannot have acted on
-/// the request, whatever else went wrong.
-pub(super) struct ReadMark(Arc<AtomicBool>);
+/// How far a client has come with a [`Content`]; only ever grows.
+pub(super) struct Progress(Arc<AtomicU8>);
+
+/// Nobody has the bytes: the authority cannot have acted on the request, whatever else went wrong.
+pub(super) const UNREAD: u8 = 0;
+/// The client has them, for a body of its own, maybe before there was a connection.
+pub(super) const TAKEN: u8 = 1;
+/// They were asked for as those of a body, which clients do to send them.
+pub(super) const POLLED: u8 = 2;
+/// Nobody gets them any more.
+const REVOKED: u8 = 3;
 
 impl Content {
     pub(in crate::source) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Content { bytes: Bytes::from_owner(bytes), read: Arc::default() }
+        Content { bytes: Bytes::from_owner(bytes), reading: Arc::default() }
     }
 
-    pub(super) fn read_mark(&self) -> ReadMark {
-        ReadMark(self.read.clone())
+    pub(super) fn progress(&self) -> Progress {
+        Progress(self.reading.clone())
     }
 
-    fn take(&mut self) -> Bytes {
-        self.read.store(true, Ordering::Relaxed);
-        mem::take(&mut self.bytes)
+    /// Empty if they were revoked: a connection that has the request in its queue ends it without them.
+    fn take(&mut self, step: u8) -> Bytes {
+        let bytes = mem::take(&mut self.bytes);
+        if self.reading.fetch_max(step, Ordering::Relaxed) == REVOKED { Bytes::new() } else { bytes }
     }
 }
 
-impl ReadMark {
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl Progress {
+    /// How far the client has come, and for good: what is unread stays so.
+    pub(super) fn end(self) -> u8 {
+        self.0.fetch_max(REVOKED, Ordering::Relaxed)
     }
 }
 
 impl From<Content> for Bytes {
     fn from(mut content: Content) -> Self {
-        content.take()
+        content.take(TAKEN)
     }
 }
 
@@ -62,7 +72,7 @@ impl Body for Content {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = self.take();
+        let bytes = self.take(POLLED);
         Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
     }
 
