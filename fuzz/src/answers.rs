@@ -43,7 +43,7 @@ const CODES: [&str; 6] = [
 /// 2. Nothing else changes what is stored. Only a refusal that another reading understands ends the session.
 /// 3. The errors show nothing of the refresh token.
 /// 4. The session that has not ended gets its token later; one that has does not ask.
-/// 5. What is written in the plainest way is a token exactly if the documentation says so; with a name that stands twice it
+/// 5. What is written in the plainest way is a token exactly if the documentation says so; with an access token that stands twice it
 ///    never is.
 pub fn answers(input: &[u8]) {
     let message = Message::parse(input);
@@ -280,11 +280,33 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
             pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),
         );
     }
-    let text = String::from_utf8_lossy(&text);
-    match serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)).ok()? {
-        Value::Object(members) => Some(members),
-        _ => None,
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    loop {
+        match serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
+            Ok(Value::Object(members)) => return Some(members),
+            Ok(_) => return None,
+            Err(_) => text = without_a_half_pair(&text)?,
+        }
     }
+}
+
+/// The text without the first escape that is half of a surrogate pair: it stands for one character that is no text.
+fn without_a_half_pair(text: &str) -> Option<String> {
+    let units: Vec<u16> = text.encode_utf16().collect();
+    let is_escape = |at: usize| {
+        let before = units[..at].iter().rev().take_while(|unit| **unit == u16::from(b'\\')).count();
+        before % 2 == 0 && units.get(at..at + 2) == Some(&[u16::from(b'\\'), u16::from(b'u')])
+    };
+    let unit = |at: usize| {
+        let digits = String::from_utf16(units.get(at + 2..at + 6)?).ok()?;
+        u16::from_str_radix(&digits, 16).ok().filter(|_| is_escape(at))
+    };
+    let is_high = |at| matches!(unit(at), Some(0xd800..=0xdbff));
+    let is_low = |at| matches!(unit(at), Some(0xdc00..=0xdfff));
+    let half = (0..units.len()).find(|&at| {
+        is_high(at) && !is_low(at + 6) || is_low(at) && !at.checked_sub(6).is_some_and(is_high)
+    })?;
+    String::from_utf16(&[&units[..half], &[0xfffd], &units[half + 6..]].concat()).ok()
 }
 
 /// Access and refresh token of RFC 6749 §5.1, of a document that says nothing against itself and came undamaged.

@@ -169,6 +169,24 @@ async fn every_bad_answer_has_its_class_and_none_is_stored() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
+    for (content_type, body) in [
+        // As JavaScript writes a text that was cut in the middle of an emoji.
+        (
+            "application/json",
+            r#"{"access_token":"a","refresh_token":"r","nick":"cut \ud83d","expires_in":3599.5}"#,
+        ),
+        ("application/json", r#"{"access_token":"a","refresh_token":"r","x":{"y":1,"y":2},"z":1,"z":2}"#),
+        ("application/x-www-form-urlencoded", "access_token=a&refresh_token=r&x=1&x=2"),
+    ] {
+        let answer = Say::Answer(200, content_type, body.into());
+        let bench = Bench::logged_in(grant(Idp::new([answer]))).await;
+        bench.session.refresh().await.unwrap();
+        assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))), "{body}");
+    }
+}
+
 fn kind(class: &str) -> ErrorKind {
     match class {
         "LoginRequired" => ErrorKind::LoginRequired,

@@ -184,6 +184,8 @@ mod tests {
             (400, r#"[{"error":"invalid_grant"}]"#, Ambiguous),
             (400, r#"{"error":"invalid_grant","error":"invalid_grant"}"#, Ambiguous),
             (400, r#"{"error":"invalid_grant""#, Ambiguous),
+            (400, r#"{"error":"invalid_grant","error_description":"cut \ud83d"}"#, LoginRequired),
+            (400, r#"{"error":"invalid_grant","more":{"a":1,"a":2}}"#, LoginRequired),
             (301, r#"{"error":"invalid_grant"}"#, Ambiguous),
             (302, "", Ambiguous),
             (307, "", Ambiguous),

@@ -1,7 +1,5 @@
 //! `application/x-www-form-urlencoded`.
 
-use std::collections::BTreeMap;
-
 use zeroize::Zeroizing;
 
 use super::json::Json;
@@ -26,7 +24,8 @@ pub(in crate::source) fn encode<'a>(
     text
 }
 
-/// Appends one name or value.
+/// Appends one name or value. A tilde stays as it is, though browsers encode it: everybody who decodes a form reads it so, and so
+/// does who takes a client's secret in `Basic` credentials for what it is, without decoding it (RFC 6749 §2.3.1).
 pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
     for &byte in value.as_bytes() {
         match byte {
@@ -40,17 +39,15 @@ pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// A form as an object of texts. `None` if a name stands twice or a value is not UTF-8.
+/// A form as an object of texts. `None` if a name or a value is not UTF-8.
 pub(super) fn decode(form: &[u8]) -> Option<Json> {
-    let mut members = BTreeMap::new();
+    let mut members = Vec::new();
     for pair in form.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
         let (name, value) = (&pair[..at], pair.get(at + 1..).unwrap_or_default());
-        if members.insert(decoded(name)?, Json::Text(Zeroizing::new(decoded(value)?))).is_some() {
-            return None;
-        }
+        members.push((decoded(name)?, Json::Text(Zeroizing::new(decoded(value)?))));
     }
-    Some(Json::Object(members))
+    Some(Json::object(members))
 }
 
 fn decoded(text: &[u8]) -> Option<String> {
@@ -83,10 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn a_form_is_decoded_unless_it_is_ambiguous() {
+    fn a_form_is_decoded_and_what_stands_twice_is_of_no_use() {
         let form = decode(b"a=x+%C3%A9&b&=c&").unwrap();
         assert_eq!(form.at(&Pointer::member("a")).and_then(Json::text), Some("x é"));
-        assert!(decode(b"a=1&a=1").is_none());
+        let twice = decode(b"a=1&a=1&b=2").unwrap();
+        assert!(twice.at(&Pointer::member("a")).is_some_and(|value| value.text().is_none()));
+        assert_eq!(twice.at(&Pointer::member("b")).and_then(Json::text), Some("2"));
         assert!(decode(b"a=%FF").is_none());
         assert!(decode(b"a=%zz").is_none());
     }

@@ -17,27 +17,36 @@ pub(in crate::source) enum Json {
     Text(Zeroizing<String>),
     List(Vec<Json>),
     Object(BTreeMap<String, Json>),
+    /// What a name stands for that stands twice: which of the values counts would be anybody's guess, so that none does.
+    Twice,
 }
 
 impl Json {
-    /// `None` for what is not JSON. An object that has a name twice is not: which of the values counts would be
-    /// anybody's guess. A byte order mark is skipped (RFC 8259 §8.1), and what is not UTF-8 is replaced by U+FFFD, because a
-    /// description in another charset must not hide the code beside it.
+    /// `None` for what is not JSON. A byte order mark is skipped (RFC 8259 §8.1). What is not UTF-8, and half of a surrogate pair
+    /// (JavaScript writes it where it has cut a text), is replaced by U+FFFD, because a description in another charset must
+    /// not hide the code beside it.
     pub(super) fn parse(text: &[u8]) -> Option<Json> {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        if let Ok(text) = std::str::from_utf8(text) {
-            return serde_json::from_str(text).ok();
-        }
         // Enough for all, so that no copy of a secret is left behind by growing.
-        let mut replaced =
-            Zeroizing::new(String::with_capacity(text.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
+        let mut mended =
+            Zeroizing::new(Vec::with_capacity(text.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
         for chunk in text.utf8_chunks() {
-            replaced.push_str(chunk.valid());
+            mended.extend_from_slice(chunk.valid().as_bytes());
             if !chunk.invalid().is_empty() {
-                replaced.push(char::REPLACEMENT_CHARACTER);
+                mended.extend_from_slice("\u{fffd}".as_bytes());
             }
         }
-        serde_json::from_str(&replaced).ok()
+        replace_half_pairs(&mut mended);
+        serde_json::from_slice(&mended).ok()
+    }
+
+    /// The object with these members.
+    pub(super) fn object(members: impl IntoIterator<Item = (String, Json)>) -> Json {
+        let mut object = BTreeMap::new();
+        for (name, value) in members {
+            object.entry(name).and_modify(|twice| *twice = Json::Twice).or_insert(value);
+        }
+        Json::Object(object)
     }
 
     /// What a pointer points at; `null` is nothing.
@@ -45,6 +54,7 @@ impl Json {
         let found = pointer.0.iter().try_fold(self, |value, step| match value {
             Json::Object(members) => members.get(step),
             Json::List(items) => items.get(step.parse::<usize>().ok()?),
+            Json::Twice => Some(value),
             _ => None,
         });
         found.filter(|value| !matches!(value, Json::Null))
@@ -87,7 +97,7 @@ impl<'de> Visitor<'de> for AnyJson {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON without repeated names")
+        f.write_str("JSON")
     }
 
     fn visit_unit<E>(self) -> Result<Json, E> {
@@ -127,14 +137,36 @@ impl<'de> Visitor<'de> for AnyJson {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
-        let mut members = BTreeMap::new();
-        while let Some((name, value)) = entries.next_entry()? {
-            if members.insert(name, value).is_some() {
-                return Err(de::Error::custom("a name stands twice"));
-            }
+        let mut members = Vec::new();
+        while let Some(member) = entries.next_entry()? {
+            members.push(member);
         }
-        Ok(Json::Object(members))
+        Ok(Json::object(members))
     }
+}
+
+/// Replaces escapes of surrogates that have no partner by those of U+FFFD, which are as long.
+fn replace_half_pairs(text: &mut [u8]) {
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+        rest = &mut rest[at..];
+        let length = match (escaped(rest), rest.get(6..).and_then(escaped)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                rest[2..6].copy_from_slice(b"fffd");
+                6
+            }
+            (Some(_), _) => 6,
+            (None, _) => 2.min(rest.len()),
+        };
+        rest = &mut rest[length..];
+    }
+}
+
+/// The unit of UTF-16 that is escaped at the beginning of a text.
+fn escaped(text: &[u8]) -> Option<u16> {
+    let digits = std::str::from_utf8(text.strip_prefix(b"\\u")?.get(..4)?).ok()?;
+    u16::from_str_radix(digits, 16).ok()
 }
 
 /// A JSON pointer (RFC 6901).
@@ -222,28 +254,59 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_name_twice_is_out_of_bounds_or_too_deep_is_no_json() {
+    fn what_is_out_of_bounds_or_too_deep_is_no_json() {
         let deep = "[".repeat(100_000);
-        for text in [r#"{"a":1,"a":1}"#, r#"{"b":{"a":1,"a":2}}"#, "1e999", "{} x", "", &deep] {
-            assert!(Json::parse(text.as_bytes()).is_none());
+        for text in ["1e999", "{} x", "", "{\"a\":\"\\\"}", "\\ud83d", &deep] {
+            assert!(Json::parse(text.as_bytes()).is_none(), "{text}");
         }
     }
 
     #[test]
+    fn a_name_that_stands_twice_is_of_no_use_and_harms_no_other() {
+        let text =
+            br#"{"a":{"x":"1","y":{}},"a":"2","b":"3","c":{"x":1,"x":1,"z":"4"},"c2":[{"x":1,"x":2}]}"#;
+        let json = Json::parse(text).unwrap();
+        let at = |pointer: &str| json.at(&Pointer::parse(pointer).unwrap());
+        for twice in ["/a", "/a/x", "/a/y/z", "/c/x", "/c/x/0"] {
+            let value = at(twice).unwrap_or_else(|| panic!("{twice}: not to be taken for missing"));
+            assert!(value.text().is_none() && value.number().is_none() && value.bool().is_none(), "{twice}");
+        }
+        assert_eq!((at("/b").and_then(Json::text), at("/c/z").and_then(Json::text)), (Some("3"), Some("4")));
+    }
+
+    fn error(text: &[u8]) -> Option<String> {
+        Json::parse(text)?.at(&Pointer::member("error"))?.text().map(ToOwned::to_owned)
+    }
+
+    #[test]
     fn a_byte_order_mark_is_skipped_and_what_is_not_utf_8_replaced() {
-        let error =
-            |text: &[u8]| Json::parse(text)?.at(&Pointer::member("error"))?.text().map(ToOwned::to_owned);
         assert_eq!(error(b"\xef\xbb\xbf{\"error\":\"x\"}").as_deref(), Some("x"));
         assert_eq!(error(b"{\"error\":\"x\",\"why\":\"\xcb\xa2\xd0\xc2\"}").as_deref(), Some("x"));
         assert_eq!(error(b"{\"error\":\"\xe9x\xf0\x9f\"}").as_deref(), Some("\u{fffd}x\u{fffd}"));
-        for text in [
-            &b"\xef\xbb\xbf\xef\xbb\xbf{}"[..],
-            b"\xff{}",
-            b"\xff\xfe{\0}\0",
-            // Two names that are the same when they are replaced.
-            b"{\"\xe9\":1,\"\xe8\":1}",
-        ] {
+        for text in [&b"\xef\xbb\xbf\xef\xbb\xbf{}"[..], b"\xff{}", b"\xff\xfe{\0}\0"] {
             assert!(Json::parse(text).is_none());
+        }
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_replaced() {
+        for (written, read) in [
+            (r"\ud83d", "\u{fffd}"),
+            (r"\uD83D\uDE00", "\u{1f600}"),
+            (r"\ud83d\ud83d\ude00\ude00", "\u{fffd}\u{1f600}\u{fffd}"),
+            (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
+            (r"\ud83dde00", "\u{fffd}de00"),
+            (r"\\ud83d", r"\ud83d"),
+            (r"\\\ud83d\n", "\\\u{fffd}\n"),
+            (r"\u00e9\ud7ff\ue000", "é\u{d7ff}\u{e000}"),
+        ] {
+            let text = format!(r#"{{"error":"{written}"}}"#);
+            assert_eq!(error(text.as_bytes()).as_deref(), Some(read), "{written}");
+        }
+        for text in
+            [r#"{"error":"\ud83"}"#, r#"{"error":"\ud83g"}"#, r#"{"error":"\u+83d"}"#, r#"{"error":"\"#]
+        {
+            assert!(Json::parse(text.as_bytes()).is_none(), "{text}");
         }
     }
 
