@@ -141,9 +141,19 @@ impl<'de> Visitor<'de> for AnyJson {
         while let Some(member) = entries.next_entry()? {
             members.push(member);
         }
-        Ok(Json::object(members))
+        match &*members {
+            [(name, Json::Text(number))] if name == NUMBER => {
+                let number = number.parse().ok().filter(|number: &f64| number.is_finite());
+                number.map(Json::Number).ok_or_else(|| de::Error::custom("a number out of range"))
+            }
+            _ => Ok(Json::object(members)),
+        }
     }
 }
+
+/// The name by which `serde_json` hands out numbers as texts, where another crate of the program has switched its feature
+/// `arbitrary_precision` on.
+const NUMBER: &str = "$serde_json::private::Number";
 
 /// Replaces escapes of surrogates that have no partner by those of U+FFFD, which are as long.
 fn replace_half_pairs(text: &mut [u8]) {
@@ -307,6 +317,20 @@ mod tests {
             [r#"{"error":"\ud83"}"#, r#"{"error":"\ud83g"}"#, r#"{"error":"\u+83d"}"#, r#"{"error":"\"#]
         {
             assert!(Json::parse(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_one_with_every_feature_of_serde_json() {
+        for (written, read) in [
+            ("3599.5", 3599.5),
+            ("-0", 0.0),
+            ("1e3", 1000.0),
+            ("18446744073709551616", 18_446_744_073_709_551_616.0),
+            (r#"{"$serde_json::private::Number":"3599.5"}"#, 3599.5),
+        ] {
+            let number = Json::parse(written.as_bytes()).as_ref().and_then(Json::number);
+            assert_eq!(number, Some(read), "{written}");
         }
     }
 
