@@ -114,10 +114,10 @@ async fn a_client_says_who_it_is_in_each_of_three_ways() {
             None,
             "&client_id=my%3Aapp&client_secret=s%26cret",
         ),
-        // base64("my%3Aapp:s%26cr%C3%A9t+%2B"), as RFC 6749 §2.3.1 has it.
+        // base64("my%3Aapp:8Q~s%26cr%C3%A9t+%2B"), as RFC 6749 §2.3.1 has it; the tilde is for those who decode nothing.
         (
-            |endpoint| endpoint.client_secret_basic("my:app", "s&crét +"),
-            Some("Basic bXklM0FhcHA6cyUyNmNyJUMzJUE5dCslMkI="),
+            |endpoint| endpoint.client_secret_basic("my:app", "8Q~s&crét +"),
+            Some("Basic bXklM0FhcHA6OFF+cyUyNmNyJUMzJUE5dCslMkI="),
             "",
         ),
     ];

@@ -29,7 +29,7 @@ pub(in crate::source) fn encode<'a>(
 pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
     for &byte in value.as_bytes() {
         match byte {
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'*' | b'-' | b'.' | b'_' => text.push(byte),
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'*' | b'-' | b'.' | b'_' | b'~' => text.push(byte),
             b' ' => text.push(b'+'),
             _ => {
                 let digit = |half: u8| b"0123456789ABCDEF"[usize::from(half)];
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_form_is_encoded_byte_by_byte() {
         let text = encode([("a b", "é&=+%"), ("c", "*-._~")].into_iter());
-        assert_eq!(String::from_utf8(text.to_vec()).unwrap(), "a+b=%C3%A9%26%3D%2B%25&c=*-._%7E");
+        assert_eq!(String::from_utf8(text.to_vec()).unwrap(), "a+b=%C3%A9%26%3D%2B%25&c=*-._~");
     }
 
     #[test]
