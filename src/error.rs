@@ -24,6 +24,9 @@ struct Repr {
     retry_after: Option<Duration>,
 }
 
+/// The longest `Retry-After` that is granted.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+
 /// The kinds of [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -70,6 +73,7 @@ impl Error {
         cause: BoxError,
         retry_after: Option<Duration>,
     ) -> Self {
+        let retry_after = retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER));
         Error(Arc::new(Repr { kind, message, cause: Some(cause), retry_after }))
     }
 
@@ -100,7 +104,7 @@ impl Error {
         matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::SessionEnded)
     }
 
-    /// How long the authority asked us to wait before the next try.
+    /// How long the authority asked us to wait before the next try, ten minutes at most: no longer wait is granted.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

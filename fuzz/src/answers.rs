@@ -25,6 +25,7 @@ use crate::{
 
 const LIMIT: usize = 256;
 const OLD: (&str, &str) = ("old-access", "old-refresh");
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Codes that ask for another time.
 const LATER: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 const CODES: [&str; 6] = [
@@ -233,7 +234,7 @@ fn read(
     let seconds =
         wait.and_then(|wait| wait.to_str().ok()).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     if let Some(seconds) = seconds.and_then(|text| text.parse().ok()) {
-        assert_eq!(error.retry_after(), Some(Duration::from_secs(seconds)));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(seconds).min(LONGEST_WAIT)));
     }
 
     let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error);

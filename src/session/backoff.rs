@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use crate::random;
 
-/// The longest `Retry-After` that is granted.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-
 /// How long a session cools down after failed refreshes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
@@ -24,7 +21,7 @@ impl Backoff {
         let wait = self.first.saturating_mul(1 << doublings).min(self.most);
         let spread = wait.as_secs_f64() * (0.75 + 0.5 * random::fraction());
         let spread = Duration::try_from_secs_f64(spread).unwrap_or(Duration::MAX);
-        spread.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+        spread.max(retry_after.unwrap_or_default())
     }
 }
 
@@ -55,9 +52,8 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_granted_up_to_ten_minutes() {
+    fn no_wait_is_shorter_than_the_authority_asks() {
         assert_eq!(BACKOFF.wait(1, Some(Duration::from_secs(90))), Duration::from_secs(90));
-        assert_eq!(BACKOFF.wait(1, Some(Duration::MAX)), LONGEST_RETRY_AFTER);
     }
 
     #[test]

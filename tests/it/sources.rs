@@ -19,6 +19,7 @@ use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, TokenRefreshLayer,
     oauth2::{ClientCredentials, TokenEndpoint},
     source::{AuthorityClient, Content, Failed},
+    source_fn,
     store::{MemoryStore, TokenStore},
 };
 
@@ -184,6 +185,18 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
         let bench = Bench::logged_in(grant(Idp::new([answer]))).await;
         bench.session.refresh().await.unwrap();
         assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))), "{body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_longer_wait_is_told_than_is_granted() {
+    let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "99999999999999999999".parse().unwrap())]);
+    let says = Bench::logged_in(grant(Idp::new([Say::With(headers, 429, "")]))).await;
+    let asks =
+        Bench::new(source_fn(async |_| Err(FetchError::transient("later").retry_after(Duration::MAX))));
+    for bench in [says, asks] {
+        let wait = bench.session.refresh().await.unwrap_err().retry_after().unwrap();
+        assert_eq!(wait, Duration::from_secs(600));
     }
 }
 
