@@ -77,6 +77,11 @@ impl Error {
         Error(Arc::new(Repr { kind, message, cause: Some(cause), retry_after }))
     }
 
+    /// A failed fetch of a source that has its tokens from another session, of which this is the failure.
+    pub(crate) fn of_fetch_behind(&self, cause: BoxError, retry_after: Option<Duration>) -> Self {
+        Error::of_fetch(self.0.kind, self.0.message, cause, retry_after)
+    }
+
     /// The same failure, after several that nobody explained.
     pub(crate) fn stalled(self) -> Self {
         let message = "the authority keeps refusing without saying why: a login is recommended";

@@ -7,6 +7,10 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// Any `std::error::Error` turns into a *transient* failure with `?`; what only derefs to one (a boxed error) does by
 /// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
 ///
+/// A source may ask another session for its token. The [`Error`] of that one, turned by `?`, is shown to the callers with its own
+/// `retry_after` and, unless it is transient, its own kind; the session whose source it is cools down and asks again, so that it goes on by itself when
+/// somebody has logged in at the other.
+///
 /// ```
 /// use tower_token_refresh::FetchError;
 ///
@@ -113,10 +117,21 @@ impl FetchError {
 
     /// The same failure as callers see it.
     pub(crate) fn into_error(self) -> Error {
-        // A mistake in the program: nobody is to be told to try again.
-        let reentrant = Error::find(&*self.cause).filter(|error| error.kind() == ErrorKind::Reentrant);
-        if let Some(error) = reentrant {
-            return error.clone();
+        let inner = Error::find(&*self.cause).cloned();
+        let retry_after = self.retry_after.or(inner.as_ref().and_then(Error::retry_after));
+        match inner {
+            // A mistake in the program: nobody is to be told to try again.
+            Some(error) if error.kind() == ErrorKind::Reentrant => return error,
+            // Another session's, and nothing else was said: whoever is to log in there has to hear of it. Not that it had no
+            // runtime: ours has one, and cools down.
+            Some(error)
+                if self.class == FailureClass::Transient
+                    && !error.is_transient()
+                    && error.kind() != ErrorKind::NoRuntime =>
+            {
+                return error.of_fetch_behind(self.cause, retry_after);
+            }
+            _ => {}
         }
         let (kind, message) = match self.class {
             FailureClass::Transient | FailureClass::Unanswered | FailureClass::Ambiguous => {
@@ -127,7 +142,7 @@ impl FetchError {
                 (ErrorKind::LoginRequired, "the session is over: a login is required")
             }
         };
-        Error::of_fetch(kind, message, self.cause, self.retry_after)
+        Error::of_fetch(kind, message, self.cause, retry_after)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use tokio::{
 };
 use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
-    ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, TokenRefreshLayer,
+    ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
     oauth2::{ClientCredentials, TokenEndpoint},
     source::{AuthorityClient, Content, Failed},
     source_fn,
@@ -24,7 +27,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    idp::{Bench, Idp, Say, UNSENDABLE, json},
+    idp::{Bench, Idp, Say, UNSENDABLE, cool_down, json},
     script::within,
     world::origin,
 };
@@ -198,6 +201,65 @@ async fn no_longer_wait_is_told_than_is_granted() {
         let wait = bench.session.refresh().await.unwrap_err().retry_after().unwrap();
         assert_eq!(wait, Duration::from_secs(600));
     }
+}
+
+/// A session whose tokens are another's, and how often that was asked.
+fn behind(inner: impl Fn() -> FetchError + Send + Sync + 'static) -> (Session, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let source = source_fn(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Err(inner()))
+    });
+    (Session::builder(source).build(), asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_behind_another_says_what_that_one_says_and_goes_on_when_it_does() {
+    let inner = Session::builder(source_fn(async |_| Err(FetchError::login_required("over")))).build();
+    let asked = inner.clone();
+    let outer = Session::builder(source_fn(move |_| {
+        let asked = asked.clone();
+        async move { Ok(asked.token().await?) }
+    }))
+    .build();
+    let error = outer.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LoginRequired);
+    assert_eq!(error.to_string(), inner.token().await.unwrap_err().to_string());
+    inner.login(Token::new("by-hand")).await.unwrap();
+    cool_down().await;
+    assert_eq!(outer.token().await.unwrap().access().expose(), "by-hand");
+
+    let minute = Duration::from_secs(60);
+    for (call, kind) in [
+        (FetchError::transient as fn(&'static str) -> _, ErrorKind::Transient),
+        (FetchError::configuration, ErrorKind::Configuration),
+    ] {
+        let inner = behind(move || call("busy").retry_after(minute)).0.token().await.unwrap_err();
+        let inner = move || FetchError::from(inner.clone());
+        let error = behind(inner.clone()).0.token().await.unwrap_err();
+        assert_eq!((error.kind(), error.retry_after()), (kind, Some(minute)));
+        // What the source says itself holds.
+        let own = behind(move || inner().retry_after(2 * minute)).0.token().await.unwrap_err();
+        assert_eq!((own.kind(), own.retry_after()), (kind, Some(2 * minute)));
+    }
+    let own = behind(move || FetchError::configuration(error.clone())).0;
+    assert_eq!(own.token().await.unwrap_err().kind(), ErrorKind::Configuration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_behind_one_that_has_no_runtime_cools_down() {
+    let nowhere = std::thread::spawn(|| {
+        let session = Session::builder(source_fn(async |_| Ok(Token::new("never")))).build();
+        tokio_test::assert_ready!(tokio_test::task::spawn(session.token()).poll()).unwrap_err()
+    });
+    let nowhere = nowhere.join().unwrap();
+    assert_eq!(nowhere.kind(), ErrorKind::NoRuntime);
+    let (session, asked) = behind(move || nowhere.clone().into());
+    for _ in 0..3 {
+        assert!(session.token().await.unwrap_err().is_transient());
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 fn kind(class: &str) -> ErrorKind {
