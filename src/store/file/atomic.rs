@@ -15,6 +15,10 @@ fn reached(_step: &str) {}
 
 /// Puts a file with this content in the place of `path`. `temporary` is in the same directory and belongs to the
 /// caller alone; what a killed process has left there is removed.
+///
+/// Nothing fails once the file is in its place, where everybody reads it: a save that failed would be owed and made again, and
+/// the lease be kept from those who have read what it brought. To make the rename durable is tried, no more; without that a loss of
+/// power, and nothing else, may bring the old file back.
 pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -32,9 +36,12 @@ pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Resu
     file.sync_all()?;
     reached("synced");
     drop(file);
+    let directory = directory_of(path)?;
     fs::rename(temporary, path)?;
     reached("renamed");
-    sync_directory(path)?;
+    if let Some(directory) = directory {
+        let _ = directory.sync_all();
+    }
     reached("done");
     Ok(())
 }
@@ -58,23 +65,21 @@ pub(super) fn private() -> OpenOptions {
     OpenOptions::new()
 }
 
-/// Makes a rename in the file's directory durable, where the system knows how to.
+/// A handle by which renames in the file's directory are made durable. `None` where the system knows no such thing, and where
+/// we may write to the directory and not read it.
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
+fn directory_of(path: &Path) -> io::Result<Option<fs::File>> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    match fs::File::open(directory)?.sync_all() {
-        // Some network file systems.
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-            Ok(())
-        }
-        synced => synced,
+    match fs::File::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        opened => opened.map(Some),
     }
 }
 
 #[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> io::Result<()> {
-    Ok(())
+fn directory_of(_path: &Path) -> io::Result<Option<fs::File>> {
+    Ok(None)
 }

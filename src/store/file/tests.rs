@@ -100,3 +100,37 @@ async fn leases_are_numbered_again_whatever_was_put_in_the_place_of_the_number()
     let first = store.lock().await.unwrap().fence();
     assert_eq!([first, store.lock().await.unwrap().fence()], [1, 2]);
 }
+
+/// Nobody, on most systems.
+#[cfg(unix)]
+const NOBODY: u32 = 65_534;
+
+/// To root every directory is open, so that the save is made by somebody else then, in a process of its own.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_save_succeeds_where_the_directory_can_be_written_and_not_read() {
+    use std::os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    };
+
+    if let Ok(file) = env::var(FILE) {
+        return FileStore::new(file).save(&pair(1), Some(0)).await.unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let allow = |mode| fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    allow(0o300);
+    if fs::read_dir(directory.path()).is_ok() {
+        chown(directory.path(), Some(NOBODY), None).unwrap();
+        let test = "store::file::tests::a_save_succeeds_where_the_directory_can_be_written_and_not_read";
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", test, "--nocapture"]).env(FILE, &*store.path).uid(NOBODY);
+        assert!(child.output().unwrap().status.success());
+    } else {
+        store.save(&pair(1), Some(0)).await.unwrap();
+    }
+    let stored = store.load().await.unwrap().unwrap();
+    allow(0o700);
+    assert_eq!(numbers(&stored), numbers(&pair(1)));
+}
