@@ -136,19 +136,23 @@ impl Token {
         matches!(self.0.refresh, Refresh::Unsaid)
     }
 
-    pub(crate) fn lifetime(&self) -> Option<Duration> {
+    /// The lifetime that [`expires_in`](Self::expires_in) was told, counted from when the token was fetched. `None`: unknown.
+    pub fn lifetime(&self) -> Option<Duration> {
         self.0.lifetime
     }
 
-    pub(crate) fn moment_of_expiry(&self) -> Option<SystemTime> {
+    /// The moment that [`expires_at`](Self::expires_at) was told; a token that was read from a store has its end here.
+    pub fn moment_of_expiry(&self) -> Option<SystemTime> {
         self.0.expires_at
     }
 
-    pub(crate) fn refresh_lifetime(&self) -> Option<Duration> {
+    /// The lifetime of the refresh token that [`refresh_expires_in`](Self::refresh_expires_in) was told. `None`: unknown.
+    pub fn refresh_lifetime(&self) -> Option<Duration> {
         self.0.refresh_lifetime
     }
 
-    pub(crate) fn moment_of_refresh_expiry(&self) -> Option<SystemTime> {
+    /// The moment that [`refresh_expires_at`](Self::refresh_expires_at) was told.
+    pub fn moment_of_refresh_expiry(&self) -> Option<SystemTime> {
         self.0.refresh_expires_at
     }
 

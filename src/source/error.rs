@@ -32,13 +32,19 @@ pub struct FetchError {
     pub(super) was_not_processed: bool,
 }
 
-/// What a failure means for the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureClass {
+/// What a [`FetchError`] means for the session: which of its constructors made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureClass {
+    /// [`FetchError::transient`].
     Transient,
+    /// [`FetchError::unanswered`].
     Unanswered,
+    /// [`FetchError::ambiguous`].
     Ambiguous,
+    /// [`FetchError::configuration`].
     Configuration,
+    /// [`FetchError::login_required`].
     LoginRequired,
 }
 
@@ -101,17 +107,23 @@ impl FetchError {
         self
     }
 
-    pub(crate) fn class(&self) -> FailureClass {
+    /// What it means for the session.
+    pub fn class(&self) -> FailureClass {
         self.class
     }
 
-    #[cfg(feature = "json")]
-    pub(crate) fn cause(&self) -> &(dyn std::error::Error + 'static) {
+    /// What went wrong, as it was supplied.
+    pub fn cause(&self) -> &(dyn std::error::Error + 'static) {
         &*self.cause
     }
 
+    /// How long to wait before the next fetch, as [`retry_after`](Self::retry_after) was told.
+    pub fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// Whether the next source of a chain may be asked.
-    pub(crate) fn allows_fallback(&self) -> bool {
+    pub fn allows_fallback(&self) -> bool {
         self.class == FailureClass::LoginRequired && !self.is_final
     }
 

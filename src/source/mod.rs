@@ -36,7 +36,6 @@ pub(crate) mod wire;
 
 use std::{fmt, future::Future, pin::Pin};
 
-pub(crate) use self::error::FailureClass;
 #[cfg(feature = "json")]
 pub use self::{
     app::AppToken,
@@ -44,10 +43,17 @@ pub use self::{
     login::{LoginCode, Password},
     wire::{AuthorityClient, AuthorityError, Content, Failed, JsonAnswer},
 };
-pub use self::{chain::OrElse, error::FetchError};
+pub use self::{
+    chain::OrElse,
+    error::{FailureClass, FetchError},
+};
 use http::Request;
 
-use crate::{reentry::Mark, secret::Secret, token::Token};
+use crate::{
+    reentry::Mark,
+    secret::Secret,
+    token::{OptionalSecret, Token},
+};
 
 /// Asks an authority for tokens.
 pub trait TokenSource: Send + Sync + 'static {
@@ -115,6 +121,48 @@ pub enum Cause {
 }
 
 impl FetchContext {
+    /// A context as a session makes it that has no refresh token, to call a source without one in a test of its own:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_token_refresh::{FetchContext, FetchError, Token, TokenSource, source::{Cause, FailureClass}, source_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), FetchError> {
+    /// let source = source_fn(|cx: FetchContext| async move {
+    ///     let Some(refresh) = cx.refresh_token() else {
+    ///         return Err(FetchError::login_required("nobody has logged in"));
+    ///     };
+    ///     Ok(Token::new(format!("made with {}", refresh.expose())).expires_in(Duration::from_secs(7200)))
+    /// });
+    ///
+    /// let failure = source.fetch(FetchContext::new(Cause::Absent)).await.unwrap_err();
+    /// assert_eq!(failure.class(), FailureClass::LoginRequired);
+    ///
+    /// let token = source.fetch(FetchContext::new(Cause::Refused).with_refresh_token("r1")).await?;
+    /// assert_eq!(token.access().expose(), "made with r1");
+    /// assert_eq!(token.lifetime(), Some(Duration::from_secs(7200)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(cause: Cause) -> Self {
+        FetchContext { refresh_token: None, cause, fruitless: 0, mark: Mark::new() }
+    }
+
+    /// The same, with the refresh token of a session, if it has one.
+    #[must_use]
+    pub fn with_refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
+        self.refresh_token = refresh.secret();
+        self
+    }
+
+    /// The same, after this many [fruitless](Self::fruitless) refreshes.
+    #[must_use]
+    pub fn with_fruitless(mut self, refreshes: u32) -> Self {
+        self.fruitless = refreshes;
+        self
+    }
+
     /// The refresh token of the present session, if there is one. One that is dead by our clock is left out at first; if the source
     /// says that a [login is required](FetchError::login_required) without it, it is asked once more, with it, because a
     /// clock may be wrong.

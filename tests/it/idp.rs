@@ -176,7 +176,7 @@ impl Bench {
         bench
     }
 
-    /// Fetches until it fails, and the class of that failure, as `Debug` names it.
+    /// Fetches until it fails, and the class of that failure by its name.
     pub(crate) async fn failure(&self) -> (String, Error) {
         let error = self.session.refresh().await.expect_err("a failure");
         (self.seen.lock().unwrap().pop().expect("the source was asked"), error)
@@ -214,9 +214,7 @@ impl<S: TokenSource> TokenSource for Watched<S> {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         let outcome = self.source.fetch(cx).await;
         if let Err(failure) = &outcome {
-            let shown = format!("{failure:?}");
-            let class = shown.trim_start_matches("FetchError { class: ").split(',').next().unwrap();
-            self.seen.lock().unwrap().push(class.to_owned());
+            self.seen.lock().unwrap().push(format!("{:?}", failure.class()));
         }
         outcome
     }

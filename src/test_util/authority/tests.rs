@@ -258,14 +258,9 @@ async fn a_held_call_is_counted_and_nothing_is_done_yet() {
 async fn the_source_refreshes_what_it_is_given_and_else_logs_in() {
     let authority = ModelAuthority::new();
     let source = authority.source();
-    let cx = |refresh_token| FetchContext {
-        refresh_token,
-        cause: Cause::Absent,
-        fruitless: 0,
-        mark: crate::reentry::Mark::new(),
-    };
-    let token = source.fetch(cx(None)).await.unwrap();
-    source.fetch(cx(token.refresh().cloned())).await.unwrap();
+    let cx = FetchContext::new(Cause::Absent);
+    let token = source.fetch(cx.clone()).await.unwrap();
+    source.fetch(cx.with_refresh_token(token.refresh().cloned())).await.unwrap();
     let counts = authority.counts();
     assert_eq!((counts.logins, counts.refreshes), (1, 1));
 }
