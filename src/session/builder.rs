@@ -1,4 +1,9 @@
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, sync::watch};
 
@@ -220,6 +225,7 @@ impl SessionBuilder {
             renewal: self.renewal,
             runtime: self.runtime,
             mark: Mark::new(),
+            changes: AtomicU64::new(0),
             pulse,
             follower: OneTask::default(),
         }))

@@ -10,7 +10,10 @@ use std::{
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::{Arc, TryLockError},
+    sync::{
+        Arc, TryLockError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -55,6 +58,8 @@ pub(crate) struct Engine {
     pub(super) renewal: Renewal,
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
+    /// How often somebody has said that the source has other credentials.
+    pub(super) changes: AtomicU64,
     pub(super) pulse: watch::Sender<()>,
     /// The task that follows the store.
     pub(super) follower: OneTask,
@@ -304,6 +309,8 @@ impl Engine {
 
     /// There are other credentials: the next ask may start a fetch, whatever was said of the ones before.
     pub(crate) async fn forgive(&self) {
+        // First, so that no fetch starts without having heard of it.
+        self.changes.fetch_add(1, Ordering::Relaxed);
         self.slot().await.forgive();
         self.pulse.send_replace(());
     }

@@ -214,8 +214,8 @@ impl Session {
         self.save(written).await
     }
 
-    /// The source has other credentials now: forgets that the ones before were refused, so that the next request may
-    /// fetch again.
+    /// The source has other credentials now, or the same ones are good again: forgets which were refused, so that the next
+    /// request may fetch with any of them. A refresh token that was refused is never presented again all the same.
     pub async fn credentials_changed(&self) {
         self.engine.forgive().await;
     }

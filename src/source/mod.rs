@@ -102,6 +102,8 @@ pub struct FetchContext {
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
     pub(crate) mark: Mark,
+    /// How often somebody has said that there are other credentials.
+    pub(crate) changes: u64,
 }
 
 /// Why a token is fetched.
@@ -146,7 +148,7 @@ impl FetchContext {
     /// # }
     /// ```
     pub fn new(cause: Cause) -> Self {
-        FetchContext { refresh_token: None, cause, fruitless: 0, mark: Mark::new() }
+        FetchContext { refresh_token: None, cause, fruitless: 0, mark: Mark::new(), changes: 0 }
     }
 
     /// The same, with the refresh token of a session, if it has one.

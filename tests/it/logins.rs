@@ -221,6 +221,31 @@ async fn several_wrong_passwords_are_all_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_password_that_was_refused_is_shown_again_when_somebody_says_that_the_credentials_have_changed() {
+    let page = Say::Answer(404, "text/html", "default backend".into());
+    for grant in [false, true] {
+        let idp = Idp::new([page.clone(), page.clone(), json(200, r#"{"access_token":"A"}"#)]);
+        let credentials = alice(&Arc::new(Mutex::new("right")));
+        let bench = if grant {
+            let endpoint = TokenEndpoint::new(idp.clone(), "https://id.test/token".parse().unwrap());
+            Bench::new(PasswordGrant::new(endpoint, credentials))
+        } else {
+            Bench::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), credentials))
+        };
+        for times in 1..=2 {
+            // Once each time: nothing else makes it be shown again.
+            for _ in 0..3 {
+                assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+                cool_down().await;
+            }
+            assert_eq!(idp.asked().len(), times);
+            bench.session.credentials_changed().await;
+        }
+        bench.session.refresh().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_that_is_refused_at_status_200_is_not_presented_over_and_over() {
     for (body, at_most) in [
         (r#"{"error":"wrong_password"}"#, 1),

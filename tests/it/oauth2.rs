@@ -175,6 +175,17 @@ async fn the_refresh_token_comes_before_the_password() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_refused_stays_so_although_the_credentials_have_changed() {
+    let idp = Idp::new([json(400, r#"{"error":"invalid_grant"}"#)]);
+    let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp))).await;
+    for _ in 0..3 {
+        assert_eq!(bench.class().await, "LoginRequired");
+        bench.session.credentials_changed().await;
+    }
+    assert_eq!(idp.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_refresh_token_the_authority_is_not_asked_for_a_refresh() {
     let idp = Idp::default();
     let bench = Bench::new(RefreshTokenGrant::new(endpoint(&idp)));

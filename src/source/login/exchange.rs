@@ -46,7 +46,8 @@ impl Exchange {
         let members = credentials.iter().map(|(name, secret)| (*name, secret.expose()));
         let request = post(&self.url, json::MEDIA_TYPE, json::object(members, &self.constants));
         let secrets = credentials.iter().map(|&(_, secret)| secret.clone()).collect();
-        self.refused.try_with(secrets, self.client.ask(cx, request, &self.reading, Grant::Login)).await
+        let attempt = self.client.ask(cx, request, &self.reading, Grant::Login);
+        self.refused.try_anew_with(cx, secrets, attempt).await
     }
 
     pub(super) async fn verify(&self, token: &Token) -> Verification {

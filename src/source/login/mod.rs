@@ -25,7 +25,7 @@
 //! A login that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
 //! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
 //! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is shown to the
-//! authority unless that has refused it before.
+//! authority unless that has refused it before; `credentials_changed` forgets what was refused, too.
 
 mod code;
 mod exchange;

@@ -38,7 +38,7 @@ impl TokenSource for PasswordGrant {
         let Credentials { account, password } = (self.credentials)().await?;
         let parts = [("username", account.expose()), ("password", password.expose())];
         let attempt = self.endpoint.present(&cx, Grant::User, "password", &parts);
-        self.refused.try_with(vec![account.clone(), password.clone()], attempt).await
+        self.refused.try_anew_with(&cx, vec![account.clone(), password.clone()], attempt).await
     }
 }
 
