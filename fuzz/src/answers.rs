@@ -214,7 +214,9 @@ fn read(
             let is_told = status.is_success() && !code.is_empty() || status.is_client_error() && !is_busy;
             // A 4xx refuses a user without a word, too.
             let is_refused = match grant {
-                Grant::Refresh => status.is_client_error() && CODES.contains(&code),
+                Grant::Refresh => {
+                    status.is_client_error() && CODES.contains(&code) || code == "invalid_grant"
+                }
                 Grant::Client => false,
                 Grant::User | Grant::Login => !LATER.contains(&code),
             };

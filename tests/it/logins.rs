@@ -252,6 +252,8 @@ async fn a_login_that_is_refused_at_status_200_is_not_presented_over_and_over() 
         (r#"{"error":"invalid_grant"}"#, 1),
         // Nobody knows what that was: three strikes, and a try every 15 minutes then.
         (r#"{"success":false,"message":"wrong password"}"#, 30),
+        ("<!doctype html><title>Wrong password</title>", 30),
+        ("", 30),
     ] {
         let login = |idp: &Idp| Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default()));
         let grant = |idp: &Idp| {

@@ -97,10 +97,10 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         text(200, r#"{"access_token":"a","token":"a","error":"invalid_grant"}"#),
     ];
     let mut answers = Vec::new();
-    answers.extend(unreadable.map(|say| (say, unanswered, transient)));
-    answers.extend(pages.map(|say| (say, transient, transient)));
+    answers.extend(unreadable.map(|say| (say, unanswered, ambiguous)));
+    answers.extend(pages.map(|say| (say, transient, ambiguous)));
     answers.extend(tokenless.map(|say| (say, unanswered, ambiguous)));
-    answers.extend(refused.map(|say| (say, transient, login)));
+    answers.extend(refused.map(|say| (say, login, login)));
     let pair = r#"{"access_token":"a","token":"a"}"#;
     answers.extend([
         // A token by the answer, which no header can hold.

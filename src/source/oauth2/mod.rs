@@ -35,12 +35,13 @@
 //! | another 4xx, at a refresh | the same |
 //! | another 4xx, at a login with a password or a code | it is refused: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | what a 4xx with that code means |
-//! | 2xx with JSON and neither token nor code, at a login | a strike: it may have been a refusal |
+//! | 2xx with neither token nor code, a page for people included, at a login | a strike: it may have been a refusal |
+//! | 2xx with `invalid_grant`, at a refresh | what a 4xx with that code means |
 //! | 2xx with JSON or a form and neither token nor code, at a refresh | again later, carefully: the refresh token may be spent |
 //! | another 2xx without a token | again later |
 //!
 //! For [`ClientCredentials`] any code of a 4xx is a failure of the configuration, unless it is named to the endpoint or asks for
-//! another time, and a lost answer is no reason for care: nothing is spent.
+//! another time, one without a code is a strike as at a refresh, and a lost answer is no reason for care: nothing is spent.
 
 mod client_credentials;
 mod code;

@@ -99,8 +99,10 @@ fn meaning(
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
-            // It may have been a refusal: a strike.
-            Grant::User | Grant::Login if answer.document.is_some() => Meaning::Ambiguous,
+            // It may have been a refusal, also where it is a page: a strike.
+            Grant::User | Grant::Login => Meaning::Ambiguous,
+            // Said by a program that knows of grants, whatever it thinks of statuses.
+            Grant::Refresh if is(DEAD) => Meaning::Dead,
             // The refresh token may be spent, and the next one in what is of no use.
             Grant::Refresh if answer.is_data() && code.is_none() && business.is_none() => Meaning::Unanswered,
             _ => Meaning::Transient,
@@ -189,7 +191,7 @@ mod tests {
             (301, r#"{"error":"invalid_grant"}"#, Ambiguous),
             (302, "", Ambiguous),
             (307, "", Ambiguous),
-            (200, r#"{"error":"invalid_grant"}"#, Transient),
+            (200, r#"{"error":"invalid_grant"}"#, LoginRequired),
             (200, r#"{"error":"busy","access_token":"a"}"#, Transient),
             (200, r#"{"access_token":"","refresh_token":"r"}"#, Unanswered),
             (200, r#"{"access_token":"a","refresh_tok"#, Unanswered),
@@ -306,8 +308,8 @@ mod tests {
             (r#"{"error":{"code":"wrong_password"}}"#, Ambiguous, Ambiguous),
             (r#"{"access_token":""}"#, Ambiguous, Ambiguous),
             ("{}", Ambiguous, Ambiguous),
-            (HTML, Transient, Transient),
-            ("", Transient, Transient),
+            (HTML, Ambiguous, Ambiguous),
+            ("", Ambiguous, Ambiguous),
         ] {
             let class = |grant| class(&Reading::default(), grant, 200, body).0;
             assert_eq!((class(Grant::User), class(Grant::Login)), (as_user, as_login), "{body}");
