@@ -7,7 +7,8 @@ use crate::{
 /// Presents nothing but the client itself (RFC 6749 §4.4), for services that act on their own behalf.
 ///
 /// Nobody can log in for a service, so that no refusal ends its session, but for the codes that the endpoint was told to
-/// take so: it cools down and asks again, until somebody has corrected the set-up.
+/// take so: it cools down and asks again, until somebody has corrected the set-up. In a chain behind a user's refresh token, it would
+/// send the user's requests in the application's own name, without a word, when that token is refused.
 ///
 /// ```
 /// use tower_token_refresh::{Session, source::oauth2::{ClientCredentials, TokenEndpoint}};
