@@ -13,7 +13,7 @@ use crate::{
 /// Exchanges the authorization code of one redirect (RFC 6749 §4.1.3), once.
 ///
 /// A code that may have arrived is never presented again, because an authority takes that for theft; afterwards this
-/// source says that a login is required. See the [module docs](super) for an example.
+/// source says that a login is required. The [module docs](super) show how a user logs in with it.
 #[must_use]
 pub struct AuthorizationCode {
     endpoint: TokenEndpoint,

@@ -7,22 +7,32 @@
 //! | [`PasswordGrant`] | `password` | an account and a password, read from a closure at each login |
 //! | [`ClientCredentials`] | `client_credentials` | the client itself |
 //!
-//! Each goes to a [`TokenEndpoint`], which knows the client's own credentials:
+//! Each goes to a [`TokenEndpoint`], which knows the client's own credentials. A user who logs in by a browser is a code, once, and
+//! a refresh token from then on:
 //!
 //! ```
-//! use tower_token_refresh::{Secret, Session, TokenSource};
+//! use tower_token_refresh::{Error, Session};
 //! use tower_token_refresh::source::oauth2::{AuthorizationCode, RefreshTokenGrant, TokenEndpoint};
 //! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 //! # use tower_token_refresh::source::Content;
 //!
 //! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
-//! # let (code, verifier) = ("from-the-redirect", "from-the-start");
 //! let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?).public_client("my-app");
-//! let login = AuthorizationCode::new(endpoint.clone(), code, "http://127.0.0.1:7777/").pkce_verifier(verifier);
-//! let session = Session::builder(RefreshTokenGrant::new(endpoint).or_else(login)).build();
-//! # let _ = session;
+//! // Goes on with what is stored, as long as the authority allows it.
+//! let session = Session::builder(RefreshTokenGrant::new(endpoint.clone())).build();
+//!
+//! /// The user has come back from the browser, whoever was logged in before.
+//! async fn come_back(session: &Session, endpoint: TokenEndpoint, code: &str, verifier: &str) -> Result<(), Error> {
+//!     let code = AuthorizationCode::new(endpoint, code, "http://127.0.0.1:7777/").pkce_verifier(verifier);
+//!     // The code has a session of its own, without a store: there is nothing else that it could bring.
+//!     session.login(Session::builder(code).build().token().await?).await
+//! }
+//! # let _ = (session, come_back);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Chained behind the refresh token, a code would not be asked while a session is stored whose token or refresh token is good:
+//! nobody would have logged in.
 //!
 //! | answer | then |
 //! |---|---|
