@@ -13,6 +13,11 @@
 //! that HTTP/2 keeps it out of its tables and `Debug` does not show it. A request that carries the header or the
 //! parameter already is the caller's own affair and left alone.
 //!
+//! The type that an authority calls a token by ([`Token::kind`]) changes nothing. RFC 6749 §7.1 wants a client to use no token whose
+//! type it does not understand, but servers are careless with `token_type`, which is of no use for telling them apart. A `DPoP` or
+//! `mac` token thus goes out as the placement says, as `Bearer` mostly, and the server refuses it: such types need a proof for each
+//! request, which a placement of your own or a layer below would have to make.
+//!
 //! ```
 //! use tower_token_refresh::Placement;
 //!
@@ -69,7 +74,7 @@ enum Form {
 type Custom = dyn Fn(&mut Request<()>, &Token) -> Result<(), BoxError> + Send + Sync;
 
 impl Placement {
-    /// `Authorization: Bearer T` (RFC 6750 §2.1).
+    /// `Authorization: Bearer T` (RFC 6750 §2.1), whatever the type of the token.
     pub fn bearer() -> Self {
         Placement(Form::Header { name: AUTHORIZATION, scheme: Some("Bearer".into()) })
     }
