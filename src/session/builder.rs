@@ -225,7 +225,7 @@ impl SessionBuilder {
             renewal: self.renewal,
             runtime: self.runtime,
             mark: Mark::new(),
-            changes: AtomicU64::new(0),
+            credential_changes: AtomicU64::new(0),
             pulse,
             follower: OneTask::default(),
         }))

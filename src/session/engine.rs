@@ -59,7 +59,7 @@ pub(crate) struct Engine {
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
     /// How often somebody has said that the source has other credentials.
-    pub(super) changes: AtomicU64,
+    pub(super) credential_changes: AtomicU64,
     pub(super) pulse: watch::Sender<()>,
     /// The task that follows the store.
     pub(super) follower: OneTask,
@@ -310,9 +310,14 @@ impl Engine {
     /// There are other credentials: the next ask may start a fetch, whatever was said of the ones before.
     pub(crate) async fn forgive(&self) {
         // First, so that no fetch starts without having heard of it.
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.credential_changes.fetch_add(1, Ordering::Relaxed);
         self.slot().await.forgive();
         self.pulse.send_replace(());
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn credential_changes(&self) -> u64 {
+        self.credential_changes.load(Ordering::Relaxed)
     }
 
     /// Waits until no refresh is on and everything is saved.

@@ -3,11 +3,7 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
@@ -113,7 +109,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             cause: plan.cause,
             fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
             mark: engine.mark(),
-            changes: engine.changes.load(Ordering::Relaxed),
+            #[cfg(feature = "json")]
+            changes: engine.credential_changes(),
         };
         let fetched = engine.mark().around(engine.source.fetch(context)).await;
         let is_over = fetched.as_ref().is_err_and(|error| error.class() == FailureClass::LoginRequired);

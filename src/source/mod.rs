@@ -102,7 +102,8 @@ pub struct FetchContext {
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
     pub(crate) mark: Mark,
-    /// How often somebody has said that there are other credentials.
+    /// How often somebody has said that there are other credentials, for sources that remember which were refused.
+    #[cfg(feature = "json")]
     pub(crate) changes: u64,
 }
 
@@ -148,7 +149,14 @@ impl FetchContext {
     /// # }
     /// ```
     pub fn new(cause: Cause) -> Self {
-        FetchContext { refresh_token: None, cause, fruitless: 0, mark: Mark::new(), changes: 0 }
+        FetchContext {
+            refresh_token: None,
+            cause,
+            fruitless: 0,
+            mark: Mark::new(),
+            #[cfg(feature = "json")]
+            changes: 0,
+        }
     }
 
     /// The same, with the refresh token of a session, if it has one.
