@@ -195,13 +195,13 @@ impl Slot {
             flight.fails(error.clone());
             return Some(Failure { class: FailureClass::Transient, error });
         }
-        self.failures = self.failures.saturating_add(1);
-        let wait = backoff.wait(self.failures, error.retry_after());
         let then = match class {
             FailureClass::LoginRequired => Fetch::Dead(error.clone()),
             // Nothing was asked.
             _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
             _ => {
+                self.failures = self.failures.saturating_add(1);
+                let wait = backoff.wait(self.failures, error.retry_after());
                 let wait = match class {
                     FailureClass::Ambiguous if self.strike(now) >= STRIKES => {
                         error = error.stalled();

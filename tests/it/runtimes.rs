@@ -23,7 +23,7 @@ use tower_token_refresh::{
     session::{RenewalMode, SessionBuilder},
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
-    test_util::{Endpoint, Gate, ModelApi, ModelAuthority, TestClock},
+    test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority, TestClock},
 };
 
 use crate::world::{World, get, origin};
@@ -251,6 +251,21 @@ fn a_runtime_without_timers_is_an_error_and_no_fetch() {
     );
     assert_eq!(timeless.block_on(world.session.logout()).unwrap_err().kind(), ErrorKind::NoRuntime);
     assert_eq!(world.authority.counts().token_calls(), 0);
+}
+
+#[test]
+fn refreshes_that_have_asked_nothing_do_not_lengthen_the_cooling() {
+    let world = World::new();
+    let timeless = Builder::new_current_thread().enable_io().build().unwrap();
+    for _ in 0..8 {
+        timeless.block_on(world.session.token()).unwrap_err();
+    }
+    runtime().block_on(async {
+        world.authority.fail_next(Endpoint::Login, Failure::Reset);
+        world.session.token().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.session.token().await.expect("one failure cools down for a second");
+    });
 }
 
 #[test]
