@@ -114,6 +114,9 @@ impl SessionBuilder {
     /// Makes refreshes run on the tokio runtime that is current now, instead of on that of the caller that happens to
     /// start one. For processes with several runtimes, of which this one lives longest.
     ///
+    /// It needs timers (`enable_time` of tokio's builder). Without them refreshes fail with `NoRuntime`;
+    /// in a program that is built with `panic = "abort"` the first one ends the process, because tokio says so by a panic only.
+    ///
     /// # Errors
     ///
     /// `NoRuntime` outside of a runtime.

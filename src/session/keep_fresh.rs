@@ -13,7 +13,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Renews whenever the token is due, as long as the session is there and not logged out.
 pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
-    // How many refreshes in a row have ended before they brought anything, not even a failure.
+    // How many refreshes in a row have ended before they brought anything, not even a failure that cools down.
     let mut in_vain = 0;
     loop {
         pulse.mark_unchanged();
@@ -22,15 +22,19 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
             let now = engine.now();
             let (until_cool, is_idle) = match engine.slot().await.fetch() {
                 Fetch::LoggedOut => return,
-                Fetch::Cooling { until, .. } => (until.saturating_sub(now.monotonic), false),
-                fetch => (Duration::ZERO, matches!(fetch, Fetch::Idle)),
+                Fetch::Cooling { until, .. } => (Some(until.saturating_sub(now.monotonic)), false),
+                fetch => (None, matches!(fetch, Fetch::Idle)),
             };
             let present = engine.present();
             let is_due = present.as_ref().is_none_or(|token| token.is_due(now));
-            in_vain = if is_idle && is_due { in_vain + 1 } else { 0 };
+            if until_cool.is_some() || !is_due {
+                in_vain = 0;
+            } else if is_idle {
+                in_vain += 1;
+            }
             renew(&engine);
             let until_due = present.and_then(|token| token.until_due(now)).unwrap_or_default();
-            match until_due.max(until_cool) {
+            match until_due.max(until_cool.unwrap_or_default()) {
                 Duration::ZERO => LOOK_AGAIN,
                 wait => wait.min(LOOK_AGAIN),
             }

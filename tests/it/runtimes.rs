@@ -4,7 +4,10 @@ use std::{
     cell::Cell,
     future::{Future, poll_fn},
     pin::pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::Duration,
@@ -20,6 +23,7 @@ use tokio_test::{assert_pending, assert_ready_err, task};
 use tower::{BoxError, Layer, ServiceExt};
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, RefreshFailure, Session, Token, TokenRefreshLayer, TokenSource,
+    event::Event,
     session::{RenewalMode, SessionBuilder},
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
@@ -519,6 +523,30 @@ fn the_keeper_takes_its_time_where_the_runtime_for_a_renewal_has_gone() {
         timeout(Duration::from_secs(600), counted).await.unwrap_err();
         assert!(polls.get() > 1, "it tries again");
     });
+}
+
+#[test]
+fn the_keeper_takes_its_time_where_a_renewal_needs_time_to_find_that_there_are_no_timers() {
+    let timeless = Builder::new_current_thread().build().unwrap();
+    let failed = Arc::new(AtomicUsize::new(0));
+    let seen = failed.clone();
+    let session = {
+        let _inside = timeless.enter();
+        Session::builder(ModelAuthority::new().source())
+            .on_current_runtime()
+            .unwrap()
+            .observer(move |event: &Event<'_>| {
+                seen.fetch_add(usize::from(matches!(event, Event::RefreshFailed { .. })), Ordering::Relaxed);
+            })
+            .build()
+    };
+    let home = runtime();
+    let mut keeper = task::spawn(session.keep_fresh());
+    for _ in 0..100 {
+        home.block_on(async { assert_pending!(keeper.poll()) });
+        timeless.block_on(tokio::task::yield_now());
+    }
+    assert!((1..5).contains(&failed.load(Ordering::Relaxed)), "{failed:?} refreshes at once");
 }
 
 #[test]
