@@ -44,7 +44,7 @@ pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Opt
 }
 
 /// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
-pub(crate) fn renew(engine: &Arc<Engine>) {
+fn renew(engine: &Arc<Engine>) {
     let _ = Acquire::new(engine.clone(), Ask::Renew).poll_step(&mut Context::from_waker(Waker::noop()));
 }
 

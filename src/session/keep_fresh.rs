@@ -1,11 +1,11 @@
 //! Renewal without traffic.
 
-use std::{pin::pin, sync::Weak, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Weak, time::Duration};
 
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::{acquire::renew, backoff::Backoff, engine::Engine, kernel::Fetch};
+use super::{acquire::Acquire, ask::Ask, backoff::Backoff, engine::Engine, kernel::Fetch};
 use crate::time::timer;
 
 /// How long to sleep at most: a machine that was suspended has not counted the time.
@@ -32,7 +32,8 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
             } else if is_idle {
                 in_vain += 1;
             }
-            renew(&engine);
+            let mut renewing = Acquire::new(engine, Ask::Renew);
+            let _ = poll_fn(|cx| renewing.poll_step(cx)).await;
             let until_due = present.and_then(|token| token.until_due(now)).unwrap_or_default();
             match until_due.max(until_cool.unwrap_or_default()) {
                 Duration::ZERO => LOOK_AGAIN,
@@ -58,4 +59,69 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
 async fn is_over(session: &Weak<Engine>) -> bool {
     let Some(engine) = session.upgrade() else { return true };
     matches!(engine.slot().await.fetch(), Fetch::LoggedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Mutex, mpsc},
+        thread::{self, JoinHandle},
+        time::{SystemTime, UNIX_EPOCH},
+    };
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{Session, Token, source_fn, time::Clock};
+
+    /// A clock at whose third reading, that of the renewal, somebody else takes the session's slot, until the fourth.
+    #[derive(Clone, Default)]
+    struct Crowded(Arc<Mutex<Crowd>>);
+
+    #[derive(Default)]
+    struct Crowd {
+        session: Weak<Engine>,
+        readings: u32,
+        somebody: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    }
+
+    impl Clock for Crowded {
+        fn monotonic(&self) -> Duration {
+            let mut crowd = self.0.lock().unwrap();
+            crowd.readings += 1;
+            if let Some((held, somebody)) = crowd.somebody.take() {
+                drop(held);
+                somebody.join().unwrap();
+            }
+            if crowd.readings == 3 {
+                let engine = crowd.session.upgrade().unwrap();
+                let ((takes, taken), (held, released)) = (mpsc::channel(), mpsc::channel());
+                let somebody = thread::spawn(move || {
+                    let slot = engine.slot.try_lock();
+                    takes.send(slot.is_ok()).unwrap();
+                    let _ = released.recv();
+                });
+                assert!(taken.recv().unwrap());
+                crowd.somebody = Some((held, somebody));
+            }
+            Duration::ZERO
+        }
+
+        fn wall(&self) -> SystemTime {
+            UNIX_EPOCH
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_is_taken_for_a_moment_delays_no_renewal() {
+        let clock = Crowded::default();
+        let source = source_fn(|_| async { Ok(Token::new("token")) });
+        let session = Session::builder(source).clock(clock.clone()).build();
+        clock.0.lock().unwrap().session = Arc::downgrade(session.engine());
+        let keeper = tokio::spawn(session.keep_fresh());
+        sleep(Duration::from_secs(1)).await;
+        assert!(clock.0.lock().unwrap().readings >= 3);
+        assert!(session.engine().present().is_some());
+        keeper.abort();
+    }
 }
