@@ -214,7 +214,8 @@ impl SessionBuilder {
         let pulse = watch::Sender::new(());
         let observers = Arc::new(Observers(self.observers));
         let (limit, wait) = (self.store_timeout, self.lease_wait);
-        let storage = Storage::new(self.store, limit, wait, pulse.clone(), observers.clone());
+        let bound = self.runtime.clone();
+        let storage = Storage::new(self.store, limit, wait, pulse.clone(), observers.clone(), bound);
         Session::of(Arc::new(Engine {
             cell: ArcSwapOption::empty(),
             slot: TryMutex::new(Slot::new(SessionId::random())),

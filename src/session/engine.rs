@@ -396,10 +396,13 @@ impl Engine {
     }
 
     async fn reports(&self, written: Written) -> Result<(), Error> {
-        let saved = written.end().await;
+        let saved = written.end().await.unwrap_or_else(|unknown| {
+            // One that has ended has seen to it where it was.
+            self.storage.write_again();
+            Err(unknown)
+        });
         if let Err(error) = &saved {
             self.announce(&Event::StoreFailed { error });
-            self.storage.write_again();
         }
         saved
     }

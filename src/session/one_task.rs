@@ -1,42 +1,37 @@
-//! A task of which there is one at most.
+//! A task of which each runtime has one at most.
 
 use std::{
+    collections::HashMap,
     future::Future,
-    mem,
     sync::{Mutex, PoisonError},
 };
 
 use tokio::{
     runtime::{Handle, Id},
-    task::JoinSet,
+    task::AbortHandle,
 };
 
 use crate::sync;
 
-/// Ends its task when it is dropped.
+/// Ends its tasks when it is dropped. One on a runtime that nobody drives any more is left there: another runtime has its own.
 #[derive(Debug, Default)]
-pub(super) struct OneTask(Mutex<(JoinSet<()>, Option<Id>)>);
+pub(super) struct OneTask(Mutex<HashMap<Id, AbortHandle>>);
 
 impl OneTask {
-    /// Spawns the task, unless it is there.
-    pub(super) fn run(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-        let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tasks, on) = &mut *this;
-        // One whose runtime is gone has ended.
-        while tasks.try_join_next().is_some() {}
-        if tasks.is_empty() {
-            tasks.spawn_on(sync::task(task), runtime);
-            *on = Some(runtime.id());
-        }
+    /// Spawns the task, unless it is there. False if the runtime has gone.
+    pub(super) fn run(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One whose runtime has gone has ended.
+        tasks.retain(|_, task| !task.is_finished());
+        let task =
+            tasks.entry(runtime.id()).or_insert_with(|| runtime.spawn(sync::task(task)).abort_handle());
+        !task.is_finished()
     }
+}
 
-    /// The same, and takes it from another runtime, which nobody may be driving any more.
-    pub(super) fn move_to(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-        let elsewhere = {
-            let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if this.1 == Some(runtime.id()) { None } else { Some(mem::take(&mut *this)) }
-        };
-        drop(elsewhere);
-        self.run(runtime, task);
+impl Drop for OneTask {
+    fn drop(&mut self) {
+        let tasks = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tasks.values().for_each(AbortHandle::abort);
     }
 }

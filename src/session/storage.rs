@@ -35,6 +35,8 @@ pub(crate) struct Storage {
     /// Is told when a write has ended.
     pulse: watch::Sender<()>,
     observers: Arc<Observers>,
+    /// The runtime that the session is bound to.
+    bound: Option<Handle>,
     /// The task that tries again to write what is owed.
     owing: OneTask,
 }
@@ -69,9 +71,14 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    pub(crate) async fn end(self) -> Result<(), Error> {
+    /// How the write has ended.
+    ///
+    /// # Errors
+    ///
+    /// Nobody knows.
+    pub(crate) async fn end(self) -> Result<Result<(), Error>, Error> {
         match in_time(self.limit, self.done).await {
-            Some(Ok(written)) => written,
+            Some(Ok(written)) => Ok(written),
             Some(Err(_dropped)) => Err(failed("the runtime went away before the token was saved")),
             None => Err(failed("the token was not saved in time")),
         }
@@ -85,6 +92,7 @@ impl Storage {
         lease_wait: Duration,
         pulse: watch::Sender<()>,
         observers: Arc<Observers>,
+        bound: Option<Handle>,
     ) -> Self {
         Storage {
             store,
@@ -93,6 +101,7 @@ impl Storage {
             queue: Mutex::default(),
             pulse,
             observers,
+            bound,
             owing: OneTask::default(),
         }
     }
@@ -327,12 +336,15 @@ impl Storage {
         self.enqueue_owed(fence?)
     }
 
-    /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none.
+    /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime
+    /// that the session is bound to, or here if there is none, or if that has gone.
     pub(crate) fn write_again(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current() {
+        let here = Handle::try_current().ok();
+        let runs_on = |runtime: &Handle| {
             let task = until_the_end(Arc::downgrade(self), self.pulse.subscribe(), runtime.clone());
-            self.owing.move_to(&runtime, task);
-        }
+            self.owing.run(runtime, task)
+        };
+        self.bound.iter().chain(&here).any(runs_on);
     }
 
     /// Sees to it that the queue is being worked off.
@@ -445,20 +457,30 @@ async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, r
     let mut failures = 0;
     loop {
         pulse.mark_unchanged();
-        let is_settled = match storage.upgrade() {
-            Some(storage) => storage.is_settled(),
+        let written = match storage.upgrade() {
+            Some(storage) if storage.is_settled() => {
+                failures = 0;
+                None
+            }
+            Some(storage) => {
+                let queue = storage.queue();
+                (!queue.draining).then_some(queue.written)
+            }
             None => return,
         };
-        if is_settled {
-            failures = 0;
+        let Some(written) = written else {
             // This task ends with the storage.
             let _ = pulse.changed().await;
             continue;
-        }
+        };
         failures += 1;
         let Ok(pause) = timer(Backoff::DEFAULT.wait(failures, None)) else { return };
         pause.await;
         let Some(storage) = storage.upgrade() else { return };
+        if storage.queue().written != written {
+            // Somebody else has tried: on each runtime there may be one of us.
+            continue;
+        }
         let again = storage.enqueue_again();
         storage.drain(&runtime);
         if let Some(again) = again {
@@ -492,17 +514,21 @@ fn failed(message: &'static str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::store::{MemoryStore, SessionId};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn storage() -> Storage {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::store::{MemoryStore, SessionId, TokenStore};
+
+    fn storage(store: impl TokenStore) -> Storage {
         let limit = Duration::from_secs(1);
-        Storage::new(Box::new(MemoryStore::new()), limit, limit, watch::Sender::new(()), Arc::default())
+        Storage::new(Box::new(store), limit, limit, watch::Sender::new(()), Arc::default(), None)
     }
 
     /// The revision that follows 5 while these are owed.
     fn following(owed: impl FnOnce(&Storage)) -> u64 {
-        let storage = storage();
+        let storage = storage(MemoryStore::new());
         owed(&storage);
         storage.following(RecordHead { session: SessionId(1), revision: 5 }).revision
     }
@@ -521,20 +547,56 @@ mod tests {
 
     /// The revision of what will be in the store, which has 5, when this is written.
     fn newest(owed: impl FnOnce(&Storage)) -> u64 {
-        let storage = storage();
+        let storage = storage(MemoryStore::new());
         owed(&storage);
         storage.or_owed(Some(record(1))).expect("a record").revision
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_is_left_out_pays_nothing() {
-        let storage = Arc::new(storage());
+        let storage = Arc::new(storage(MemoryStore::new()));
         let flight = Flight::new();
         let written = storage.enqueue_refreshed(record(1), None, None, Some(flight.clone()));
         flight.disown();
         storage.drain_at_once();
-        written.end().await.expect("nothing was to be written");
+        written.end().await.and_then(identity).expect("nothing was to be written");
         assert!(!storage.is_settled(), "whoever takes its place has to know what it was for");
+    }
+
+    /// Counts the saves, all of which fail.
+    #[derive(Clone, Default)]
+    struct Broken(Arc<AtomicUsize>);
+
+    impl TokenStore for Broken {
+        async fn load(&self) -> Result<Option<Record>, BoxError> {
+            Ok(None)
+        }
+
+        async fn save(&self, _: &Record, _: Option<u64>) -> Result<(), BoxError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err("read-only".into())
+        }
+
+        async fn lock(&self) -> Result<Lease, BoxError> {
+            Ok(Lease::new(1, ()))
+        }
+    }
+
+    /// As many as there are runtimes.
+    #[tokio::test(start_paused = true)]
+    async fn several_that_write_again_do_so_no_more_often_than_one() {
+        for tasks in [1, 20] {
+            let store = Broken::default();
+            let storage = Arc::new(storage(store.clone()));
+            login(&storage);
+            for _ in 0..tasks {
+                let (weak, pulse) = (Arc::downgrade(&storage), storage.pulse.subscribe());
+                tokio::spawn(until_the_end(weak, pulse, Handle::current()));
+            }
+            sleep(Duration::from_secs(3600)).await;
+            let tried = store.0.load(Ordering::Relaxed);
+            assert!((45..90).contains(&tried), "{tasks} tasks have tried {tried} times");
+        }
     }
 
     #[test]

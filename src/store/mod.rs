@@ -53,7 +53,9 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
     /// The session then loads it and goes over to it, instead of finding out by a refusal or by its next refresh.
     ///
-    /// Of a store that cannot tell it never resolves, which is what it does unless it is overridden.
+    /// Of a store that cannot tell it never resolves, which is what it does unless it is overridden. A session waits for it
+    /// on each tokio runtime that it has refreshed or been changed on, because it cannot know which of them goes on: on one
+    /// only if it is [bound](crate::session::SessionBuilder::on_current_runtime) to that.
     ///
     /// # Cancel safety
     ///

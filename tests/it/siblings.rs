@@ -18,7 +18,7 @@ use tower_token_refresh::{
     test_util::Gate,
 };
 
-use crate::script::within;
+use crate::{runtimes::runtime, script::within};
 
 /// A session that fetches `NAME-1`, `NAME-2`, …
 fn session(name: &'static str, store: impl TokenStore) -> Session {
@@ -184,8 +184,6 @@ async fn nobody_follows_the_store_of_a_session_that_is_gone() {
 
 #[test]
 fn the_store_is_followed_again_on_the_next_runtime() {
-    let runtime =
-        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let store = MemoryStore::new();
     let (one, other) = (session("one", store.clone()), session("other", store));
     runtime().block_on(async { assert_eq!(access(&one).await, access(&other).await) });
@@ -196,6 +194,22 @@ fn the_store_is_followed_again_on_the_next_runtime() {
         one.login(Token::new("of-bob")).await.unwrap();
         next(&mut changes).await;
         assert_eq!(access(&other).await, "of-bob");
+    });
+}
+
+#[test]
+fn the_store_is_followed_on_each_runtime_that_is_used_although_one_before_is_not_driven_any_more() {
+    let store = MemoryStore::new();
+    let (ours, sibling) = (session("ours", store.clone()), session("sibling", store));
+    let undriven = runtime();
+    undriven.block_on(access(&ours));
+    runtime().block_on(async {
+        ours.refresh().await.unwrap();
+        let mut changes = ours.subscribe();
+        next(&mut changes).await;
+        sibling.login(Token::new("of-bob")).await.unwrap();
+        next(&mut changes).await;
+        assert_eq!(access(&ours).await, "of-bob");
     });
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::StatusCode;
+use tokio::runtime::Runtime;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
@@ -998,14 +999,7 @@ fn what_could_not_be_saved_is_written_again_where_that_was_seen_last() {
 fn what_was_not_saved_because_its_runtime_went_away_is_written_by_the_callers() {
     let store = Watched::default();
     let (bound, gate) = (runtime(), Gate::new());
-    let session = {
-        let _inside = bound.enter();
-        Session::builder(ModelAuthority::new().source())
-            .store(store.clone())
-            .on_current_runtime()
-            .unwrap()
-            .build()
-    };
+    let session = bound_to(&bound, &store);
     store.set(|store| store.hold_save = Some(gate.clone()));
     let mut login = task::spawn(session.login(Token::new("of-bob")));
     assert_pending!(login.poll());
@@ -1017,6 +1011,32 @@ fn what_was_not_saved_because_its_runtime_went_away_is_written_by_the_callers() 
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(store.access().await.as_deref(), Some("of-bob"));
     });
+}
+
+fn bound_to(runtime: &Runtime, store: &Watched) -> Session {
+    let _inside = runtime.enter();
+    let builder = Session::builder(ModelAuthority::new().source()).store(store.clone());
+    builder.on_current_runtime().unwrap().build()
+}
+
+#[test]
+fn what_could_not_be_saved_is_written_again_by_the_runtime_that_lives() {
+    for is_bound in [false, true] {
+        let store = Watched::default();
+        let (home, passing) = (runtime(), runtime());
+        let session = if is_bound { bound_to(&home, &store) } else { world(&store).session };
+        home.block_on(session.login(Token::new("of-alice"))).unwrap();
+        store.set(|store| store.save = Fault::Error);
+        home.block_on(session.login(Token::new("of-bob"))).unwrap_err();
+        let mut logout = task::spawn(session.logout());
+        passing.block_on(async { assert_pending!(logout.poll()) });
+        home.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        passing.block_on(logout).unwrap_err();
+        drop(passing);
+        store.set(|store| store.save = Fault::None);
+        home.block_on(async { tokio::time::sleep(Duration::from_secs(5)).await });
+        assert_eq!(store.saved(), [Some("of-alice".to_owned()), None], "bound: {is_bound}");
+    }
 }
 
 /// It might be written over what a sibling has saved meanwhile.
