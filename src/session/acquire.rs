@@ -31,6 +31,7 @@ pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Opt
     if token.is_known_to_be_fresh(&engine.clock) {
         return take(token);
     }
+    engine.storage.write_what_has_failed();
     let now = engine.now();
     let is_due = !token.look(now, &engine.clock);
     if token.is_expired(now) || (is_due && engine.renews_inline()) {
@@ -137,6 +138,7 @@ impl Acquire {
         if engine.mark().is_around_us() {
             return Poll::Ready(Err(Denied::Failed(reentry::error())));
         }
+        engine.storage.write_what_has_failed();
         let now = engine.clock.reading();
         let mut slot = ready!(engine.poll_slot(cx));
         Poll::Ready(match slot.ask(self.ask, now) {

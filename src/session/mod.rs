@@ -275,7 +275,8 @@ impl Session {
     async fn save(&self, written: Written) -> Result<(), Error> {
         let runtime = self
             .engine
-            .runtime_for_the_store("the change holds, but there is no tokio runtime to save it on")?;
+            .runtime_for_the_store("the change holds, but there is no tokio runtime to save it on")
+            .inspect_err(|_| self.engine.storage.write_again())?;
         siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }

@@ -10,7 +10,10 @@ use std::{
     error::Error as _,
     future::Future,
     panic::AssertUnwindSafe,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -39,6 +42,8 @@ pub(crate) struct Storage {
     bound: Option<Handle>,
     /// The task that tries again to write what is owed.
     owing: OneTask,
+    /// Whether a write has failed since everything was in the store.
+    has_failed: AtomicBool,
 }
 
 /// How many calls of the store a write takes at most.
@@ -61,6 +66,8 @@ struct Write {
     fence: Option<u64>,
     /// The flight that brought the record; the write is dropped when its result is no longer wanted.
     flight: Option<Flight>,
+    /// Where it was asked for.
+    runtime: Option<Handle>,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -103,6 +110,7 @@ impl Storage {
             observers,
             bound,
             owing: OneTask::default(),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -311,7 +319,8 @@ impl Storage {
         if !flight.as_ref().is_some_and(Flight::is_lost) {
             queue.owed = Some(debt.clone());
         }
-        queue.writes.push_back(Write { debt, fence, flight, done });
+        let runtime = Handle::try_current().ok();
+        queue.writes.push_back(Write { debt, fence, flight, runtime, done });
         // No longer, whatever is ahead: a queue that does not get on must not cost a refresh all of its time.
         Written { done: written, limit: self.time_to_write().saturating_add(self.store_timeout) }
     }
@@ -339,6 +348,7 @@ impl Storage {
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime
     /// that the session is bound to, or here if there is none, or if that has gone.
     pub(crate) fn write_again(self: &Arc<Self>) {
+        self.has_failed.store(true, Ordering::Relaxed);
         let here = Handle::try_current().ok();
         let runs_on = |runtime: &Handle| {
             let task = until_the_end(Arc::downgrade(self), self.pulse.subscribe(), runtime.clone());
@@ -347,16 +357,25 @@ impl Storage {
         self.bound.iter().chain(&here).any(runs_on);
     }
 
+    /// The same for whoever comes by while something is owed: where the write has failed, the runtime may have gone, or may
+    /// not be driven any more.
+    #[inline]
+    pub(crate) fn write_what_has_failed(self: &Arc<Self>) {
+        if self.has_failed.load(Ordering::Relaxed) {
+            self.write_again();
+        }
+    }
+
     /// Sees to it that the queue is being worked off.
     pub(crate) fn drain(self: &Arc<Self>, runtime: &Handle) {
-        if let Some(drain) = self.begin() {
+        if let Some(drain) = self.begin(runtime.clone()) {
             runtime.spawn(task(drain.run()));
         }
     }
 
     /// The same from a task that may be held up by a store: one that answers at once is not waited for.
     pub(crate) fn drain_at_once(self: &Arc<Self>) {
-        if let Some(drain) = self.begin() {
+        if let Some(drain) = self.begin(Handle::current()) {
             let mut draining = Box::pin(drain.run());
             if draining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
                 tokio::spawn(task(draining));
@@ -365,9 +384,9 @@ impl Storage {
     }
 
     /// The right to work the queue off, unless somebody has it.
-    fn begin(self: &Arc<Self>) -> Option<Drain> {
+    fn begin(self: &Arc<Self>, runtime: Handle) -> Option<Drain> {
         let begins = !std::mem::replace(&mut self.queue().draining, true);
-        begins.then(|| Drain { storage: self.clone(), over: false })
+        begins.then(|| Drain { storage: self.clone(), runtime, over: false })
     }
 
     /// Whether this is the newest record that is not known to be in the store.
@@ -377,7 +396,12 @@ impl Storage {
 
     /// Whether everything is in the store.
     pub(crate) fn is_settled(&self) -> bool {
-        self.queue().owed.is_none()
+        let queue = self.queue();
+        let is_settled = queue.owed.is_none();
+        if is_settled {
+            self.has_failed.store(false, Ordering::Relaxed);
+        }
+        is_settled
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -385,9 +409,11 @@ impl Storage {
     }
 }
 
-/// The right to work the queue off. When its runtime goes away, what is left in the queue fails.
+/// The right to work the queue off. When its runtime goes away, it passes to another one where something in the queue was
+/// asked for; where there is none, what is left in the queue fails.
 struct Drain {
     storage: Arc<Storage>,
+    runtime: Handle,
     over: bool,
 }
 
@@ -397,7 +423,7 @@ impl Drain {
     }
 
     async fn write_next(&mut self) -> bool {
-        let Some(Write { debt, fence, flight, done }) = self.next() else { return false };
+        let Some(Write { debt, fence, flight, done, .. }) = self.next() else { return false };
         let storage = &self.storage;
         // A refresh is not written again after a later record, which is next in the queue. The first time its flight says so.
         let is_overtaken = || flight.is_none() && debt.is_refresh() && !storage.owes(&debt);
@@ -441,14 +467,28 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        if !self.over {
-            let mut queue = self.storage.queue();
-            queue.draining = false;
-            let unwritten = std::mem::take(&mut queue.writes);
-            drop(queue);
-            drop(unwritten);
-            self.storage.pulse.send_replace(());
+        if self.over {
+            return;
         }
+        let storage = &self.storage;
+        let has_gone = |runtime: &mut Handle| runtime.id() == self.runtime.id();
+        let (heir, unwritten) = {
+            let mut queue = storage.queue();
+            queue.draining = false;
+            for write in &mut queue.writes {
+                write.runtime.take_if(has_gone);
+            }
+            let heir = queue.writes.iter().find_map(|write| write.runtime.clone());
+            let unwritten = if heir.is_none() { std::mem::take(&mut queue.writes) } else { VecDeque::new() };
+            (heir, unwritten)
+        };
+        drop(unwritten);
+        // Nobody may be there any more to hear of what was being written.
+        storage.has_failed.store(true, Ordering::Relaxed);
+        if let Some(runtime) = heir {
+            storage.drain(&runtime);
+        }
+        storage.pulse.send_replace(());
     }
 }
 
@@ -514,7 +554,7 @@ fn failed(message: &'static str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use tokio::time::sleep;
 

@@ -229,6 +229,18 @@ fn a_change_without_a_runtime_holds_and_is_saved_later() {
 }
 
 #[test]
+fn a_change_without_a_runtime_is_saved_where_the_session_is_used_next() {
+    let store = MemoryStore::new();
+    let world = World::with(ModelAuthority::new(), |builder| builder.store(store.clone()), |layer| layer);
+    block_on(world.session.login(Token::new("of-bob"))).unwrap_err();
+    runtime().block_on(async {
+        world.session.token().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(store.load().await.unwrap().unwrap().token.unwrap().access.expose(), "of-bob");
+    });
+}
+
+#[test]
 fn a_replacement_without_a_runtime_or_timers_holds_if_there_is_nothing_to_look_for() {
     let timeless = Builder::new_current_thread().enable_io().build().unwrap();
     let looks = Token::new("elsewhere");

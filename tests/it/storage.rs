@@ -1039,6 +1039,79 @@ fn what_could_not_be_saved_is_written_again_by_the_runtime_that_lives() {
     }
 }
 
+/// A sibling needs the lease that is kept for it.
+#[test]
+fn what_a_runtime_left_unsaved_is_written_where_the_session_is_used_next() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let world = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let (ours, sibling) = (world(), world());
+    let (first, second) = (runtime(), runtime());
+    first.block_on(ours.session.token()).unwrap();
+    second.block_on(sibling.session.token()).unwrap();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let session = ours.session.clone();
+    first.block_on(async {
+        tokio::spawn(async move { session.refresh().await });
+        gate.waiting(1).await;
+    });
+    drop(first);
+    store.set(|store| store.hold_save = None);
+    second.block_on(async {
+        assert_eq!(ours.get("/me").await.unwrap().status(), StatusCode::OK);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(store.saved().len(), 2);
+        sibling.session.refresh().await.unwrap();
+        assert_eq!(authority.counts().presented_again(), 0);
+    });
+}
+
+#[test]
+fn a_logout_that_a_runtime_left_unsaved_is_written_where_the_session_is_asked_next() {
+    for ends in [true, false] {
+        let store = Watched::default();
+        let world = world(&store);
+        let left = runtime();
+        left.block_on(world.session.token()).unwrap();
+        store.set(|store| store.save = Fault::Error);
+        left.block_on(world.session.logout()).unwrap_err();
+        store.set(|store| store.save = Fault::None);
+        let undriven = Some(left).filter(|_| !ends);
+        runtime().block_on(async {
+            world.session.token().await.unwrap_err();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(store.access().await, None, "its runtime ends: {ends}");
+        });
+        drop(undriven);
+    }
+}
+
+#[test]
+fn what_is_queued_behind_a_write_whose_runtime_goes_away_is_written_on_its_own() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let world = world(&store);
+    let (first, gone, last) = (runtime(), runtime(), runtime());
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+    first.block_on(async {
+        assert_pending!(login.poll());
+        gate.waiting(1).await;
+    });
+    let mut replace = task::spawn(world.session.replace(Token::new("elsewhere")));
+    gone.block_on(async { assert_pending!(replace.poll()) });
+    let mut logout = task::spawn(world.session.logout());
+    last.block_on(async { assert_pending!(logout.poll()) });
+    drop(gone);
+    store.set(|store| store.hold_save = None);
+    drop(first);
+    last.block_on(async {
+        within(logout).await.expect("its runtime is there");
+        within(replace).await.expect("the queue goes on as a whole");
+        within(login).await.expect_err("what has become of it nobody knows");
+    });
+    assert_eq!(store.saved(), [Some("elsewhere".to_owned()), None]);
+}
+
 /// It might be written over what a sibling has saved meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_without_a_lease_is_written_again_by_the_next_one_only() {
