@@ -150,7 +150,9 @@ impl Acquire {
             Decision::Start(flight, plan) => {
                 let Some(runtime) = engine.runtime() else {
                     slot.unstart();
-                    let error = Error::new(ErrorKind::NoRuntime, "a refresh needs a tokio runtime to run on");
+                    let missing =
+                        || Error::new(ErrorKind::NoRuntime, "a refresh needs a tokio runtime to run on");
+                    let error = flight.over().cloned().unwrap_or_else(missing);
                     return Poll::Ready(Err(Denied::Failed(error)));
                 };
                 drop(slot);

@@ -11,6 +11,7 @@ use crate::{
     classify::Verdict,
     error::Error,
     generation::{Epoch, Stamp},
+    secret::Secret,
     source::{Cause, FailureClass},
     time::Now,
 };
@@ -56,6 +57,14 @@ pub(crate) enum Decision {
 pub(crate) struct Plan {
     pub(crate) cause: Cause,
     pub(crate) known: Known,
+    /// The refresh tokens that the authority has refused.
+    pub(crate) refused: Vec<Secret>,
+}
+
+impl Plan {
+    pub(super) fn has_refused(&self, refresh_token: &Secret) -> bool {
+        self.refused.iter().any(|refused| refused.same_as(refresh_token))
+    }
 }
 
 /// What the session has at a moment.

@@ -8,7 +8,10 @@ use super::{
     engine::Engine,
     kernel::{Fetch, Slot},
 };
-use crate::{error::ErrorKind, generation::Generation};
+use crate::{
+    error::{Error, ErrorKind},
+    generation::Generation,
+};
 
 /// The state of a session as [`Changes`] tells it: what becomes of its refreshes. While one is on, or has failed, the token before may
 /// still be good and in use.
@@ -34,7 +37,11 @@ pub enum State {
 impl State {
     fn of(slot: &mut Slot) -> Self {
         match slot.fetch() {
-            Fetch::Flight(_) | Fetch::Overdue(..) => State::Refreshing,
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => match flight.over().map(Error::kind) {
+                None => State::Refreshing,
+                Some(ErrorKind::SessionEnded) => State::LoggedOut,
+                Some(_) => State::LoginRequired,
+            },
             Fetch::Cooling { error, .. } if error.kind() == ErrorKind::Stalled => State::Stalled,
             Fetch::Cooling { .. } => State::Cooling,
             Fetch::Dead(_) => State::LoginRequired,

@@ -219,10 +219,12 @@ impl Engine {
             self.conclude(Finder::Flight(flight), Obtained::Nothing).await;
             return;
         };
-        self.announce(&match class {
-            FailureClass::LoginRequired => Event::LoginRequired { error: &error },
-            _ => Event::RefreshFailed { error: &error },
-        });
+        match class {
+            // It was told when it happened.
+            _ if flight.over().is_some() => {}
+            FailureClass::LoginRequired => self.announce(&Event::LoginRequired { error: &error }),
+            _ => self.announce(&Event::RefreshFailed { error: &error }),
+        }
         flight.land(Landed::Failed(error));
         self.pulse.send_replace(());
     }

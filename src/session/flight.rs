@@ -43,6 +43,9 @@ struct Core {
     lost: AtomicBool,
     /// Its tasks are gone.
     gone: AtomicBool,
+    /// Why there is nothing to fetch: it looks whether the store has something else, and only then it fetches.
+    over: Option<Error>,
+    revived: AtomicBool,
     /// There are other credentials than those that it has, or may have, presented.
     forgiven: AtomicBool,
     /// Why it has brought nothing.
@@ -61,6 +64,15 @@ struct Wait {
 
 impl Flight {
     pub(crate) fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// One of a session that is over.
+    pub(super) fn looking(over: Error) -> Self {
+        Self::with(Some(over))
+    }
+
+    fn with(over: Option<Error>) -> Self {
         let wait =
             Wait { seats: Seats::default(), fetch: None, aborts: false, spends: Vec::new(), lease: None };
         Flight(Arc::new(Core {
@@ -68,6 +80,8 @@ impl Flight {
             wait: Mutex::new(wait),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            over,
+            revived: AtomicBool::new(false),
             forgiven: AtomicBool::new(false),
             failure: OnceLock::new(),
         }))
@@ -171,6 +185,26 @@ impl Flight {
 
     pub(crate) fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::Acquire)
+    }
+
+    /// Why the session is over, while it is not known that the store has something else.
+    pub(super) fn over(&self) -> Option<&Error> {
+        let is_revived = self.0.revived.load(Ordering::Acquire) || self.is_lost();
+        self.0.over.as_ref().filter(|_| !is_revived)
+    }
+
+    pub(super) fn remembered(&self) -> Option<&Error> {
+        self.0.over.as_ref()
+    }
+
+    /// The refresh tokens that are of no use after the fetch.
+    pub(super) fn spent(&self) -> Vec<Secret> {
+        self.wait().spends.clone()
+    }
+
+    /// The store has something else: it is a flight as any other from now on.
+    pub(super) fn revive(&self) {
+        self.0.revived.store(true, Ordering::Release);
     }
 
     /// Its failure says nothing of the next fetch.

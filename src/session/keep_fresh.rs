@@ -58,7 +58,7 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
 
 async fn is_over(session: &Weak<Engine>) -> bool {
     let Some(engine) = session.upgrade() else { return true };
-    matches!(engine.slot().await.fetch(), Fetch::LoggedOut)
+    engine.slot().await.is_logged_out()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
     generation::{Epoch, Generation},
+    secret::Secret,
     source::{Cause, FailureClass},
     store::{Record, SessionId},
     time::Now,
@@ -36,6 +37,10 @@ pub(crate) struct Slot {
     strikes: u32,
     last_strike: Option<Duration>,
     record: RecordHead,
+    /// The refresh tokens that the authority has refused, which are not presented again.
+    refused: Vec<Secret>,
+    /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
+    look_at: Option<Duration>,
     spent: Vec<Error>,
 }
 
@@ -68,7 +73,7 @@ pub(crate) enum Fetch {
         until: Duration,
         error: Error,
     },
-    /// The authority's word: nothing is fetched until somebody logs in.
+    /// The authority's word: nothing is fetched until somebody logs in, here or elsewhere.
     Dead(Error),
     LoggedOut,
 }
@@ -83,6 +88,8 @@ impl Slot {
             strikes: 0,
             last_strike: None,
             record: RecordHead { session, revision: 0 },
+            refused: Vec::new(),
+            look_at: None,
             spent: Vec::new(),
         }
     }
@@ -93,7 +100,21 @@ impl Slot {
 
     /// Whether the session has never had a token, and may get one.
     pub(crate) fn is_blank(&mut self) -> bool {
-        self.token.is_none() && !matches!(self.fetch(), Fetch::LoggedOut)
+        self.token.is_none() && !self.is_logged_out()
+    }
+
+    pub(crate) fn is_logged_out(&self) -> bool {
+        self.over().is_some_and(|over| over.kind() == ErrorKind::SessionEnded)
+    }
+
+    /// Why nothing is fetched, if the session is over.
+    fn over(&self) -> Option<Error> {
+        match &self.fetch {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => flight.over().cloned(),
+            Fetch::Dead(error) => Some(error.clone()),
+            Fetch::LoggedOut => Some(Error::new(ErrorKind::SessionEnded, "the session was logged out")),
+            Fetch::Idle | Fetch::Cooling { .. } => None,
+        }
     }
 
     pub(crate) fn token(&self) -> Option<&Arc<Issued>> {
@@ -127,17 +148,29 @@ impl Slot {
                 self.condemn_if_rejected(ask);
                 Decision::Join(flight)
             }
-            Fetch::Overdue(_, error) | Fetch::Dead(error) => Decision::Fail(error.clone()),
+            Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
+            Fetch::Dead(error) => self.look(error.clone(), ask, now),
             Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
-            Fetch::LoggedOut => Decision::Fail(self.left()),
+            Fetch::LoggedOut => self.look(self.left(), ask, now),
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
-                let flight = Flight::new();
-                self.set_fetch(Fetch::Flight(flight.clone()));
-                Decision::Start(flight, self.plan(ask, now()))
+                self.start(Flight::new(), ask, now())
             }
         }
+    }
+
+    /// Nothing is fetched, but somebody may have logged in elsewhere.
+    fn look(&mut self, over: Error, ask: Ask, now: impl Fn() -> Now) -> Decision {
+        match self.look_at {
+            Some(at) if at <= now().monotonic => self.start(Flight::looking(over), ask, now()),
+            _ => Decision::Fail(over),
+        }
+    }
+
+    fn start(&mut self, flight: Flight, ask: Ask, now: Now) -> Decision {
+        self.set_fetch(Fetch::Flight(flight.clone()));
+        Decision::Start(flight, self.plan(ask, now))
     }
 
     /// There are other credentials: what the authority said of the ones before is forgotten.
@@ -148,12 +181,15 @@ impl Slot {
             Fetch::Cooling { .. } | Fetch::Dead(_) => self.end_fetch(Fetch::Idle),
             Fetch::Idle | Fetch::LoggedOut => {}
         }
+        self.look_at = self.look_at.map(|_| Duration::ZERO);
         self.forget_failures();
     }
 
     /// The flight could not be started.
     pub(crate) fn unstart(&mut self) {
-        self.end_fetch(Fetch::Idle);
+        if let Some(flight) = self.flight().cloned() {
+            self.end_flight(&flight);
+        }
     }
 
     /// Puts a newer token of the same identity into use. `None`: it came too late to count.
@@ -189,9 +225,13 @@ impl Slot {
             return None;
         }
         let (class, mut error) = (failure.class, failure.error.clone());
-        if flight.is_forgiven() {
-            // It was of the credentials before: the waiters are told, and the next ask starts anew.
-            self.end_fetch(Fetch::Idle);
+        if class == FailureClass::LoginRequired {
+            self.refuse(flight.spent());
+        }
+        self.look_at = Some(now.monotonic.saturating_add(BETWEEN_LOOKS));
+        if flight.is_forgiven() || flight.over().is_some() {
+            // It was of the credentials before, or the session is over as it was: the waiters are told, and nothing changes.
+            self.end_flight(flight);
             flight.fails(error.clone());
             return Some(Failure { class: FailureClass::Transient, error });
         }
@@ -220,8 +260,8 @@ impl Slot {
 
     /// The fetch of a flight that has lost is over: another one may start.
     pub(crate) fn release(&mut self, by: Finder<'_>) {
-        if by.flight().is_some_and(|flight| self.is_on(flight)) {
-            self.end_fetch(Fetch::Idle);
+        if let Some(flight) = by.flight().filter(|flight| self.is_on(flight)) {
+            self.end_flight(flight);
         }
     }
 
@@ -229,6 +269,7 @@ impl Slot {
     pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
         let record = RecordHead { session: SessionId::random(), ..self.record.following() };
         let flight = self.leave(Fetch::Idle);
+        self.refused.clear();
         (self.issue(token, record, Arc::default()), flight)
     }
 
@@ -249,7 +290,7 @@ impl Slot {
         stored: Option<Record>,
     ) -> Result<(Change, Option<Flight>), Error> {
         self.absorb();
-        if epoch != self.epoch || matches!(self.fetch, Fetch::LoggedOut) {
+        if epoch != self.epoch || self.is_logged_out() {
             return Err(self.left());
         }
         let flight = self.flight().cloned();
@@ -288,6 +329,7 @@ impl Slot {
     /// The end of the identity. The flight that is on is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
         let flight = self.leave(Fetch::LoggedOut);
+        self.look_at = None;
         self.record = self.record.following();
         (self.record, flight)
     }
@@ -297,6 +339,7 @@ impl Slot {
         let wanted = self.is_wanted(by);
         if wanted {
             self.leave(Fetch::LoggedOut);
+            self.look_at = Some(Duration::ZERO);
             self.record = record;
         }
         wanted
@@ -337,10 +380,27 @@ impl Slot {
         }
     }
 
+    fn refuse(&mut self, refresh_tokens: Vec<Secret>) {
+        for token in refresh_tokens {
+            if !self.refused.iter().any(|refused| refused.same_as(&token)) {
+                self.refused.push(token);
+            }
+        }
+    }
+
+    /// The flight ends and leaves the session as it was.
+    fn end_flight(&mut self, flight: &Flight) {
+        self.end_fetch(match flight.over() {
+            Some(over) if over.kind() == ErrorKind::SessionEnded => Fetch::LoggedOut,
+            Some(over) if !flight.is_forgiven() => Fetch::Dead(over.clone()),
+            _ => Fetch::Idle,
+        });
+    }
+
     /// A flight whose tasks are gone, with their runtime, is over.
     fn absorb(&mut self) {
-        if self.flight().is_some_and(Flight::is_gone) {
-            self.end_fetch(Fetch::Idle);
+        if let Some(gone) = self.flight().filter(|flight| flight.is_gone()).cloned() {
+            self.end_flight(&gone);
         }
     }
 
@@ -352,6 +412,8 @@ impl Slot {
     }
 
     fn set_fetch(&mut self, then: Fetch) {
+        // A flight that only looked may be the last to remember why.
+        self.spent.extend(self.flight().and_then(Flight::remembered).cloned());
         match std::mem::replace(&mut self.fetch, then) {
             Fetch::Overdue(_, error) | Fetch::Cooling { error, .. } | Fetch::Dead(error) => {
                 self.spent.push(error);
@@ -430,19 +492,21 @@ impl Slot {
             _ if self.token.is_some() => Cause::Expired,
             _ => Cause::Absent,
         };
-        Plan { cause, known: self.known() }
+        Plan { cause, known: self.known(), refused: self.refused.clone() }
     }
 
     /// Why a request of an earlier epoch gets no token.
     fn left(&self) -> Error {
-        match self.fetch {
-            Fetch::LoggedOut => Error::new(ErrorKind::SessionEnded, "the session was logged out"),
+        match self.over() {
+            Some(over) if self.is_logged_out() => over,
             _ => Error::new(ErrorKind::SessionChanged, "another identity has logged in"),
         }
     }
 }
 
 const STRIKES: u32 = 3;
+/// A login elsewhere is to be found soon, and the store is not to be read by every request.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 const BETWEEN_STRIKES: Duration = Duration::from_secs(5 * 60);
 const STALLED_FOR: Duration = Duration::from_secs(15 * 60);
 /// A request that got no answer may have spent the refresh token.

@@ -215,7 +215,8 @@ impl Session {
     }
 
     /// The source has other credentials now, or the same ones are good again: forgets which were refused, so that the next
-    /// request may fetch with any of them. A refresh token that was refused is never presented again all the same.
+    /// request may fetch with any of them. A refresh token that was refused is never presented again all the same. A
+    /// session that was logged out elsewhere looks into the store for a login with the next request.
     pub async fn credentials_changed(&self) {
         self.engine.forgive().await;
     }

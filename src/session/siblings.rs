@@ -8,7 +8,7 @@ use super::{
     ask::Known,
     engine::Engine,
     issued::Provenance,
-    kernel::{Fetch, Finder},
+    kernel::Finder,
     reload::{Taken, reload, take},
     storage::Storage,
 };
@@ -75,7 +75,7 @@ async fn quiet(session: &Weak<Engine>) -> Option<Quiet> {
         let quiet = {
             let mut slot = engine.slot().await;
             let is_quiet = !slot.is_flying() && engine.storage.is_settled();
-            is_quiet.then(|| (slot.known(), matches!(slot.fetch(), Fetch::LoggedOut)))
+            is_quiet.then(|| (slot.known(), slot.is_logged_out()))
         };
         if let Some((known, is_logged_out)) = quiet {
             return Some(Quiet { engine, known, is_logged_out });

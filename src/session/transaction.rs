@@ -85,6 +85,12 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 }
 
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
+    if let Some(over) = flight.over() {
+        if !has_something_else(&engine, &plan, over).await {
+            return Err(Failure { class: FailureClass::LoginRequired, error: over.clone() });
+        }
+        flight.revive();
+    }
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
@@ -93,7 +99,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         Taken::Base(base, before) => (base, before),
     };
     let stored = before.as_ref().and_then(|before| before.refresh.clone());
-    let mut refresh_token = before.as_ref().and_then(|before| before.living_refresh(engine.clock.exact()));
+    let stored = stored.filter(|stored| !plan.has_refused(stored));
+    let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
+    let mut refresh_token = stored.clone().filter(|_| !is_dead);
     if !may_fetch {
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
@@ -159,6 +167,25 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
     }
     Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
+}
+
+/// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
+async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool {
+    if !engine.storage.is_settled() {
+        return false;
+    }
+    let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return false };
+    // After a logout only another login counts.
+    if over.kind() == ErrorKind::SessionEnded && found.session == plan.known.record.session {
+        return false;
+    }
+    match take(engine, &plan.known, reload(plan.known.record, &plan.known, Some(found)), Provenance::Stored) {
+        Taken::Whole(_) => true,
+        Taken::Base(_, before) => {
+            let refresh_token = before.and_then(|before| before.refresh);
+            refresh_token.is_some_and(|refresh_token| !plan.has_refused(&refresh_token))
+        }
+    }
 }
 
 /// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked: that

@@ -173,7 +173,7 @@ impl FetchContext {
         self
     }
 
-    /// The refresh token of the present session, if there is one. One that is dead by our clock is left out at first; if the source
+    /// The refresh token of the present session, if there is one that was not refused. One that is dead by our clock is left out at first; if the source
     /// says that a [login is required](FetchError::login_required) without it, it is asked once more, with it, because a
     /// clock may be wrong.
     pub fn refresh_token(&self) -> Option<&Secret> {

@@ -57,6 +57,9 @@ pub trait TokenStore: Send + Sync + 'static {
     /// on each tokio runtime that it has refreshed or been changed on, because it cannot know which of them goes on: on one
     /// only if it is [bound](crate::session::SessionBuilder::on_current_runtime) to that.
     ///
+    /// Where it does not tell, a session that is over, and was not logged out by its own process, looks when it is asked for a
+    /// token, every five seconds at most.
+    ///
     /// # Cancel safety
     ///
     /// The session drops the future when it ends itself.
@@ -165,12 +168,10 @@ impl StoredToken {
         self.refresh_expires_at = other.refresh_expires_at;
     }
 
-    /// The refresh token, unless it is dead by the clock.
-    pub(crate) fn living_refresh(&self, now: Now) -> Option<Secret> {
-        let is_dead = self
-            .refresh_expires_at
-            .is_some_and(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default() <= now.wall);
-        self.refresh.clone().filter(|_| !is_dead)
+    /// Whether the refresh token is dead by the clock.
+    pub(crate) fn is_refresh_dead(&self, now: Now) -> bool {
+        self.refresh_expires_at
+            .is_some_and(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default() <= now.wall)
     }
 }
 

@@ -13,6 +13,7 @@ mod life;
 mod locks;
 mod logins;
 mod oauth2;
+mod over;
 mod peek;
 mod presets;
 mod promises;

@@ -1,0 +1,173 @@
+//! A session that is over, on a store that does not tell of changes: somebody may log in elsewhere.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tower_token_refresh::{
+    BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
+    event::Event,
+    session::State,
+    source_fn,
+    store::{Lease, MemoryStore, Record, TokenStore},
+};
+
+use crate::script::within;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Counts the looks, and tells of nothing.
+#[derive(Clone, Default)]
+struct Silent {
+    memory: MemoryStore,
+    loads: Arc<AtomicUsize>,
+}
+
+impl TokenStore for Silent {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.memory.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.memory.lock().await
+    }
+}
+
+type Noted = Arc<Mutex<Vec<String>>>;
+
+/// A session whose authority knows no refresh token but `good`, and what was presented to it.
+fn session(store: &Silent) -> (Session, Noted) {
+    let noted = Noted::default();
+    let notes = noted.clone();
+    let source = source_fn(move |context: FetchContext| {
+        let presented = context.refresh_token().map_or("nothing", |token| token.expose()).to_owned();
+        notes.lock().unwrap().push(presented.clone());
+        async move {
+            match presented.as_str() {
+                "good" => Ok(Token::new("refreshed")),
+                _ => Err(FetchError::login_required("the grant is over")),
+            }
+        }
+    });
+    (Session::builder(source).store(store.clone()).build(), noted)
+}
+
+/// A session that is dead, or was logged out elsewhere.
+async fn over(store: &Silent, is_logged_out: bool) -> (Session, Noted) {
+    let (daemon, noted) = session(store);
+    daemon.login(Token::new("first").refresh_token("bad")).await.unwrap();
+    if is_logged_out {
+        session(store).0.logout().await.unwrap();
+    }
+    let kind = if is_logged_out { ErrorKind::SessionEnded } else { ErrorKind::LoginRequired };
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), kind);
+    (daemon, noted)
+}
+
+async fn access(session: &Session) -> String {
+    session.token().await.unwrap().access().expose().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_elsewhere_is_found_by_the_next_who_asks() {
+    for is_logged_out in [false, true] {
+        // Of one that has expired meanwhile the refresh token is good, as it is of another identity that is gone over to.
+        for (lives, refreshes, expected) in [(2 * HOUR, 1, "second"), (HOUR / 2, 2, "refreshed")] {
+            let store = Silent::default();
+            let (daemon, _) = over(&store, is_logged_out).await;
+            let token = Token::new("second").refresh_token("good").expires_in(lives);
+            session(&store).0.login(token).await.unwrap();
+            sleep(HOUR).await;
+            for _ in 0..refreshes {
+                within(daemon.refresh()).await.unwrap();
+            }
+            assert_eq!(access(&daemon).await, expected, "logged out: {is_logged_out}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_a_session_that_is_over_costs_a_look_now_and_then_and_nothing_else() {
+    for is_logged_out in [false, true] {
+        let store = Silent::default();
+        let (daemon, noted) = over(&store, is_logged_out).await;
+        let (presented, looks) = (noted.lock().unwrap().clone(), store.loads.load(Ordering::SeqCst));
+        let state = if is_logged_out { State::LoggedOut } else { State::LoginRequired };
+        let mut changes = daemon.subscribe();
+        assert_eq!(changes.next().await, Some(state));
+        let following = tokio::spawn(async move { changes.next().await });
+        for _ in 0..600 {
+            sleep(Duration::from_millis(100)).await;
+            assert!(within(daemon.refresh()).await.unwrap_err().is_login_required());
+        }
+        let looks = store.loads.load(Ordering::SeqCst) - looks;
+        assert!((11..=13).contains(&looks), "{looks} looks in a minute");
+        assert_eq!(*noted.lock().unwrap(), presented, "nobody else was asked");
+        assert!(!following.is_finished(), "nothing has changed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_is_told_once_however_often_it_looks() {
+    let store = Silent::default();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    let source = source_fn(|_| async { Err::<Token, _>(FetchError::login_required("over")) });
+    let session = Session::builder(source)
+        .store(store)
+        .observer(move |_: &Event<'_>| {
+            count.fetch_add(1, Ordering::SeqCst);
+        })
+        .build();
+    for _ in 0..3 {
+        assert!(session.token().await.unwrap_err().is_login_required());
+        sleep(HOUR).await;
+    }
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_credentials_make_the_next_request_look_at_once() {
+    let store = Silent::default();
+    let (daemon, _) = over(&store, true).await;
+    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    session(&store).0.login(Token::new("second")).await.unwrap();
+    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded, "it has just looked");
+    daemon.credentials_changed().await;
+    assert_eq!(access(&daemon).await, "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_ends_a_logout_of_ones_own_but_a_login_here() {
+    let store = Silent::default();
+    let (daemon, _) = session(&store);
+    daemon.login(Token::new("first")).await.unwrap();
+    daemon.logout().await.unwrap();
+    session(&store).0.login(Token::new("second")).await.unwrap();
+    sleep(HOUR).await;
+    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_refresh_token_is_not_presented_again_whatever_comes_before_the_next_login() {
+    let store = Silent::default();
+    let (daemon, noted) = over(&store, false).await;
+    daemon.replace(Token::new("elsewhere")).await.unwrap();
+    assert!(daemon.refresh().await.unwrap_err().is_login_required());
+    daemon.credentials_changed().await;
+    assert!(daemon.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(*noted.lock().unwrap(), ["bad", "nothing", "nothing"]);
+    daemon.login(Token::new("second").refresh_token("bad")).await.unwrap();
+    assert!(daemon.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(noted.lock().unwrap().last().unwrap(), "bad", "whoever logs in with it wants it tried");
+}
