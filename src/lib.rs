@@ -98,6 +98,8 @@ mod extension;
 mod future;
 mod generation;
 mod head;
+#[cfg(feature = "json")]
+mod json;
 mod layer;
 pub mod peek;
 pub mod placement;

@@ -283,11 +283,18 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
             pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),
         );
     }
-    let mut text = String::from_utf8_lossy(&text).into_owned();
+    match json(&text) {
+        Some(Value::Object(members)) => Some(members),
+        _ => None,
+    }
+}
+
+/// Another reading of JSON behind a mark, with texts that are damaged.
+pub(crate) fn json(text: &[u8]) -> Option<Value> {
+    let mut text = String::from_utf8_lossy(text).into_owned();
     loop {
         match serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
-            Ok(Value::Object(members)) => return Some(members),
-            Ok(_) => return None,
+            Ok(value) => return Some(value),
             Err(_) => text = without_a_half_pair(&text)?,
         }
     }

@@ -8,6 +8,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{ErrorCode, JsonCodeLayer};
 
 use crate::{
+    answers::json,
     message::Message,
     runtime::run,
     steps::{Step, Steps, compare, steps},
@@ -57,7 +58,11 @@ fn code(message: &Message<'_>, body: &Steps, limit: u64) -> Option<ErrorCode> {
     let status = message.status;
     if status.is_informational()
         || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
-        || message.headers.contains_key(header::CONTENT_ENCODING)
+        || message
+            .headers
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
     {
         return None;
     }
@@ -77,7 +82,7 @@ fn code(message: &Message<'_>, body: &Steps, limit: u64) -> Option<ErrorCode> {
     if text.len() as u64 > limit {
         return None;
     }
-    let json: Value = serde_json::from_slice(&text).ok()?;
+    let json = json(&text)?;
     let at = |value: Option<&Value>| match value? {
         Value::Number(number) => number.as_i64().filter(|code| *code != 0).map(ErrorCode::from),
         Value::String(text) if text.is_empty() || text == "OK" => None,

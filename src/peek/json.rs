@@ -5,12 +5,14 @@
 //!
 //! 1. Nothing is read after a `HEAD`, of a 1xx, 204 or 304, at a status that was not asked for, without a JSON content
 //!    type (`application/json`, `…+json` and those added, with any parameters; never an event stream) or with a
-//!    `Content-Encoding`: decompress below this layer.
+//!    `Content-Encoding` other than `identity`: decompress below this layer.
 //! 2. A body that is known to exceed the limit is not read either. One that turns out to do so, or fails, is handed on
 //!    with what was read first: no evidence. So is one of more than 1,024 frames.
 //! 3. The first of the JSON pointers at which there is an integer or a text that is no sign of success (0, `""` and
 //!    the codes you name) gives the code. Of two members with one name, the last counts.
-//! 4. Anything else is no evidence: what is not JSON in UTF-8, other types, numbers with a fraction.
+//! 4. A byte order mark is skipped, and what is not UTF-8, or half of a surrogate pair, is replaced by U+FFFD, so that a
+//!    message in another charset, or one that was cut, hides no code beside it.
+//! 5. Anything else is no evidence: what is not JSON, other types, numbers with a fraction.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -59,7 +61,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Method, Request, Response, StatusCode, header::CONTENT_ENCODING};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use serde_json::Value;
@@ -70,6 +72,7 @@ use super::{LIMIT, PeekBody, body::poll_read, media_type};
 use crate::{
     classify::{ErrorCode, status_set},
     error::{Error, ErrorKind},
+    json,
 };
 
 /// Finds error codes in JSON bodies. See the [module docs](self).
@@ -204,7 +207,7 @@ impl Rules {
             || response.body().is_end_stream());
         has_a_body
             && self.statuses.as_ref().is_none_or(|statuses| statuses.contains(&status))
-            && !response.headers().contains_key(CONTENT_ENCODING)
+            && response.headers().get_all(CONTENT_ENCODING).iter().all(is_identity)
             && media_type(response.headers()).is_some_and(|media_type| self.is_json(media_type))
     }
 
@@ -216,7 +219,7 @@ impl Rules {
     }
 
     fn code(&self, text: &[u8]) -> Option<ErrorCode> {
-        let json: Value = serde_json::from_slice(text).ok()?;
+        let json: Value = json::read(text)?;
         let mut codes = self.pointers.iter().filter_map(|pointer| match json.pointer(pointer)? {
             Value::Number(code) => code.as_i64().map(ErrorCode::from),
             Value::String(code) => Some(code.as_str().into()),
@@ -312,6 +315,11 @@ where
             }
         }
     }
+}
+
+/// The coding that is none (RFC 9110 §8.4.1).
+fn is_identity(coding: &HeaderValue) -> bool {
+    coding.as_bytes().eq_ignore_ascii_case(b"identity")
 }
 
 /// All that was read, in one piece.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -408,6 +408,7 @@ async fn what_cannot_hold_a_code_is_not_read() {
         json().status(304),
         json().status(418),
         json().header("content-encoding", "gzip"),
+        json().header("content-encoding", "identity").header("content-encoding", "gzip"),
         typed("text/event-stream"),
         typed("text/event-stream; charset=utf-8"),
         typed("text/html"),
@@ -484,17 +485,33 @@ async fn what_is_no_whole_json_text_with_a_code_is_no_evidence() {
         r#"{"error_code":9223372036854775808}"#,
         r#"{"Error_Code":7}"#,
         r#"{"error_code":7,"error_code":0}"#,
-        "\u{feff}{\"error_code\":7}",
         &deep,
     ] {
         assert_eq!(code_of(&JsonCodeLayer::new(), text).await, None, "{text}");
     }
     let utf_16: Vec<u8> = r#"{"error_code":7}"#.encode_utf16().flat_map(u16::to_be_bytes).collect();
-    let gbk = [br#"{"error_code":7,"msg":""#, &[0xb9, 0xfd, 0xc6, 0xda][..], br#""}"#].concat();
-    for bytes in [utf_16, gbk] {
+    let cut_short = [br#"{"error_code":7,"msg":""#, &[0xb9][..]].concat();
+    for bytes in [utf_16, cut_short] {
         let response = through(&JsonCodeLayer::new(), json(ModelBody::from(bytes.clone()))).await;
         assert!(response.extensions().is_empty());
         assert_eq!(text_of(response.into_body()).await, bytes);
+    }
+}
+
+#[tokio::test]
+async fn no_byte_order_mark_no_message_in_another_charset_and_no_identity_coding_hides_a_code() {
+    let gbk = [br#"{"error_code":7,"msg":""#, &[0xb9, 0xfd, 0xc6, 0xda][..], br#""}"#].concat();
+    let marked = "\u{feff}{\"error_code\":7}".as_bytes().to_vec();
+    let plain = br#"{"error_code":7}"#.to_vec();
+    for (bytes, coding) in
+        [(gbk, None), (marked, None), (plain.clone(), Some("identity")), (plain, Some("Identity"))]
+    {
+        let mut answer = json(ModelBody::from(bytes.clone()));
+        let coding = coding.map(HeaderValue::from_static);
+        answer.headers_mut().extend(coding.map(|coding| (header::CONTENT_ENCODING, coding)));
+        let response = through(&JsonCodeLayer::new(), answer).await;
+        assert_eq!(response.extensions().get(), Some(&ErrorCode::from(7)));
+        assert_eq!(text_of(response.into_body()).await, bytes, "handed on as it came");
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    json,
+};
 
 pub(in crate::source) const MEDIA_TYPE: &str = "application/json";
 
@@ -22,22 +25,9 @@ pub(in crate::source) enum Json {
 }
 
 impl Json {
-    /// `None` for what is not JSON. A byte order mark is skipped (RFC 8259 §8.1). What is not UTF-8, and half of a surrogate pair
-    /// (JavaScript writes it where it has cut a text), is replaced by U+FFFD, because a description in another charset must
-    /// not hide the code beside it.
+    /// `None` for what is not JSON.
     pub(super) fn parse(text: &[u8]) -> Option<Json> {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        // Enough for all, so that no copy of a secret is left behind by growing.
-        let mut mended =
-            Zeroizing::new(Vec::with_capacity(text.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
-        for chunk in text.utf8_chunks() {
-            mended.extend_from_slice(chunk.valid().as_bytes());
-            if !chunk.invalid().is_empty() {
-                mended.extend_from_slice("\u{fffd}".as_bytes());
-            }
-        }
-        replace_half_pairs(&mut mended);
-        serde_json::from_slice(&mended).ok()
+        json::read(text)
     }
 
     /// The object with these members.
@@ -154,30 +144,6 @@ impl<'de> Visitor<'de> for AnyJson {
 /// The name by which `serde_json` hands out numbers as texts, where another crate of the program has switched its feature
 /// `arbitrary_precision` on.
 const NUMBER: &str = "$serde_json::private::Number";
-
-/// Replaces escapes of surrogates that have no partner by those of U+FFFD, which are as long.
-fn replace_half_pairs(text: &mut [u8]) {
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
-        rest = &mut rest[at..];
-        let length = match (escaped(rest), rest.get(6..).and_then(escaped)) {
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
-            (Some(0xd800..=0xdfff), _) => {
-                rest[2..6].copy_from_slice(b"fffd");
-                6
-            }
-            (Some(_), _) => 6,
-            (None, _) => 2.min(rest.len()),
-        };
-        rest = &mut rest[length..];
-    }
-}
-
-/// The unit of UTF-16 that is escaped at the beginning of a text.
-fn escaped(text: &[u8]) -> Option<u16> {
-    let digits = std::str::from_utf8(text.strip_prefix(b"\\u")?.get(..4)?).ok()?;
-    u16::from_str_radix(digits, 16).ok()
-}
 
 /// A JSON pointer (RFC 6901).
 #[derive(Clone)]

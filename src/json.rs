@@ -1,0 +1,49 @@
+//! JSON as servers write it.
+
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+/// What a text says; `None` if it is not JSON. A byte order mark is skipped (RFC 8259 §8.1). What is not UTF-8, and half of a
+/// surrogate pair (JavaScript writes it where it has cut a text), is replaced by U+FFFD, because a description in another
+/// charset must not hide the code beside it.
+pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    serde_json::from_slice(text).or_else(|_| serde_json::from_slice(&mended(text))).ok()
+}
+
+fn mended(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    // Enough for all, so that no copy of a secret is left behind by growing.
+    let mut mended = Zeroizing::new(Vec::with_capacity(text.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
+    for chunk in text.utf8_chunks() {
+        mended.extend_from_slice(chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            mended.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    replace_half_pairs(&mut mended);
+    mended
+}
+
+/// Replaces escapes of surrogates that have no partner by those of U+FFFD, which are as long.
+fn replace_half_pairs(text: &mut [u8]) {
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+        rest = &mut rest[at..];
+        let length = match (escaped(rest), rest.get(6..).and_then(escaped)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                rest[2..6].copy_from_slice(b"fffd");
+                6
+            }
+            (Some(_), _) => 6,
+            (None, _) => 2.min(rest.len()),
+        };
+        rest = &mut rest[length..];
+    }
+}
+
+/// The unit of UTF-16 that is escaped at the beginning of a text.
+fn escaped(text: &[u8]) -> Option<u16> {
+    let digits = std::str::from_utf8(text.strip_prefix(b"\\u")?.get(..4)?).ok()?;
+    u16::from_str_radix(digits, 16).ok()
+}
