@@ -1,6 +1,6 @@
 use super::{JsonByDefaultLayer, Preset};
 use crate::{
-    classify::{Classify, Codes, Standard},
+    classify::{Classify, Codes, Standard, Statuses},
     peek::{
         grpc::{GrpcStatusLayer, GrpcUnauthenticated},
         json::JsonCodeLayer,
@@ -59,9 +59,10 @@ pub fn oauth2() -> Preset<()> {
 }
 
 /// gRPC: a bearer token in the metadata, and `UNAUTHENTICATED` in headers, or in the trailers of calls that are marked
-/// [`Unary`](crate::peek::grpc::Unary).
+/// [`Unary`](crate::peek::grpc::Unary); or HTTP's 401, by which proxies in between say the same.
 pub fn grpc() -> Preset<GrpcStatusLayer> {
-    Preset::new(Placement::bearer(), GrpcUnauthenticated, GrpcStatusLayer::new())
+    let classifier = Statuses::reject([401]).expect(VALID).or(GrpcUnauthenticated);
+    Preset::new(Placement::bearer(), classifier, GrpcStatusLayer::new())
 }
 
 fn access_token() -> Placement {

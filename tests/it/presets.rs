@@ -394,6 +394,17 @@ async fn grpc_refuses_by_its_status_in_headers_or_trailers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn grpc_refuses_by_a_401_of_whoever_is_in_between() {
+    for (status, attempts) in [(401, Some(2)), (403, None), (503, None)] {
+        let session = numbered(&preset::grpc()).build();
+        let platform = Platform::default();
+        let client = client(preset::grpc(), session, platform.api());
+        platform.says(status, "<html>");
+        assert_eq!(get(&client).await.2, attempts, "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_applications_in_one_process_know_nothing_of_each_other() {
     let token = |token: &str| format!(r#"{{"access_token":"{token}","expires_in":7200}}"#);
     let (one, two) =
