@@ -111,8 +111,8 @@ impl TokenRefreshLayer {
     }
 
     /// The origin of requests whose URI names none, for a service that is bound to one origin (one around hyper's
-    /// `SendRequest`, tonic's `Channel`). Without it such requests go out as they are: a `Host` header decides
-    /// nothing.
+    /// `SendRequest`, tonic's `Channel`). Without it, or with one that is not in the scope, such requests go out as they
+    /// are, and each is an [`Unscoped`](crate::event::Event::Unscoped): a `Host` header decides nothing.
     pub fn assume_origin(mut self, origin: Origin) -> Self {
         self.policy().assumed = Some(origin);
         self

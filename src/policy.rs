@@ -79,8 +79,9 @@ impl Policy {
         })
     }
 
+    /// Whether a URI names no origin, and none is assumed to which a credential may ever be shown.
     pub(crate) fn names_no_origin(&self, uri: &Uri) -> bool {
-        self.assumed.is_none() && uri.authority().is_none()
+        uri.authority().is_none() && !self.assumed.as_ref().is_some_and(|origin| self.scope.has(origin))
     }
 }
 

@@ -105,6 +105,11 @@ impl Scope {
         self.admits(uri, |part| part.origin == *destination)
     }
 
+    /// Whether there is anything in it at this origin.
+    pub(crate) fn has(&self, origin: &Origin) -> bool {
+        self.parts.iter().any(|part| part.origin == *origin)
+    }
+
     fn admits(&self, uri: &Uri, is_there: impl Fn(&Part) -> bool) -> bool {
         self.parts.iter().any(|part| is_there(part) && part.only.iter().all(|predicate| predicate(uri)))
     }

@@ -80,8 +80,8 @@ pub enum Event<'a> {
     },
     /// The session was logged out.
     LoggedOut,
-    /// A request whose URI names no origin went out without a token
-    /// (see [`assume_origin`](crate::TokenRefreshLayer::assume_origin)).
+    /// A request whose URI names no origin went out without a token, because the layer assumes none, or one outside of its
+    /// scope (see [`assume_origin`](crate::TokenRefreshLayer::assume_origin)).
     Unscoped,
     /// The store failed; the session goes on in memory.
     #[non_exhaustive]
