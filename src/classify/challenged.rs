@@ -18,10 +18,13 @@ use crate::error::{Error, ErrorKind};
 /// use tower_token_refresh::classify::Challenged;
 ///
 /// let orders = Challenged::new("Bearer")?.realm("orders");
-/// let with_claims = Challenged::new("Bearer")?.error("invalid_token").error("insufficient_claims");
-/// # let _ = (orders, with_claims);
+/// let by_the_book = Challenged::new("Bearer")?.error("invalid_token");
+/// # let _ = (orders, by_the_book);
 /// # Ok::<(), tower_token_refresh::Error>(())
 /// ```
+///
+/// A code that asks for another *kind* of token is none to list: a source is not told of the challenge. So
+/// claims challenges (`insufficient_claims`, Microsoft's CAE) cannot be answered.
 #[derive(Clone, Debug)]
 pub struct Challenged {
     scheme: String,
