@@ -25,7 +25,7 @@ use super::{backoff::Backoff, debt::Debt, flight::Flight, one_task::OneTask, rec
 use crate::{
     error::{BoxError, Error, ErrorKind},
     event::{Event, Observers},
-    store::{DynTokenStore, Lease, Record, StoredToken, Superseded},
+    store::{DynTokenStore, Lease, LeaseLost, Record, StoredToken, Superseded},
     sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
     time::{in_time, timer},
 };
@@ -59,6 +59,8 @@ struct Queue {
     owed: Option<Arc<Debt>>,
     /// Held while a refreshed token is owed: whoever else refreshed now would present a spent refresh token.
     kept: Option<Lease>,
+    /// The number of the last lease that the store says counts no more.
+    lost: Option<u64>,
 }
 
 struct Write {
@@ -134,11 +136,12 @@ impl Storage {
         }
     }
 
-    /// Ends a lease, unless what was fetched under it is still owed.
+    /// Ends a lease, unless what was fetched under it is still owed, and it still counts.
     pub(crate) fn give_back(&self, lease: Lease) {
         let given_up = {
             let mut queue = self.queue();
-            if queue.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease) {
+            let counts = Some(lease.fence()) > queue.lost;
+            if counts && queue.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease) {
                 queue.kept.replace(lease)
             } else {
                 Some(lease)
@@ -152,6 +155,14 @@ impl Storage {
         let mut queue = self.queue();
         queue.owed.take_if(|owed| Arc::ptr_eq(owed, debt));
         if queue.owed.is_none() { queue.kept.take() } else { None }
+    }
+
+    /// The lease of that number counts no more: the next refresh needs another one.
+    fn lost(&self, fence: Option<u64>) -> Option<Lease> {
+        let mut queue = self.queue();
+        queue.lost = queue.lost.max(fence);
+        let lost = queue.lost;
+        queue.kept.take_if(|kept| Some(kept.fence()) <= lost)
     }
 
     /// The lease that was kept, to refresh under.
@@ -436,6 +447,9 @@ impl Drain {
             storage.save_refreshed(&debt, fence, || !is_overtaken()).await
         };
         storage.queue().written += 1;
+        if result.as_ref().err().is_some_and(has_lost_its_lease) {
+            drop(storage.lost(fence));
+        }
         if result.as_ref().err().is_some_and(|error| !is_superseded(error)) {
             storage.write_again();
         } else if !is_left_out {
@@ -542,6 +556,11 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
 /// Whether the store has kept a later record instead: then nothing is owed to it any more.
 fn is_superseded(error: &Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<Superseded>())
+}
+
+/// Whether the store knows of a later lease.
+fn has_lost_its_lease(error: &Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<LeaseLost>())
 }
 
 fn failed_by(cause: BoxError) -> Error {

@@ -40,7 +40,7 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// A refresh saves with the number of the [`Lease`] under which it was made. A store that is shared refuses
     ///
-    /// 1. the number of a lease that is older than another it has handed out since;
+    /// 1. the number of a lease that is older than another it has handed out since, with [`LeaseLost`];
     /// 2. a record of a lower revision than the stored one, with [`Superseded`].
     ///
     /// Login and logout save without a number and are never refused. A store that is shared raises their revision to
@@ -113,6 +113,19 @@ impl fmt::Display for Superseded {
 }
 
 impl std::error::Error for Superseded {}
+
+/// Why a store refuses to save: the lease has ended by itself, and a later one has been handed out. The session takes
+/// another one for its next refresh, and saves under that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseLost;
+
+impl fmt::Display for LeaseLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a later lease of the token store has been handed out")
+    }
+}
+
+impl std::error::Error for LeaseLost {}
 
 /// What a store keeps: one identity's token, or the mark that it has logged out.
 #[derive(Clone, Debug)]

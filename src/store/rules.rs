@@ -1,6 +1,6 @@
 //! What a store that is shared makes of a save; the same for every kind of store.
 
-use super::{Record, Superseded};
+use super::{LeaseLost, Record, Superseded};
 use crate::error::BoxError;
 
 /// The record to keep, or why none is. `leases` is the number of the last lease, `stored` what is kept now.
@@ -16,7 +16,7 @@ pub(super) fn admit(
 ) -> Result<Record, BoxError> {
     let present = stored.map_or(0, |stored| stored.revision);
     match fence {
-        Some(fence) if fence < leases => Err("a later lease of the token store has been handed out".into()),
+        Some(fence) if fence < leases => Err(LeaseLost.into()),
         Some(_) if record.revision < present => Err(Superseded.into()),
         Some(_) => Ok(record.clone()),
         None => Ok(Record { revision: record.revision.max(present.saturating_add(2)), ..record.clone() }),
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn only_a_later_record_makes_a_save_pointless() {
         let by_lease = admit(&of(6), Some(1), 2, None).unwrap_err();
-        assert!(!by_lease.is::<Superseded>(), "under the next lease it may be saved");
+        assert!(by_lease.is::<LeaseLost>(), "under the next lease it may be saved");
         assert!(admit(&of(6), Some(2), 2, Some(&of(7))).unwrap_err().is::<Superseded>());
     }
 }

@@ -688,6 +688,20 @@ async fn refreshes_that_are_owed_are_not_counted_although_the_store_has_the_firs
     assert_eq!(ours.authority.counts().refreshes, 2);
 }
 
+/// A sibling has taken the next one meanwhile, and has come to nothing.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = owing(&store).await;
+    drop(store.lock().await.unwrap());
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let next = within(ours.session.refresh()).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
+    assert_eq!(ours.authority.counts().presented_again(), 0);
+}
+
 /// A future that is polled where it is woken, which may be in the midst of what wakes it.
 struct PolledAtOnce<F>(Mutex<Option<Pin<Box<F>>>>);
 
