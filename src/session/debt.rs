@@ -14,7 +14,7 @@ pub(super) struct Debt {
     /// A login, replacement or logout, or the refresh of one that has not got into the store yet: it counts, whatever the
     /// store has, which this process may never have looked into.
     is_change: AtomicBool,
-    /// It goes back to a refresh that has spent what the store has.
+    /// It goes back to a refresh that has spent the refresh token which the store has.
     pub(super) keeps_the_lease: bool,
     /// The tokens before that of a refresh: any of them may be what the store has.
     before: Vec<StoredToken>,
@@ -79,7 +79,12 @@ impl Debt {
         owed: Option<&Debt>,
     ) -> Self {
         let is_change = AtomicBool::new(owed.is_some_and(Debt::is_change));
-        let mut debt = Debt { fence, is_change, keeps_the_lease: true, ..Debt::of(record, Kind::Refresh) };
+        let is_kept = |before: &StoredToken| {
+            record.token.as_ref().is_some_and(|own| has_same_refresh(own, before))
+        };
+        let keeps_the_lease =
+            refreshed.as_ref().is_some_and(|before| before.refresh.is_some() && !is_kept(before));
+        let mut debt = Debt { fence, is_change, keeps_the_lease, ..Debt::of(record, Kind::Refresh) };
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
@@ -328,7 +333,7 @@ mod tests {
             );
             let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, Some(&owed));
             assert_eq!(shown(&replacement.record), expected);
-            assert!(replacement.keeps_the_lease, "what the store has is spent");
+            assert_eq!(replacement.keeps_the_lease, spent != next, "what the store has is spent");
             let own = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "own"), false, Some(&owed));
             assert!(!own.keeps_the_lease, "and matters to nobody");
         }

@@ -57,7 +57,7 @@ struct Queue {
     written: u64,
     /// The newest record that is not known to be in the store.
     owed: Option<Arc<Debt>>,
-    /// Held while a refreshed token is owed: whoever else refreshed now would present a spent refresh token.
+    /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
     kept: Option<Lease>,
     /// The number of the last lease that the store says counts no more.
     lost: Option<u64>,
@@ -344,16 +344,17 @@ impl Storage {
         Some(self.push(&mut queue, debt, fence, None))
     }
 
-    /// The same between refreshes. A refresh that nobody has kept the lease of waits for the next one: it might write over a
-    /// sibling's.
+    /// The same between refreshes. A refresh without a lease waits for the next one: it might write over a sibling's. A lease
+    /// that was given back counts until the store says that there is a later one.
     fn enqueue_again(&self) -> Option<Written> {
-        let fence = {
+        let kept = {
             let queue = self.queue();
+            let owed = queue.owed.as_ref()?;
             let kept = queue.kept.as_ref().map(Lease::fence);
-            let may_be_written = kept.is_some() || queue.owed.as_ref().is_some_and(|owed| owed.is_change());
+            let may_be_written = owed.is_change() || kept.or(owed.fence) > queue.lost;
             may_be_written.then_some(kept)
         };
-        self.enqueue_owed(fence?)
+        self.enqueue_owed(kept?)
     }
 
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime

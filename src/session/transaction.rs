@@ -102,7 +102,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let stored = stored.filter(|stored| !plan.has_refused(stored));
     let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
     let mut refresh_token = stored.clone().filter(|_| !is_dead);
-    if !may_fetch {
+    if !may_fetch && stored.is_some() {
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
     }
@@ -248,7 +248,7 @@ const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 /// What a flight finds before it may fetch.
 struct Reread {
     lease: Option<Held>,
-    /// Not while somebody else keeps the lease: that somebody is spending the refresh token. A store that fails
+    /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that fails
     /// altogether stops no refresh.
     may_fetch: bool,
     /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.

@@ -2,7 +2,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     task::{Context, Wake, Waker},
     time::{Duration, SystemTime},
 };
@@ -21,7 +21,7 @@ use tower_token_refresh::{
 
 use crate::{
     runtimes::runtime,
-    script::{until, within},
+    script::{numbered, until, within},
     world::World,
 };
 
@@ -649,6 +649,20 @@ async fn a_lease_that_somebody_keeps_is_waited_for_and_no_longer_than_it_may() {
     world.session.refresh().await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_somebody_keeps_stops_nobody_who_has_no_refresh_token_to_spend() {
+    let store = Watched::default();
+    let (builder, fetches) = numbered();
+    let session = builder.store(store.clone()).build();
+    session.token().await.unwrap();
+    let _kept = store.lock().await.unwrap();
+    let start = tokio::time::Instant::now();
+    within(session.refresh()).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_secs(10));
+    assert_eq!(fetches.load(Ordering::Relaxed), 2);
+    assert_eq!(store.access().await.as_deref(), Some("token-2"));
+}
+
 /// Its lease has expired before the save could be made.
 #[tokio::test(start_paused = true)]
 async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_saved() {
@@ -909,6 +923,24 @@ async fn a_kept_lease_ends_with_the_debt_or_the_session() {
         let _ = within(sibling.session.refresh()).await;
         assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_has_spent_no_refresh_token_keeps_no_lease_and_is_written_again_all_the_same() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new().rotation(Rotation::Omitted);
+    let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let (ours, sibling) = (session(), session());
+    ours.session.token().await.unwrap();
+    sibling.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let theirs = within(sibling.session.refresh()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()), "it has the later lease");
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,6 +81,7 @@ impl Book {
             }
             (Asking::Refresh(token), _) => {
                 records.check_start(pid);
+                records.check_lease(pid);
                 records.check_refresh_token(pid, token);
                 records.start_refresh(pid, token)
             }
@@ -109,7 +110,7 @@ impl Book {
 }
 
 impl Records {
-    /// One fetch for each process and epoch, and none without the lease while the store gives it.
+    /// One fetch for each process and epoch.
     fn check_start(&mut self, pid: Pid) {
         let process = &self.processes[pid];
         let is_second = self.fetching.under_way.iter().any(|&id| {
@@ -118,10 +119,15 @@ impl Records {
         });
         if is_second {
             self.broken("two fetches of one process and epoch at once");
-        } else if !process.access_to_store.allows_a_fetch() {
-            self.broken("a fetch without the lease");
         }
         self.check_pace(pid);
+    }
+
+    /// No refresh token is presented without the lease while the store gives it. A login spends none.
+    fn check_lease(&mut self, pid: Pid) {
+        if !self.processes[pid].access_to_store.allows_a_fetch() {
+            self.broken("a refresh token is presented without the lease");
+        }
     }
 
     fn check_refresh_token(&mut self, pid: Pid, token: &str) {
