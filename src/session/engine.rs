@@ -361,8 +361,9 @@ impl Engine {
 
     /// What is in the store, or owed to it.
     pub(crate) async fn newest(&self) -> Option<Record> {
-        let found = self.reported(self.storage.load().await).flatten();
-        self.storage.or_owed(found)
+        let (newest, read) = self.storage.newest().await;
+        self.reported(read);
+        newest
     }
 
     /// What is in the store, for a caller on whatever runtime.

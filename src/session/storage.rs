@@ -55,6 +55,8 @@ struct Queue {
     draining: bool,
     /// How many writes have ended.
     written: u64,
+    /// What the store was last seen to hold. Memory may be behind it, and the refresh token that memory has be spent.
+    seen: Option<Record>,
     /// The newest record that is not known to be in the store.
     owed: Option<Arc<Debt>>,
     /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
@@ -171,13 +173,22 @@ impl Storage {
     }
 
     pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
+        self.look(|_, found| found).await
+    }
+
+    /// Reads the store, and says in the same section what comes of that.
+    async fn look<T>(&self, then: impl FnOnce(&mut Queue, Result<Option<Record>, Error>) -> T) -> T {
         loop {
             let written = self.queue().written;
             let found = self.read().await.and_then(identity);
+            let mut queue = self.queue();
             // What was read while a record of ours was being written may be the one before, and nothing is owed any more
             // that would outdo it.
-            if self.queue().written == written {
-                return found;
+            if queue.written == written {
+                if let (Ok(found), false) = (&found, queue.draining) {
+                    queue.seen.clone_from(found);
+                }
+                return then(&mut queue, found);
             }
         }
     }
@@ -195,7 +206,7 @@ impl Storage {
     /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
     /// lease, so that no store holds it for outdated.
     async fn save_above(&self, debt: &Debt, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
-        let found = match self.read().await? {
+        let found = match self.read_to_write().await? {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
             Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
@@ -229,7 +240,7 @@ impl Storage {
             }
         }
         // A store that cannot be read may be written all the same.
-        let found = self.read().await?;
+        let found = self.read_to_write().await?;
         if matches!(&found, Ok(Some(found)) if debt.is_outdone_by(found)) {
             return Err(failed_by(Superseded.into()));
         }
@@ -253,8 +264,24 @@ impl Storage {
         self.in_time(async { self.store.load().await }).await
     }
 
+    /// The same in the midst of a write, beside which there is no other.
+    async fn read_to_write(&self) -> Result<Result<Option<Record>, Error>, Error> {
+        let found = self.read().await?;
+        if let Ok(found) = &found {
+            self.queue().seen.clone_from(found);
+        }
+        Ok(found)
+    }
+
     async fn write(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
-        self.in_time(async { self.store.save(record, fence).await }).await.and_then(identity)
+        let written = self.in_time(async { self.store.save(record, fence).await }).await.and_then(identity);
+        match &written {
+            Ok(()) => self.queue().seen = Some(record.clone()),
+            // By what, nobody has looked yet.
+            Err(error) if is_superseded(error) => self.queue().seen = None,
+            Err(_) => {}
+        }
+        written
     }
 
     async fn in_time<T>(
@@ -265,23 +292,30 @@ impl Storage {
         timeout(self.store_timeout, guarded(call)).await.map_err(late)
     }
 
-    /// What was found in the store, unless something newer is owed to it: that is what will be there. That may be a token
+    /// What is in the store, unless something newer is owed to it: that is what will be there. That may be a token
     /// whose refresh ended between the authority's answer and the save: the refresh token before it is spent. A refreshed
-    /// token that is older than what was found is owed no longer.
-    pub(crate) fn or_owed(&self, found: Option<Record>) -> Option<Record> {
-        let (newest, given_up) = {
-            let mut queue = self.queue();
-            if let Some(found) = &found {
-                queue.owed.take_if(|owed| owed.is_outdone_by(found));
-            }
-            match queue.owed.as_ref() {
-                Some(owed) if owed.is_change() => (Some(owed.change_above(found.as_ref())), None),
-                Some(owed) => (Some(owed.record.clone()), None),
-                None => (found, queue.kept.take()),
-            }
-        };
+    /// token that is older than what was found is owed no longer. While the store cannot be read, which is said as well, it
+    /// counts as it was last seen.
+    pub(crate) async fn newest(&self) -> (Option<Record>, Result<(), Error>) {
+        let (newest, given_up, read) = self
+            .look(|queue, found| {
+                let (found, read) = match found {
+                    Ok(found) => (found, Ok(())),
+                    Err(unread) => (queue.seen.clone(), Err(unread)),
+                };
+                if let Some(found) = &found {
+                    queue.owed.take_if(|owed| owed.is_outdone_by(found));
+                }
+                let (newest, given_up) = match queue.owed.as_ref() {
+                    Some(owed) if owed.is_change() => (Some(owed.change_above(found.as_ref())), None),
+                    Some(owed) => (Some(owed.record.clone()), None),
+                    None => (found, queue.kept.take()),
+                };
+                (newest, given_up, read)
+            })
+            .await;
         drop(given_up);
-        newest
+        (newest, read)
     }
 
     /// The head of the record that follows this one. A refresh that is owed is not counted: as long as it is, what others
@@ -606,10 +640,11 @@ mod tests {
     }
 
     /// The revision of what will be in the store, which has 5, when this is written.
-    fn newest(owed: impl FnOnce(&Storage)) -> u64 {
+    async fn newest(owed: impl FnOnce(&Storage)) -> u64 {
         let storage = storage(MemoryStore::new());
+        storage.write(&record(1), Some(1)).await.expect("a store that works");
         owed(&storage);
-        storage.or_owed(Some(record(1))).expect("a record").revision
+        storage.newest().await.0.expect("a record").revision
     }
 
     #[tokio::test(start_paused = true)]
@@ -672,15 +707,15 @@ mod tests {
         assert_eq!(following(refreshed_login), 6);
     }
 
-    #[test]
-    fn a_refresh_that_is_owed_keeps_its_number_and_a_login_goes_above_what_the_store_has() {
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_that_is_owed_keeps_its_number_and_a_login_goes_above_what_the_store_has() {
         // The store may have it already, and could not say so: numbered higher, it would outdo what a sibling saves next.
-        assert_eq!(newest(|storage| refresh(storage, 1)), 5);
-        assert_eq!(newest(login), 6);
+        assert_eq!(newest(|storage| refresh(storage, 1)).await, 5);
+        assert_eq!(newest(login).await, 6);
         let refreshed_login = |storage: &Storage| {
             login(storage);
             refresh(storage, 1);
         };
-        assert_eq!(newest(refreshed_login), 6);
+        assert_eq!(newest(refreshed_login).await, 6);
     }
 }

@@ -264,13 +264,13 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
     }
     let is_taken = matches!(lease, Ok(None));
     let lease = engine.reported(lease).flatten().map(|lease| Held::by(flight, lease, &engine.storage));
-    let found = engine.reported(engine.storage.load().await);
+    let (mut newest, read) = engine.storage.newest().await;
+    let is_read = engine.reported(read).is_some();
     if flight.is_lost() {
         return None;
     }
-    let may_fetch = !is_taken || found.is_none();
-    let is_blind = found.is_none() && plan.known.present.is_none();
-    let mut newest = engine.storage.or_owed(found.flatten());
+    let may_fetch = !is_taken || !is_read;
+    let is_blind = !is_read && plan.known.present.is_none();
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again later.
         let saved = engine.save_at_once(owed).await;
@@ -280,7 +280,7 @@ async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread>
         if saved.is_ok() || engine.storage.is_settled() {
             // A login or logout is raised above what was there: the next record has to be above that. What gave way has
             // done so to a later one.
-            newest = engine.reported(engine.storage.load().await).flatten().or(newest);
+            newest = engine.newest().await.or(newest);
             if flight.is_lost() {
                 return None;
             }

@@ -817,7 +817,7 @@ async fn a_refresh_token_that_came_with_an_access_token_of_no_use_is_the_next_on
             std::future::ready(Ok::<_, FetchError>(Token::new(access).refresh_token(refresh)))
         })
     };
-    for restarts in [false, true] {
+    for (restarts, fault) in [(false, Fault::None), (true, Fault::None), (false, Fault::Error)] {
         let (store, clock) = (Watched::default(), TestClock::new());
         let session = || Session::builder(source.clone()).store(store.clone()).clock(clock.clone()).build();
         let mut present = session();
@@ -830,6 +830,7 @@ async fn a_refresh_token_that_came_with_an_access_token_of_no_use_is_the_next_on
         if restarts {
             present = session();
         }
+        store.set(|store| store.load = fault);
         assert_eq!(present.refresh().await.unwrap().access().expose(), "good");
         let presented = std::mem::take(&mut *presented.lock().unwrap());
         assert_eq!(presented, [Some("issued".to_owned()), Some("rotated-1".to_owned())], "{restarts}");
@@ -1156,6 +1157,29 @@ fn what_is_queued_behind_a_write_whose_runtime_goes_away_is_written_on_its_own()
         within(login).await.expect_err("what has become of it nobody knows");
     });
     assert_eq!(store.saved(), [Some("elsewhere".to_owned()), None]);
+}
+
+#[test]
+fn what_was_saved_after_its_refresh_had_ended_is_gone_on_from_although_the_store_cannot_be_read() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let world = world(&store);
+    let (first, second) = (runtime(), runtime());
+    first.block_on(world.session.token()).unwrap();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    first.block_on(async {
+        assert_pending!(task::spawn(world.session.refresh()).poll());
+        gate.waiting(1).await;
+    });
+    drop(first);
+    store.set(|store| store.hold_save = None);
+    second.block_on(async {
+        within(world.session.settle()).await.unwrap();
+        store.set(|store| store.load = Fault::Error);
+        within(world.session.refresh()).await.unwrap();
+        within(world.session.refresh()).await.unwrap();
+    });
+    let counts = world.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (2, 0));
 }
 
 /// It might be written over what a sibling has saved meanwhile.
