@@ -156,9 +156,6 @@ impl Flight {
     /// Takes the store's lease into its keeping.
     pub(super) fn keep_lease(&self, lease: Lease) {
         self.wait().lease = Some(lease);
-        if self.is_lost() {
-            self.give_lease_up();
-        }
     }
 
     /// Ends the lease: the flight writes nothing any more, and who comes after it is not to wait for it.

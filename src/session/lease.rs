@@ -16,17 +16,25 @@ impl Held {
     pub(super) fn by(flight: &Flight, lease: Lease, storage: &Arc<Storage>) -> Self {
         let held = Held { flight: flight.clone(), fence: lease.fence(), storage: storage.clone() };
         flight.keep_lease(lease);
+        // Whoever has made it lose may have come too early to end the lease.
+        if flight.is_lost() {
+            held.give_back();
+        }
         held
     }
 
     pub(super) fn fence(&self) -> u64 {
         self.fence
     }
+
+    fn give_back(&self) {
+        let Some(lease) = self.flight.take_lease() else { return };
+        self.storage.give_back(lease);
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some(lease) = self.flight.take_lease() else { return };
-        self.storage.give_back(lease);
+        self.give_back();
     }
 }

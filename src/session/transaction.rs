@@ -259,11 +259,11 @@ struct Reread {
 /// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let lease = engine.storage.lease().await;
+    let is_taken = matches!(lease, Ok(None));
+    let lease = engine.reported(lease).flatten().map(|lease| Held::by(flight, lease, &engine.storage));
     if flight.is_lost() {
         return None;
     }
-    let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten().map(|lease| Held::by(flight, lease, &engine.storage));
     let (mut newest, read) = engine.storage.newest().await;
     let is_read = engine.reported(read).is_some();
     if flight.is_lost() {

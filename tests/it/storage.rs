@@ -9,7 +9,7 @@ use std::{
 
 use http::StatusCode;
 use tokio::runtime::Runtime;
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready_err, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
     event::Event,
@@ -894,6 +894,42 @@ async fn while_a_refresh_token_that_was_handed_down_is_owed_no_sibling_presents_
     within(sibling.session.refresh()).await.unwrap();
     let counts = ours.authority.counts();
     assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 0, 0));
+}
+
+#[test]
+fn a_kept_lease_does_not_end_with_a_refresh_that_loses_before_it_begins() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    // The refresh that has lost begins while the replacement is being announced.
+    let home = Arc::new(Mutex::new(None::<Runtime>));
+    let drives = home.clone();
+    let observer = move |event: &Event<'_>| {
+        let Event::Issued { .. } = event else { return };
+        let runtime = drives.lock().unwrap().take();
+        if let Some(runtime) = runtime {
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+            *drives.lock().unwrap() = Some(runtime);
+        }
+    };
+    let ours =
+        World::with(authority.clone(), |session| session.store(store.clone()).observer(observer), |layer| layer);
+    let sibling = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let runtime = runtime();
+    runtime.block_on(async {
+        ours.session.token().await.unwrap();
+        sibling.session.token().await.unwrap();
+        store.set(|store| store.save = Fault::Error);
+        ours.session.refresh().await.unwrap();
+        assert_pending!(task::spawn(ours.session.refresh()).poll());
+    });
+    *home.lock().unwrap() = Some(runtime);
+    let unsaved = assert_ready_err!(task::spawn(ours.session.replace(Token::new("elsewhere"))).poll());
+    assert_eq!(unsaved.kind(), ErrorKind::NoRuntime);
+    let runtime = home.lock().unwrap().take().unwrap();
+    let error = runtime.block_on(within(sibling.session.refresh())).unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let counts = authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
