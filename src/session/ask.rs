@@ -10,7 +10,7 @@ use super::{
 use crate::{
     classify::Verdict,
     error::Error,
-    generation::{Epoch, Stamp},
+    generation::{Epoch, Generation, Stamp},
     secret::Secret,
     source::{Cause, FailureClass},
     time::Now,
@@ -75,9 +75,18 @@ pub(crate) struct Known {
     pub(crate) present: Option<Arc<Issued>>,
 }
 
+/// A new token has come into use.
+pub(crate) struct Change {
+    pub(crate) old: Option<Generation>,
+    pub(crate) token: Arc<Issued>,
+    pub(crate) record: RecordHead,
+}
+
 /// What comes of a look into the store, or of a fetch.
 pub(crate) enum Obtained {
-    /// A token, fetched and saved or found in the store.
+    /// A token was fetched, saved and put into use.
+    Fetched(Change),
+    /// A token was found in the store.
     Token { fresh: Sendable, record: RecordHead },
     /// Another identity was found in the store.
     Replaced { fresh: Sendable, record: RecordHead },

@@ -21,11 +21,11 @@ use std::{
 use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
-    ask::{Ask, Failure, Obtained},
+    ask::{Ask, Change, Failure, Obtained},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
-    kernel::{Change, Finder, Slot},
+    kernel::{Finder, Slot},
     one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
@@ -156,9 +156,26 @@ impl Engine {
         self.observers.announce(event);
     }
 
-    /// Puts into use what was fetched or found, unless something has come between. Whether it did.
+    /// Puts into use what a flight has fetched. `None`: it has lost, and stays in the slot.
+    pub(crate) async fn publish_fetched(
+        &self,
+        flight: &Flight,
+        fresh: Sendable,
+        record: RecordHead,
+    ) -> Option<Change> {
+        let mut slot = self.slot().await;
+        let change = slot.publish(Finder::Flight(flight), fresh, record)?;
+        self.cell.store(Some(change.token.clone()));
+        Some(change)
+    }
+
+    /// Puts into use what was found, unless something has come between, and says what has changed. Whether it counts.
     pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) -> bool {
         match obtained {
+            Obtained::Fetched(change) => {
+                self.changed(Some(&change), by.flight());
+                true
+            }
             Obtained::Token { fresh, record } => {
                 self.finish(by, |slot| slot.publish(by, fresh, record)).await
             }

@@ -9,7 +9,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    ask::{Ask, Decision, Failure, Known, Plan, answers},
+    ask::{Ask, Change, Decision, Failure, Known, Plan, answers},
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Sendable, Worth},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
-    generation::{Epoch, Generation},
+    generation::Epoch,
     secret::Secret,
     source::{Cause, FailureClass},
     store::{Record, SessionId},
@@ -515,10 +515,3 @@ const DAMPED_AFTER_REJECT: Duration = Duration::from_secs(5);
 const DAMPED_AFTER_SUSPECT: Duration = Duration::from_secs(60);
 /// A token that nobody has refused for so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
-
-/// A new token has come into use.
-pub(crate) struct Change {
-    pub(crate) old: Option<Generation>,
-    pub(crate) token: Arc<Issued>,
-    pub(crate) record: RecordHead,
-}

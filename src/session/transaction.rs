@@ -166,7 +166,13 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     if flight.is_lost() {
         return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
     }
-    Ok(Obtained::Token { fresh: fresh.map_err(Failure::transient)?, record: head })
+    let fresh = fresh.map_err(Failure::transient)?;
+    // Foreign code may run then, which is not to come between a change and its announcement.
+    drop(lease);
+    Ok(match engine.publish_fetched(&flight, fresh, head).await {
+        Some(change) => Obtained::Fetched(change),
+        None => give_up(&engine, &flight, &plan, refresh_token, token, fence).await,
+    })
 }
 
 /// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.

@@ -13,22 +13,25 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
     event::Event,
     session::State,
     source_fn,
-    store::{MemoryStore, TokenStore},
+    store::{Lease, MemoryStore, Record, TokenStore},
     test_util::{Endpoint, Failure, ModelAuthority, Phase},
 };
 
-use crate::{script::within, world::World};
+use crate::{
+    script::{numbered, within},
+    world::World,
+};
 
 /// Paused time moves only when every task has come to its end or waits.
 pub(crate) async fn orphans_end() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-fn kind(error: &tower_token_refresh::BoxError) -> ErrorKind {
+fn kind(error: &BoxError) -> ErrorKind {
     Error::find(&**error).expect("one of ours").kind()
 }
 
@@ -403,6 +406,55 @@ async fn tokens_that_come_too_late_are_offered_to_whoever_can_revoke_them() {
             "and the one of the session that has ended"
         );
     }
+}
+
+/// A memory store that logs a session out when its next lease ends.
+#[derive(Clone, Default)]
+struct LogsOut(MemoryStore, Arc<Mutex<Option<Session>>>);
+
+impl TokenStore for LogsOut {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.0.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.0.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        struct Ends(Arc<Mutex<Option<Session>>>);
+
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                if let Some(session) = self.0.lock().unwrap().take() {
+                    assert_pending!(task::spawn(session.logout()).poll());
+                }
+            }
+        }
+
+        let lease = self.0.lock().await?;
+        Ok(Lease::new(lease.fence(), (lease, Ends(self.1.clone()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_whose_session_ends_as_its_refresh_gives_the_lease_back_is_offered_for_revocation() {
+    let (store, revoked) = (LogsOut::default(), Arc::new(Mutex::new(Vec::new())));
+    let noted = revoked.clone();
+    let (builder, _) = numbered();
+    let session = builder
+        .store(store.clone())
+        .revoke_with(move |token| {
+            noted.lock().unwrap().push(token.access().expose().to_owned());
+            std::future::ready(())
+        })
+        .build();
+    session.token().await.unwrap();
+    *store.1.lock().unwrap() = Some(session.clone());
+    let error = within(session.refresh()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionEnded);
+    orphans_end().await;
+    assert_eq!(*revoked.lock().unwrap(), ["token-1", "token-2"]);
 }
 
 /// It may be of the same grant as the replacement, and what is revoked may take the whole grant along.
