@@ -428,7 +428,7 @@ impl Engine {
     }
 
     /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
-    /// whoever waits for its lease.
+    /// whoever waits for its lease, or for one that was kept.
     fn changed(&self, change: Option<&Change>, flight: Option<&Flight>) {
         if let Some(change) = change {
             self.announce(&Event::Issued { old: change.old, new: change.token.stamp().generation });
@@ -437,6 +437,7 @@ impl Engine {
             flight.land(Landed::Changed);
             flight.give_lease_up();
         }
+        self.storage.give_kept_back();
         self.pulse.send_replace(());
     }
 

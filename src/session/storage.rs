@@ -65,6 +65,15 @@ struct Queue {
     lost: Option<u64>,
 }
 
+impl Queue {
+    /// The lease that was kept, if nothing that is owed keeps it any more, or it counts no more.
+    fn unneeded(&mut self) -> Option<Lease> {
+        let keeps = self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease);
+        let lost = self.lost;
+        self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost)
+    }
+}
+
 struct Write {
     debt: Arc<Debt>,
     fence: Option<u64>,
@@ -142,13 +151,14 @@ impl Storage {
     pub(crate) fn give_back(&self, lease: Lease) {
         let given_up = {
             let mut queue = self.queue();
-            let counts = Some(lease.fence()) > queue.lost;
-            if counts && queue.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease) {
-                queue.kept.replace(lease)
-            } else {
-                Some(lease)
-            }
+            (queue.kept.replace(lease), queue.unneeded())
         };
+        drop(given_up);
+    }
+
+    /// Ends the lease that was kept, if it is needed no longer: what is owed now may be a login.
+    pub(crate) fn give_kept_back(&self) {
+        let given_up = self.queue().unneeded();
         drop(given_up);
     }
 
@@ -156,15 +166,14 @@ impl Storage {
     fn paid(&self, debt: &Arc<Debt>) -> Option<Lease> {
         let mut queue = self.queue();
         queue.owed.take_if(|owed| Arc::ptr_eq(owed, debt));
-        if queue.owed.is_none() { queue.kept.take() } else { None }
+        queue.unneeded()
     }
 
     /// The lease of that number counts no more: the next refresh needs another one.
     fn lost(&self, fence: Option<u64>) -> Option<Lease> {
         let mut queue = self.queue();
         queue.lost = queue.lost.max(fence);
-        let lost = queue.lost;
-        queue.kept.take_if(|kept| Some(kept.fence()) <= lost)
+        queue.unneeded()
     }
 
     /// The lease that was kept, to refresh under.
@@ -306,12 +315,12 @@ impl Storage {
                 if let Some(found) = &found {
                     queue.owed.take_if(|owed| owed.is_outdone_by(found));
                 }
-                let (newest, given_up) = match queue.owed.as_ref() {
-                    Some(owed) if owed.is_change() => (Some(owed.change_above(found.as_ref())), None),
-                    Some(owed) => (Some(owed.record.clone()), None),
-                    None => (found, queue.kept.take()),
+                let newest = match queue.owed.as_ref() {
+                    Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
+                    Some(owed) => Some(owed.record.clone()),
+                    None => found,
                 };
-                (newest, given_up, read)
+                (newest, queue.unneeded(), read)
             })
             .await;
         drop(given_up);
