@@ -16,7 +16,8 @@ pub(super) struct Debt {
     is_change: AtomicBool,
     /// It goes back to a refresh that has spent the refresh token which the store has.
     pub(super) keeps_the_lease: bool,
-    /// The tokens before that of a refresh: any of them may be what the store has.
+    /// The tokens before that of a refresh: any of them may be what the store has. The first, which it has unless a write got
+    /// there that seemed to fail, and the last ones.
     before: Vec<StoredToken>,
     kind: Kind,
     /// It has a refresh token that came with a replacement: what a sibling has stored is not kept beside it.
@@ -36,6 +37,9 @@ enum Kind {
     },
     Refresh,
 }
+
+/// How many tokens a debt remembers, however long the store fails.
+const REMEMBERED: usize = 16;
 
 impl Debt {
     fn of(record: Record, kind: Kind) -> Self {
@@ -89,6 +93,9 @@ impl Debt {
             debt.takes_over(owed);
         }
         debt.before.extend(refreshed);
+        if debt.before.len() > REMEMBERED {
+            debt.before.remove(1);
+        }
         // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
         let is_handed_down = debt.record.token.as_ref().is_some_and(|own| has_access_of(&debt.before, own));
         // To a store that refuses whoever has no lease, or none that counts any more, it would be a change.
@@ -238,6 +245,19 @@ mod tests {
         let follows = |session, access| third.follows(&record(session, 9, access));
         assert!(follows(1, "first") && follows(1, "second"));
         assert!(!follows(1, "third") && !follows(2, "first"));
+    }
+
+    #[test]
+    fn a_refresh_remembers_what_was_in_the_store_and_the_last_few_tokens_since() {
+        let mut owed: Option<Debt> = None;
+        for n in 0..100 {
+            let refreshed = StoredToken::new(format!("token-{n}"));
+            owed = Some(Debt::of_refresh(record(1, 6, "next"), Some(refreshed), Some(1), owed.as_ref()));
+        }
+        let owed = owed.expect("the last one");
+        let follows = |n| owed.follows(&record(1, 9, &format!("token-{n}")));
+        let remembered: Vec<_> = (0..100).filter(|&n| follows(n)).collect();
+        assert_eq!(remembered, [vec![0], (85..100).collect()].concat());
     }
 
     #[test]
