@@ -10,10 +10,11 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     Session,
     backoff::Backoff,
-    engine::{Engine, Limits, Revoke},
+    engine::{Engine, Limits},
     kernel::Slot,
     one_task::OneTask,
     renewal::{Renewal, RenewalMode},
+    revoker::{Revoke, Revoker},
     storage::Storage,
 };
 use crate::{
@@ -87,10 +88,10 @@ impl SessionBuilder {
         self
     }
 
-    /// What to do with tokens that nobody wants any more (of a logout, or brought by a refresh after its session has
-    /// ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its
+    /// What to do with tokens that nobody wants any more (of a logout, that of the session and another one that was found
+    /// in the store; or brought by a refresh after its session has ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its
     /// own, for no longer than a refresh may take. Nobody waits for it, [`settle`](Session::settle) neither: a process
-    /// that ends right after a logout has to wait by a means of its own.
+    /// that ends right after a logout has to wait by a means of its own. A token may be offered twice.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
@@ -213,9 +214,22 @@ impl SessionBuilder {
     pub fn build(self) -> Session {
         let pulse = watch::Sender::new(());
         let observers = Arc::new(Observers(self.observers));
-        let (limit, wait) = (self.store_timeout, self.lease_wait);
-        let bound = self.runtime.clone();
-        let storage = Storage::new(self.store, limit, wait, pulse.clone(), observers.clone(), bound);
+        let mark = Mark::new();
+        let revoker = Arc::new(Revoker {
+            revoke: self.revoke,
+            limit: self.limits.refresh,
+            runtime: self.runtime.clone(),
+            mark,
+        });
+        let storage = Storage::new(
+            self.store,
+            self.store_timeout,
+            self.lease_wait,
+            pulse.clone(),
+            observers.clone(),
+            revoker.clone(),
+            self.runtime.clone(),
+        );
         Session::of(Arc::new(Engine {
             cell: ArcSwapOption::empty(),
             slot: TryMutex::new(Slot::new(SessionId::random())),
@@ -224,11 +238,11 @@ impl SessionBuilder {
             source: self.source,
             storage: Arc::new(storage),
             observers,
-            revoke: self.revoke,
+            revoker,
             limits: self.limits,
             renewal: self.renewal,
             runtime: self.runtime,
-            mark: Mark::new(),
+            mark,
             credential_changes: AtomicU64::new(0),
             pulse,
             follower: OneTask::default(),

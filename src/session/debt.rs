@@ -16,7 +16,7 @@ pub(super) struct Debt {
     is_change: AtomicBool,
     /// It goes back to a refresh that has spent the refresh token which the store has.
     pub(super) keeps_the_lease: bool,
-    /// The tokens before that of a refresh: any of them may be what the store has. The first, which it has unless a write got
+    /// The token that a logout had in memory, or the tokens before that of a refresh: any of them may be what the store has. The first, which it has unless a write got
     /// there that seemed to fail, and the last ones.
     before: Vec<StoredToken>,
     kind: Kind,
@@ -56,9 +56,23 @@ impl Debt {
         }
     }
 
-    /// A login or logout.
+    /// A login.
     pub(super) fn of_identity(record: Record) -> Self {
         Debt::of(record, Kind::Identity)
+    }
+
+    /// A logout, and the token that it has ended in memory.
+    pub(super) fn of_logout(record: Record, had: Option<StoredToken>) -> Self {
+        Debt { before: had.into_iter().collect(), ..Debt::of_identity(record) }
+    }
+
+    /// The token that a logout has found in the store, unless it is the one that memory had.
+    pub(super) fn ends(&self, found: Record) -> Option<StoredToken> {
+        let is_known = |found: &StoredToken| {
+            let has_same = |before: &StoredToken| found.refresh.is_none() || has_same_refresh(before, found);
+            self.before.iter().any(|before| before.access.same_as(&found.access) && has_same(before))
+        };
+        found.token.filter(|found| self.record.token.is_none() && !is_known(found))
     }
 
     /// A replacement, which keeps the refresh token or has its own, and what was owed until then.
@@ -83,9 +97,8 @@ impl Debt {
         owed: Option<&Debt>,
     ) -> Self {
         let is_change = AtomicBool::new(owed.is_some_and(Debt::is_change));
-        let is_kept = |before: &StoredToken| {
-            record.token.as_ref().is_some_and(|own| has_same_refresh(own, before))
-        };
+        let is_kept =
+            |before: &StoredToken| record.token.as_ref().is_some_and(|own| has_same_refresh(own, before));
         let keeps_the_lease =
             refreshed.as_ref().is_some_and(|before| before.refresh.is_some() && !is_kept(before));
         let mut debt = Debt { fence, is_change, keeps_the_lease, ..Debt::of(record, Kind::Refresh) };

@@ -6,10 +6,9 @@
 
 use std::{
     fmt,
-    future::Future,
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, TryLockError,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use super::{
     ask::{Ask, Change, Failure, Obtained},
@@ -29,6 +28,7 @@ use super::{
     one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
+    revoker::Revoker,
     seats::Landed,
     storage::{Storage, Written},
 };
@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     pub(super) source: Box<dyn DynTokenSource>,
     pub(super) storage: Arc<Storage>,
     pub(super) observers: Arc<Observers>,
-    pub(super) revoke: Option<Box<Revoke>>,
+    pub(super) revoker: Arc<Revoker>,
     pub(super) limits: Limits,
     pub(super) renewal: Renewal,
     pub(super) runtime: Option<Handle>,
@@ -64,9 +64,6 @@ pub(crate) struct Engine {
     /// The task that follows the store.
     pub(super) follower: OneTask,
 }
-
-/// Takes a token that nobody wants.
-pub(crate) type Revoke = dyn Fn(Token) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
 /// How long a refresh may take.
 #[derive(Clone, Copy, Debug)]
@@ -220,14 +217,6 @@ impl Engine {
         ended
     }
 
-    /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
-    pub(crate) fn discard(&self, token: Token) {
-        if let (Some(revoke), Some(runtime)) = (&self.revoke, self.runtime()) {
-            let (limit, revoking) = (self.limits.refresh, self.mark.around(revoke(token)));
-            runtime.spawn(async move { timeout(limit, revoking).await });
-        }
-    }
-
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
         let now = self.clock.now();
@@ -316,12 +305,13 @@ impl Engine {
             let mut slot = self.slot().await;
             let token = self.cell.swap(None);
             let (head, flight) = slot.logout();
-            (token, flight, self.storage.enqueue(head.record(None)))
+            let had = token.as_ref().map(|token| token.stored());
+            (token, flight, self.storage.enqueue_logout(head.record(None), had))
         };
         self.announce(&Event::LoggedOut);
         self.changed(None, flight.as_ref());
         if let Some(token) = token {
-            self.discard(token.token().clone());
+            self.revoker.discard(token.token().clone());
         }
         written
     }

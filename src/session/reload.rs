@@ -9,7 +9,6 @@ use super::{
 use crate::{
     secret::Secret,
     store::{Record, StoredToken},
-    token::Token,
 };
 
 /// What the store's record means for the session.
@@ -63,7 +62,7 @@ fn alive(engine: &Engine, known: &Known, found: &StoredToken, provenance: Proven
     if known.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
         return None;
     }
-    let fresh = engine.sendable(stored(found), provenance).ok()?;
+    let fresh = engine.sendable(found.to_token(), provenance).ok()?;
     let is_alive = found.expires_at.is_none() || fresh.has_life_left();
     is_alive.then_some(fresh)
 }
@@ -84,7 +83,7 @@ pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded, provenanc
             None => Taken::Base(record, Some(token)),
         },
         Reloaded::Replaced(record, token) => {
-            match engine.reported(engine.sendable(stored(&token), provenance)) {
+            match engine.reported(engine.sendable(token.to_token(), provenance)) {
                 Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
                 // There is nothing in it to go over to.
                 None => Taken::Base(RecordHead { revision: record.revision, ..known.record }, before()),
@@ -92,17 +91,6 @@ pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded, provenanc
         }
         Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
         Reloaded::Nothing(record) => Taken::Base(record, before()),
-    }
-}
-
-fn stored(found: &StoredToken) -> Token {
-    let token = Token::new(found.access.clone())
-        .expires_at(found.expires_at)
-        .refresh_token(found.refresh.clone())
-        .refresh_expires_at(found.refresh_expires_at);
-    match &found.kind {
-        Some(kind) => token.token_type(kind),
-        None => token,
     }
 }
 
@@ -117,7 +105,7 @@ mod tests {
         },
         *,
     };
-    use crate::{generation::Epoch, placement::Placement, store::SessionId, time::Now};
+    use crate::{generation::Epoch, placement::Placement, store::SessionId, time::Now, token::Token};
 
     const OURS: SessionId = SessionId(1);
     const OTHERS: SessionId = SessionId(2);
@@ -180,7 +168,7 @@ mod tests {
             (None, Some("R1"), true),
         ] {
             let known =
-                Known { epoch: Epoch::default(), record: base, present: Some(issued(stored(&of(ours)))) };
+                Known { epoch: Epoch::default(), record: base, present: Some(issued(of(ours).to_token())) };
             let found = Record { session: OURS, revision: 5, token: Some(of(found)) };
             assert_eq!(matches!(reload(base, &known, Some(found)), Reloaded::Token(..)), is_news, "{ours:?}");
         }

@@ -21,7 +21,10 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use super::{backoff::Backoff, debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead};
+use super::{
+    backoff::Backoff, debt::Debt, flight::Flight, one_task::OneTask, record_head::RecordHead,
+    revoker::Revoker,
+};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     event::{Event, Observers},
@@ -38,6 +41,7 @@ pub(crate) struct Storage {
     /// Is told when a write has ended.
     pulse: watch::Sender<()>,
     observers: Arc<Observers>,
+    revoker: Arc<Revoker>,
     /// The runtime that the session is bound to.
     bound: Option<Handle>,
     /// The task that tries again to write what is owed.
@@ -112,6 +116,7 @@ impl Storage {
         lease_wait: Duration,
         pulse: watch::Sender<()>,
         observers: Arc<Observers>,
+        revoker: Arc<Revoker>,
         bound: Option<Handle>,
     ) -> Self {
         Storage {
@@ -121,6 +126,7 @@ impl Storage {
             queue: Mutex::default(),
             pulse,
             observers,
+            revoker,
             bound,
             owing: OneTask::default(),
             has_failed: AtomicBool::new(false),
@@ -229,6 +235,9 @@ impl Storage {
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
             owed.stands_for_itself();
+        }
+        if let Some(ended) = found.and_then(|found| debt.ends(found)) {
+            self.revoker.discard(ended.to_token());
         }
         Ok(())
     }
@@ -339,6 +348,11 @@ impl Storage {
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record) -> Written {
         self.push(&mut self.queue(), Arc::new(Debt::of_identity(record)), None, None)
+    }
+
+    /// The same for a logout, and the token that it has ended in memory.
+    pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> Written {
+        self.push(&mut self.queue(), Arc::new(Debt::of_logout(record, had)), None, None)
     }
 
     /// The same for a replacement, which keeps the refresh token or has its own.
@@ -622,11 +636,15 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::store::{MemoryStore, SessionId, TokenStore};
+    use crate::{
+        reentry::Mark,
+        store::{MemoryStore, SessionId, TokenStore},
+    };
 
     fn storage(store: impl TokenStore) -> Storage {
-        let limit = Duration::from_secs(1);
-        Storage::new(Box::new(store), limit, limit, watch::Sender::new(()), Arc::default(), None)
+        let (limit, pulse) = (Duration::from_secs(1), watch::Sender::new(()));
+        let revoker = Revoker { revoke: None, limit, runtime: None, mark: Mark::new() };
+        Storage::new(Box::new(store), limit, limit, pulse, Arc::default(), Arc::new(revoker), None)
     }
 
     /// The revision that follows 5 while these are owed.

@@ -216,7 +216,7 @@ async fn give_up(
     }
     let Known { epoch, present, .. } = engine.slot().await.known();
     if present.is_none() || epoch != plan.known.epoch {
-        engine.discard(token);
+        engine.revoker.discard(token);
     }
     Obtained::Nothing
 }

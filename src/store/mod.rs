@@ -168,6 +168,17 @@ impl StoredToken {
         }
     }
 
+    pub(crate) fn to_token(&self) -> Token {
+        let token = Token::new(self.access.clone())
+            .expires_at(self.expires_at)
+            .refresh_token(self.refresh.clone())
+            .refresh_expires_at(self.refresh_expires_at);
+        match &self.kind {
+            Some(kind) => token.token_type(kind),
+            None => token,
+        }
+    }
+
     /// The same with the new refresh token of an answer whose access token is of no use: the authority has spent the
     /// one before.
     pub(crate) fn rotated(self, answer: &Token) -> Option<Self> {

@@ -23,6 +23,7 @@ use tower_token_refresh::{
 
 use crate::{
     script::{numbered, within},
+    storage::{Fault, Watched},
     world::World,
 };
 
@@ -408,9 +409,34 @@ async fn tokens_that_come_too_late_are_offered_to_whoever_can_revoke_them() {
     }
 }
 
-/// A memory store that logs a session out when its next lease ends.
+#[tokio::test(start_paused = true)]
+async fn a_logout_offers_what_it_finds_in_the_store_for_revocation_as_well() {
+    for has_looked in [false, true] {
+        let (store, revoked) = (Watched::default(), Arc::new(Mutex::new(Vec::new())));
+        let noted = revoked.clone();
+        let session = Session::builder(ModelAuthority::new().source())
+            .store(store.clone())
+            .revoke_with(move |token| {
+                noted.lock().unwrap().push(token.access().expose().to_owned());
+                std::future::ready(())
+            })
+            .build();
+        let sibling = numbered().0.store(store.clone()).build();
+        sibling.token().await.unwrap();
+        if has_looked {
+            session.token().await.unwrap();
+        }
+        sibling.refresh().await.unwrap();
+        within(session.logout()).await.unwrap();
+        orphans_end().await;
+        let expected: &[&str] = if has_looked { &["token-1", "token-2"] } else { &["token-2"] };
+        assert_eq!(*revoked.lock().unwrap(), expected);
+    }
+}
+
+/// A store that logs a session out when its next lease ends.
 #[derive(Clone, Default)]
-struct LogsOut(MemoryStore, Arc<Mutex<Option<Session>>>);
+struct LogsOut(Watched, Arc<Mutex<Option<Session>>>);
 
 impl TokenStore for LogsOut {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
@@ -451,6 +477,8 @@ async fn a_token_whose_session_ends_as_its_refresh_gives_the_lease_back_is_offer
         .build();
     session.token().await.unwrap();
     *store.1.lock().unwrap() = Some(session.clone());
+    // What is saved is found by the logout.
+    store.0.set(|store| store.save = Fault::Error);
     let error = within(session.refresh()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionEnded);
     orphans_end().await;

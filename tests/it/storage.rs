@@ -911,8 +911,11 @@ fn a_kept_lease_does_not_end_with_a_refresh_that_loses_before_it_begins() {
             *drives.lock().unwrap() = Some(runtime);
         }
     };
-    let ours =
-        World::with(authority.clone(), |session| session.store(store.clone()).observer(observer), |layer| layer);
+    let ours = World::with(
+        authority.clone(),
+        |session| session.store(store.clone()).observer(observer),
+        |layer| layer,
+    );
     let sibling = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
     let runtime = runtime();
     runtime.block_on(async {
@@ -955,7 +958,10 @@ async fn a_kept_lease_ends_with_the_debt_or_the_session() {
             "settles" => ours.session.settle().await,
             "logs in" => ours.session.login(Token::new("of-bob")).await,
             "logs out" => ours.session.logout().await,
-            _ => Ok(drop(ours)),
+            _ => {
+                drop(ours);
+                Ok(())
+            }
         };
         assert_eq!(ended.is_ok(), fault == Fault::None);
         let start = tokio::time::Instant::now();

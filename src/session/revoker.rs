@@ -1,0 +1,29 @@
+//! What becomes of tokens that nobody wants any more.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use tokio::{runtime::Handle, time::timeout};
+
+use crate::{reentry::Mark, token::Token};
+
+/// Takes a token that nobody wants.
+pub(crate) type Revoke = dyn Fn(Token) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
+pub(crate) struct Revoker {
+    pub(super) revoke: Option<Box<Revoke>>,
+    /// For how long it may go on.
+    pub(super) limit: Duration,
+    pub(super) runtime: Option<Handle>,
+    pub(super) mark: Mark,
+}
+
+impl Revoker {
+    /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
+    pub(super) fn discard(&self, token: Token) {
+        let runtime = self.runtime.clone().or_else(|| Handle::try_current().ok());
+        if let (Some(revoke), Some(runtime)) = (&self.revoke, runtime) {
+            let (limit, revoking) = (self.limit, self.mark.around(revoke(token)));
+            runtime.spawn(async move { timeout(limit, revoking).await });
+        }
+    }
+}
