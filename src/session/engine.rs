@@ -24,7 +24,7 @@ use super::{
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
-    kernel::{Finder, Slot},
+    kernel::{Fetch, Finder, Slot},
     one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
@@ -301,14 +301,17 @@ impl Engine {
 
     /// The end of the identity.
     pub(crate) async fn logout(&self) -> Written {
-        let (token, flight, written) = {
+        let (is_news, token, flight, written) = {
             let mut slot = self.slot().await;
+            let is_news = !matches!(slot.fetch(), Fetch::LoggedOut);
             let token = self.cell.swap(None);
             let (head, flight) = slot.logout();
             let had = token.as_ref().map(|token| token.stored());
-            (token, flight, self.storage.enqueue_logout(head.record(None), had))
+            (is_news, token, flight, self.storage.enqueue_logout(head.record(None), had))
         };
-        self.announce(&Event::LoggedOut);
+        if is_news {
+            self.announce(&Event::LoggedOut);
+        }
         self.changed(None, flight.as_ref());
         if let Some(token) = token {
             self.revoker.discard(token.token().clone());

@@ -367,6 +367,7 @@ async fn every_change_is_announced_once_before_the_waiters_go_on() {
     assert!(first.is_err() && second.is_err());
     assert_eq!((count("RefreshFailed"), count("LoginRequired")), (1, 1));
     world.session.logout().await.unwrap();
+    world.session.logout().await.unwrap();
     assert_eq!(count("LoggedOut"), 1);
 }
 
