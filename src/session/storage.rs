@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::{BoxError, Error, ErrorKind},
     event::{Event, Observers},
-    store::{DynTokenStore, Lease, LeaseLost, Record, StoredToken, Superseded},
+    store::{Damaged, DynTokenStore, Lease, LeaseLost, Record, StoredToken, Superseded},
     sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
     time::{in_time, timer},
 };
@@ -279,7 +279,14 @@ impl Storage {
     ///
     /// It did not answer: nothing else is to be asked of it for the same end.
     async fn read(&self) -> Result<Result<Option<Record>, Error>, Error> {
-        self.in_time(async { self.store.load().await }).await
+        Ok(match self.in_time(async { self.store.load().await }).await? {
+            // To be written over, which nothing may wait for.
+            Err(error) if is_damaged(&error) => {
+                self.observers.announce(&Event::StoreFailed { error: &error });
+                Ok(None)
+            }
+            found => found,
+        })
     }
 
     /// The same in the midst of a write, beside which there is no other.
@@ -614,6 +621,11 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
 /// Whether the store has kept a later record instead: then nothing is owed to it any more.
 fn is_superseded(error: &Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<Superseded>())
+}
+
+/// Whether there is something in the store, but no record.
+fn is_damaged(error: &Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<Damaged>())
 }
 
 /// Whether the store knows of a later lease.

@@ -31,8 +31,9 @@ use crate::{error::BoxError, random, secret::Secret, time::Now, token::Token};
 /// Every call is bounded by the session's `store_timeout` (`lock` by its lease wait). A store that fails stops no
 /// request: the session goes on in memory, reports the failure and saves again later.
 pub trait TokenStore: Send + Sync + 'static {
-    /// The record that was saved last, or `None` where nothing ever was. An error counts as nothing found, and is
-    /// reported; but a replacement that keeps the refresh token is not saved until a load succeeds.
+    /// The record that was saved last, or `None` where nothing ever was. [`Damaged`] counts
+    /// as that, too, and is reported. After any other error, which is reported as well, the session goes on from what it
+    /// knows: that a login is required is not believed then, and a replacement that keeps the refresh token is not saved.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
@@ -100,6 +101,26 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease").field("fence", &self.fence).finish_non_exhaustive()
     }
 }
+
+/// Why a store cannot load what it holds: that is no record, but damaged, cut short or of a later format. The session reports
+/// it and goes on as if there were nothing, and whatever it saves takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged(&'static str);
+
+impl Damaged {
+    /// What is wrong, in words that quote nothing of what was found.
+    pub fn new(what: &'static str) -> Self {
+        Damaged(what)
+    }
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Damaged {}
 
 /// Why a store refuses to save: it holds a later record. The session drops its own, and takes over the later one with
 /// its next refresh.

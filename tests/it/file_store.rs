@@ -17,7 +17,7 @@ use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, Session, Token,
     event::Event,
     source_fn,
-    store::{FileStore, MemoryStore, Record, SessionId, StoredToken, Superseded, TokenStore},
+    store::{Damaged, FileStore, MemoryStore, Record, SessionId, StoredToken, Superseded, TokenStore},
     test_util::{Endpoint, ModelAuthority},
 };
 
@@ -173,6 +173,7 @@ async fn whatever_is_no_record_is_an_error_and_is_kept_aside_by_the_next_save() 
     for content in no_records(&fs::read(place.path()).unwrap()) {
         fs::write(place.path(), &content).unwrap();
         let error = place.store().load().await.unwrap_err();
+        assert!(error.is::<Damaged>(), "{error:?}");
         assert!(error.to_string().starts_with("the token file "), "{error}");
         assert_eq!(fs::read(place.path()).unwrap(), content, "looking at it changes nothing");
         place.store().save(&record(1), Some(0)).await.unwrap();
@@ -206,6 +207,26 @@ async fn a_session_reports_a_damaged_file_and_goes_on_as_logged_out() {
     assert!(place.beside(".corrupt").exists());
     let found = place.store().load().await.unwrap().unwrap();
     assert!(found.token.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_file_requires_a_login_where_there_is_no_other_way_and_gives_way_to_it() {
+    for replaces in [false, true] {
+        let place = Place::new();
+        fs::write(place.path(), "{\"version\":1,\"tok").unwrap();
+        let source = source_fn(|cx: FetchContext| async move {
+            assert!(cx.refresh_token().is_none());
+            Err::<Token, _>(FetchError::login_required("nothing to refresh with"))
+        });
+        let session = Session::builder(source).store(place.store()).build();
+        let error = in_time(session.token()).await.unwrap_err();
+        assert!(error.is_login_required(), "{error:?}");
+        let token = Token::new("of-bob");
+        let saved = if replaces { session.replace(token).await } else { session.login(token).await };
+        saved.unwrap();
+        let found = place.store().load().await.unwrap().unwrap().token.unwrap();
+        assert_eq!(found.access.expose(), "of-bob");
+    }
 }
 
 #[tokio::test(start_paused = true)]

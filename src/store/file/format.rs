@@ -1,16 +1,13 @@
 //! The content of the file: JSON with a version. Fields that are not known are ignored, so that a later release may add
 //! some without a new version.
 
-use std::{
-    io,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::{
     secret::Secret,
-    store::{Record, SessionId, StoredToken},
+    store::{Damaged, Record, SessionId, StoredToken},
 };
 
 const VERSION: u64 = 1;
@@ -34,14 +31,13 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
     format!("{file:#}\n").into_bytes()
 }
 
-/// The record, or `InvalidData`.
-pub(super) fn decode(bytes: &[u8]) -> io::Result<Record> {
-    let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damaged> {
+    let damaged = || Damaged::new("the token file is damaged");
     // The parser's own error may quote what it has read.
-    let file: Value = serde_json::from_slice(bytes).map_err(|_| invalid("the token file is damaged"))?;
+    let file: Value = serde_json::from_slice(bytes).map_err(|_| damaged())?;
     match file["version"].as_u64() {
-        Some(VERSION) => record(file).ok_or_else(|| invalid("the token file is damaged")),
-        _ => Err(invalid("the token file has an unknown version")),
+        Some(VERSION) => record(file).ok_or_else(damaged),
+        _ => Err(Damaged::new("the token file has an unknown version")),
     }
 }
 

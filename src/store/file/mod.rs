@@ -15,7 +15,7 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use self::{atomic::at, lock::Locked};
-use super::{Lease, Record, TokenStore, rules};
+use super::{Damaged, Lease, Record, TokenStore, rules};
 use crate::error::BoxError;
 
 /// Keeps the record in a file, which any number of processes may share.
@@ -24,7 +24,7 @@ use crate::error::BoxError;
 /// that is killed at any moment leaves the old record or the new one. On Unix the file is readable by its owner only.
 /// The directory must exist and is left as it is; `path` should not be a symbolic link, because it would be replaced.
 ///
-/// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is an error of `load`: the
+/// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is [`Damaged`]: the
 /// session reports it and goes on as if nobody had logged in. Nothing is lost: the next save keeps such a
 /// file aside.
 ///
@@ -80,24 +80,21 @@ impl FileStore {
         name.into()
     }
 
-    /// What the file holds. `InvalidData`: something, but no record.
-    fn read(&self) -> io::Result<Option<Record>> {
+    /// What the file holds: a record, or none, or something that is no record.
+    fn read(&self) -> io::Result<Result<Option<Record>, Damaged>> {
         match fs::read(&self.path) {
-            Ok(bytes) => format::decode(&bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(bytes) => Ok(format::decode(&bytes).map(Some)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
             Err(error) => Err(at(&self.path, error)),
         }
     }
 
     /// As [`read`](Self::read), for whoever is about to replace the file.
     fn read_or_keep_aside(&self) -> io::Result<Option<Record>> {
-        match self.read() {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                fs::rename(&self.path, self.beside(".corrupt"))?;
-                Ok(None)
-            }
-            read => read,
-        }
+        self.read()?.or_else(|_damaged| {
+            fs::rename(&self.path, self.beside(".corrupt"))?;
+            Ok(None)
+        })
     }
 
     fn write(&self, record: &Record, fence: Option<u64>, mut numbers: Locked) -> Result<(), BoxError> {
@@ -111,7 +108,7 @@ impl FileStore {
 impl TokenStore for FileStore {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
         let store = self.clone();
-        Ok(spawn_blocking(move || store.read()).await??)
+        Ok(spawn_blocking(move || store.read()).await???)
     }
 
     /// Two saves never overlap: one that was given up for being late keeps the lock until it is over, so it cannot
