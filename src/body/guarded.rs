@@ -82,8 +82,9 @@ where
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Unguarded<B>>) -> Poll<Item> {
         let mut waker = None;
         loop {
+            let attempt = self.attempt();
             if let Some(source) = &mut self.in_hand {
-                if !self.shared.is_disturbed() {
+                if !self.shared.is_disturbed(attempt) {
                     let polled = source.as_mut().poll_frame(cx);
                     if matches!(polled, Poll::Ready(Some(Ok(_)))) && !source.is_end_stream() {
                         self.count(&polled, false, next);

@@ -27,8 +27,9 @@ use crate::sync::{
 pub(super) struct Shared<B> {
     /// Of the body before it was read: both attempts begin with it.
     pub(super) hint: SizeHint,
-    /// The response future has said something since the reader looked last. It may learn of it a frame late.
-    is_disturbed: AtomicBool,
+    /// The response future has said something since the attempt looked last, which may learn of it a frame late. One for
+    /// each attempt.
+    is_disturbed: [AtomicBool; 2],
     state: Mutex<State<B>>,
 }
 
@@ -41,28 +42,28 @@ impl<B> Shared<B> {
             second,
             waker: None,
         };
-        Shared { hint, is_disturbed: AtomicBool::new(false), state: Mutex::new(state) }
+        Shared { hint, is_disturbed: Default::default(), state: Mutex::new(state) }
     }
 
-    /// Runs a transition of the response future's, and lets the reader know: before what remains of it is
+    /// Runs a transition of the response future's, and lets both attempts know: before what remains of it is
     /// [cleared](Remains::clear).
     pub(super) fn disturb<T>(&self, transition: impl FnOnce(&mut State<B>) -> T) -> T {
         let outcome = self.with(transition);
-        self.is_disturbed.store(true, Ordering::Relaxed);
+        self.is_disturbed.iter().for_each(|it| it.store(true, Ordering::Relaxed));
         outcome
     }
 
     /// Whether the reader has to ask for its [`turn`](State::turn).
     #[inline]
-    pub(super) fn is_disturbed(&self) -> bool {
-        self.is_disturbed.load(Ordering::Relaxed)
+    pub(super) fn is_disturbed(&self, attempt: Attempt) -> bool {
+        self.is_disturbed[attempt as usize].load(Ordering::Relaxed)
     }
 
     /// Asks for a [`turn`](State::turn).
     #[inline]
     pub(super) fn turn(&self, attempt: Attempt, backlog: usize, waker: &mut Option<Waker>) -> Turn<B> {
         // Before the look: what is said after it must not be forgotten.
-        self.is_disturbed.store(false, Ordering::Relaxed);
+        self.is_disturbed[attempt as usize].store(false, Ordering::Relaxed);
         self.with(|state| state.turn(attempt, backlog, waker))
     }
 

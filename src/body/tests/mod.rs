@@ -596,6 +596,23 @@ fn dropped_handle_ends_the_second_attempt_in_its_backlog() {
 }
 
 #[test]
+fn dropped_handle_ends_the_second_attempt_though_the_first_hears_of_it_in_between() {
+    let (feed, body) = Feed::new();
+    let (mut first, mut replay) = record(body, LIMIT);
+    feed.data("a");
+    assert_eq!(poll(&mut first), data("a"));
+    assert_eq!(replay.pause(), Ok(()));
+    let mut second = take_over(&mut replay);
+    for frame in ["b", "c", "d"] {
+        feed.data(frame);
+    }
+    assert_eq!((poll(&mut second), poll(&mut second)), (data("a"), data("b")));
+    drop(replay);
+    assert_eq!(poll(&mut first), cut_off());
+    assert_eq!(poll(&mut second), cut_off());
+}
+
+#[test]
 fn dropped_handle_frees_what_was_kept() {
     let gauge = Gauge::default();
     let (feed, body) = Feed::new();
