@@ -20,7 +20,7 @@ pub(in crate::source) struct Answer {
 
 impl Answer {
     pub(super) fn new(status: StatusCode, headers: HeaderMap, body: Zeroizing<Vec<u8>>) -> Self {
-        let document = if is_form(&headers) { form::decode(&body) } else { Json::parse(&body) };
+        let document = if is_form(&headers) { Some(form::decode(&body)) } else { Json::parse(&body) };
         Answer { status, headers, body, document: document.map(Arc::new) }
     }
 

@@ -39,33 +39,44 @@ pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// A form as an object of texts. `None` if a name or a value is not UTF-8.
-pub(super) fn decode(form: &[u8]) -> Option<Json> {
+/// A form as an object of texts. As in JSON, what is not UTF-8 is replaced, so that it harms nothing beside it; a percent sign
+/// without its two digits stays one.
+pub(super) fn decode(form: &[u8]) -> Json {
     let mut members = Vec::new();
     for pair in form.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
         let (name, value) = (&pair[..at], pair.get(at + 1..).unwrap_or_default());
-        members.push((decoded(name)?, Json::Text(Zeroizing::new(decoded(value)?))));
+        members.push((decoded(name), Json::Text(Zeroizing::new(decoded(value)))));
     }
-    Some(Json::object(members))
+    Json::object(members)
 }
 
-fn decoded(text: &[u8]) -> Option<String> {
+fn decoded(text: &[u8]) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
         rest = tail;
-        bytes.push(match (first, tail) {
-            (b'%', &[high, low, ref after @ ..]) => {
-                rest = after;
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                u8::try_from(digit(high)? * 16 + digit(low)?).ok()?
-            }
-            (b'+', _) => b' ',
+        bytes.push(match first {
+            b'%' => match tail.split_at_checked(2).and_then(|(pair, after)| Some((escaped(pair)?, after))) {
+                Some((byte, after)) => {
+                    rest = after;
+                    byte
+                }
+                None => first,
+            },
+            b'+' => b' ',
             _ => first,
         });
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let bytes = Zeroizing::new(error.into_bytes());
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn escaped(pair: &[u8]) -> Option<u8> {
+    let digit = |&byte: &u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    pair.iter().try_fold(0, |byte, half| Some(byte << 4 | digit(half)?))
 }
 
 #[cfg(test)]
@@ -81,12 +92,15 @@ mod tests {
 
     #[test]
     fn a_form_is_decoded_and_what_stands_twice_is_of_no_use() {
-        let form = decode(b"a=x+%C3%A9&b&=c&").unwrap();
+        let form = decode(b"a=x+%C3%A9&b&=c&");
         assert_eq!(form.at(&Pointer::member("a")).and_then(Json::text), Some("x é"));
-        let twice = decode(b"a=1&a=1&b=2").unwrap();
+        let twice = decode(b"a=1&a=1&b=2");
         assert!(twice.at(&Pointer::member("a")).is_some_and(|value| value.text().is_none()));
         assert_eq!(twice.at(&Pointer::member("b")).and_then(Json::text), Some("2"));
-        assert!(decode(b"a=%FF").is_none());
-        assert!(decode(b"a=%zz").is_none());
+        for (odd, read) in [("%E9x", "\u{fffd}x"), ("%zz%4", "%zz%4"), ("%", "%"), ("\u{e9}", "\u{e9}")] {
+            let form = decode(format!("a={odd}&b=2").as_bytes());
+            assert_eq!(form.at(&Pointer::member("a")).and_then(Json::text), Some(read));
+            assert_eq!(form.at(&Pointer::member("b")).and_then(Json::text), Some("2"));
+        }
     }
 }
