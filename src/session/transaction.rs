@@ -108,6 +108,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     }
     // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
     let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
+    let mut refused = None;
     let fetched = loop {
         if !flight.begins(known.iter().chain(&refresh_token).cloned().collect()) {
             return Ok(Obtained::Nothing);
@@ -119,14 +120,21 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             mark: engine.mark(),
             #[cfg(feature = "json")]
             changes: engine.credential_changes(),
+            #[cfg(feature = "json")]
+            has_asked: refused.is_some(),
         };
-        let fetched = engine.mark().around(engine.source.fetch(context)).await;
-        let is_over = fetched.as_ref().is_err_and(|error| error.class() == FailureClass::LoginRequired);
-        if !is_over || refresh_token.is_some() || stored.is_none() {
-            break fetched;
+        match engine.mark().around(engine.source.fetch(context)).await {
+            // It was taken for dead by a clock, which may be wrong, or may have been: only the authority ends a session.
+            Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {
+                refresh_token.clone_from(&stored);
+                refused = Some(error);
+            }
+            // It was not asked again for other credentials, and has said before what is wrong with them.
+            Err(error) if error.allows_fallback() && error.was_not_processed => {
+                break Err(refused.unwrap_or(error));
+            }
+            fetched => break fetched,
         }
-        // It was taken for dead by a clock, which may be wrong, or may have been: only the authority ends a session.
-        refresh_token.clone_from(&stored);
     };
     let mut token = match fetched {
         Ok(token) => token,

@@ -28,8 +28,7 @@ pub struct FetchError {
     pub(super) retry_after: Option<Duration>,
     is_final: bool,
     /// The authority has not looked at what was presented: nothing was sent, or it said so.
-    #[cfg(feature = "json")]
-    pub(super) was_not_processed: bool,
+    pub(crate) was_not_processed: bool,
 }
 
 /// What a [`FetchError`] means for the session: which of its constructors made it.
@@ -57,7 +56,6 @@ impl FetchError {
             cause: cause.into(),
             retry_after: None,
             is_final: false,
-            #[cfg(feature = "json")]
             was_not_processed: false,
         }
     }
@@ -117,8 +115,9 @@ impl FetchError {
         &*self.cause
     }
 
-    /// How long to wait before the next fetch, as [`retry_after`](Self::retry_after) was told.
-    pub fn wait(&self) -> Option<Duration> {
+    /// How long to wait before the next fetch, as [`retry_after`](Self::retry_after) was told: without the limit that the
+    /// session sets.
+    pub fn asked_wait(&self) -> Option<Duration> {
         self.retry_after
     }
 
@@ -135,11 +134,11 @@ impl FetchError {
             // A mistake in the program: nobody is to be told to try again.
             Some(error) if error.kind() == ErrorKind::Reentrant => return error,
             // Another session's, and nothing else was said: whoever is to log in there has to hear of it. Not that it had no
-            // runtime: ours has one, and cools down.
+            // runtime, or that somebody else has logged in there: ours has one, and cools down.
             Some(error)
                 if self.class == FailureClass::Transient
                     && !error.is_transient()
-                    && error.kind() != ErrorKind::NoRuntime =>
+                    && !matches!(error.kind(), ErrorKind::NoRuntime | ErrorKind::SessionChanged) =>
             {
                 return error.of_fetch_behind(self.cause, retry_after);
             }

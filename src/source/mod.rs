@@ -105,6 +105,9 @@ pub struct FetchContext {
     /// How often somebody has said that there are other credentials, for sources that remember which were refused.
     #[cfg(feature = "json")]
     pub(crate) changes: u64,
+    /// Whether this fetch has asked already, without the refresh token.
+    #[cfg(feature = "json")]
+    pub(crate) has_asked: bool,
 }
 
 /// Why a token is fetched.
@@ -156,6 +159,8 @@ impl FetchContext {
             mark: Mark::new(),
             #[cfg(feature = "json")]
             changes: 0,
+            #[cfg(feature = "json")]
+            has_asked: false,
         }
     }
 
@@ -173,11 +178,22 @@ impl FetchContext {
         self
     }
 
-    /// The refresh token of the present session, if there is one that was not refused. One that is dead by our clock is left out at first; if the source
-    /// says that a [login is required](FetchError::login_required) without it, it is asked once more, with it, because a
-    /// clock may be wrong.
+    /// The refresh token of the present session, if there is one that was not refused. One that is dead by our clock is
+    /// left out at first. If the source says that a [login is required](FetchError::login_required) without it, unless
+    /// [finally](FetchError::without_fallback), it is asked once more, with it, because a clock may be wrong. Sources of
+    /// this crate that log in do not ask for credentials again then; one of your own that has been asked without a refresh
+    /// token just before may do the same.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
+    }
+
+    /// Goes on, unless this fetch has asked before: for a source that presents something else than the refresh token.
+    #[cfg(feature = "json")]
+    pub(crate) fn wants_credentials(&self) -> Result<(), FetchError> {
+        if self.has_asked {
+            return Err(FetchError::login_required("no other credentials were wanted").not_processed());
+        }
+        Ok(())
     }
 
     /// Why the session asks.

@@ -1,10 +1,17 @@
 //! A refresh token that is known to be dead is not presented.
 
-use std::time::Duration;
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tower_token_refresh::{
     Session, Token, TokenSource,
-    source::{Credentials, Password, oauth2::RefreshTokenGrant},
+    source::{AuthorityError, Credentials, Password, oauth2::RefreshTokenGrant},
     store::MemoryStore,
     test_util::TestClock,
 };
@@ -117,6 +124,32 @@ async fn where_no_login_helps_a_dead_refresh_token_is_presented_once_for_the_aut
         clock.advance(DAY);
     }
     assert_eq!(grants(&idp), ["login", "refresh"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_refused_is_not_asked_again_when_the_dead_refresh_token_is_presented() {
+    let over = || json(400, r#"{"error":"invalid_grant"}"#);
+    let wrong = || json(401, r#"{"error":"wrong password"}"#);
+    // A final refusal speaks of the account: it is not the clock that has ended this session.
+    let blocked = || json(403, r#"{"error":"access_denied"}"#);
+    for (answers, asked) in
+        [(vec![wrong(), over()], vec!["login", "refresh"]), (vec![blocked()], vec!["login"])]
+    {
+        let (clock, idp, prompts) = (TestClock::new(), Idp::new(answers), Arc::new(AtomicUsize::new(0)));
+        let counted = prompts.clone();
+        let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async { Ok(Credentials::new("alice", "wonderland")) }
+        });
+        let source = RefreshTokenGrant::new(endpoint(&idp)).or_else(login);
+        let session = Session::builder(source).clock(clock.clone()).build();
+        session.login(thirty_days()).await.unwrap();
+        clock.advance(30 * DAY);
+        let error = session.refresh().await.unwrap_err();
+        let refusal = error.source().and_then(|cause| cause.downcast_ref::<AuthorityError>());
+        assert!(refusal.is_some_and(|refusal| [401, 403].contains(&refusal.status().as_u16())), "{error:?}");
+        assert_eq!((grants(&idp), prompts.load(Ordering::Relaxed)), (asked, 1));
+    }
 }
 
 /// The time of day of a machine that has just been switched on comes from the network, later than the login.

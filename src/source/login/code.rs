@@ -107,6 +107,7 @@ impl LoginCode {
 
 impl TokenSource for LoginCode {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        cx.wants_credentials()?;
         let code = (self.code)().await?;
         self.exchange.login(&cx, &[(&self.field, &code)]).await
     }

@@ -73,6 +73,7 @@ impl Password {
 
 impl TokenSource for Password {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        cx.wants_credentials()?;
         let Credentials { account, password } = (self.credentials)().await?;
         self.exchange.login(&cx, &[(&self.account, &account), (&self.password, &password)]).await
     }

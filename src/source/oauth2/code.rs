@@ -46,6 +46,7 @@ impl AuthorizationCode {
 
 impl TokenSource for AuthorizationCode {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        cx.wants_credentials()?;
         // Taken before it is sent, so that a fetch which is dropped halfway has used it.
         let Some(code) = self.code().take() else {
             return Err(FetchError::login_required("the authorization code has been used"));

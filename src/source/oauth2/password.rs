@@ -35,6 +35,7 @@ impl PasswordGrant {
 
 impl TokenSource for PasswordGrant {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+        cx.wants_credentials()?;
         let Credentials { account, password } = (self.credentials)().await?;
         let parts = [("username", account.expose()), ("password", password.expose())];
         let attempt = self.endpoint.present(&cx, Grant::User, "password", &parts);
