@@ -38,7 +38,7 @@ use crate::{
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
-    store::Record,
+    store::{Lease, Record},
     sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
     time::{Now, Timekeeper, in_time, timer},
     token::Token,
@@ -342,10 +342,14 @@ impl Engine {
                 return Ok(());
             }
             if let (false, Some(runtime)) = (flying, self.runtime()) {
+                let lease = self.reported(self.storage.lease_to_write().await).flatten();
                 self.newest().await;
-                match self.storage.enqueue_owed(None) {
+                match self.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
                     Some(owed) => self.save(&runtime, owed).await?,
                     None => self.storage.drain(&runtime),
+                }
+                if let Some(lease) = lease {
+                    self.storage.give_back(lease);
                 }
                 if self.storage.is_settled() {
                     continue;

@@ -67,9 +67,22 @@ struct Queue {
     kept: Option<Lease>,
     /// The number of the last lease that the store says counts no more.
     lost: Option<u64>,
+    /// That of the last lease under which nothing was found that outdoes what is owed.
+    confirmed: Option<u64>,
 }
 
 impl Queue {
+    /// Whether what is owed may be written as things are.
+    fn owed_to_write(&self) -> Option<bool> {
+        self.owed.as_ref().map(|owed| owed.is_change() || self.fence(owed) > self.lost)
+    }
+
+    /// The number with which a refresh that is owed is written. A lease that was given back counts until the store says that
+    /// there is a later one.
+    fn fence(&self, owed: &Debt) -> Option<u64> {
+        self.kept.as_ref().map(Lease::fence).or(owed.fence.max(self.confirmed))
+    }
+
     /// The lease that was kept, if nothing that is owed keeps it any more, or it counts no more.
     fn unneeded(&mut self) -> Option<Lease> {
         let keeps = self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease);
@@ -151,6 +164,13 @@ impl Storage {
             Ok(lease) => lease.map(Some),
             Err(_elapsed) => Ok(None),
         }
+    }
+
+    /// A lease to write what is owed under, if the one that it was fetched under counts no more: others have had one since,
+    /// and what they saved, if anything, has to be read first.
+    pub(crate) async fn lease_to_write(&self) -> Result<Option<Lease>, Error> {
+        let needs_one = self.queue().owed_to_write().is_some_and(|is_writable| !is_writable);
+        if needs_one { self.lease().await } else { Ok(None) }
     }
 
     /// Ends a lease, unless what was fetched under it is still owed, and it still counts.
@@ -379,6 +399,7 @@ impl Storage {
     ) -> Written {
         let mut queue = self.queue();
         let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
+        queue.confirmed = None;
         self.push(&mut queue, debt, fence, flight)
     }
 
@@ -400,25 +421,25 @@ impl Storage {
         Written { done: written, limit: self.time_to_write().saturating_add(self.store_timeout) }
     }
 
-    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any.
+    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any, under
+    /// which the store was read. A write that is under way with an earlier one is refused then, and made again with this.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let mut queue = self.queue();
-        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
-        let fence = lease.or(debt.fence);
-        Some(self.push(&mut queue, debt, fence, None))
+        queue.confirmed = queue.confirmed.max(lease);
+        self.push_owed(&mut queue)
     }
 
-    /// The same between refreshes. A refresh without a lease waits for the next one: it might write over a sibling's. A lease
-    /// that was given back counts until the store says that there is a later one.
-    fn enqueue_again(&self) -> Option<Written> {
-        let kept = {
-            let queue = self.queue();
-            let owed = queue.owed.as_ref()?;
-            let kept = queue.kept.as_ref().map(Lease::fence);
-            let may_be_written = owed.is_change() || kept.or(owed.fence) > queue.lost;
-            may_be_written.then_some(kept)
-        };
-        self.enqueue_owed(kept?)
+    fn push_owed(&self, queue: &mut Queue) -> Option<Written> {
+        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
+        let fence = queue.fence(&debt);
+        Some(self.push(queue, debt, fence, None))
+    }
+
+    /// The same between refreshes. A refresh that can have no lease waits for the next one: it might write over a sibling's.
+    fn enqueue_again(&self, lease: Option<u64>) -> Option<Written> {
+        let mut queue = self.queue();
+        queue.confirmed = queue.confirmed.max(lease);
+        queue.owed_to_write()?.then(|| self.push_owed(&mut queue))?
     }
 
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime
@@ -600,11 +621,18 @@ async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, r
             // Somebody else has tried: on each runtime there may be one of us.
             continue;
         }
-        let again = storage.enqueue_again();
+        // The first failure was reported.
+        let lease = storage.lease_to_write().await.ok().flatten();
+        if lease.is_some() {
+            let _ = storage.newest().await;
+        }
+        let again = storage.enqueue_again(lease.as_ref().map(Lease::fence));
         storage.drain(&runtime);
         if let Some(again) = again {
-            // The first failure was reported.
             let _ = again.end().await;
+        }
+        if let Some(lease) = lease {
+            storage.give_back(lease);
         }
     }
 }

@@ -295,3 +295,36 @@ fn a_refresh_is_not_written_again_after_a_login() {
         Config { seed: 7_920_771_793_516_209, lifetime: Some(40), sibling: false, impatient: true, ..TWO };
     holds(config, &steps);
 }
+
+/// The lease was given back, because no refresh token was spent, and a refresh that failed had taken the next one while the
+/// token was still being written: the store refused it from then on.
+#[test]
+fn what_is_being_written_while_another_refresh_begins_is_written_under_its_lease() {
+    let steps = [
+        Next(InvalidGrant),
+        Ask(0, Asked::Token),
+        A_MOMENT,
+        CredentialsChanged(0),
+        Fault(0, Save, Hangs),
+        Request(0, Get, Nowhere),
+        Run(3),
+        Revoke(Revoked::Access),
+        Next(InvalidClient),
+    ];
+    holds(Config { password: true, sibling: false, ..TWO }, &steps);
+}
+
+/// The same with a refresh of a sibling, which saved what was no later record.
+#[test]
+fn what_could_not_be_saved_before_a_siblings_refresh_is_written_under_another_lease() {
+    let steps = [
+        Login(1, Alice),
+        Run(2),
+        Revoke(Revoked::Access),
+        Request(0, Get, Nowhere),
+        Ask(1, Asked::Refresh),
+        Fault(1, Save, Fails),
+        Run(1),
+    ];
+    holds(Config { rotation: Rotation::Omitted, ..TWO }, &steps);
+}
