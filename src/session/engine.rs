@@ -24,7 +24,7 @@ use super::{
     backoff::Backoff,
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
-    kernel::{Fetch, Finder, Slot},
+    kernel::{Finder, Slot},
     one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
@@ -303,7 +303,7 @@ impl Engine {
     pub(crate) async fn logout(&self) -> Written {
         let (is_news, token, flight, written) = {
             let mut slot = self.slot().await;
-            let is_news = !matches!(slot.fetch(), Fetch::LoggedOut);
+            let is_news = !slot.is_logged_out();
             let token = self.cell.swap(None);
             let (head, flight) = slot.logout();
             let had = token.as_ref().map(|token| token.stored());

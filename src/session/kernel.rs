@@ -41,6 +41,8 @@ pub(crate) struct Slot {
     refused: Vec<Secret>,
     /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
+    /// The session was ended elsewhere, and has had no token since: only a login that is in the store goes on.
+    was_ended: bool,
     spent: Vec<Error>,
 }
 
@@ -90,6 +92,7 @@ impl Slot {
             record: RecordHead { session, revision: 0 },
             refused: Vec::new(),
             look_at: None,
+            was_ended: false,
             spent: Vec::new(),
         }
     }
@@ -112,7 +115,7 @@ impl Slot {
         match &self.fetch {
             Fetch::Flight(flight) | Fetch::Overdue(flight, _) => flight.over().cloned(),
             Fetch::Dead(error) => Some(error.clone()),
-            Fetch::LoggedOut => Some(Error::new(ErrorKind::SessionEnded, "the session was logged out")),
+            Fetch::LoggedOut => Some(ended()),
             Fetch::Idle | Fetch::Cooling { .. } => None,
         }
     }
@@ -155,7 +158,8 @@ impl Slot {
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
-                self.start(Flight::new(), ask, now())
+                let flight = if self.was_ended { Flight::looking(ended()) } else { Flight::new() };
+                self.start(flight, ask, now())
             }
         }
     }
@@ -222,6 +226,10 @@ impl Slot {
     ) -> Option<Failure> {
         let concerns_us = self.is_on(flight) && self.kept_in_spite_of(flight).is_some();
         if !concerns_us && !self.is_wanted(Finder::Flight(flight)) {
+            return None;
+        }
+        if flight.is_forgiven() && flight.over().is_some_and(|over| over.kind() != ErrorKind::SessionEnded) {
+            // Nobody was asked with the credentials that there are now: whoever waits decides again.
             return None;
         }
         let (class, mut error) = (failure.class, failure.error.clone());
@@ -340,6 +348,7 @@ impl Slot {
         if wanted {
             self.leave(Fetch::LoggedOut);
             self.look_at = Some(Duration::ZERO);
+            self.was_ended = true;
             self.record = record;
         }
         wanted
@@ -349,6 +358,7 @@ impl Slot {
         let old = self.token.as_ref().map(|token| token.stamp().generation);
         let token = fresh.issue(self.epoch, worth);
         self.token = Some(token.clone());
+        self.was_ended = false;
         self.record = record;
         self.forget_failures();
         Change { old, token, record }
@@ -502,6 +512,10 @@ impl Slot {
             _ => Error::new(ErrorKind::SessionChanged, "another identity has logged in"),
         }
     }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::SessionEnded, "the session was logged out")
 }
 
 const STRIKES: u32 = 3;

@@ -1,6 +1,9 @@
 //! Follows what others save to the same store, so that their token is used without a refusal of ours.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, time::sleep};
 
@@ -10,18 +13,18 @@ use super::{
     issued::Provenance,
     kernel::Finder,
     reload::{Taken, reload, take},
-    storage::Storage,
 };
 
 /// Sees to it that the store is being followed.
 pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
-    engine.follower.run(runtime, until_the_end(Arc::downgrade(engine), engine.storage.clone()));
+    engine.follower.run(runtime, until_the_end(Arc::downgrade(engine), engine.storage.timeout()));
 }
 
-async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
+async fn until_the_end(session: Weak<Engine>, pause: Duration) {
     let mut seen = 0;
     loop {
-        let news = storage.changed(seen).await;
+        let Some(news) = session.upgrade().map(|engine| engine.storage.changed(seen)) else { return };
+        let news = news.await;
         let Some(quiet) = quiet(&session).await else { return };
         // What is there at the first look may have been there for long.
         let provenance = if seen == 0 { Provenance::Stored } else { Provenance::Sibling };
@@ -29,7 +32,7 @@ async fn until_the_end(session: Weak<Engine>, storage: Arc<Storage>) {
             Look::Overtaken => {}
             Look::Found(revision) if news.is_ok() && revision != seen => seen = revision,
             // A store that fails, or that calls for nothing, is not asked again at once.
-            Look::Found(_) | Look::Nothing => sleep(storage.timeout()).await,
+            Look::Found(_) | Look::Nothing => sleep(pause).await,
         }
     }
 }

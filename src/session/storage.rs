@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub(crate) struct Storage {
-    store: Box<dyn DynTokenStore>,
+    store: Arc<dyn DynTokenStore>,
     store_timeout: Duration,
     lease_wait: Duration,
     queue: Mutex<Queue>,
@@ -133,7 +133,7 @@ impl Storage {
         bound: Option<Handle>,
     ) -> Self {
         Storage {
-            store,
+            store: store.into(),
             store_timeout,
             lease_wait,
             queue: Mutex::default(),
@@ -228,13 +228,16 @@ impl Storage {
         }
     }
 
-    /// Waits until the store holds a record of another revision.
-    pub(crate) async fn changed(&self, seen: u64) -> Result<(), Error> {
-        guarded(async {
-            self.store.changed(seen).await;
-            Ok(())
-        })
-        .await
+    /// Waits until the store holds a record of another revision. Keeps the store, and not this, whose lease ends with the session on whatever runtime the task stands still.
+    pub(crate) fn changed(&self, seen: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let store = self.store.clone();
+        async move {
+            guarded(async {
+                store.changed(seen).await;
+                Ok(())
+            })
+            .await
+        }
     }
 
     /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process

@@ -141,7 +141,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         Err(error) if error.class() != FailureClass::LoginRequired => {
             return Err(Failure { class: error.class(), error: error.into_error() });
         }
-        Err(error) if is_blind => {
+        Err(error) if is_blind && refresh_token.is_none() => {
             let unread = "the stored token could not be read, and the source has no other way";
             return Err(Failure::transient(Error::with_cause(ErrorKind::Store, unread, error.into_error())));
         }
