@@ -72,9 +72,9 @@ struct Queue {
 }
 
 impl Queue {
-    /// Whether what is owed may be written as things are.
-    fn owed_to_write(&self) -> Option<bool> {
-        self.owed.as_ref().map(|owed| owed.is_change() || self.fence(owed) > self.lost)
+    /// Without another lease.
+    fn may_write_what_is_owed(&self) -> bool {
+        self.owed.as_ref().is_some_and(|owed| owed.is_change() || self.fence(owed) > self.lost)
     }
 
     /// The number with which a refresh that is owed is written. A lease that was given back counts until the store says that
@@ -166,10 +166,13 @@ impl Storage {
         }
     }
 
-    /// A lease to write what is owed under, if the one that it was fetched under counts no more: others have had one since,
-    /// and what they saved, if anything, has to be read first.
+    /// A lease to write under, if that of the refresh which is owed counts no more: others have had one since, and what
+    /// they saved, if anything, has to be read first.
     pub(crate) async fn lease_to_write(&self) -> Result<Option<Lease>, Error> {
-        let needs_one = self.queue().owed_to_write().is_some_and(|is_writable| !is_writable);
+        let needs_one = {
+            let queue = self.queue();
+            queue.owed.is_some() && !queue.may_write_what_is_owed()
+        };
         if needs_one { self.lease().await } else { Ok(None) }
     }
 
@@ -438,11 +441,11 @@ impl Storage {
         Some(self.push(queue, debt, fence, None))
     }
 
-    /// The same between refreshes. A refresh that can have no lease waits for the next one: it might write over a sibling's.
-    fn enqueue_again(&self, lease: Option<u64>) -> Option<Written> {
+    /// The same between refreshes. A refresh whose lease counts no more waits for the next one: it might write over a
+    /// sibling's.
+    fn enqueue_again(&self) -> Option<Written> {
         let mut queue = self.queue();
-        queue.confirmed = queue.confirmed.max(lease);
-        queue.owed_to_write()?.then(|| self.push_owed(&mut queue))?
+        queue.may_write_what_is_owed().then(|| self.push_owed(&mut queue))?
     }
 
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime
@@ -624,18 +627,11 @@ async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, r
             // Somebody else has tried: on each runtime there may be one of us.
             continue;
         }
-        // The first failure was reported.
-        let lease = storage.lease_to_write().await.ok().flatten();
-        if lease.is_some() {
-            let _ = storage.newest().await;
-        }
-        let again = storage.enqueue_again(lease.as_ref().map(Lease::fence));
+        let again = storage.enqueue_again();
         storage.drain(&runtime);
         if let Some(again) = again {
+            // The first failure was reported.
             let _ = again.end().await;
-        }
-        if let Some(lease) = lease {
-            storage.give_back(lease);
         }
     }
 }
