@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Wake, Waker},
     time::Duration,
@@ -18,7 +18,7 @@ use tower_token_refresh::{
     session::State,
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
-    test_util::{Endpoint, Failure, ModelAuthority, Phase},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Phase},
 };
 
 use crate::{
@@ -369,6 +369,32 @@ async fn every_change_is_announced_once_before_the_waiters_go_on() {
     world.session.logout().await.unwrap();
     world.session.logout().await.unwrap();
     assert_eq!(count("LoggedOut"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_during_a_look_after_a_logout_elsewhere_is_no_second_one() {
+    let (store, gate, told) = (Watched::default(), Gate::new(), Arc::new(AtomicUsize::new(0)));
+    let count = told.clone();
+    let session = numbered()
+        .0
+        .store(store.clone())
+        .observer(move |event: &Event<'_>| {
+            count.fetch_add(usize::from(matches!(event, Event::LoggedOut)), Ordering::SeqCst);
+        })
+        .build();
+    session.token().await.unwrap();
+    numbered().0.store(store.clone()).build().logout().await.unwrap();
+    assert_eq!(session.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    store.set(|store| store.hold_load = Some(gate.clone()));
+    let mut looks = task::spawn(session.token());
+    assert_pending!(looks.poll());
+    within(gate.waiting(1)).await;
+    store.set(|store| store.hold_load = None);
+    session.logout().await.unwrap();
+    gate.open();
+    assert_eq!(within(looks).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(told.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,21 +3,26 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use tokio::time::sleep;
+use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
     event::Event,
     session::State,
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
+    test_util::Gate,
 };
 
-use crate::script::within;
+use crate::{
+    script::{numbered, within},
+    storage::Watched,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -145,6 +150,58 @@ async fn other_credentials_make_the_next_request_look_at_once() {
     assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded, "it has just looked");
     daemon.credentials_changed().await;
     assert_eq!(access(&daemon).await, "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_credentials_that_come_during_a_look_are_asked_for_at_once() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let are_good = Arc::new(AtomicBool::new(false));
+    let good = are_good.clone();
+    let source = source_fn(move |_: FetchContext| {
+        let is_good = good.load(Ordering::SeqCst);
+        async move {
+            if is_good { Ok(Token::new("second")) } else { Err(FetchError::login_required("wrong password")) }
+        }
+    });
+    let daemon = Session::builder(source).store(store.clone()).build();
+    assert!(daemon.token().await.unwrap_err().is_login_required());
+    sleep(HOUR).await;
+    store.set(|store| store.hold_load = Some(gate.clone()));
+    let mut looks = task::spawn(daemon.token());
+    assert_pending!(looks.poll());
+    within(gate.waiting(1)).await;
+    are_good.store(true, Ordering::SeqCst);
+    daemon.credentials_changed().await;
+    let mut next = task::spawn(daemon.token());
+    assert_pending!(next.poll());
+    gate.open();
+    for asked in [next, looks] {
+        assert_eq!(within(asked).await.unwrap().access().expose(), "second");
+    }
+}
+
+/// The login that it found in between was of no use to it, because the authority was away.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_logged_out_elsewhere_does_not_log_in_by_itself_when_that_happens_again() {
+    let store = Watched::default();
+    let source = source_fn(|context: FetchContext| async move {
+        match context.refresh_token() {
+            Some(_) => Err(FetchError::transient("503")),
+            None => Ok(Token::new("by-itself")),
+        }
+    });
+    let daemon = Session::builder(source).store(store.clone()).build();
+    let elsewhere = numbered().0.store(store.clone()).build();
+    daemon.login(Token::new("first")).await.unwrap();
+    elsewhere.logout().await.unwrap();
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    elsewhere.login(Token::new("second").refresh_token("good")).await.unwrap();
+    store.expire().await;
+    sleep(HOUR).await;
+    assert!(daemon.token().await.unwrap_err().is_transient());
+    elsewhere.logout().await.unwrap();
+    sleep(HOUR).await;
+    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
 }
 
 #[tokio::test(start_paused = true)]

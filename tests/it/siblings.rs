@@ -333,6 +333,27 @@ async fn a_session_that_owes_something_is_not_kept_by_whoever_follows_its_store(
     assert_eq!(Arc::strong_count(&alive), 1);
 }
 
+/// Whoever follows the store stands on a runtime that nobody drives any more.
+#[test]
+fn a_kept_lease_ends_with_the_session_wherever_its_store_is_followed() {
+    let store = MemoryStore::new();
+    let (undriven, here) = (runtime(), runtime());
+    let login = Token::new("of-bob").refresh_token("spent");
+    here.block_on(session("before", store.clone()).login(login)).unwrap();
+    let source = source_fn(|_| async { Ok(Token::new("refreshed").refresh_token("next")) });
+    let session = Session::builder(source).store(ReadOnly(store.clone())).build();
+    undriven.block_on(async {
+        assert_eq!(access(&session).await, "of-bob");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    });
+    here.block_on(async {
+        session.refresh().await.unwrap();
+        assert_pending!(task::spawn(store.lock()).poll(), "it is kept");
+        drop(session);
+        within(store.lock()).await.unwrap();
+    });
+}
+
 /// Tells of changes, and takes none.
 struct ReadOnly(MemoryStore);
 

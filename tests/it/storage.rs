@@ -82,6 +82,13 @@ impl Watched {
     pub(crate) async fn access(&self) -> Option<String> {
         Some(self.memory.load().await.unwrap()?.token?.access.expose().to_owned())
     }
+
+    /// The access token that is there has expired.
+    pub(crate) async fn expire(&self) {
+        let mut record = self.memory.load().await.unwrap().unwrap();
+        record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
+        self.memory.save(&record, None).await.unwrap();
+    }
 }
 
 impl TokenStore for Watched {
@@ -558,6 +565,25 @@ async fn that_no_token_can_be_had_is_not_believed_while_the_store_cannot_be_read
     assert!(restarted.token().await.is_ok());
 }
 
+/// It was read before, and what the authority says of it does not depend on what is there now.
+#[tokio::test(start_paused = true)]
+async fn that_a_refresh_token_is_over_is_believed_although_the_store_cannot_be_read() {
+    let store = Watched::default();
+    let World { authority, session, .. } = world(&store);
+    let before = numbered().0.store(store.clone()).build();
+    before.login(authority.login().await.unwrap()).await.unwrap();
+    store.expire().await;
+    authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    assert!(session.token().await.unwrap_err().is_transient());
+    authority.revoke_all();
+    store.set(|store| store.load = Fault::Error);
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(within(session.token()).await.unwrap_err().is_login_required());
+    }
+    assert_eq!(authority.counts().refreshes, 2, "one got no answer, and one was refused");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replaced_token_without_a_refresh_token_keeps_the_one_before() {
     let world = World::new();
@@ -714,6 +740,23 @@ async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {
     let next = within(ours.session.refresh()).await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
     assert_eq!(ours.authority.counts().presented_again(), 0);
+}
+
+/// The refresh that has taken another one has failed, and could not save what was owed either.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_is_saved_under_the_lease_that_is_kept_in_the_place_of_one_that_was_lost() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = owing(&store).await;
+    drop(store.lock().await.unwrap());
+    store.set(|store| store.save = Fault::None);
+    ours.session.settle().await.unwrap_err();
+    store.set(|store| store.save = Fault::Error);
+    ours.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    ours.session.refresh().await.unwrap_err();
+    store.set(|store| store.save = Fault::None);
+    ours.session.settle().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(ours.session.token().await.unwrap().access().expose()));
 }
 
 /// A future that is polled where it is woken, which may be in the midst of what wakes it.
