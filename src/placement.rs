@@ -208,8 +208,8 @@ impl Credential {
                 if has_repeated_names && headers.contains_key(name) {
                     return Ok(false);
                 }
-                let Some(own) = headers.insert(name.clone(), value.clone()) else { return Ok(true) };
-                headers.insert(name, own);
+                let Some(own) = headers.insert(name, value.clone()) else { return Ok(true) };
+                headers.insert(name.clone(), own);
                 Ok(false)
             }
             Credential::Query { name, pair } => {

@@ -231,7 +231,8 @@ impl Storage {
         }
     }
 
-    /// Waits until the store holds a record of another revision. Keeps the store, and not this, whose lease ends with the session on whatever runtime the task stands still.
+    /// Waits until the store holds a record of another revision. It keeps the store and not this, whose lease ends with the
+    /// session on whatever runtime the task stands still.
     pub(crate) fn changed(&self, seen: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let store = self.store.clone();
         async move {
