@@ -89,9 +89,10 @@ impl SessionBuilder {
     }
 
     /// What to do with tokens that nobody wants any more (of a logout, that of the session and another one that was found
-    /// in the store; or brought by a refresh after its session has ended or changed): asking the authority to revoke them, say (RFC 7009). Best effort: it runs in a task of its
-    /// own, for no longer than a refresh may take. Nobody waits for it, [`settle`](Session::settle) neither: a process
-    /// that ends right after a logout has to wait by a means of its own. A token may be offered twice.
+    /// in the store; or brought by a refresh after its session has ended or changed): asking the authority to revoke
+    /// them, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody
+    /// waits for it, [`settle`](Session::settle) neither: a process that ends right after a logout has to wait by a
+    /// means of its own. A token may be offered twice.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,

@@ -16,8 +16,8 @@ pub(super) struct Debt {
     is_change: AtomicBool,
     /// It goes back to a refresh that has spent the refresh token which the store has.
     pub(super) keeps_the_lease: bool,
-    /// The token that a logout had in memory, or the tokens before that of a refresh: any of them may be what the store has. The first, which it has unless a write got
-    /// there that seemed to fail, and the last ones.
+    /// The token that a logout had in memory, or the tokens before that of a refresh: any of them may be what the
+    /// store has. The first, which it has unless a write got there that seemed to fail, and the last ones.
     before: Vec<StoredToken>,
     kind: Kind,
     /// It has a refresh token that came with a replacement: what a sibling has stored is not kept beside it.

@@ -195,8 +195,8 @@ impl Session {
     /// # Errors
     ///
     /// As [`login`](Self::login), but where the store has to be read first, `Store` and `NoRuntime` may also say that this
-    /// could not be done, and that nothing has changed. `SessionEnded` after a logout, and `SessionChanged` if somebody has logged in while the
-    /// store was waited for.
+    /// could not be done, and that nothing has changed. `SessionEnded` after a logout, and `SessionChanged` if
+    /// somebody has logged in while the store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let token = self.engine.sendable(token, Provenance::New)?;
         let written = self.engine.replace(token).await?;

@@ -8,8 +8,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
 ///
 /// A source may ask another session for its token. The [`Error`] of that one, turned by `?`, is shown to the callers with its own
-/// `retry_after` and, unless it is transient, its own kind; the session whose source it is cools down and asks again, so that it goes on by itself when
-/// somebody has logged in at the other.
+/// `retry_after` and, unless it is transient, its own kind; the session whose source it is cools down and asks again,
+/// so that it goes on by itself when somebody has logged in at the other.
 ///
 /// ```
 /// use tower_token_refresh::FetchError;
