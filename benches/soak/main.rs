@@ -19,6 +19,7 @@ mod kit {
     pub(crate) mod loopback;
 }
 mod api;
+mod clients;
 mod dice;
 mod mischief;
 mod requests;
@@ -43,11 +44,8 @@ use tokio::{
 use tower::BoxError;
 
 use self::{
-    kit::arguments::arguments,
-    token_endpoint::TOKEN_FAULTS,
-    user::FAILED_REFRESHES,
-    vitals::Vitals,
-    world::{Clients, World},
+    clients::Clients, kit::arguments::arguments, token_endpoint::TOKEN_FAULTS, user::FAILED_REFRESHES,
+    vitals::Vitals, world::World,
 };
 
 const USERS: usize = 48;

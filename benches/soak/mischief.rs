@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tower_token_refresh::{Error, Session};
 
-use crate::world::{Clients, World};
+use crate::{clients::Clients, world::World};
 
 const WATCHDOG: Duration = Duration::from_secs(60);
 

@@ -17,10 +17,11 @@ use tower_token_refresh::{Error, ErrorKind, NotResent, Outcome, test_util::Model
 
 use crate::{
     api::{CHECKSUM, FAULT, Fault},
+    clients::Clients,
     dice::Dice,
     trouble::Since,
     user::User,
-    world::{Clients, World},
+    world::World,
 };
 
 /// More than any request takes; one that is not over then is hung.
