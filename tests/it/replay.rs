@@ -22,7 +22,7 @@ use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_test::mock;
 use tower_token_refresh::{
     BoxError, Classify, Error, ErrorKind, FetchContext, FetchError, NoToken, NotResent, Placement,
-    ReplayBody, Session, SkipRefresh, Standard, Token, TokenRefreshLayer,
+    ReplayBody, Session, SkipRefresh, Standard, Token, TokenRefresh, TokenRefreshLayer,
     body::{NotReplayable, Rebuild},
     classify::Answer,
     source_fn,
@@ -379,8 +379,8 @@ type Pump<B> = BoxCloneService<Request<ReplayBody<B>>, Response<ModelBody>, Rese
 /// What becomes of bodies.
 type Told = mpsc::UnboundedReceiver<Result<Bytes, BoxError>>;
 
-/// A service that reads bodies in a task of its own, as hyper does, and answers at once or never.
-fn pumping<B>(answers: bool) -> (Pump<B>, Told)
+/// A client around a service that reads bodies in a task of its own, as hyper does, and answers at once or never.
+async fn pumping<B>(has_token: bool, answers: bool) -> (TokenRefresh<Pump<B>>, Told)
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
@@ -390,7 +390,11 @@ where
         tokio::spawn(async move { tell.send(request.into_body().collect().await.map(Collected::to_bytes)) });
         async move { if answers { status(200) } else { std::future::pending().await } }
     });
-    (BoxCloneService::new(inner), told)
+    let session = numbered().0.build();
+    if has_token {
+        session.token().await.unwrap();
+    }
+    (TokenRefreshLayer::new(session, origin()).layer(BoxCloneService::new(inner)), told)
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,12 +402,7 @@ async fn an_upload_that_stands_still_ends_with_its_caller_whatever_the_request_i
     for has_token in [true, false] {
         let gate = Gate::new();
         for (kind, request) in uploads(&gate) {
-            let session = numbered().0.build();
-            if has_token {
-                session.token().await.unwrap();
-            }
-            let (inner, mut told) = pumping(false);
-            let client = TokenRefreshLayer::new(session, origin()).layer(inner);
+            let (client, mut told) = pumping(has_token, false).await;
             let response = tokio::spawn(client.oneshot(request));
             within(gate.waiting(1)).await;
             response.abort();
@@ -417,12 +416,7 @@ async fn an_upload_goes_on_after_its_answer_whatever_the_request_is_to_the_layer
     for has_token in [true, false] {
         let gate = Gate::new();
         for (kind, request) in uploads(&gate) {
-            let session = numbered().0.build();
-            if has_token {
-                session.token().await.unwrap();
-            }
-            let (inner, mut told) = pumping(true);
-            let client = TokenRefreshLayer::new(session, origin()).layer(inner);
+            let (client, mut told) = pumping(has_token, true).await;
             within(client.oneshot(request)).await.unwrap();
             within(gate.waiting(1)).await;
             gate.let_through(1);
