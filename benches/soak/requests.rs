@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
+use hyper_util::client::legacy;
 use tokio::{
     task::yield_now,
     time::{Instant, sleep, timeout},
@@ -133,6 +134,9 @@ impl Seen {
         let response = match result {
             Ok(response) => response,
             Err(_) if self.fault == Fault::Reset => return Ok("requests whose connection was reset"),
+            Err(error) if waited_for_a_connection_given_up(&*error) => {
+                return Ok("requests that waited for a connection whose caller gave up");
+            }
             Err(error) => return Err(chain(&*error)),
         };
         match response.status() {
@@ -170,6 +174,15 @@ impl Seen {
             _ => Err(format!("refused: {outcome:?}, excused: {is_excused}, {sent} bytes")),
         }
     }
+}
+
+/// Over HTTP/2 hyper-util's client lets one caller connect and the rest wait, and fails all who wait when that one gives up
+/// (hyperium/hyper#3199). Nothing of them has been sent. Any other failure to connect has an error of the system in it.
+fn waited_for_a_connection_given_up(error: &(dyn std::error::Error + 'static)) -> bool {
+    let of_client = error.downcast_ref::<legacy::Error>().filter(|error| error.is_connect());
+    of_client
+        .and_then(std::error::Error::source)
+        .is_some_and(|cause| cause.to_string() == "request was canceled")
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
