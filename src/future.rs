@@ -21,7 +21,7 @@ use crate::{
     extension::{NotResent, Outcome, RefreshFailure},
     generation::Stamp,
     head::Head,
-    policy::{Held, Policy},
+    policy::{Common, Held},
     session::{Acquire, Ask, Denied, Engine, Issued, Session},
 };
 
@@ -50,17 +50,18 @@ pin_project! {
         Pass { #[pin] future: S::Future, replay: Replay<B> },
         // At its end, maybe with an error that nobody has been told yet.
         Over { error: Option<Error> },
-        Guarded { #[pin] state: State<S::Future>, call: Call<S, B> },
+        Guarded { #[pin] state: State<S, S::Future>, call: Call<S, B> },
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    enum State<S, F> {
         // For a token: before the first attempt, or after a refusal.
         Wait,
-        // For the service to send with, having waited for this token.
-        Ready { token: Arc<Issued> },
+        // For the service to send with, having waited for this token: in a box, because nearly every request is sent
+        // without coming by here, and none while another thread is making one.
+        Ready { token: Arc<Issued>, service: Option<Box<S>> },
         // For the answer.
         Send { #[pin] future: F },
         // For the refresh to be asked for, by a request that is not sent again.
@@ -74,7 +75,7 @@ pub(crate) struct Call<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    policy: Arc<Policy>,
+    common: Arc<Common<S>>,
     /// The request's own, in the place of the layer's.
     session: Option<Session>,
     /// Kept when the first attempt is sent, unless nobody will ask for it.
@@ -82,8 +83,6 @@ where
     replay: Replay<B>,
     /// Not when a refusal is returned at once.
     is_watched: bool,
-    /// Never holds readiness while waiting.
-    spare: S,
     attempts: u8,
     /// The token of the latest attempt.
     sent: Option<Stamp>,
@@ -161,7 +160,7 @@ where
             WayProj::Guarded { mut state, call } => loop {
                 let step = match state.as_mut().project() {
                     StateProj::Wait => ready!(call.poll_wait(cx)),
-                    StateProj::Ready { token } => ready!(call.poll_ready(token, cx)),
+                    StateProj::Ready { token, service } => ready!(call.poll_ready(token, service, cx)),
                     StateProj::Send { future } => match ready!(future.poll(cx)) {
                         Ok(response) => match call.verdict(&response) {
                             None => {
@@ -189,8 +188,8 @@ where
 }
 
 /// What a state leads to.
-enum Step<F, R> {
-    Go(State<F>),
+enum Step<S, F, R> {
+    Go(State<S, F>),
     End(Result<Response<R>, BoxError>),
 }
 
@@ -199,18 +198,17 @@ where
     S: Service<Request<ReplayBody<B>>>,
 {
     pub(crate) fn new(
-        policy: Arc<Policy>,
+        common: Arc<Common<S>>,
         session: Option<Session>,
         head: Option<Box<Head>>,
         replay: Replay<B>,
         is_watched: bool,
-        spare: S,
     ) -> Self {
-        Call { policy, session, head, replay, is_watched, spare, attempts: 0, sent: None, detour: None }
+        Call { common, session, head, replay, is_watched, attempts: 0, sent: None, detour: None }
     }
 
     fn engine(&self) -> &Arc<Engine> {
-        self.session.as_ref().unwrap_or(&self.policy.session).engine()
+        self.session.as_ref().unwrap_or(&self.common.policy.session).engine()
     }
 
     /// What to ask for: a token to begin with, or a better one than that of the refused attempt.
@@ -230,7 +228,7 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
 {
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step<S, S::Future, R>> {
         let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
         detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
@@ -239,18 +237,33 @@ where
                 // Before the service is asked for readiness: the response may hold what that waits for.
                 detour.refused = None;
                 detour.held = None;
-                Step::Go(State::Ready { token })
+                Step::Go(State::Ready { token, service: None })
             }
             Err(denied) => Step::End(self.denied(denied)),
         })
     }
 
-    fn poll_ready(&mut self, token: &Issued, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
-        if let Err(error) = ready!(self.spare.poll_ready(cx)) {
+    fn poll_ready(
+        &mut self,
+        token: &Issued,
+        service: &mut Option<Box<S>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step<S, S::Future, R>> {
+        let service = match service {
+            Some(service) => service,
+            None => match self.common.service() {
+                Some(made) => service.insert(Box::new(made)),
+                None => {
+                    // The other thread is at it this moment.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            },
+        };
+        if let Err(error) = ready!(service.poll_ready(cx)) {
             return Poll::Ready(Step::End(Err(error.into())));
         }
         let Some(token) = self.look_again(token) else {
-            self.spare = self.spare.clone();
             let acquire = self.acquire(Verdict::Suspect);
             if let Some(detour) = &mut self.detour {
                 detour.has_waited_again = true;
@@ -259,12 +272,12 @@ where
             return Poll::Ready(Step::Go(State::Wait));
         };
         Poll::Ready(match self.request(&token) {
-            Ok(request) => Step::Go(State::Send { future: self.spare.call(request) }),
+            Ok(request) => Step::Go(State::Send { future: service.call(request) }),
             Err(error) => Step::End(Err(error)),
         })
     }
 
-    fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+    fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S, S::Future, R>> {
         let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let told = ready!(detour.acquire.poll_step(cx));
         if let Some(refused) = detour.acquire.refused() {
@@ -285,7 +298,7 @@ where
         let (mut head, body) = match (unsent, &self.head) {
             (Some((head, body)), _) => {
                 if self.is_watched {
-                    self.head = self.policy.keep(&head, &self.replay);
+                    self.head = self.common.policy.keep(&head, &self.replay);
                 }
                 (head, body)
             }
@@ -312,7 +325,7 @@ where
     /// Looks at the answer of an attempt. `None`: it is the caller's as it came, and the end.
     fn verdict(&mut self, response: &Response<R>) -> Option<Verdict> {
         if self.is_watched {
-            let verdict = self.policy.verdict(self.head.as_deref(), self.attempts, response);
+            let verdict = self.common.policy.verdict(self.head.as_deref(), self.attempts, response);
             if self.attempts > 1 || verdict != Verdict::Accept {
                 return Some(verdict);
             }
@@ -322,7 +335,7 @@ where
     }
 
     /// An answer that there is something to say of.
-    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
+    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S, S::Future, R> {
         if self.attempts > 1 {
             if let Some(judged) = self.detour.as_ref().and_then(|detour| detour.judged.as_ref()) {
                 judged.judge(verdict == Verdict::Accept);
@@ -335,7 +348,7 @@ where
         let next = match self.not_resent() {
             Some(reason) => State::Tell { reason },
             None => {
-                detour.held = Held::one_more(&self.policy);
+                detour.held = Held::one_more(&self.common.policy);
                 match detour.held {
                     Some(_) => State::Wait,
                     None => State::Tell { reason: NotResent::TooManyWaiting },
@@ -349,7 +362,9 @@ where
     /// Why there is no second attempt. If there is one, the first one's upload waits from now on.
     fn not_resent(&self) -> Option<NotResent> {
         // The head of a request whose body is not kept is not whole: there is nothing to ask of it.
-        if self.replay.is_kept() && self.head.as_ref().is_some_and(|head| !self.policy.allows_resend(head)) {
+        if self.replay.is_kept()
+            && self.head.as_ref().is_some_and(|head| !self.common.policy.allows_resend(head))
+        {
             return Some(NotResent::Forbidden);
         }
         self.replay.pause().err().map(NotResent::Body)

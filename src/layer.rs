@@ -140,11 +140,11 @@ impl TokenRefreshLayer {
     }
 }
 
-impl<S> Layer<S> for TokenRefreshLayer {
+impl<S: Clone> Layer<S> for TokenRefreshLayer {
     type Service = TokenRefresh<S>;
 
     fn layer(&self, inner: S) -> TokenRefresh<S> {
-        TokenRefresh::new(inner, self.policy.clone())
+        TokenRefresh::new(inner, Policy::clone(&self.policy))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a layer was told, as its services and their response futures read it.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -82,6 +82,46 @@ impl Policy {
     /// Whether a URI names no origin, and none is assumed to which a credential may ever be shown.
     pub(crate) fn names_no_origin(&self, uri: &Uri) -> bool {
         uri.authority().is_none() && !self.assumed.as_ref().is_some_and(|origin| self.scope.has(origin))
+    }
+}
+
+/// What the clones of one service and their response futures share.
+pub(crate) struct Common<S> {
+    pub(crate) policy: Policy,
+    /// To make others of, and never polled, so that it holds no readiness. Elsewhere while it is cloned, which is no
+    /// code of ours, and behind a lock, because it need not be `Sync`.
+    template: Mutex<Option<S>>,
+}
+
+impl<S> Common<S> {
+    pub(crate) fn new(policy: Policy, template: S) -> Self {
+        Common { policy, template: Mutex::new(Some(template)) }
+    }
+
+    fn template(&self) -> MutexGuard<'_, Option<S>> {
+        self.template.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Clone> Common<S> {
+    /// One to send a request with that has waited. `None` while another thread is making one.
+    pub(crate) fn service(&self) -> Option<S> {
+        let template = self.template().take();
+        Taken { template, common: self }.template.clone()
+    }
+}
+
+/// The template, which goes back also when cloning it panics.
+struct Taken<'a, S> {
+    template: Option<S>,
+    common: &'a Common<S>,
+}
+
+impl<S> Drop for Taken<'_, S> {
+    fn drop(&mut self) {
+        if let Some(template) = self.template.take() {
+            *self.common.template() = Some(template);
+        }
     }
 }
 

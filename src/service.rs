@@ -15,7 +15,7 @@ use crate::{
     event::Event,
     extension::{NoToken, SkipRefresh},
     future::{Call, ResponseFuture},
-    policy::Policy,
+    policy::{Common, Policy},
     reentry,
     session::{Session, at_hand},
 };
@@ -27,13 +27,7 @@ use crate::{
 #[derive(Clone)]
 pub struct TokenRefresh<S> {
     inner: S,
-    policy: Arc<Policy>,
-}
-
-impl<S> TokenRefresh<S> {
-    pub(crate) fn new(inner: S, policy: Arc<Policy>) -> Self {
-        TokenRefresh { inner, policy }
-    }
+    common: Arc<Common<S>>,
 }
 
 impl<S> TokenRefresh<S> {
@@ -47,6 +41,10 @@ impl<S> TokenRefresh<S> {
 }
 
 impl<S: Clone> TokenRefresh<S> {
+    pub(crate) fn new(inner: S, policy: Policy) -> Self {
+        TokenRefresh { common: Arc::new(Common::new(policy, inner.clone())), inner }
+    }
+
     /// Nothing is sent, or not for a while: the service that was polled ready drops its permit. Whoever keeps this
     /// handle (a `Buffer`'s worker, say) would else keep the permit too, until the next request.
     fn give_readiness_back(&mut self) {
@@ -70,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
-        let policy = &self.policy;
+        let policy = &self.common.policy;
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ());
         let own = head.extensions().get::<Session>().cloned();
@@ -108,7 +106,7 @@ where
         });
         match attached {
             Some(Ok(token)) => {
-                let call = Call::new(policy.clone(), own, kept, replay, is_watched, self.inner.clone());
+                let call = Call::new(self.common.clone(), own, kept, replay, is_watched);
                 ResponseFuture::send(self.inner.call(head.map(|()| body)), call, token)
             }
             Some(Err(error)) => {
@@ -120,7 +118,7 @@ where
                 self.pass(head.map(|()| body), replay)
             }
             None => {
-                let call = Call::new(policy.clone(), own, None, replay, is_watched, self.inner.clone());
+                let call = Call::new(self.common.clone(), own, None, replay, is_watched);
                 self.give_readiness_back();
                 ResponseFuture::wait(head, body, call)
             }

@@ -4,8 +4,13 @@ use std::{
     collections::VecDeque,
     future::{Ready, ready},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
@@ -729,6 +734,85 @@ async fn readiness_is_given_back_before_the_wait_for_a_first_token() {
     assert_eq!(diary.read(), ["ready", "readiness dropped"]);
 }
 
+/// What is cloned for each request is a whole stack, in a box of its own where it is boxed.
+#[tokio::test(start_paused = true)]
+async fn only_a_request_that_has_waited_is_sent_by_a_clone() {
+    let parts = Parts::new();
+    let clones = Arc::new(AtomicUsize::new(0));
+    let inner = {
+        let clones = clones.clone();
+        OnClone { api: parts.api.clone(), run: Arc::new(move || _ = clones.fetch_add(1, Ordering::Relaxed)) }
+    };
+    let mut client = parts.layer.layer(inner);
+    let mut cloned_by = async |is_refused| {
+        if is_refused {
+            parts.authority.revoke_access();
+        }
+        let before = clones.load(Ordering::Relaxed);
+        assert_eq!(soon(send(&mut client, get("/me"))).await.unwrap().status(), StatusCode::OK);
+        clones.load(Ordering::Relaxed) - before
+    };
+    // The one that gives the readiness back, and the one that sends.
+    assert_eq!(cloned_by(false).await, 2);
+    assert_eq!(cloned_by(false).await, 0);
+    assert_eq!(cloned_by(true).await, 1);
+    assert_eq!(cloned_by(false).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_when_it_is_cloned_fails_one_request() {
+    let parts = Parts::new().revoked().await;
+    let panics = Arc::new(AtomicBool::new(false));
+    let inner = {
+        let panics = panics.clone();
+        let run = move || assert!(!panics.swap(false, Ordering::Relaxed), "no clone today");
+        OnClone { api: parts.api.clone(), run: Arc::new(run) }
+    };
+    let client = parts.layer.layer(inner);
+    let unlucky = client.clone().oneshot(get("/me"));
+    panics.store(true, Ordering::Relaxed);
+    let unlucky = tokio::spawn(unlucky);
+    assert!(unlucky.await.unwrap_err().is_panic());
+    parts.authority.revoke_access();
+    assert_eq!(soon(client.oneshot(get("/me"))).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_cloned_under_no_lock() {
+    let parts = Parts::new().revoked().await;
+    // What another thread does while the service is cloned.
+    let other: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>> = Arc::default();
+    let inner = {
+        let other = other.clone();
+        let run = move || {
+            let Some(other) = other.lock().unwrap().take() else { return };
+            let (over, is_over) = mpsc::channel();
+            thread::spawn(move || {
+                other();
+                over.send(())
+            });
+            is_over.recv_timeout(10 * SECOND).expect("the other request waits for a lock");
+        };
+        OnClone { api: parts.api.clone(), run: Arc::new(run) }
+    };
+    let client = parts.layer.layer(inner);
+    let gate = parts.authority.hold(Endpoint::Refresh);
+    let mut first = task::spawn(client.clone().oneshot(get("/me")));
+    let second = Arc::new(Mutex::new(task::spawn(client.oneshot(get("/me")))));
+    assert_pending!(first.poll());
+    assert_pending!(second.lock().unwrap().poll());
+    gate.open();
+    parts.session.token().await.unwrap();
+    *other.lock().unwrap() = Some(Box::new({
+        let second = second.clone();
+        move || assert_pending!(second.lock().unwrap().poll())
+    }));
+    assert_eq!(assert_ready_ok!(first.poll()).status(), StatusCode::OK);
+    let mut second = second.lock().unwrap();
+    assert!(second.is_woken());
+    assert_eq!(assert_ready_ok!(second.poll()).status(), StatusCode::OK);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dropped_request_takes_readiness_future_and_response_along() {
     let parts = Parts::new().revoked().await;
@@ -860,6 +944,33 @@ impl Diary {
 
     fn read(&self) -> Vec<&'static str> {
         self.0.lock().unwrap().clone()
+    }
+}
+
+/// The model API, which does something whenever it is cloned.
+struct OnClone {
+    api: ModelApi,
+    run: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Clone for OnClone {
+    fn clone(&self) -> Self {
+        (self.run)();
+        OnClone { api: self.api.clone(), run: self.run.clone() }
+    }
+}
+
+impl Service<Sent> for OnClone {
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = <ModelApi as Service<Sent>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::<Sent>::poll_ready(&mut self.api, cx)
+    }
+
+    fn call(&mut self, request: Sent) -> Self::Future {
+        self.api.call(request)
     }
 }
 
