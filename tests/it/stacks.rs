@@ -780,8 +780,9 @@ async fn a_service_that_panics_when_it_is_cloned_fails_one_request() {
 #[tokio::test(start_paused = true)]
 async fn a_service_is_cloned_under_no_lock() {
     let parts = Parts::new().revoked().await;
+    type Job = Box<dyn FnOnce() + Send>;
     // What another thread does while the service is cloned.
-    let other: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>> = Arc::default();
+    let other: Arc<Mutex<Option<Job>>> = Arc::default();
     let inner = {
         let other = other.clone();
         let run = move || {
