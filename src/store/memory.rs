@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Lease, Record, TokenStore, rules};
+use super::{Lease, Record, TokenStore};
 use crate::error::BoxError;
 
 /// Keeps the record in this process. Clones are one store.
@@ -41,7 +41,7 @@ impl TokenStore for MemoryStore {
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         let revision = {
             let mut kept = self.kept();
-            let admitted = rules::admit(record, fence, kept.leases, kept.record.as_ref())?;
+            let admitted = record.admit(fence, kept.leases, kept.record.as_ref())?;
             kept.record.insert(admitted).revision
         };
         // Not under the lock: it wakes those who follow the store, and what they do then may bring them here.

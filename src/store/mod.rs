@@ -30,6 +30,50 @@ use crate::{error::BoxError, random, secret::Secret, time::Now, token::Token};
 ///
 /// Every call is bounded by the session's `store_timeout` (`lock` by its lease wait). A store that fails stops no
 /// request: the session goes on in memory, reports the failure and saves again later.
+///
+/// A store of one's own, for one process whose sessions share a row of a table:
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+///
+/// use tower_token_refresh::{
+///     BoxError,
+///     store::{Lease, Record, TokenStore},
+/// };
+///
+/// #[derive(Default)]
+/// struct Row {
+///     record: Option<Record>,
+///     lease: u64,
+/// }
+///
+/// #[derive(Clone, Default)]
+/// struct Table {
+///     row: Arc<Mutex<Row>>,
+///     refreshing: Arc<tokio::sync::Mutex<()>>,
+/// }
+///
+/// impl TokenStore for Table {
+///     async fn load(&self) -> Result<Option<Record>, BoxError> {
+///         Ok(self.row.lock().map_err(|_| "the table is broken")?.record.clone())
+///     }
+///
+///     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+///         // A database does this in one transaction.
+///         let mut row = self.row.lock().map_err(|_| "the table is broken")?;
+///         row.record = Some(record.admit(fence, row.lease, row.record.as_ref())?);
+///         Ok(())
+///     }
+///
+///     async fn lock(&self) -> Result<Lease, BoxError> {
+///         let refreshing = self.refreshing.clone().lock_owned().await;
+///         let mut row = self.row.lock().map_err(|_| "the table is broken")?;
+///         row.lease += 1;
+///         Ok(Lease::new(row.lease, refreshing))
+///     }
+/// }
+/// # let _ = Table::default();
+/// ```
 pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was. [`Damaged`] counts
     /// as that, too, and is reported. After any other error, which is reported as well, the session goes on from what it
@@ -46,6 +90,7 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// Login and logout save without a number and are never refused. A store that is shared raises their revision to
     /// at least two more than the stored one: the next is that of a refresh which may be under way, and loses.
+    /// [`Record::admit`] does all of that.
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.

@@ -3,23 +3,26 @@
 use super::{LeaseLost, Record, Superseded};
 use crate::error::BoxError;
 
-/// The record to keep, or why none is. `leases` is the number of the last lease, `stored` what is kept now.
-///
-/// A refresh saves under a lease and gives way to whatever came after it. A login or logout saves without one and is
-/// obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is stored, so
-/// that everybody finds it to be the newer.
-pub(super) fn admit(
-    record: &Record,
-    fence: Option<u64>,
-    leases: u64,
-    stored: Option<&Record>,
-) -> Result<Record, BoxError> {
-    let present = stored.map_or(0, |stored| stored.revision);
-    match fence {
-        Some(fence) if fence < leases => Err(LeaseLost.into()),
-        Some(_) if record.revision < present => Err(Superseded.into()),
-        Some(_) => Ok(record.clone()),
-        None => Ok(Record { revision: record.revision.max(present.saturating_add(2)), ..record.clone() }),
+impl Record {
+    /// For a store that is shared: the record to keep of this one, which is to be [saved](super::TokenStore::save)
+    /// with this `fence`. `lease` is the number of the last lease that was handed out, 0 if none was, and `stored` what is
+    /// kept now. Nobody else may save or be given a lease between these being read and the record being kept.
+    ///
+    /// A refresh saves under a lease and gives way to whatever came after it. A login or logout saves without one and is
+    /// obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is stored, so
+    /// that everybody finds it to be the newer.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`] or [`Superseded`], which `save` hands on.
+    pub fn admit(&self, fence: Option<u64>, lease: u64, stored: Option<&Record>) -> Result<Record, BoxError> {
+        let present = stored.map_or(0, |stored| stored.revision);
+        match fence {
+            Some(fence) if fence < lease => Err(LeaseLost.into()),
+            Some(_) if self.revision < present => Err(Superseded.into()),
+            Some(_) => Ok(self.clone()),
+            None => Ok(Record { revision: self.revision.max(present.saturating_add(2)), ..self.clone() }),
+        }
     }
 }
 
@@ -33,7 +36,7 @@ mod tests {
     }
 
     fn revision(record: u64, fence: Option<u64>, leases: u64, stored: Option<u64>) -> Option<u64> {
-        admit(&of(record), fence, leases, stored.map(of).as_ref()).ok().map(|record| record.revision)
+        of(record).admit(fence, leases, stored.map(of).as_ref()).ok().map(|record| record.revision)
     }
 
     #[test]
@@ -59,8 +62,8 @@ mod tests {
 
     #[test]
     fn only_a_later_record_makes_a_save_pointless() {
-        let by_lease = admit(&of(6), Some(1), 2, None).unwrap_err();
+        let by_lease = of(6).admit(Some(1), 2, None).unwrap_err();
         assert!(by_lease.is::<LeaseLost>(), "under the next lease it may be saved");
-        assert!(admit(&of(6), Some(2), 2, Some(&of(7))).unwrap_err().is::<Superseded>());
+        assert!(of(6).admit(Some(2), 2, Some(&of(7))).unwrap_err().is::<Superseded>());
     }
 }

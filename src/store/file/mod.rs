@@ -15,7 +15,7 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use self::{atomic::at, lock::Locked};
-use super::{Damaged, Lease, Record, TokenStore, rules};
+use super::{Damaged, Lease, Record, TokenStore};
 use crate::error::BoxError;
 
 /// Keeps the record in a file, which any number of processes may share.
@@ -99,7 +99,7 @@ impl FileStore {
 
     fn write(&self, record: &Record, fence: Option<u64>, mut numbers: Locked) -> Result<(), BoxError> {
         let stored = self.read_or_keep_aside()?;
-        let record = rules::admit(record, fence, numbers.number()?, stored.as_ref())?;
+        let record = record.admit(fence, numbers.number()?, stored.as_ref())?;
         let replaced = atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record));
         Ok(replaced.map_err(|error| at(&self.path, error))?)
     }
