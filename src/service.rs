@@ -23,7 +23,8 @@ use crate::{
 /// The service made by [`TokenRefreshLayer`](crate::TokenRefreshLayer).
 ///
 /// `S` is any client service that takes requests with a [`ReplayBody`] and can be cloned; its clones must be able to
-/// work side by side, as tower's and hyper's are.
+/// work side by side, as tower's and hyper's are. A request that has waited for a token is sent by a new clone of the service
+/// that the layer was given, so clones had better share their connections.
 #[derive(Clone)]
 pub struct TokenRefresh<S> {
     inner: S,
