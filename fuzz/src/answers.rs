@@ -126,10 +126,6 @@ impl Grant {
         };
         builder.store(store).clock(clock).build()
     }
-
-    fn has_user(self) -> bool {
-        matches!(self, Grant::User | Grant::Login)
-    }
 }
 
 /// Whether the answer was taken for a token.
