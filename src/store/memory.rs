@@ -41,7 +41,8 @@ impl TokenStore for MemoryStore {
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         let revision = {
             let mut kept = self.kept();
-            let admitted = record.admit(fence, kept.leases, kept.record.as_ref())?;
+            let stored = kept.record.as_ref().map_or(0, |stored| stored.revision);
+            let admitted = record.admit(fence, kept.leases, stored)?;
             kept.record.insert(admitted).revision
         };
         // Not under the lock: it wakes those who follow the store, and what they do then may bring them here.

@@ -61,7 +61,8 @@ use crate::{error::BoxError, random, secret::Secret, time::Now, token::Token};
 ///     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
 ///         // A database does this in one transaction.
 ///         let mut row = self.row.lock().map_err(|_| "the table is broken")?;
-///         row.record = Some(record.admit(fence, row.lease, row.record.as_ref())?);
+///         let revision = row.record.as_ref().map_or(0, |stored| stored.revision);
+///         row.record = Some(record.admit(fence, row.lease, revision)?);
 ///         Ok(())
 ///     }
 ///
@@ -90,7 +91,8 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// Login and logout save without a number and are never refused. A store that is shared raises their revision to
     /// at least two more than the stored one: the next is that of a refresh which may be under way, and loses.
-    /// [`Record::admit`] does all of that.
+    /// [`Record::admit`] does all of that. A store whose record may get lost remembers its revision all the same: that of a
+    /// login must be above what others have seen.
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.

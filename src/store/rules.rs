@@ -5,23 +5,27 @@ use crate::error::BoxError;
 
 impl Record {
     /// For a store that is shared: the record to keep of this one, which is to be [saved](super::TokenStore::save)
-    /// with this `fence`. `lease` is the number of the last lease that was handed out, 0 if none was, and `stored` what is
-    /// kept now. Nobody else may save or be given a lease between these being read and the record being kept.
+    /// with this `fence`. `lease` is the number of the last lease that was handed out, 0 if none was, and `revision` that of
+    /// the record that is kept now, 0 if there is none. Nobody else may save or be given a lease between these being read and
+    /// the record being kept.
     ///
     /// A refresh saves under a lease and gives way to whatever came after it. A login or logout saves without one and is
     /// obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is stored, so
     /// that everybody finds it to be the newer.
     ///
+    /// Where the record may get lost (a file that is removed, a row that is deleted) a store remembers the highest revision
+    /// that it has kept, beside the number of the lease, and gives that one for a save without a lease: those who have seen the
+    /// lost record would take no notice of a lower revision, and overwrite it. A refresh gives way only to what is there.
+    ///
     /// # Errors
     ///
     /// [`LeaseLost`] or [`Superseded`], which `save` hands on.
-    pub fn admit(&self, fence: Option<u64>, lease: u64, stored: Option<&Record>) -> Result<Record, BoxError> {
-        let present = stored.map_or(0, |stored| stored.revision);
+    pub fn admit(&self, fence: Option<u64>, lease: u64, revision: u64) -> Result<Record, BoxError> {
         match fence {
             Some(fence) if fence < lease => Err(LeaseLost.into()),
-            Some(_) if self.revision < present => Err(Superseded.into()),
+            Some(_) if self.revision < revision => Err(Superseded.into()),
             Some(_) => Ok(self.clone()),
-            None => Ok(Record { revision: self.revision.max(present.saturating_add(2)), ..self.clone() }),
+            None => Ok(Record { revision: self.revision.max(revision.saturating_add(2)), ..self.clone() }),
         }
     }
 }
@@ -35,35 +39,35 @@ mod tests {
         Record { session: SessionId(1), revision, token: None }
     }
 
-    fn revision(record: u64, fence: Option<u64>, leases: u64, stored: Option<u64>) -> Option<u64> {
-        of(record).admit(fence, leases, stored.map(of).as_ref()).ok().map(|record| record.revision)
+    fn revision(record: u64, fence: Option<u64>, leases: u64, stored: u64) -> Option<u64> {
+        of(record).admit(fence, leases, stored).ok().map(|record| record.revision)
     }
 
     #[test]
     fn a_refresh_gives_way_to_a_later_lease_and_to_a_later_record() {
         for (record, fence, leases, stored, kept) in [
-            (1, 1, 1, None, Some(1)),
-            (6, 3, 3, Some(5), Some(6)),
-            (6, 4, 3, Some(5), Some(6)),
-            (6, 2, 3, Some(5), None),
-            (6, 3, 3, Some(6), Some(6)),
-            (6, 3, 3, Some(7), None),
+            (1, 1, 1, 0, Some(1)),
+            (6, 3, 3, 5, Some(6)),
+            (6, 4, 3, 5, Some(6)),
+            (6, 2, 3, 5, None),
+            (6, 3, 3, 6, Some(6)),
+            (6, 3, 3, 7, None),
         ] {
-            assert_eq!(revision(record, Some(fence), leases, stored), kept, "{record} {fence} {stored:?}");
+            assert_eq!(revision(record, Some(fence), leases, stored), kept, "{record} {fence} {stored}");
         }
     }
 
     #[test]
     fn a_login_is_obeyed_and_beats_the_refresh_that_is_under_way() {
-        for (record, stored, kept) in [(1, None, 2), (6, Some(5), 7), (2, Some(15), 17), (9, Some(5), 9)] {
+        for (record, stored, kept) in [(1, 0, 2), (6, 5, 7), (2, 15, 17), (9, 5, 9)] {
             assert_eq!(revision(record, None, 40, stored), Some(kept));
         }
     }
 
     #[test]
     fn only_a_later_record_makes_a_save_pointless() {
-        let by_lease = of(6).admit(Some(1), 2, None).unwrap_err();
+        let by_lease = of(6).admit(Some(1), 2, 0).unwrap_err();
         assert!(by_lease.is::<LeaseLost>(), "under the next lease it may be saved");
-        assert!(of(6).admit(Some(2), 2, Some(&of(7))).unwrap_err().is::<Superseded>());
+        assert!(of(6).admit(Some(2), 2, 7).unwrap_err().is::<Superseded>());
     }
 }

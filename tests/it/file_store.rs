@@ -229,6 +229,60 @@ async fn a_damaged_file_requires_a_login_where_there_is_no_other_way_and_gives_w
     }
 }
 
+/// What may become of the file while a process runs that knows what was in it.
+fn losses() -> [fn(&Path); 2] {
+    [|path| fs::remove_file(path).unwrap(), |path| fs::write(path, "{").unwrap()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_or_logout_after_the_file_was_lost_is_obeyed_by_a_process_that_still_runs() {
+    for lose in losses() {
+        let place = Place::new();
+        let authority = ModelAuthority::new().account("bob", "builder");
+        let daemon = place.world(&authority);
+        daemon.session.token().await.unwrap();
+        for _ in 0..5 {
+            in_time(daemon.session.refresh()).await.unwrap();
+        }
+        lose(&place.path());
+        let bob = authority.login_as("bob", "builder").await.unwrap();
+        place.world(&authority).session.login(bob.clone()).await.unwrap();
+        let found = in_time(daemon.session.refresh()).await.unwrap();
+        assert_eq!(found.access().expose(), bob.access().expose());
+
+        lose(&place.path());
+        place.world(&authority).session.logout().await.unwrap();
+        assert_eq!(in_time(daemon.session.refresh()).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+        assert!(place.store().load().await.unwrap().unwrap().token.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_after_the_file_was_lost_is_found_by_a_process_whose_session_is_over() {
+    for lose in losses() {
+        let place = Place::new();
+        let process = || {
+            // A refresh token that says how often it can still be used.
+            let source = source_fn(|cx: FetchContext| async move {
+                let uses: u32 = cx.refresh_token().map_or(0, |refresh| refresh.expose().parse().unwrap());
+                let left = uses.checked_sub(1).ok_or_else(|| FetchError::login_required("over"))?;
+                Ok(Token::new(format!("first-{left}")).refresh_token(left.to_string()))
+            });
+            Session::builder(source).store(place.store()).build()
+        };
+        let daemon = process();
+        daemon.login(Token::new("first").refresh_token("5")).await.unwrap();
+        for _ in 0..5 {
+            in_time(daemon.refresh()).await.unwrap();
+        }
+        assert!(in_time(daemon.refresh()).await.unwrap_err().is_login_required());
+        lose(&place.path());
+        process().login(Token::new("second")).await.unwrap();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(in_time(daemon.refresh()).await.unwrap().access().expose(), "second");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_directory_that_does_not_exist_stops_no_request() {
     let place = Place::new();

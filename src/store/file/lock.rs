@@ -1,4 +1,4 @@
-//! Lock files, one of which holds a number.
+//! Lock files, one of which holds numbers.
 
 use std::{
     fs::File,
@@ -15,6 +15,15 @@ use crate::random;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the file beside the record holds; it outlives that.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    /// That of the last lease.
+    pub(super) lease: u64,
+    /// The highest revision that a record was given.
+    pub(super) revision: u64,
+}
 
 /// A lock file that is ours until this is dropped.
 pub(super) struct Locked(File);
@@ -45,24 +54,33 @@ impl Locked {
         }
     }
 
-    /// The number that the file holds. What is no number counts as zero: only a power failure can leave that, and no
-    /// lease survives one.
-    pub(super) fn number(&mut self) -> io::Result<u64> {
+    /// What the file holds. What is no number, or is not there, counts as zero: only a power failure can leave that, and
+    /// neither a lease nor a process that knows a record survives one.
+    pub(super) fn numbers(&mut self) -> io::Result<Numbers> {
         let mut text = Vec::new();
         self.0.rewind()?;
         self.0.read_to_end(&mut text)?;
-        Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok()).unwrap_or(0))
+        let text = String::from_utf8_lossy(&text);
+        let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Ok(Numbers { lease: next(), revision: next() })
     }
 
-    /// Puts the next number into the file. Its length never changes, so that one write replaces all of it.
-    pub(super) fn advance(&mut self) -> io::Result<u64> {
-        let next = self.number()?.saturating_add(1);
-        let text = format!("{next:020}\n");
+    /// Puts these into the file. Its length never changes, so that one write replaces all of it.
+    pub(super) fn put(&mut self, numbers: Numbers) -> io::Result<()> {
+        let text = format!("{:020} {:020}\n", numbers.lease, numbers.revision);
         self.0.rewind()?;
         self.0.write_all(text.as_bytes())?;
         // What somebody else has put into the file may be longer.
-        self.0.set_len(text.len() as u64)?;
-        Ok(next)
+        self.0.set_len(text.len() as u64)
+    }
+
+    /// Puts the number of the next lease into the file.
+    pub(super) fn advance(&mut self) -> io::Result<u64> {
+        let last = self.numbers()?;
+        let lease = last.lease.saturating_add(1);
+        self.put(Numbers { lease, ..last })?;
+        Ok(lease)
     }
 }
 

@@ -14,7 +14,10 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use self::{atomic::at, lock::Locked};
+use self::{
+    atomic::at,
+    lock::{Locked, Numbers},
+};
 use super::{Damaged, Lease, Record, TokenStore};
 use crate::error::BoxError;
 
@@ -26,7 +29,7 @@ use crate::error::BoxError;
 ///
 /// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is [`Damaged`]: the
 /// session reports it and goes on as if nobody had logged in. Nothing is lost: the next save keeps such a
-/// file aside.
+/// file aside. A login or logout after that, or after the file was removed, is obeyed by the processes that still run, too.
 ///
 /// | file | holds |
 /// |---|---|
@@ -34,7 +37,7 @@ use crate::error::BoxError;
 /// | `path.tmp` | a record that is being written |
 /// | `path.corrupt` | what was there before and is no record |
 /// | `path.lock` | nothing; locked by whoever holds the [`Lease`] |
-/// | `path.fence` | the number of the last lease; locked for as long as a save takes |
+/// | `path.fence` | the number of the last lease and the highest revision of a record; locked for as long as a save takes |
 ///
 /// The locks are the operating system's, which releases them when a process ends in whatever way. Waiting for one is
 /// polling, with growing pauses, so that it can be given up at any time. Do not delete these two files while a process uses
@@ -97,9 +100,14 @@ impl FileStore {
         })
     }
 
-    fn write(&self, record: &Record, fence: Option<u64>, mut numbers: Locked) -> Result<(), BoxError> {
-        let stored = self.read_or_keep_aside()?;
-        let record = record.admit(fence, numbers.number()?, stored.as_ref())?;
+    fn write(&self, record: &Record, fence: Option<u64>, mut locked: Locked) -> Result<(), BoxError> {
+        let stored = self.read_or_keep_aside()?.map_or(0, |stored| stored.revision);
+        let last = locked.numbers()?;
+        let highest = last.revision.max(stored);
+        // The file may have been lost, and what was in it still be known to others, whom a login has to outdo.
+        let outdone = if fence.is_some() { stored } else { highest };
+        let record = record.admit(fence, last.lease, outdone)?;
+        locked.put(Numbers { revision: highest.max(record.revision), ..last })?;
         let replaced = atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record));
         Ok(replaced.map_err(|error| at(&self.path, error))?)
     }
@@ -114,15 +122,15 @@ impl TokenStore for FileStore {
     /// Two saves never overlap: one that was given up for being late keeps the lock until it is over, so it cannot
     /// come after the next.
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        let numbers = Locked::acquire(self.beside(".fence")).await?;
+        let locked = Locked::acquire(self.beside(".fence")).await?;
         let (store, record) = (self.clone(), record.clone());
-        spawn_blocking(move || store.write(&record, fence, numbers)).await?
+        spawn_blocking(move || store.write(&record, fence, locked)).await?
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
         let lease = Locked::acquire(self.beside(".lock")).await?;
-        let mut numbers = Locked::acquire(self.beside(".fence")).await?;
-        let number = spawn_blocking(move || numbers.advance()).await??;
+        let mut locked = Locked::acquire(self.beside(".fence")).await?;
+        let number = spawn_blocking(move || locked.advance()).await??;
         Ok(Lease::new(number, lease))
     }
 }

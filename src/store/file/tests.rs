@@ -93,6 +93,19 @@ async fn a_process_that_ends_while_it_holds_the_lease_gives_it_back() {
 }
 
 #[tokio::test]
+async fn the_number_of_a_lease_counts_where_no_revision_stands_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    fs::write(store.beside(".fence"), "00000000000000000041\n").unwrap();
+    assert_eq!(store.lock().await.unwrap().fence(), 42);
+    store.save(&pair(5), Some(42)).await.unwrap();
+    fs::remove_file(&store.path).unwrap();
+    store.save(&pair(1), None).await.unwrap();
+    assert_eq!(store.load().await.unwrap().unwrap().revision, 7);
+    assert_eq!(store.lock().await.unwrap().fence(), 43);
+}
+
+#[tokio::test]
 async fn leases_are_numbered_again_whatever_was_put_in_the_place_of_the_number() {
     let directory = tempfile::tempdir().unwrap();
     let store = FileStore::new(directory.path().join("token.json"));
