@@ -25,6 +25,7 @@ use super::{
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Finder, Slot},
+    lease::Held,
     one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
@@ -38,7 +39,7 @@ use crate::{
     placement::Placement,
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
-    store::{Lease, Record},
+    store::Record,
     sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
     time::{Now, Timekeeper, in_time, timer},
     token::Token,
@@ -343,14 +344,14 @@ impl Engine {
             }
             if let (false, Some(runtime)) = (flying, self.runtime()) {
                 let lease = self.reported(self.storage.lease_to_write().await).flatten();
+                // In nobody's flight, and yet given back as a refresh gives it back, however this ends.
+                let lease = lease.map(|lease| Held::by(&Flight::new(), lease, &self.storage));
                 self.newest().await;
-                match self.storage.enqueue_owed(lease.as_ref().map(Lease::fence)) {
+                match self.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
                     Some(owed) => self.save(&runtime, owed).await?,
                     None => self.storage.drain(&runtime),
                 }
-                if let Some(lease) = lease {
-                    self.storage.give_back(lease);
-                }
+                drop(lease);
                 if self.storage.is_settled() {
                     continue;
                 }

@@ -1014,6 +1014,39 @@ async fn a_kept_lease_ends_with_the_debt_or_the_session() {
     }
 }
 
+/// The refresh has got none.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_settling_has_taken_and_not_saved_under_is_kept() {
+    for is_dropped in [false, true] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        store.set(|store| (store.lock, store.save) = (Fault::Error, Fault::Error));
+        ours.session.refresh().await.unwrap();
+        let gate = Gate::new();
+        store.set(|store| (store.lock, store.hold_save) = (Fault::None, Some(gate.clone())));
+        let mut settled = task::spawn(ours.session.settle());
+        assert_pending!(settled.poll());
+        within(gate.waiting(1)).await;
+        if is_dropped {
+            drop(settled);
+        } else {
+            gate.open();
+            assert_eq!(within(settled).await.unwrap_err().kind(), ErrorKind::Store);
+        }
+        let error = within(sibling.session.refresh()).await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        assert_eq!(ours.authority.counts().refreshes, 1);
+
+        gate.open();
+        store.set(|store| store.save = Fault::None);
+        within(ours.session.settle()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        within(sibling.session.refresh()).await.unwrap();
+        let counts = ours.authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again()), (1, 0), "it has found what was saved");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_has_spent_no_refresh_token_keeps_no_lease_and_is_written_again_all_the_same() {
     let store = Watched::default();
