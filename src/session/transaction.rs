@@ -19,7 +19,7 @@ use super::{
     ask::{Failure, Known, Obtained, Plan},
     engine::{self, Engine},
     flight::Flight,
-    issued::Provenance,
+    issued::{Issued, Provenance},
     kernel::Finder,
     lease::Held,
     record_head::RecordHead,
@@ -202,8 +202,8 @@ async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool 
     }
 }
 
-/// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked: that
-/// might end the grant of both.
+/// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked, nor
+/// where somebody has logged in with the same grant: that might end the grant of both.
 async fn give_up(
     engine: &Engine,
     flight: &Flight,
@@ -223,7 +223,12 @@ async fn give_up(
         }
     }
     let Known { epoch, present, .. } = engine.slot().await.known();
-    if present.is_none() || epoch != plan.known.epoch {
+    let is_of_its_grant = |present: Arc<Issued>| {
+        let present = [Some(present.token().access()), present.token().refresh()];
+        let ours = [Some(token.access()), token.refresh(), presented.as_ref()];
+        ours.into_iter().flatten().any(|ours| present.into_iter().flatten().any(|own| own.same_as(ours)))
+    };
+    if !present.is_some_and(|present| epoch == plan.known.epoch || is_of_its_grant(present)) {
         engine.revoker.discard(token);
     }
     Obtained::Nothing

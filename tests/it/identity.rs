@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    BoxError, Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Secret, Session, Token,
     event::Event,
     session::State,
     source_fn,
@@ -538,6 +538,45 @@ async fn what_a_refresh_brings_after_a_replacement_is_not_revoked() {
     within(session.logout()).await.unwrap();
     orphans_end().await;
     assert_eq!(*revoked.lock().unwrap(), ["replacement"]);
+}
+
+/// An application that keeps the grant itself hands it over again, while it is being refreshed.
+#[tokio::test(start_paused = true)]
+async fn what_the_session_uses_is_not_revoked_when_its_grant_is_logged_in_with_again() {
+    let token = |access: &str, refresh: &str| Token::new(access).refresh_token(refresh);
+    for (answer, again, is_revoked) in [
+        (token("late", "grant"), token("first", "grant"), false),
+        (Token::new("late"), token("first", "grant"), false),
+        (token("late", "next"), token("first", "grant"), false),
+        (Token::new("first"), token("first", "another"), false),
+        (token("late", "grant"), token("first", "another"), true),
+    ] {
+        let case =
+            format!("{:?} {:?}", answer.refresh().map(Secret::expose), again.refresh().map(Secret::expose));
+        let revoked = Arc::new(AtomicUsize::new(0));
+        let (count, gate) = (revoked.clone(), Gate::new());
+        let held = gate.clone();
+        let source = source_fn(move |_: FetchContext| {
+            let (gate, answer) = (held.clone(), answer.clone());
+            async move {
+                gate.pass().await;
+                Ok::<_, FetchError>(answer)
+            }
+        });
+        let session = Session::builder(source)
+            .revoke_with(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                std::future::ready(())
+            })
+            .build();
+        session.login(token("first", "grant")).await.unwrap();
+        assert_pending!(task::spawn(session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        session.login(again).await.unwrap();
+        gate.open();
+        orphans_end().await;
+        assert_eq!(revoked.load(Ordering::Relaxed), usize::from(is_revoked), "{case}");
+    }
 }
 
 /// Notes that it was woken.
