@@ -49,7 +49,9 @@ impl<S: Clone> TokenRefresh<S> {
     /// Nothing is sent, or not for a while: the service that was polled ready drops its permit. Whoever keeps this
     /// handle (a `Buffer`'s worker, say) would else keep the permit too, until the next request.
     fn give_readiness_back(&mut self) {
-        self.inner = self.inner.clone();
+        // The template first, because there are services whose clones take themselves for ready if they were cloned from a
+        // ready one: tower's `Steer`.
+        self.inner = self.common.service().unwrap_or_else(|| self.inner.clone());
     }
 }
 

@@ -31,6 +31,7 @@ use tower::{
     retry::{Policy, Retry, RetryLayer},
     service_fn,
     spawn_ready::SpawnReady,
+    steer::Steer,
     timeout::{Timeout, TimeoutLayer, error::Elapsed},
     util::{BoxCloneService, BoxCloneSyncService, Either, option_layer},
 };
@@ -217,6 +218,14 @@ async fn a_refusal_is_recovered_around_services_that_cannot_be_cloned() {
     let endpoints = [0, 1].map(|load| Constant::new(parts.api.clone(), load));
     let balance = Balance::new(ServiceList::new::<Sent>(endpoints));
     parts.recovers(parts.layer.layer(Buffer::new(balance, 1))).await;
+}
+
+/// A clone of one that is ready takes itself for ready, too, and panics when it is called.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_recovered_around_a_steer() {
+    let parts = Parts::new();
+    let api = ConcurrencyLimit::new(parts.api.clone(), 1);
+    parts.recovers(parts.layer.layer(Steer::new([api], |_: &Sent, _: &[_]| 0))).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -752,7 +761,7 @@ async fn only_a_request_that_has_waited_is_sent_by_a_clone() {
         assert_eq!(soon(send(&mut client, get("/me"))).await.unwrap().status(), StatusCode::OK);
         clones.load(Ordering::Relaxed) - before
     };
-    // The one that gives the readiness back, and the one that sends.
+    // That which takes the place of the one that was ready, and that which sends.
     assert_eq!(cloned_by(false).await, 2);
     assert_eq!(cloned_by(false).await, 0);
     assert_eq!(cloned_by(true).await, 1);
