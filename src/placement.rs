@@ -132,7 +132,8 @@ impl Placement {
     ///
     /// It runs for each attempt, so it should be quick, and *replace* what it sets. The error it returns becomes the
     /// cause of ours; it should not hold the token. It sees every request: whether the caller has set a credential
-    /// is its to decide.
+    /// is its to decide. One that it leaves alone is taken for the session's all the same: its refusal has the token
+    /// refreshed. Mark such requests with [`NoToken`](crate::NoToken) instead.
     pub fn custom<F>(attach: F) -> Self
     where
         F: Fn(&mut Request<()>, &Token) -> Result<(), BoxError> + Send + Sync + 'static,
