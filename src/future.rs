@@ -280,9 +280,6 @@ where
     fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S, S::Future, R>> {
         let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let told = ready!(detour.acquire.poll_step(cx));
-        if let Some(refused) = detour.acquire.refused() {
-            refused.leave_unjudged();
-        }
         let Some(mut response) = detour.refused.take() else {
             return Poll::Ready(Step::End(Err(polled_again())));
         };

@@ -160,8 +160,7 @@ pub(crate) struct Issued {
 pub(crate) struct Worth {
     /// Refreshes in a row whose token was refused again.
     fruitless: AtomicU32,
-    /// The generation that a request was refused with which is not sent again, so that it cannot tell what the refresh that
-    /// it has started is good for. 0: there is none.
+    /// The generation whose refusal has started the latest refresh, until that is judged. 0: there is none.
     unjudged: AtomicU64,
 }
 
@@ -275,25 +274,35 @@ impl Issued {
         self.worth.fruitless.load(Ordering::Relaxed)
     }
 
-    /// The verdict on the latest refresh: of the resend of the request that started it, or of the first refusal of what it
-    /// brought.
-    pub(crate) fn judge(&self, accepted: bool) {
-        self.worth.unjudged.store(0, Ordering::Relaxed);
-        if accepted {
-            self.worth.fruitless.store(0, Ordering::Relaxed);
-        } else {
-            self.worth.fruitless.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// No resend will judge the refresh that this token's refusal has started.
+    /// This token's refusal starts a refresh. The resend of the request tells what that was good for, if there is one and
+    /// it is answered, or else the first refusal of what it has brought.
     pub(crate) fn leave_unjudged(&self) {
         self.worth.unjudged.store(self.stamp.generation.as_u64(), Ordering::Relaxed);
     }
 
-    /// Whether such a refresh has brought this token, and nobody has refused it yet.
-    pub(crate) fn is_unjudged(&self) -> bool {
+    /// The answer to that resend.
+    pub(crate) fn judge(&self, is_accepted: bool) {
+        self.worth.judge(self.stamp.generation.as_u64(), is_accepted);
+    }
+
+    /// The first refusal of what a refresh has brought that nobody has judged: it was good if that comes late.
+    pub(crate) fn judge_by_refusal(&self, is_late: bool) {
         let refused = self.worth.unjudged.load(Ordering::Relaxed);
-        refused != 0 && self.stamp.generation.as_u64() > refused
+        if refused != 0 && self.stamp.generation.as_u64() > refused {
+            self.worth.judge(refused, is_late);
+        }
+    }
+}
+
+impl Worth {
+    /// Each refresh counts as fruitless once at most.
+    fn judge(&self, refused: u64, is_good: bool) {
+        let is_first =
+            self.unjudged.compare_exchange(refused, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_good {
+            self.fruitless.store(0, Ordering::Relaxed);
+        } else if is_first {
+            self.fruitless.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

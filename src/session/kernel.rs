@@ -174,6 +174,9 @@ impl Slot {
 
     fn start(&mut self, flight: Flight, ask: Ask, now: Now) -> Decision {
         self.set_fetch(Fetch::Flight(flight.clone()));
+        if let (Ask::Refuse { .. }, Some(refused)) = (ask, &self.token) {
+            refused.leave_unjudged();
+        }
         Decision::Start(flight, self.plan(ask, now))
     }
 
@@ -476,14 +479,14 @@ impl Slot {
     }
 
     /// Whether refreshes have brought so little of late that a young token's refusal starts none. The wait doubles
-    /// with every refresh in a row whose token was refused again. One that nobody has judged is judged by this refusal: an
-    /// endpoint that always refuses does so soon.
+    /// with every refresh in a row whose token was refused again. One that nobody has judged is judged by this refusal,
+    /// because an endpoint that always refuses does so soon; that counts from the next refusal on, because the token may
+    /// really have been revoked.
     fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
         let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
-        if token.is_unjudged() {
-            token.judge(token.age(now()) >= GOOD_AFTER);
-        }
-        let fruitless = token.fruitless_refreshes();
+        let before = token.fruitless_refreshes();
+        token.judge_by_refusal(token.age(now()) >= GOOD_AFTER);
+        let fruitless = token.fruitless_refreshes().min(before);
         let cap = if verdict == Verdict::Reject { DAMPED_AFTER_REJECT } else { DAMPED_AFTER_SUSPECT };
         fruitless > 0 && token.age(now()) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
     }

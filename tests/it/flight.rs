@@ -365,6 +365,8 @@ impl Unlucky {
         self.refreshes.let_through(1);
         self.world.session.settle().await.unwrap();
         self.world.authority.revoke_access();
+        // Past every damping: nobody has seen yet what the refreshes before were good for.
+        tokio::time::advance(Duration::from_secs(5)).await;
         assert_pending!(task::spawn(self.world.get("/other")).poll());
         self.refreshes.waiting(1).await;
     }

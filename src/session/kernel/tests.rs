@@ -228,6 +228,13 @@ fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start");
 }
 
+/// A refresh that this token's refusal has started, and whose resend is refused.
+fn judge_fruitless(token: Option<&Arc<Issued>>) {
+    let token = token.expect("a token");
+    token.leave_unjudged();
+    token.judge(false);
+}
+
 #[test]
 fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
     for (fruitless, reject_seconds, suspect_seconds) in
@@ -236,7 +243,7 @@ fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
         for (verdict, seconds) in [(Verdict::Reject, reject_seconds), (Verdict::Suspect, suspect_seconds)] {
             let (mut slot, stamp) = issued();
             for _ in 0..fruitless {
-                slot.token().expect("a token").judge(false);
+                judge_fruitless(slot.token());
             }
             let ask = Ask::Refuse { stamp, verdict };
             if seconds > 0 {
@@ -250,7 +257,7 @@ fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
 #[test]
 fn an_accepted_resend_ends_the_damping_and_a_new_token_keeps_it() {
     let (mut slot, _) = issued();
-    slot.token().expect("a token").judge(false);
+    judge_fruitless(slot.token());
     let flight = start(&mut slot, Ask::Force);
     let change = publish(&mut slot, &flight).expect("a new token");
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "damped");
@@ -265,10 +272,9 @@ fn a_refresh_that_no_resend_judges_is_judged_by_the_first_refusal_of_its_token()
     for (seconds, fruitless) in [(0, 3), (29, 3), (30, 0)] {
         let (mut slot, stamp) = issued();
         let refused = slot.token().cloned().expect("a token");
-        refused.judge(false);
-        refused.judge(false);
+        judge_fruitless(Some(&refused));
+        judge_fruitless(Some(&refused));
         let flight = start_at(&mut slot, reject(stamp), later(4));
-        refused.leave_unjudged();
         fail(&mut slot, &flight, FailureClass::Transient, later(4));
         assert_eq!(decide(&mut slot, reject(stamp), later(64)), "start", "a refresh that failed is none");
         let Fetch::Flight(flight) = slot.fetch() else { panic!("it was started") };
@@ -279,6 +285,28 @@ fn a_refresh_that_no_resend_judges_is_judged_by_the_first_refusal_of_its_token()
         assert_eq!(token.fruitless_refreshes(), fruitless, "refused after {seconds} s");
         decide(&mut slot, reject(token.stamp()), later(seconds));
         assert_eq!(token.fruitless_refreshes(), fruitless, "judged once");
+    }
+}
+
+#[test]
+fn a_refresh_is_judged_once_and_the_resend_of_its_starter_may_still_call_it_good() {
+    for (is_first, is_accepted, fruitless) in
+        [(true, true, 0), (true, false, 1), (false, true, 0), (false, false, 1)]
+    {
+        let (mut slot, stamp) = issued();
+        let refused = slot.token().cloned().expect("a token");
+        let flight = start(&mut slot, reject(stamp));
+        let token = publish(&mut slot, &flight).expect("a new token").token;
+        if is_first {
+            refused.judge(is_accepted);
+        } else {
+            // Somebody else is refused with the new token before that.
+            assert_eq!(decide(&mut slot, reject(token.stamp()), NOW), "start", "it may really be revoked");
+            assert_eq!(token.fruitless_refreshes(), 1);
+            slot.unstart();
+            refused.judge(is_accepted);
+        }
+        assert_eq!(token.fruitless_refreshes(), fruitless, "{is_first} {is_accepted}");
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
 
 use futures_util::future::{BoxFuture, Either, FutureExt};
 use http::{Request, Response, StatusCode, header};
-use tokio::time::Instant;
-use tower::{Layer, Service};
+use tokio::{task::JoinSet, time::Instant};
+use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 use tower_token_refresh::{
-    BoxError, NotResent, Outcome, ReplayBody, Session, TokenRefreshLayer,
+    BoxError, NotResent, Outcome, ReplayBody, Session, TokenRefreshLayer, TokenSource, source_fn,
     test_util::{Gate, ModelAuthority, ModelBody},
 };
 
@@ -158,4 +158,63 @@ async fn an_hour_of_403_costs_a_bounded_number_of_fetches_and_no_healthy_request
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_invalid_token_costs_a_bounded_number_of_fetches_and_no_healthy_request() {
     refused_for_an_hour(invalid_token(), bound(5)).await;
+}
+
+/// A client of an API that refuses everything after a hundredth of a second.
+fn refused<S: TokenSource>(
+    source: S,
+    refusal: Response<ModelBody>,
+) -> impl Service<Request<ModelBody>, Response = Response<ModelBody>, Error = BoxError, Future: Send> + Clone
+{
+    let api = service_fn(move |_: Request<ReplayBody<ModelBody>>| {
+        let refusal = refusal.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok::<_, BoxError>(refusal)
+        }
+    });
+    let session = Session::builder(source).build();
+    TokenRefreshLayer::new(session, origin()).layer(ConcurrencyLimit::new(api, 1))
+}
+
+/// Nobody is there to see how the resend ends.
+#[tokio::test(start_paused = true)]
+async fn callers_that_give_up_during_the_refresh_are_damped_as_others_are() {
+    for (refusal, most) in [(forbidden(), 60), (invalid_token(), 5)] {
+        let authority = ModelAuthority::new();
+        let source = Arc::new(authority.source());
+        let slow = source_fn(move |context| {
+            let source = source.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                source.fetch(context).await
+            }
+        });
+        let client = refused(slow, refusal);
+        client.clone().oneshot(get("/")).await.unwrap();
+        let start = Instant::now();
+        while start.elapsed() < HOUR {
+            let patience = Duration::from_millis(50);
+            let _ = tokio::time::timeout(patience, client.clone().oneshot(get("/"))).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        let fetches = authority.counts().refreshes;
+        assert!((2..=bound(most) + 1).contains(&fetches), "{fetches} fetches");
+    }
+}
+
+/// The resend of the request that has started a refresh waits behind everybody else.
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_requests_that_are_refused_costs_as_little_as_when_they_are_sent_at_once() {
+    for refusal in [forbidden(), invalid_token()] {
+        let authority = ModelAuthority::new();
+        let client = refused(authority.source(), refusal);
+        let mut callers = JoinSet::new();
+        for _ in 0..500 {
+            callers.spawn(client.clone().oneshot(get("/")));
+        }
+        callers.join_all().await.into_iter().for_each(|answer| _ = answer.unwrap());
+        let fetches = authority.counts().refreshes;
+        assert!(fetches <= 5, "{fetches} fetches in five seconds");
+    }
 }
