@@ -470,9 +470,9 @@ impl Drop for Taken<'_> {
         }
         let spent = self.spent();
         self.0 = None;
-        for error in spent {
+        for fetch in spent {
             // A panic in it is its own affair: what was decided here must be carried out.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(error)));
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(fetch)));
         }
     }
 }

@@ -190,10 +190,6 @@ impl Flight {
         self.0.over.as_ref().filter(|_| !is_revived)
     }
 
-    pub(super) fn remembered(&self) -> Option<&Error> {
-        self.0.over.as_ref()
-    }
-
     /// The refresh tokens that are of no use after the fetch.
     pub(super) fn spent(&self) -> Vec<Secret> {
         self.wait().spends.clone()

@@ -43,7 +43,7 @@ pub(crate) struct Slot {
     look_at: Option<Duration>,
     /// The session was ended elsewhere, and has had no token since: only a login that is in the store goes on.
     was_ended: bool,
-    spent: Vec<Error>,
+    spent: Vec<Fetch>,
 }
 
 /// Who brings something from the authority or the store.
@@ -425,23 +425,16 @@ impl Slot {
     }
 
     fn set_fetch(&mut self, then: Fetch) {
-        // A flight that only looked may be the last to remember why.
-        self.spent.extend(self.flight().and_then(Flight::remembered).cloned());
-        match std::mem::replace(&mut self.fetch, then) {
-            Fetch::Overdue(_, error) | Fetch::Cooling { error, .. } | Fetch::Dead(error) => {
-                self.spent.push(error);
-            }
-            Fetch::Idle | Fetch::Flight(_) | Fetch::LoggedOut => {}
-        }
+        self.spent.push(std::mem::replace(&mut self.fetch, then));
     }
 
     pub(crate) fn has_spent(&self) -> bool {
         !self.spent.is_empty()
     }
 
-    /// The errors that are remembered no longer. Their causes are somebody else's, and may do anything when they are
-    /// dropped.
-    pub(crate) fn spent(&mut self) -> Vec<Error> {
+    /// What the fetch half was before, and may be the last to remember errors: their causes are somebody else's, and may do
+    /// anything when they are dropped.
+    pub(crate) fn spent(&mut self) -> Vec<Fetch> {
         std::mem::take(&mut self.spent)
     }
 

@@ -397,3 +397,37 @@ async fn no_lock_is_held_while_the_cause_of_a_lost_flight_is_dropped() {
     gate.open();
     until(|| looked.load(Ordering::Relaxed)).await;
 }
+
+/// It is the last to remember it where the session has been replaced, and the runtime of the look has gone.
+#[test]
+fn no_lock_is_held_while_the_cause_that_a_look_has_remembered_is_dropped() {
+    let looked = Arc::new(AtomicBool::new(false));
+    let (cell, seen) = (Arc::new(std::sync::OnceLock::<Session>::new()), looked.clone());
+    let (store, gate, own) = (Watched::default(), Gate::new(), cell.clone());
+    let session = Session::builder(source_fn(move |_| {
+        let (own, seen) = (own.clone(), seen.clone());
+        async move {
+            Err(FetchError::login_required(Cause(move || {
+                let mut changes = own.get().unwrap().subscribe();
+                seen.store(task::spawn(changes.next()).poll().is_ready(), Ordering::Relaxed);
+            })))
+        }
+    }))
+    .store(store.clone())
+    .build();
+    cell.set(session.clone()).unwrap();
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async {
+        drop(session.token().await.unwrap_err());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        store.set(|store| store.hold_load = Some(gate.clone()));
+        assert_pending!(task::spawn(session.token()).poll());
+        gate.waiting(1).await;
+    });
+    store.set(|store| store.hold_load = None);
+    second.block_on(session.replace(Token::new("elsewhere").without_refresh_token())).unwrap();
+    drop(first);
+    assert!(!looked.load(Ordering::Relaxed), "it is remembered as yet");
+    second.block_on(session.subscribe().next()).unwrap();
+    assert!(looked.load(Ordering::Relaxed), "dropped under our lock");
+}
