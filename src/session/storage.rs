@@ -72,9 +72,9 @@ struct Queue {
 }
 
 impl Queue {
-    /// Without another lease.
-    fn may_write_what_is_owed(&self) -> bool {
-        self.owed.as_ref().is_some_and(|owed| owed.is_change() || self.fence(owed) > self.lost)
+    /// Whether what is owed can be written under another lease only.
+    fn needs_a_lease(&self) -> bool {
+        self.owed.as_ref().is_some_and(|owed| !owed.is_change() && self.fence(owed) <= self.lost)
     }
 
     /// The number with which a refresh that is owed is written. A lease that was given back counts until the store says that
@@ -169,10 +169,7 @@ impl Storage {
     /// A lease to write under, if that of the refresh which is owed counts no more: others have had one since, and what
     /// they saved, if anything, has to be read first.
     pub(crate) async fn lease_to_write(&self) -> Result<Option<Lease>, Error> {
-        let needs_one = {
-            let queue = self.queue();
-            queue.owed.is_some() && !queue.may_write_what_is_owed()
-        };
+        let needs_one = self.queue().needs_a_lease();
         if needs_one { self.lease().await } else { Ok(None) }
     }
 
@@ -446,7 +443,7 @@ impl Storage {
     /// sibling's.
     fn enqueue_again(&self) -> Option<Written> {
         let mut queue = self.queue();
-        queue.may_write_what_is_owed().then(|| self.push_owed(&mut queue))?
+        if queue.needs_a_lease() { None } else { self.push_owed(&mut queue) }
     }
 
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime

@@ -234,6 +234,28 @@ async fn settling_saves_what_is_owed() {
     assert_eq!(store.access().await.as_deref(), Some(token.access().expose()));
 }
 
+/// Who saves a login or logout needs no lease, and whoever has it may be a sibling that takes its time.
+#[tokio::test(start_paused = true)]
+async fn settling_waits_for_nobodys_lease_to_save_a_login_or_logout() {
+    for logs_out in [false, true] {
+        let store = Watched::default();
+        let world = world(&store);
+        world.session.token().await.unwrap();
+        store.set(|store| store.save = Fault::Error);
+        if logs_out {
+            world.session.logout().await.unwrap_err();
+        } else {
+            world.session.login(Token::new("of-bob")).await.unwrap_err();
+        }
+        store.set(|store| store.save = Fault::None);
+        let _siblings = store.lock().await.unwrap();
+        let start = tokio::time::Instant::now();
+        world.session.settle().await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO, "logs out: {logs_out}");
+        assert_eq!(store.access().await.as_deref(), (!logs_out).then_some("of-bob"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn settling_waits_for_the_refresh_that_is_on() {
     let store = Watched::default();
