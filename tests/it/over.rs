@@ -180,6 +180,56 @@ async fn other_credentials_that_come_during_a_look_are_asked_for_at_once() {
     }
 }
 
+/// It is another grant, of which nobody has been told yet.
+#[tokio::test(start_paused = true)]
+async fn how_the_refresh_of_a_login_that_was_found_fails_is_told_and_remembered_as_of_any_other() {
+    for (class, state, event) in [
+        (FetchError::transient as fn(&'static str) -> _, State::Cooling, "failed"),
+        (FetchError::login_required, State::LoginRequired, "login required"),
+    ] {
+        let (store, told, gate) = (Watched::default(), Noted::default(), Gate::new());
+        let (notes, held) = (told.clone(), gate.clone());
+        let source = source_fn(move |context: FetchContext| {
+            let held = held.clone();
+            async move {
+                match context.refresh_token().map(|token| token.expose()) {
+                    Some("found") => {
+                        held.pass().await;
+                        Err::<Token, _>(class("of what was found"))
+                    }
+                    _ => Err(FetchError::login_required("of the first")),
+                }
+            }
+        });
+        let observer = move |event: &Event<'_>| {
+            let told = match event {
+                Event::RefreshFailed { .. } => "failed",
+                Event::LoginRequired { .. } => "login required",
+                _ => return,
+            };
+            notes.lock().unwrap().push(told.to_owned());
+        };
+        let daemon = Session::builder(source).store(store.clone()).observer(observer).build();
+        assert!(daemon.token().await.unwrap_err().is_login_required());
+        let elsewhere = numbered().0.store(store.clone()).build();
+        elsewhere.login(Token::new("second").refresh_token("found")).await.unwrap();
+        store.expire().await;
+        sleep(HOUR).await;
+
+        let mut changes = daemon.subscribe();
+        let mut asks = task::spawn(daemon.token());
+        assert_pending!(asks.poll());
+        within(gate.waiting(1)).await;
+        assert_eq!(changes.next().await, Some(State::Refreshing));
+        gate.open();
+        let error = within(asks).await.unwrap_err();
+        assert_eq!(changes.next().await, Some(state));
+        let remembered = daemon.token().await.unwrap_err();
+        assert_eq!(remembered.to_string(), error.to_string());
+        assert_eq!(*told.lock().unwrap(), ["login required", event]);
+    }
+}
+
 /// The login that it found in between was of no use to it, because the authority was away.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_logged_out_elsewhere_does_not_log_in_by_itself_when_that_happens_again() {

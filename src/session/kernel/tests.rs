@@ -128,8 +128,11 @@ fn a_refusal_of_an_older_generation_starts_nothing_whatever_the_fetch_is_doing()
 fn a_refusal_of_another_epoch_fails_whatever_the_token() {
     let (mut slot, stamp) = issued();
     slot.login(sendable());
-    let Decision::Fail(error) = slot.ask(reject(stamp), || NOW) else { panic!("another identity") };
-    assert_eq!(error.kind(), ErrorKind::SessionChanged);
+    for then in [Fetch::Idle, Fetch::Dead(error())] {
+        slot.fetch = then;
+        let Decision::Fail(error) = slot.ask(reject(stamp), || NOW) else { panic!("another identity") };
+        assert_eq!(error.kind(), ErrorKind::SessionChanged);
+    }
     slot.logout();
     let Decision::Fail(error) = slot.ask(reject(stamp), || NOW) else { panic!("no identity") };
     assert_eq!(error.kind(), ErrorKind::SessionEnded);
@@ -217,6 +220,18 @@ fn a_flight_has_lost_as_soon_as_its_session_is_replaced() {
     let (change, _) = replace(&mut slot);
     assert!(publish(&mut slot, &flight).is_none());
     assert_eq!(slot.token().map(|token| token.stamp()), Some(change.token.stamp()));
+}
+
+#[test]
+fn a_look_of_a_session_that_was_over_does_not_end_its_replacement() {
+    let (mut slot, _) = issued();
+    fail_again(&mut slot, FailureClass::LoginRequired, NOW);
+    let look = start_at(&mut slot, Ask::Force, later(60));
+    assert!(look.over().is_some(), "it looks");
+    let (change, _) = replace(&mut slot);
+    slot.release(Finder::Flight(&look));
+    let next = start_at(&mut slot, reject(change.token.stamp()), later(60));
+    assert!(next.over().is_none(), "it fetches");
 }
 
 #[test]
