@@ -1,6 +1,7 @@
 //! Sessions on one store that tells of changes.
 
 use std::{
+    future::pending,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -130,12 +131,13 @@ async fn a_siblings_login_during_a_refresh_of_ours_is_noticed_after_it() {
     }
 }
 
-/// Calls for a look all the time, and counts the looks.
+/// Calls for a look all the time or never, and counts the looks.
 #[derive(Clone, Default)]
 struct Restless {
     memory: MemoryStore,
     loads: Arc<AtomicUsize>,
     panics: bool,
+    is_quiet: bool,
     alive: Arc<()>,
 }
 
@@ -155,6 +157,9 @@ impl TokenStore for Restless {
 
     async fn changed(&self, _: u64) {
         assert!(!self.panics, "a store that panics");
+        if self.is_quiet {
+            pending().await
+        }
     }
 }
 
@@ -173,13 +178,16 @@ async fn a_store_that_calls_without_news_or_panics_is_looked_into_now_and_then()
 
 #[tokio::test(start_paused = true)]
 async fn nobody_follows_the_store_of_a_session_that_is_gone() {
-    let store = Restless::default();
-    let session = session("ours", store.clone());
-    access(&session).await;
-    assert!(Arc::strong_count(&store.alive) > 1);
-    drop(session);
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(Arc::strong_count(&store.alive), 1);
+    for is_quiet in [false, true] {
+        let store = Restless { is_quiet, ..Restless::default() };
+        let session = session("ours", store.clone());
+        access(&session).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(Arc::strong_count(&store.alive) > 1);
+        drop(session);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(Arc::strong_count(&store.alive), 1, "a store that never calls: {is_quiet}");
+    }
 }
 
 #[test]
