@@ -247,6 +247,19 @@ async fn a_replacement_keeps_the_refresh_token_that_a_sibling_has_got_meanwhile(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_refresh_token_that_a_replacement_has_found_is_presented_although_it_could_not_be_saved() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    within(sibling.session.refresh()).await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    within(ours.session.replace(Token::new("elsewhere"))).await.unwrap_err();
+    store.set(|store| store.load = Fault::Error);
+    within(ours.session.refresh()).await.unwrap();
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replacement_with_a_refresh_token_of_its_own_keeps_that() {
     let store = Watched::default();
     let (ours, sibling) = siblings(&store).await;

@@ -1325,6 +1325,35 @@ fn what_was_saved_after_its_refresh_had_ended_is_gone_on_from_although_the_store
     assert_eq!((counts.refreshes, counts.presented_again()), (2, 0));
 }
 
+/// Somebody logs in elsewhere between the look and the save of a second refresh that would be owed.
+#[tokio::test(start_paused = true)]
+async fn what_the_store_has_no_more_is_not_gone_back_to_although_it_cannot_be_read() {
+    let store = Watched::default();
+    let (ours, _sibling) = siblings(&store).await;
+    store.set(|store| store.save_is_unanswered = true);
+    let second = ours.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(second.access().expose()));
+
+    let gate = Gate::new();
+    store.set(|store| (store.save, store.hold_save) = (Fault::Error, Some(gate.clone())));
+    let mut refreshes = task::spawn(ours.session.refresh());
+    assert_pending!(refreshes.poll());
+    within(gate.waiting(1)).await;
+    store.set(|store| (store.save, store.save_is_unanswered) = (Fault::None, false));
+    gate.let_through(1);
+    within(gate.arrived(2)).await;
+    let token = Some(StoredToken::new("of-bob"));
+    store.memory.save(&Record { session: SessionId(1), revision: 1, token }, None).await.unwrap();
+    store.set(|store| store.load = Fault::Error);
+    gate.open();
+    within(refreshes).await.unwrap();
+
+    let next = within(ours.session.refresh()).await.unwrap();
+    assert_ne!(next.access().expose(), second.access().expose());
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (3, 0));
+}
+
 /// It might be written over what a sibling has saved meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_without_a_lease_is_written_again_by_the_next_one_only() {
