@@ -152,6 +152,23 @@ async fn a_login_that_was_refused_is_not_asked_again_when_the_dead_refresh_token
     }
 }
 
+/// The login was refused before, which does not speak of the refresh token.
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_is_away_when_the_dead_refresh_token_is_presented_ends_no_session() {
+    for status in [429, 500, 503] {
+        let answers = [json(401, r#"{"error":"wrong password"}"#), json(status, "{}"), json(200, REFRESH)];
+        let (clock, idp) = (TestClock::new(), Idp::new(answers));
+        let session = session(&idp, &clock, &MemoryStore::new());
+        session.login(thirty_days()).await.unwrap();
+        clock.advance(30 * DAY);
+        let error = session.refresh().await.unwrap_err();
+        assert!(error.is_transient(), "{status}: {error:?}");
+        clock.advance(DAY);
+        assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-refresh");
+        assert_eq!(grants(&idp), ["login", "refresh", "refresh"]);
+    }
+}
+
 /// The time of day of a machine that has just been switched on comes from the network, later than the login.
 #[tokio::test(start_paused = true)]
 async fn a_wall_clock_that_is_wrong_for_a_moment_or_set_right_ends_no_session() {
