@@ -13,6 +13,7 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     secret::Secret,
     source::{Cause, FailureClass},
+    store::{Record, SessionId},
     time::Now,
 };
 
@@ -72,7 +73,17 @@ impl Plan {
 pub(crate) struct Known {
     pub(crate) epoch: Epoch,
     pub(crate) record: RecordHead,
+    /// The session that was ended elsewhere. The record of that logout may be of another one: whoever logs out need not have
+    /// looked.
+    pub(crate) ended: Option<SessionId>,
     pub(crate) present: Option<Arc<Issued>>,
+}
+
+impl Known {
+    /// After a logout only another login counts.
+    pub(crate) fn is_another_login(&self, found: &Record) -> bool {
+        found.session != self.record.session && Some(found.session) != self.ended
+    }
 }
 
 /// A new token has come into use.

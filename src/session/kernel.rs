@@ -41,8 +41,8 @@ pub(crate) struct Slot {
     refused: Vec<Secret>,
     /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
-    /// The session was ended elsewhere, and has had no token since: only a login that is in the store goes on.
-    was_ended: bool,
+    /// The session that was ended elsewhere, if there has been no token since: only a login that is in the store goes on.
+    ended: Option<SessionId>,
     spent: Vec<Fetch>,
 }
 
@@ -92,7 +92,7 @@ impl Slot {
             record: RecordHead { session, revision: 0 },
             refused: Vec::new(),
             look_at: None,
-            was_ended: false,
+            ended: None,
             spent: Vec::new(),
         }
     }
@@ -158,7 +158,7 @@ impl Slot {
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
-                let flight = if self.was_ended { Flight::looking(ended()) } else { Flight::new() };
+                let flight = if self.ended.is_some() { Flight::looking(ended()) } else { Flight::new() };
                 self.start(flight, ask, now())
             }
         }
@@ -351,7 +351,7 @@ impl Slot {
         if wanted {
             self.leave(Fetch::LoggedOut);
             self.look_at = Some(Duration::ZERO);
-            self.was_ended = true;
+            self.ended = Some(self.record.session);
             self.record = record;
         }
         wanted
@@ -361,7 +361,7 @@ impl Slot {
         let old = self.token.as_ref().map(|token| token.stamp().generation);
         let token = fresh.issue(self.epoch, worth);
         self.token = Some(token.clone());
-        self.was_ended = false;
+        self.ended = None;
         self.record = record;
         self.forget_failures();
         Change { old, token, record }
@@ -485,7 +485,7 @@ impl Slot {
     }
 
     pub(crate) fn known(&self) -> Known {
-        Known { epoch: self.epoch, record: self.record, present: self.token.clone() }
+        Known { epoch: self.epoch, record: self.record, ended: self.ended, present: self.token.clone() }
     }
 
     fn plan(&self, ask: Ask, now: Now) -> Plan {

@@ -123,13 +123,16 @@ mod tests {
         let base = RecordHead { session: OURS, revision: 5 };
         let present = present.map(|access| issued(Token::new(access)));
         let found = Record { session, revision, token: access.map(StoredToken::new) };
-        let (what, head) =
-            match reload(base, &Known { epoch: Epoch::default(), record: base, present }, Some(found)) {
-                Reloaded::Nothing(head) => ("nothing", head),
-                Reloaded::Token(head, _) => ("token", head),
-                Reloaded::Replaced(head, _) => ("replaced", head),
-                Reloaded::Ended(head) => ("ended", head),
-            };
+        let (what, head) = match reload(
+            base,
+            &Known { epoch: Epoch::default(), record: base, ended: None, present },
+            Some(found),
+        ) {
+            Reloaded::Nothing(head) => ("nothing", head),
+            Reloaded::Token(head, _) => ("token", head),
+            Reloaded::Replaced(head, _) => ("replaced", head),
+            Reloaded::Ended(head) => ("ended", head),
+        };
         format!("{what} {} {}", if head.session == OURS { "ours" } else { "others" }, head.revision)
     }
 
@@ -167,8 +170,12 @@ mod tests {
             (Some("R1"), Some("R2"), true),
             (None, Some("R1"), true),
         ] {
-            let known =
-                Known { epoch: Epoch::default(), record: base, present: Some(issued(of(ours).to_token())) };
+            let known = Known {
+                epoch: Epoch::default(),
+                record: base,
+                ended: None,
+                present: Some(issued(of(ours).to_token())),
+            };
             let found = Record { session: OURS, revision: 5, token: Some(of(found)) };
             assert_eq!(matches!(reload(base, &known, Some(found)), Reloaded::Token(..)), is_news, "{ours:?}");
         }

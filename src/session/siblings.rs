@@ -51,8 +51,7 @@ async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provena
     let engine = &engine;
     let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return Look::Nothing };
     let revision = found.revision;
-    // After a logout only another login counts.
-    let is_news = !is_logged_out || found.session != known.record.session;
+    let is_news = !is_logged_out || known.is_another_login(&found);
     let found = Some(found).filter(|_| is_news);
     let by = Finder::Sibling { since: known.record };
     let is_wanted = match take(engine, &known, reload(known.record, &known, found), provenance) {

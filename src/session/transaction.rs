@@ -189,8 +189,7 @@ async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool 
         return false;
     }
     let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return false };
-    // After a logout only another login counts.
-    if over.kind() == ErrorKind::SessionEnded && found.session == plan.known.record.session {
+    if over.kind() == ErrorKind::SessionEnded && !plan.known.is_another_login(&found) {
         return false;
     }
     match take(engine, &plan.known, reload(plan.known.record, &plan.known, Some(found)), Provenance::Stored) {

@@ -101,6 +101,34 @@ async fn a_login_elsewhere_is_found_by_the_next_who_asks() {
     }
 }
 
+/// Whoever logs out need not have looked whose session that was, and what is logged out may be a later one than ours.
+#[tokio::test(start_paused = true)]
+async fn what_a_sibling_still_saves_of_the_session_ends_its_death_and_undoes_no_logout() {
+    for logged_out_after in [None, Some("nothing"), Some("a look"), Some("a login")] {
+        let store = Silent::default();
+        let [daemon, sibling, elsewhere] = std::array::from_fn(|_| session(&store).0);
+        daemon.login(Token::new("first").refresh_token("bad")).await.unwrap();
+        match logged_out_after {
+            Some("a look") => assert_eq!(access(&elsewhere).await, "first"),
+            Some("a login") => elsewhere.login(Token::new("of-bob")).await.unwrap(),
+            _ => {}
+        }
+        access(&sibling).await;
+        if logged_out_after.is_some() {
+            elsewhere.logout().await.unwrap();
+        }
+        assert!(daemon.refresh().await.unwrap_err().is_login_required());
+        sibling.replace(Token::new("second").refresh_token("good")).await.unwrap();
+        sleep(HOUR).await;
+        let found = within(daemon.refresh()).await.map(|token| token.access().expose().to_owned());
+        let is_over = found.as_ref().is_err_and(|error| error.kind() == ErrorKind::SessionEnded);
+        match logged_out_after {
+            None => assert_eq!(found.unwrap(), "second"),
+            Some(after) => assert!(is_over, "logged out after {after}: {found:?}"),
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_asks_a_session_that_is_over_costs_a_look_now_and_then_and_nothing_else() {
     for is_logged_out in [false, true] {
