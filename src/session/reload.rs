@@ -3,11 +3,11 @@
 use super::{
     ask::{Known, Obtained},
     engine::Engine,
-    issued::{Provenance, Sendable},
+    issued::{Issued, Provenance, Sendable},
     record_head::RecordHead,
 };
 use crate::{
-    secret::Secret,
+    source::Cause,
     store::{Record, StoredToken},
 };
 
@@ -56,15 +56,28 @@ fn is_uncounted(base: RecordHead, known: &Known, found: &Record) -> bool {
     is_other && (found.session, found.revision) == (base.session, base.revision)
 }
 
-/// The stored token, unless it is the one that was refused, has expired, or cannot be sent.
-fn alive(engine: &Engine, known: &Known, found: &StoredToken, provenance: Provenance) -> Option<Sendable> {
-    let is_present = |present: &Secret| present.same_as(&found.access);
-    if known.present.as_ref().is_some_and(|present| is_present(present.token().access())) {
+/// The stored token, unless it is the one that the session has, has expired, or cannot be sent.
+fn alive(
+    engine: &Engine,
+    known: &Known,
+    cause: Cause,
+    found: &StoredToken,
+    provenance: Provenance,
+) -> Option<Sendable> {
+    if known.present.as_ref().is_some_and(|present| is_no_better(present, cause, found)) {
         return None;
     }
     let fresh = engine.sendable(found.to_token(), provenance).ok()?;
     let is_alive = found.expires_at.is_none() || fresh.has_life_left();
     is_alive.then_some(fresh)
+}
+
+/// Whether it is the present token again. Authorities that prolong a token instead of changing it give a better one, but for
+/// whoever was refused with it, or asks for a new one.
+fn is_no_better(present: &Issued, cause: Cause, found: &StoredToken) -> bool {
+    let is_unwanted = matches!(cause, Cause::Refused | Cause::Forced) || present.is_condemned();
+    let is_same = present.token().access().same_as(&found.access);
+    is_same && (is_unwanted || found.expires_at <= present.stored().expires_at)
 }
 
 /// What a reloaded record comes to.
@@ -75,10 +88,16 @@ pub(crate) enum Taken {
     Base(RecordHead, Option<StoredToken>),
 }
 
-pub(crate) fn take(engine: &Engine, known: &Known, reloaded: Reloaded, provenance: Provenance) -> Taken {
+pub(crate) fn take(
+    engine: &Engine,
+    known: &Known,
+    cause: Cause,
+    reloaded: Reloaded,
+    provenance: Provenance,
+) -> Taken {
     let before = || known.present.as_ref().map(|present| present.stored());
     match reloaded {
-        Reloaded::Token(record, token) => match alive(engine, known, &token, provenance) {
+        Reloaded::Token(record, token) => match alive(engine, known, cause, &token, provenance) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
             None => Taken::Base(record, Some(token)),
         },
@@ -99,10 +118,7 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::{
-        super::{
-            issued::Issued,
-            renewal::{Renewal, RenewalMode},
-        },
+        super::renewal::{Renewal, RenewalMode},
         *,
     };
     use crate::{generation::Epoch, placement::Placement, store::SessionId, time::Now, token::Token};

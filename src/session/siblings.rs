@@ -14,6 +14,7 @@ use super::{
     kernel::Finder,
     reload::{Taken, reload, take},
 };
+use crate::source::Cause;
 
 /// Sees to it that the store is being followed.
 pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
@@ -54,7 +55,9 @@ async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provena
     let is_news = !is_logged_out || known.is_another_login(&found);
     let found = Some(found).filter(|_| is_news);
     let by = Finder::Sibling { since: known.record };
-    let is_wanted = match take(engine, &known, reload(known.record, &known, found), provenance) {
+    let reloaded = reload(known.record, &known, found);
+    // Nothing was refused, and nobody asks for a new one.
+    let is_wanted = match take(engine, &known, Cause::Renewal, reloaded, provenance) {
         Taken::Whole(obtained) => engine.conclude(by, obtained).await,
         Taken::Base(..) => engine.slot().await.is_wanted(by),
     };

@@ -94,7 +94,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, before) = match take(&engine, &plan.known, reloaded, Provenance::Stored) {
+    let (base, before) = match take(&engine, &plan.known, plan.cause, reloaded, Provenance::Stored) {
         Taken::Whole(obtained) => return Ok(obtained),
         Taken::Base(base, before) => (base, before),
     };
@@ -192,7 +192,8 @@ async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool 
     if over.kind() == ErrorKind::SessionEnded && !plan.known.is_another_login(&found) {
         return false;
     }
-    match take(engine, &plan.known, reload(plan.known.record, &plan.known, Some(found)), Provenance::Stored) {
+    let reloaded = reload(plan.known.record, &plan.known, Some(found));
+    match take(engine, &plan.known, plan.cause, reloaded, Provenance::Stored) {
         Taken::Whole(_) => true,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);
@@ -254,7 +255,9 @@ async fn look_for_a_sibling(
             if !is_over {
                 return Some(Obtained::Nothing);
             }
-        } else if let Taken::Whole(obtained) = take(engine, &plan.known, reloaded, Provenance::Stored) {
+        } else if let Taken::Whole(obtained) =
+            take(engine, &plan.known, plan.cause, reloaded, Provenance::Stored)
+        {
             return Some(obtained);
         }
     }

@@ -16,10 +16,10 @@ use tower_token_refresh::{
     session::{Changes, State},
     source_fn,
     store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
-    test_util::Gate,
+    test_util::{Gate, TestClock},
 };
 
-use crate::{runtimes::runtime, script::within};
+use crate::{runtimes::runtime, script::within, storage::prolonged};
 
 /// A session that fetches `NAME-1`, `NAME-2`, …
 fn session(name: &'static str, store: impl TokenStore) -> Session {
@@ -50,6 +50,19 @@ async fn a_siblings_refresh_is_used_at_once_and_costs_no_refusal() {
     let after = next(&mut changes).await;
     assert!(matches!((before, after), (State::Issued(old), State::Issued(new)) if new > old));
     assert_eq!(access(&other).await, "one-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_a_sibling_has_had_prolonged_lives_longer_at_once() {
+    let clock = TestClock::new();
+    let (sessions, fetches) = prolonged(MemoryStore::new(), &clock).await;
+    let mut changes = sessions[1].subscribe();
+    let before = next(&mut changes).await;
+    clock.advance(Duration::from_secs(1));
+    sessions[0].refresh().await.unwrap();
+    let after = next(&mut changes).await;
+    assert!(matches!((before, after), (State::Issued(old), State::Issued(new)) if new > old));
+    assert_eq!(fetches.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(start_paused = true)]

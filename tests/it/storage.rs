@@ -2,7 +2,10 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Wake, Waker},
     time::{Duration, SystemTime},
 };
@@ -10,8 +13,10 @@ use std::{
 use http::StatusCode;
 use tokio::runtime::Runtime;
 use tokio_test::{assert_pending, assert_ready_err, task};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{
-    BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenSource,
+    BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenRefreshLayer,
+    TokenSource,
     event::Event,
     session::SessionBuilder,
     source_fn,
@@ -21,8 +26,8 @@ use tower_token_refresh::{
 
 use crate::{
     runtimes::runtime,
-    script::{numbered, until, within},
-    world::World,
+    script::{numbered, status, until, within},
+    world::{World, get, origin},
 };
 
 /// A memory store whose calls can be held, can fail, and are noted. It does not tell of changes.
@@ -382,6 +387,61 @@ async fn sessions_on_one_store_refresh_once_between_them() {
     assert_eq!((first.unwrap().status(), second.unwrap().status()), (StatusCode::OK, StatusCode::OK));
     let counts = authority.counts();
     assert_eq!((counts.logins, counts.refreshes, counts.presented_again()), (1, 1, 0));
+}
+
+/// Sessions on one store, each with the first token, whose authority prolongs it and never changes it; the number of its
+/// calls.
+pub(crate) async fn prolonged(
+    store: impl TokenStore + Clone,
+    clock: &TestClock,
+) -> (Vec<Session>, Arc<AtomicUsize>) {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let session = || {
+        let fetches = fetches.clone();
+        let source = source_fn(move |_: FetchContext| {
+            fetches.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<_, FetchError>(Token::new("the-same").expires_in(Duration::from_secs(7200))) }
+        });
+        Session::builder(source).store(store.clone()).clock(clock.clone()).build()
+    };
+    let sessions: Vec<_> = std::iter::repeat_with(session).take(5).collect();
+    for session in &sessions {
+        session.token().await.unwrap();
+    }
+    (sessions, fetches)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_a_sibling_has_had_prolonged_is_not_fetched_again() {
+    let clock = TestClock::new();
+    let (sessions, fetches) = prolonged(Watched::default(), &clock).await;
+    clock.advance(Duration::from_secs(7201));
+    for session in &sessions {
+        within(session.token()).await.unwrap();
+    }
+    assert_eq!(fetches.load(Ordering::Relaxed), 2, "the first, and the one at its end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_refused_is_fetched_again_although_a_sibling_has_had_it_prolonged() {
+    for is_refused in [false, true] {
+        let clock = TestClock::new();
+        let (sessions, fetches) = prolonged(Watched::default(), &clock).await;
+        for (before, session) in (1..).zip(&sessions) {
+            clock.advance(Duration::from_secs(1));
+            if is_refused {
+                let refuses = service_fn(|_| std::future::ready(status(401)));
+                let client = TokenRefreshLayer::new(session.clone(), origin()).layer(refuses);
+                assert_eq!(
+                    within(client.oneshot(get("/"))).await.unwrap().status(),
+                    StatusCode::UNAUTHORIZED
+                );
+            } else {
+                within(session.refresh()).await.unwrap();
+            }
+            assert_eq!(fetches.load(Ordering::Relaxed), before + 1, "refused: {is_refused}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
