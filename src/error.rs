@@ -39,7 +39,7 @@ pub enum ErrorKind {
     Configuration,
     /// The authority could not be asked or did not answer in full; trying again later may help.
     Transient,
-    /// The refresh took longer than `refresh_timeout`; it goes on and its result will be used.
+    /// The refresh took longer than `refresh_timeout`; it goes on up to `abandon_after`, and its result will be used.
     Timeout,
     /// The authority has refused several times without saying that the session is over; a login is recommended.
     Stalled,

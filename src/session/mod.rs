@@ -164,8 +164,9 @@ impl Session {
         Ok(self.acquire(Ask::Force).await?.token().clone())
     }
 
-    /// Another identity has logged in, with this token. Whoever still waits for the identity before gets
-    /// `SessionChanged`, and a refresh of that one changes nothing any more.
+    /// Another identity has logged in, with this token. A request that was refused as the identity before gets
+    /// `SessionChanged`; one that has sent nothing yet goes out as the new one, whose token is also what those get who wait
+    /// in [`token`](Self::token) or [`refresh`](Self::refresh). A refresh of the identity before changes nothing any more.
     ///
     /// # Errors
     ///
@@ -194,9 +195,11 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`login`](Self::login), but where the store has to be read first, `Store` and `NoRuntime` may also say that this
-    /// could not be done, and that nothing has changed. `SessionEnded` after a logout, and `SessionChanged` if
-    /// somebody has logged in while the store was waited for.
+    /// As [`login`](Self::login), but where the store has to be read first, `Store` and `NoRuntime` may also mean that this
+    /// could not be done, and that nothing has changed. The kind does not tell; the call may be repeated in either case, if
+    /// its token is still the newest. One whose token brings a refresh token never has to read, and is not to be repeated:
+    /// a refresh may have spent that one meanwhile. `SessionEnded` after a logout, and `SessionChanged` if somebody has
+    /// logged in while the store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let token = self.engine.sendable(token, Provenance::New)?;
         let written = self.engine.replace(token).await?;
