@@ -29,7 +29,8 @@ pub(crate) struct Failure {
 pub(crate) enum Ask {
     /// A token to send a request with.
     Need,
-    /// The same after a refresh that succeeded: what it brought is good enough, expired by our clock or not.
+    /// The same after a refresh that succeeded: what it brought is good enough, expired by our clock or not, unless it is
+    /// what somebody had stored who has logged in long ago.
     Take,
     /// A better token than this one, which was refused.
     Refuse { stamp: Stamp, verdict: Verdict },
@@ -112,7 +113,7 @@ pub(crate) enum Obtained {
 pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bool {
     match ask {
         Ask::Need => token.is_usable(now()),
-        Ask::Take => !token.is_condemned(),
+        Ask::Take => !token.is_condemned() && !token.came_too_late(),
         Ask::Refuse { stamp, .. } => {
             token.stamp().epoch == stamp.epoch
                 && token.stamp().generation > stamp.generation

@@ -76,7 +76,7 @@ impl Sendable {
         provenance: Provenance,
     ) -> Result<Self, Error> {
         let credential = placement.prepare(&token)?;
-        let left = remaining(&token, now);
+        let left = remaining(&token, now, provenance);
         let expiry = left.map(|left| Moment::after(now, left));
         let due =
             left.and_then(|left| renewal.wait(left, random::fraction())).map(|wait| Moment::after(now, wait));
@@ -95,9 +95,9 @@ impl Sendable {
         }
     }
 
-    /// Whether the end of its life is known and still to come.
-    pub(crate) fn has_life_left(&self) -> bool {
-        self.expiry.is_some()
+    /// Whether it was dead already when it came, as only a stored token can be.
+    pub(crate) fn came_too_late(&self) -> bool {
+        self.expiry.is_some_and(|expiry| expiry.has_come(self.received))
     }
 
     /// The same token; one that came without a refresh token keeps the one before.
@@ -121,14 +121,13 @@ impl Sendable {
     }
 }
 
-/// What is left of the token's life, where that is known. A moment that is past already counts as unknown: the
-/// server decides whether such a token is good.
-fn remaining(token: &Token, now: Now) -> Option<Duration> {
+/// What is left of the token's life, where that is known. Nothing is left of a stored token whose moment is past. That of
+/// one that has just come counts as unknown then, because a clock may be wrong: the server decides whether it is good.
+fn remaining(token: &Token, now: Now, provenance: Provenance) -> Option<Duration> {
     let by_wall = token
         .moment_of_expiry()
-        .and_then(|moment| moment.duration_since(UNIX_EPOCH).ok())
-        .and_then(|moment| moment.checked_sub(now.wall))
-        .filter(|left| !left.is_zero());
+        .map(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(now.wall))
+        .filter(|left| provenance != Provenance::New || !left.is_zero());
     match (token.lifetime(), by_wall) {
         (Some(lifetime), Some(left)) => Some(lifetime.min(left)),
         (lifetime, left) => lifetime.or(left),
@@ -177,6 +176,11 @@ impl Issued {
     #[inline]
     pub(crate) fn stamp(&self) -> Stamp {
         self.stamp
+    }
+
+    /// Whether it was dead already when it came: nobody gets it, and its refresh token gets the next one.
+    pub(crate) fn came_too_late(&self) -> bool {
+        self.sendable.came_too_late()
     }
 
     pub(crate) fn is_expired(&self, now: Now) -> bool {

@@ -67,9 +67,7 @@ fn alive(
     if known.present.as_ref().is_some_and(|present| is_no_better(present, cause, found)) {
         return None;
     }
-    let fresh = engine.sendable(found.to_token(), provenance).ok()?;
-    let is_alive = found.expires_at.is_none() || fresh.has_life_left();
-    is_alive.then_some(fresh)
+    engine.sendable(found.to_token(), provenance).ok().filter(|fresh| !fresh.came_too_late())
 }
 
 /// Whether it is the present token again. Authorities that prolong a token instead of changing it give a better one, but for

@@ -14,11 +14,12 @@ use http::StatusCode;
 use tempfile::TempDir;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    ErrorKind, FetchContext, FetchError, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Session, Token,
     event::Event,
+    session::SessionBuilder,
     source_fn,
     store::{Damaged, FileStore, MemoryStore, Record, SessionId, StoredToken, Superseded, TokenStore},
-    test_util::{Endpoint, ModelAuthority},
+    test_util::{Endpoint, Failure, ModelAuthority, TestClock},
 };
 
 use crate::world::World;
@@ -437,6 +438,54 @@ async fn a_login_stands_against_a_sibling_whose_refreshes_it_has_not_seen() {
     let found = in_time(sibling.session.refresh()).await.unwrap();
     assert_eq!(found.access().expose(), rotated.access().expose(), "one identity, one token");
     assert_eq!(authority.counts().presented_again(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_of_another_identity_is_refreshed_before_anybody_gets_it() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    for fails in [false, true] {
+        for ask in ["token", "a token that lasts", "refresh", "request"] {
+            let (place, clock) = (Place::new(), TestClock::new());
+            let authority = ModelAuthority::new()
+                .account("bob", "builder")
+                .clock(clock.clone())
+                .access_lifetime(120 * MINUTE);
+            let process = || {
+                let on_file = |session: SessionBuilder| session.store(place.store()).clock(clock.clone());
+                World::with(authority.clone(), on_file, |layer| layer)
+            };
+            let daemon = process();
+            daemon.session.token().await.unwrap();
+            process().session.login(authority.login_as("bob", "builder").await.unwrap()).await.unwrap();
+            clock.advance(180 * MINUTE);
+            if fails {
+                authority.fail_always(Endpoint::Refresh, Failure::Reset);
+            }
+            let got = in_time(async {
+                Ok(match ask {
+                    "token" => daemon.session.token().await?,
+                    "a token that lasts" => daemon.session.token_valid_for(5 * MINUTE).await?,
+                    "refresh" => daemon.session.refresh().await?,
+                    _ => {
+                        daemon.get("/").await?;
+                        daemon.session.token().await?
+                    }
+                })
+            });
+            let got: Result<Token, BoxError> = got.await;
+            assert_eq!(authority.counts().refreshes, 1, "{ask}");
+            if fails {
+                assert!(
+                    Error::find(&*got.unwrap_err()).unwrap().is_transient(),
+                    "{ask}: nobody gets the dead one"
+                );
+                assert!(daemon.api.requests().is_empty());
+            } else {
+                assert_eq!(authority.holder(got.unwrap().access().expose()).as_deref(), Some("bob"), "{ask}");
+                assert!(daemon.api.requests().len() <= 1, "the dead token was not even tried");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
