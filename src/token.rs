@@ -65,8 +65,8 @@ impl Token {
         self
     }
 
-    /// The moment at which the token dies by the wall clock. A moment that is past already only means that the
-    /// token is not renewed ahead of time: the server decides whether it is good.
+    /// The moment at which the token dies by the wall clock; beside a lifetime, the earlier of the two counts. A moment
+    /// that is past already only means that the token is not renewed ahead of time: the server decides whether it is good.
     #[must_use]
     pub fn expires_at(mut self, moment: impl Into<Option<SystemTime>>) -> Self {
         self.parts().expires_at = moment.into();
@@ -136,12 +136,14 @@ impl Token {
         matches!(self.0.refresh, Refresh::Unsaid)
     }
 
-    /// The lifetime that [`expires_in`](Self::expires_in) was told, counted from when the token was fetched. `None`: unknown.
+    /// The lifetime that [`expires_in`](Self::expires_in) was told, counted from when the token was fetched, which may have
+    /// been long ago: see [`moment_of_expiry`](Self::moment_of_expiry). `None`: unknown.
     pub fn lifetime(&self) -> Option<Duration> {
         self.0.lifetime
     }
 
-    /// The moment that [`expires_at`](Self::expires_at) was told; a token that was read from a store has its end here.
+    /// The moment that [`expires_at`](Self::expires_at) was told. A token that a session hands out has its end here, if that is
+    /// known, so that its life does not begin anew in another session.
     pub fn moment_of_expiry(&self) -> Option<SystemTime> {
         self.0.expires_at
     }
@@ -151,7 +153,8 @@ impl Token {
         self.0.refresh_lifetime
     }
 
-    /// The moment that [`refresh_expires_at`](Self::refresh_expires_at) was told.
+    /// The moment that [`refresh_expires_at`](Self::refresh_expires_at) was told, or at which the refresh token dies of a token
+    /// that a session hands out, if that is known.
     pub fn moment_of_refresh_expiry(&self) -> Option<SystemTime> {
         self.0.refresh_expires_at
     }

@@ -89,10 +89,14 @@ impl Sendable {
         StoredToken {
             access: self.token.access().clone(),
             refresh: self.token.refresh().cloned(),
-            expires_at: self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall)),
+            expires_at: self.expires_at(),
             refresh_expires_at: self.refresh_expires_at,
             kind: self.token.kind().map(str::to_owned),
         }
+    }
+
+    fn expires_at(&self) -> Option<SystemTime> {
+        self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall))
     }
 
     /// Whether it was dead already when it came, as only a stored token can be.
@@ -109,10 +113,18 @@ impl Sendable {
         self
     }
 
+    /// The same, and the token itself says when it dies: whoever is handed it, another session perhaps, does not know since
+    /// when its lifetime counts.
+    fn dated(self) -> Self {
+        let expires_at = self.expires_at().or(self.token.moment_of_expiry());
+        let token = self.token.expires_at(expires_at).refresh_expires_at(self.refresh_expires_at);
+        Sendable { token, ..self }
+    }
+
     pub(crate) fn issue(self, epoch: Epoch, worth: Arc<Worth>) -> Arc<Issued> {
         let stamp = Stamp { epoch, generation: Generation::next() };
         Arc::new(Issued {
-            sendable: self,
+            sendable: self.dated(),
             stamp,
             condemned: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
@@ -122,16 +134,13 @@ impl Sendable {
 }
 
 /// What is left of the token's life, where that is known. Nothing is left of a stored token whose moment is past. That of
-/// one that has just come counts as unknown then, because a clock may be wrong: the server decides whether it is good.
+/// one that has just come counts as unknown then, because a clock may be wrong: the server decides whether it is good. A
+/// lifetime beside such a moment may have been over for long.
 fn remaining(token: &Token, now: Now, provenance: Provenance) -> Option<Duration> {
-    let by_wall = token
-        .moment_of_expiry()
-        .map(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(now.wall))
-        .filter(|left| provenance != Provenance::New || !left.is_zero());
-    match (token.lifetime(), by_wall) {
-        (Some(lifetime), Some(left)) => Some(lifetime.min(left)),
-        (lifetime, left) => lifetime.or(left),
-    }
+    let Some(moment) = token.moment_of_expiry() else { return token.lifetime() };
+    let by_wall = moment.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(now.wall);
+    let left = token.lifetime().map_or(by_wall, |lifetime| lifetime.min(by_wall));
+    (provenance != Provenance::New || !left.is_zero()).then_some(left)
 }
 
 /// When the refresh token dies by the wall clock, if that is known.
@@ -231,12 +240,13 @@ impl Issued {
             token: match answer.refresh() {
                 Some(refresh) => token.refresh_token(refresh.clone()),
                 None => token.without_refresh_token(),
-            },
+            }
+            .refresh_expires_in(answer.refresh_lifetime()),
             refresh_expires_at: refresh_expiry(answer, now),
             ..self.sendable.clone()
         };
         Arc::new(Issued {
-            sendable,
+            sendable: sendable.dated(),
             stamp: self.stamp,
             condemned: AtomicBool::new(self.is_condemned()),
             fresh_until: AtomicU64::new(0),

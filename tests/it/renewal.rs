@@ -14,8 +14,9 @@ use tower_token_refresh::{
     Cause, FetchContext, FetchError, Session, Token,
     session::{RenewalMode, SessionBuilder, State},
     source_fn,
-    store::MemoryStore,
+    store::{MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, ModelAuthority, TestClock},
+    time::Clock as _,
 };
 
 use crate::{script::within, storage::Watched, world::World};
@@ -183,6 +184,51 @@ async fn a_clock_that_is_set_back_saves_no_token() {
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.api.requests().len(), 1);
     assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_another_session_has_handed_over_dies_when_it_does_there() {
+    for by_login in [false, true] {
+        let (hub, clock) = world(|session| session).await;
+        let store = MemoryStore::new();
+        let inner = hub.session.clone();
+        let source = source_fn(move |_: FetchContext| {
+            let inner = inner.clone();
+            async move { Ok::<_, FetchError>(inner.token().await?) }
+        });
+        let session = Session::builder(source).store(store.clone()).clock(clock.clone()).build();
+        clock.advance(LIFE - 600 * SECOND);
+        let first = hub.session.token().await.unwrap();
+        if by_login {
+            session.login(first.clone()).await.unwrap();
+        }
+        assert_eq!(session.token().await.unwrap().access().expose(), first.access().expose());
+        let saved = async || store.load().await.unwrap().unwrap().token.unwrap().expires_at;
+        assert_eq!(saved().await, Some(clock.wall() + 600 * SECOND), "as the first session has counted it");
+        clock.advance(600 * SECOND);
+        assert_ne!(session.token().await.unwrap().access().expose(), first.access().expose());
+        assert_eq!(hub.authority.counts().refreshes, 1);
+        session.login(first).await.unwrap();
+        assert_eq!(saved().await, None, "handed over after its end, it does not begin a new life either");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_another_session_has_handed_over_dies_when_it_does_there() {
+    let clock = TestClock::new();
+    let session = |store: &MemoryStore| {
+        let source = source_fn(async |_| Err(FetchError::login_required("nobody asks")));
+        Session::builder(source).store(store.clone()).clock(clock.clone()).build()
+    };
+    let (one, other) = (MemoryStore::new(), MemoryStore::new());
+    let hub = session(&one);
+    hub.login(Token::new("A").refresh_token("R").refresh_expires_in(LIFE)).await.unwrap();
+    clock.advance(LIFE / 2);
+    session(&other).login(hub.token().await.unwrap()).await.unwrap();
+    let saved =
+        async |store: &MemoryStore| store.load().await.unwrap().unwrap().token.unwrap().refresh_expires_at;
+    assert_eq!(saved(&other).await, Some(clock.wall() + LIFE / 2));
+    assert_eq!(saved(&other).await, saved(&one).await);
 }
 
 #[tokio::test(start_paused = true)]
