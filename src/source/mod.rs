@@ -75,6 +75,10 @@ pub trait TokenSource: Send + Sync + 'static {
 
     /// Asks `next` in the same fetch when the authority has refused what this source has, or when it has nothing:
     /// a refresh token first, a login where that is dead. No other failure asks for a login.
+    ///
+    /// The session hears of the last failure only. If this source has been refused its refresh token and `next` fails for the
+    /// moment, the next fetch brings the same refresh token. Sources of this crate remember what was refused and do not
+    /// present it again; one of your own has to do that itself (RFC 9700 §4.14.2: an authority may take it for a replay).
     fn or_else<S: TokenSource>(self, next: S) -> OrElse<Self, S>
     where
         Self: Sized,
@@ -183,6 +187,9 @@ impl FetchContext {
     /// [finally](FetchError::without_fallback), it is asked once more, with it, because a clock may be wrong. Sources of
     /// this crate that log in do not ask for credentials again then; one of your own that has been asked without a refresh
     /// token just before may do the same.
+    ///
+    /// Of a refusal the session knows when a fetch ends with it. Where another source is asked [next](TokenSource::or_else)
+    /// and fails for the moment, the source that was refused has to remember that itself, as those of this crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
     }
