@@ -303,7 +303,12 @@ impl Storage {
     ///
     /// It did not answer: nothing else is to be asked of it for the same end.
     async fn read(&self) -> Result<Result<Option<Record>, Error>, Error> {
-        Ok(match self.in_time(async { self.store.load().await }).await? {
+        let mut found = self.in_time(async { self.store.load().await }).await?;
+        if let Ok(Some(Record { token: Some(token), .. })) = &mut found {
+            // What stands in a column that cannot be without a value.
+            token.refresh.take_if(|refresh| refresh.expose().is_empty());
+        }
+        Ok(match found {
             // To be written over, which nothing may wait for.
             Err(error) if is_damaged(&error) => {
                 self.observers.announce(&Event::StoreFailed { error: &error });

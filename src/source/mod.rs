@@ -168,10 +168,10 @@ impl FetchContext {
         }
     }
 
-    /// The same, with the refresh token of a session, if it has one.
+    /// The same, with the refresh token of a session, if it has one. An empty one is none.
     #[must_use]
     pub fn with_refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
-        self.refresh_token = refresh.secret();
+        self.refresh_token = refresh.secret().filter(|secret| !secret.expose().is_empty());
         self
     }
 

@@ -213,7 +213,7 @@ pub struct Record {
 pub struct StoredToken {
     /// The access token.
     pub access: Secret,
-    /// The refresh token.
+    /// The refresh token. An empty one is none.
     pub refresh: Option<Secret>,
     /// When the access token dies by the wall clock, if that is known.
     pub expires_at: Option<SystemTime>,

@@ -19,6 +19,7 @@ use tower_token_refresh::{
     TokenSource,
     event::Event,
     session::SessionBuilder,
+    source::Cause,
     source_fn,
     store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation, TestClock},
@@ -896,6 +897,24 @@ async fn an_empty_refresh_token_is_none() {
     session.login(Token::new("token").refresh_token("of-alice")).await.unwrap();
     let refreshed = session.refresh().await.unwrap();
     assert_eq!(refreshed.refresh().map(|token| token.expose()), Some("of-alice"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_refresh_token_in_the_store_is_none() {
+    let store = MemoryStore::new();
+    let mut token = StoredToken::new("expired");
+    (token.refresh, token.expires_at) = (Some("".into()), Some(SystemTime::UNIX_EPOCH));
+    store.save(&Record { session: SessionId(1), revision: 1, token: Some(token) }, None).await.unwrap();
+    let session = Session::builder(source_fn(|cx: FetchContext| async move {
+        assert!(cx.refresh_token().is_none(), "there is nothing to present");
+        Ok::<_, FetchError>(Token::new("fetched"))
+    }))
+    .store(store)
+    .build();
+    assert_eq!(session.token().await.unwrap().access().expose(), "fetched");
+
+    let cx = FetchContext::new(Cause::Refused).with_refresh_token("");
+    assert!(cx.refresh_token().is_none(), "in a test of a source's own, too");
 }
 
 #[tokio::test(start_paused = true)]
