@@ -28,13 +28,14 @@ const OLD: (&str, &str) = ("old-access", "old-refresh");
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Codes that ask for another time.
 const LATER: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
-const CODES: [&str; 6] = [
+const CODES: [&str; 7] = [
     "invalid_grant",
     "access_denied",
     "mfa_required",
     "interaction_required",
-    "consent_required",
+    "login_required",
     "account_selection_required",
+    "consent_required",
 ];
 
 /// The input is a [`Message`] whose body is [`steps`]: the answer to a refresh, or to another grant that its first

@@ -37,7 +37,7 @@
 //! | answer | then |
 //! |---|---|
 //! | 400 or another 4xx with `invalid_grant`, or a code given to [`dead_codes`](TokenEndpoint::dead_codes) | the grant is over: the next source, or a login |
-//! | 4xx with `access_denied`, `mfa_required`, `interaction_required` … | the session is over; no source is asked. [`AuthorityError`](super::AuthorityError) tells more |
+//! | 4xx with `access_denied`, `mfa_required`, `interaction_required`, `login_required` … | the session is over; no source is asked. [`AuthorityError`](super::AuthorityError) tells more |
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | a failure of the configuration: the session is kept |
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | again later; the session is kept |
 //! | another 5xx, or no complete answer | the same, more carefully: the refresh token may be spent |

@@ -78,9 +78,14 @@ impl AuthorityError {
 pub(super) const DEAD: &[&str] = &["invalid_grant"];
 /// Codes that no other grant would change.
 pub(super) const BLOCKED: &[&str] = &["access_denied"];
-/// Codes that ask for a person.
-pub(super) const INTERACTION: &[&str] =
-    &["mfa_required", "interaction_required", "consent_required", "account_selection_required"];
+/// Codes that ask for a person (OpenID Connect Core §3.1.2.6, apart from the first).
+pub(super) const INTERACTION: &[&str] = &[
+    "mfa_required",
+    "interaction_required",
+    "login_required",
+    "account_selection_required",
+    "consent_required",
+];
 /// Codes that speak of the client or its request (RFC 6749 §5.2, RFC 8707).
 pub(super) const CONFIGURATION: &[&str] = &[
     "invalid_client",

@@ -240,7 +240,14 @@ mod tests {
 
     #[test]
     fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
-        for code in ["access_denied", "mfa_required", "interaction_required", "consent_required"] {
+        for code in [
+            "access_denied",
+            "mfa_required",
+            "interaction_required",
+            "login_required",
+            "account_selection_required",
+            "consent_required",
+        ] {
             for grant in [Grant::Refresh, Grant::User, Grant::Login] {
                 let body = format!(r#"{{"error":"{code}"}}"#);
                 assert_eq!(class(&Reading::default(), grant, 403, &body), (LoginRequired, false), "{code}");
