@@ -96,8 +96,8 @@ async fn a_scope_resources_an_audience_and_more_are_sent_when_they_are_asked_for
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parameter_of_the_grant_itself_is_refused_when_it_is_built() {
-    for name in ["grant_type", "refresh_token", "client_secret", "code", ""] {
+async fn a_parameter_that_would_stand_twice_is_refused_when_it_is_built() {
+    for name in ["grant_type", "refresh_token", "client_secret", "code", "scope", ""] {
         let refused = endpoint(&Idp::default()).param(name, "x").unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Encode, "{name}");
     }

@@ -87,9 +87,10 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// `Encode` for one that the grants and the client's authentication are made of.
+    /// `Encode` for one that the grants and the client's authentication are made of, and for `scope`, which
+    /// [`scope`](Self::scope) sets: it may stand in a request once (RFC 6749 §3.2).
     pub fn param(self, name: &str, value: impl Into<Secret>) -> Result<Self, Error> {
-        const OURS: [&str; 10] = [
+        const OURS: [&str; 11] = [
             "grant_type",
             "refresh_token",
             "username",
@@ -99,10 +100,11 @@ impl TokenEndpoint {
             "code_verifier",
             "client_id",
             "client_secret",
+            "scope",
             "",
         ];
         if OURS.contains(&name) {
-            return Err(Error::new(ErrorKind::Encode, "this parameter is the grant's own"));
+            return Err(Error::new(ErrorKind::Encode, "this parameter is the grant's own or has a method"));
         }
         Ok(self.pushed(name, value.into()))
     }
