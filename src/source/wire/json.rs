@@ -186,9 +186,7 @@ pub(in crate::source) fn object<'a>(
     secrets: impl Iterator<Item = (&'a str, &'a str)> + Clone,
     others: &[(String, Scalar)],
 ) -> Zeroizing<Vec<u8>> {
-    // Enough for any escapes, so that no copy of a secret is left behind by growing.
-    let secret_bytes: usize = secrets.clone().map(|(name, value)| 6 * (name.len() + value.len()) + 8).sum();
-    let mut text = Zeroizing::new(Vec::with_capacity(secret_bytes + 2));
+    let mut text = Zeroizing::new(Vec::with_capacity(room(secrets.clone(), others)));
     let mut opening = "{";
     for (name, value) in secrets {
         member(&mut text, &mut opening, name, &value);
@@ -202,6 +200,14 @@ pub(in crate::source) fn object<'a>(
     }
     text.push(b'}');
     text
+}
+
+/// Enough for all of them with any escapes, so that no copy of a secret is left behind by growing.
+fn room<'a>(secrets: impl Iterator<Item = (&'a str, &'a str)>, others: &[(String, Scalar)]) -> usize {
+    let room = |name: &str, value: &str| 6 * (name.len() + value.len()) + 8;
+    let for_secrets: usize = secrets.map(|(name, value)| room(name, value)).sum();
+    let for_others: usize = others.iter().map(|(name, value)| room(name, &value.to_string())).sum();
+    for_secrets + for_others + 2
 }
 
 fn member(text: &mut Vec<u8>, opening: &mut &str, name: &str, value: &impl serde::Serialize) {
@@ -297,6 +303,21 @@ mod tests {
         ] {
             let number = Json::parse(written.as_bytes()).as_ref().and_then(Json::number);
             assert_eq!(number, Some(read), "{written}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_an_object_does_not_grow_once_a_secret_is_in_it() {
+        let control = "\u{1}".repeat(100);
+        let others = [
+            (control.clone(), Scalar::Text(control.clone())),
+            ("least".to_owned(), Scalar::Number(i64::MIN)),
+            ("no".to_owned(), Scalar::Bool(false)),
+        ];
+        for others in [&others[..], &others[1..], &[]] {
+            let secrets = [(control.as_str(), control.as_str()), ("", "")].into_iter();
+            let text = object(secrets.clone(), others);
+            assert_eq!(text.capacity(), room(secrets, others));
         }
     }
 
