@@ -130,7 +130,7 @@ impl Ledger {
             return None;
         }
         if let Some(spent) = &token.spent {
-            if now < spent.at + self.grace {
+            if now < spent.at.saturating_add(self.grace) {
                 return Some(self.grant(spent.pair, now));
             }
             if self.rotation == Rotation::ReuseKillsFamily {
@@ -144,7 +144,7 @@ impl Ledger {
         let refresh = if rotates {
             Some(self.issue_refresh(family, now))
         } else {
-            self.refreshes[place].until = self.refresh_lifetime.map(|lifetime| now + lifetime);
+            self.refreshes[place].until = self.refresh_lifetime.map(|lifetime| now.saturating_add(lifetime));
             (self.rotation == Rotation::Off).then_some(place)
         };
         let pair = Pair { access, refresh };
@@ -198,13 +198,13 @@ impl Ledger {
                 token.revoked = true;
             }
         }
-        let until = self.access_lifetime.map(|lifetime| now + lifetime);
+        let until = self.access_lifetime.map(|lifetime| now.saturating_add(lifetime));
         self.accesses.push(Access { family, until, revoked: false });
         self.accesses.len() - 1
     }
 
     fn issue_refresh(&mut self, family: usize, now: Duration) -> usize {
-        let until = self.refresh_lifetime.map(|lifetime| now + lifetime);
+        let until = self.refresh_lifetime.map(|lifetime| now.saturating_add(lifetime));
         self.refreshes.push(Refresh { family, until, revoked: false, spent: None });
         self.refreshes.len() - 1
     }

@@ -128,7 +128,8 @@ impl ModelAuthority {
         self.with(|state| state.ledger.accounts.push((name.to_owned(), password.to_owned())))
     }
 
-    /// How long access tokens live that are issued from now on. `None`: for ever, and answers have no `expires_in`.
+    /// How long access tokens live that are issued from now on. `None`: for ever, and answers have no `expires_in`. That is
+    /// in whole seconds, as RFC 6749 §5.1 has it: clients are not told of a lifetime below one.
     #[must_use]
     pub fn access_lifetime(self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.with(|state| state.ledger.access_lifetime = lifetime.into())

@@ -65,6 +65,23 @@ async fn within_the_grace_window_a_spent_refresh_token_brings_the_same_pair_agai
     assert!(!alive(&authority, &second));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_longest_of_times_are_for_ever() {
+    let clock = TestClock::new();
+    let authority = ModelAuthority::new().clock(clock.clone()).grace(Duration::MAX);
+    let authority = authority.access_lifetime(Duration::MAX).refresh_lifetime(Duration::MAX);
+    clock.advance(MINUTE);
+    let first = authority.login().await.unwrap();
+    let second = refresh(&authority, &first).await.unwrap();
+    clock.advance(10_000 * MINUTE);
+    let again = refresh(&authority, &first).await.unwrap();
+    assert_eq!(refresh_token(&again), refresh_token(&second));
+    assert!(alive(&authority, &first) && alive(&authority, &second));
+
+    let authority = authority.rotation(Rotation::Off);
+    refresh(&authority, &second).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_newest_only_authority_ends_the_older_tokens_of_the_same_account() {
     let authority = ModelAuthority::new().account("bob", "builder").newest_only();
