@@ -17,7 +17,8 @@ use crate::{secret::Secret, token::Token};
 /// Gets tokens for an application with its own credentials, where the platform does not speak OAuth 2.
 ///
 /// A refusal of the credentials is a failure of the configuration: the session is kept, cools down and asks again, because
-/// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow.
+/// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow. What it says at
+/// status 200 by a text in the place of a business code is [transient](crate::ErrorKind::Transient), which comes to the same.
 ///
 /// ```
 /// use tower_token_refresh::{Session, source::{AppToken, JsonAnswer}};
