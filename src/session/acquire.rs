@@ -90,7 +90,9 @@ impl Wait {
         let mut moved = false;
         while let Some(set) = &mut self.alarm {
             self.alarm = match ready!(set.poll_join_next(cx)) {
-                Some(Ok(Ok(()))) => return Poll::Ready(Landed::Failed(engine::late())),
+                Some(Ok(Ok(()))) => {
+                    return Poll::Ready(Landed::Failed(engine::late(self.landing.flight())));
+                }
                 // The runtime of the alarm went away before it was time. If this one has gone, too, nothing rings.
                 Some(Err(_)) if !moved => alarm(self.landing.flight(), engine),
                 Some(Err(_) | Ok(Err(_))) | None => None,

@@ -242,7 +242,10 @@ impl Engine {
         if on {
             // They have waited long enough: not for an observer, too.
             flight.land(Landed::Failed(error.clone()));
-            self.announce(&Event::RefreshFailed { error: &error });
+            // That a session is over was told when it happened.
+            if flight.over().is_none() {
+                self.announce(&Event::RefreshFailed { error: &error });
+            }
         } else {
             // It has ended already, and an observer keeps it from saying so.
             flight.land(flight.end());
@@ -477,9 +480,10 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// What waiters are told at `refresh_timeout`.
-pub(crate) fn late() -> Error {
-    Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on")
+/// What waiters are told at `refresh_timeout`: of a session that is over, that it is, as long as nothing else is known.
+pub(super) fn late(flight: &Flight) -> Error {
+    let late = || Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
+    flight.over().cloned().unwrap_or_else(late)
 }
 
 impl fmt::Debug for Engine {

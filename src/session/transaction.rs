@@ -55,7 +55,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
-            engine.overdue(&flight, engine::late()).await;
+            engine.overdue(&flight, engine::late(&flight)).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
             match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,

@@ -151,6 +151,31 @@ async fn whoever_asks_a_session_that_is_over_costs_a_look_now_and_then_and_nothi
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_over_stays_so_for_whoever_waits_for_a_slow_look() {
+    let (store, told) = (Watched::default(), Arc::new(AtomicUsize::new(0)));
+    let count = told.clone();
+    let source = source_fn(|_| async { Err::<Token, _>(FetchError::login_required("over")) });
+    let session = Session::builder(source)
+        .store(store.clone())
+        .refresh_timeout(Duration::from_secs(1))
+        .unwrap()
+        .observer(move |_: &Event<'_>| {
+            count.fetch_add(1, Ordering::SeqCst);
+        })
+        .build();
+    session.token().await.unwrap_err();
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+    sleep(HOUR).await;
+    let gate = Gate::new();
+    store.set(|store| store.hold_load = Some(gate.clone()));
+    for _waits in [true, false] {
+        assert_eq!(within(session.token()).await.unwrap_err().kind(), ErrorKind::LoginRequired);
+        within(gate.waiting(1)).await;
+    }
+    assert_eq!(told.load(Ordering::SeqCst), 1, "it was told when it happened");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_a_session_is_told_once_however_often_it_looks() {
     let store = Silent::default();
     let told = Arc::new(AtomicUsize::new(0));
