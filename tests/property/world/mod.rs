@@ -291,8 +291,10 @@ impl World {
             let mut replacing = pin!(session.replace(token));
             let first = poll!(&mut replacing);
             let is_over = |error: &Error| error.kind() == ErrorKind::SessionEnded;
-            if !matches!(&first, Poll::Ready(Err(error)) if is_over(error)) {
-                book.replace(pid, account, &pair);
+            match &first {
+                // Nothing has changed: whoever waits goes on waiting.
+                Poll::Ready(Err(error)) if is_over(error) => book.waiters_may_wait_again(),
+                _ => book.replace(pid, account, &pair),
             }
             if first.is_pending() {
                 drop(replacing.await);
