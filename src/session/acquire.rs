@@ -172,16 +172,6 @@ impl Acquire {
         })
     }
 
-    /// Whether what a refresh has brought is good enough. It may only have found a token in the store that does not last long
-    /// enough.
-    fn takes_what_there_is(&self) -> bool {
-        match self.ask {
-            Ask::Refuse { .. } => false,
-            Ask::Last(_) => !self.engine.present().is_some_and(|token| token.is_from_store()),
-            _ => true,
-        }
-    }
-
     /// What a failed refresh leaves: a token that may still be sent, for those who have not been refused with it.
     fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
         let now = self.engine.now();
@@ -221,7 +211,7 @@ impl Future for Acquire {
                 match landed {
                     Landed::Changed if is_news => {
                         self.changes = self.changes.saturating_add(1);
-                        if self.takes_what_there_is() {
+                        if !matches!(self.ask, Ask::Refuse { .. }) {
                             self.ask = Ask::Take;
                         }
                     }
