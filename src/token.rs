@@ -77,8 +77,7 @@ impl Token {
     /// keeps the old one (RFC 6749 §6), and so does one whose refresh token is empty.
     #[must_use]
     pub fn refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
-        let refresh = refresh.secret().filter(|secret| !secret.expose().is_empty());
-        self.parts().refresh = refresh.map_or(Refresh::Unsaid, Refresh::Present);
+        self.parts().refresh = given(refresh).map_or(Refresh::Unsaid, Refresh::Present);
         self
     }
 
@@ -168,6 +167,11 @@ impl Token {
 pub trait OptionalSecret {
     /// The secret, if there is one.
     fn secret(self) -> Option<Secret>;
+}
+
+/// A refresh token as it was given: an empty one is none.
+pub(crate) fn given(refresh: impl OptionalSecret) -> Option<Secret> {
+    refresh.secret().filter(|secret| !secret.expose().is_empty())
 }
 
 macro_rules! optional_secret {

@@ -52,7 +52,7 @@ use http::Request;
 use crate::{
     reentry::Mark,
     secret::Secret,
-    token::{OptionalSecret, Token},
+    token::{OptionalSecret, Token, given},
 };
 
 /// Asks an authority for tokens.
@@ -171,7 +171,7 @@ impl FetchContext {
     /// The same, with the refresh token of a session, if it has one. An empty one is none.
     #[must_use]
     pub fn with_refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
-        self.refresh_token = refresh.secret().filter(|secret| !secret.expose().is_empty());
+        self.refresh_token = given(refresh);
         self
     }
 
