@@ -16,14 +16,13 @@ pub fn goals(figures: &Figures) -> String {
             Some(value) if value <= goal.gate => "gate",
             Some(_) => "missed",
         };
-        let peer = goal.peer.and_then(|(name, key)| Some((name, Quantity::Of(key).of(figures)?)));
-        let (peer, ratio) = match (peer, measured) {
-            (Some((name, value)), Some(measured)) if value > 0.0 => {
-                (format!("{name}: {}", number(value)), format!("{:.2}", measured / value))
-            }
-            (Some((name, value)), _) => (format!("{name}: {}", number(value)), String::new()),
-            (None, _) => Default::default(),
-        };
+        let of = |key| Quantity::Of(key).of(figures);
+        let peer = goal.peer.as_ref().and_then(|peer| Some((peer, of(peer.figure)?)));
+        let (peer, ratio) = peer.map_or_else(Default::default, |(peer, value)| {
+            let ours = of(peer.ours).filter(|_| value > 0.0);
+            let ratio = ours.map_or_else(String::new, |ours| format!("{:.2}", ours / value));
+            (format!("{}: {}", peer.name, number(value)), ratio)
+        });
         table.push_str(&format!(
             "| {} | {} | {} | {} | {} | {state} | {peer} | {ratio} | `{}` |\n",
             goal.name,
