@@ -59,12 +59,25 @@ impl Moment {
 /// How a token came to the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Provenance {
-    /// From the authority, or from the caller.
+    /// From the authority, or from a caller who has it from there.
     New,
+    /// From a caller who knows the moment of its end: nobody knows how long it has lived.
+    Handed,
     /// From the store, at the start or by a refresh: it may have been revoked meanwhile, and nobody knows how long it has lived.
     Stored,
     /// From the store, where a sibling has put it just now.
     Sibling,
+}
+
+impl Provenance {
+    /// Of a token that a caller brings.
+    pub(crate) fn of_brought(token: &Token) -> Self {
+        if token.moment_of_expiry().is_some() { Provenance::Handed } else { Provenance::New }
+    }
+
+    fn is_store(self) -> bool {
+        matches!(self, Provenance::Stored | Provenance::Sibling)
+    }
 }
 
 impl Sendable {
@@ -140,7 +153,7 @@ fn remaining(token: &Token, now: Now, provenance: Provenance) -> Option<Duration
     let Some(moment) = token.moment_of_expiry() else { return token.lifetime() };
     let by_wall = moment.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(now.wall);
     let left = token.lifetime().map_or(by_wall, |lifetime| lifetime.min(by_wall));
-    (provenance != Provenance::New || !left.is_zero()).then_some(left)
+    (provenance.is_store() || !left.is_zero()).then_some(left)
 }
 
 /// When the refresh token dies by the wall clock, if that is known.
@@ -228,7 +241,7 @@ impl Issued {
     /// Whether it lives that much longer; or never lived that long, so that the next one would not either.
     pub(crate) fn is_valid_for(&self, time: Duration, now: Now) -> bool {
         let Some(expiry) = self.sendable.expiry else { return true };
-        let is_young = self.sendable.provenance != Provenance::Stored;
+        let is_young = matches!(self.sendable.provenance, Provenance::New | Provenance::Sibling);
         let lives_too_short = is_young && expiry.left(self.sendable.received) < time;
         expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
     }
@@ -255,7 +268,7 @@ impl Issued {
     }
 
     pub(crate) fn is_from_store(&self) -> bool {
-        self.sendable.provenance != Provenance::New
+        self.sendable.provenance.is_store()
     }
 
     #[inline]

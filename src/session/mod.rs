@@ -57,7 +57,10 @@ pub use self::{
     changes::{Changes, State},
     renewal::RenewalMode,
 };
-use self::{issued::Provenance, storage::Written};
+use self::{
+    issued::{Provenance, Sendable},
+    storage::Written,
+};
 use crate::{
     error::{Error, ErrorKind},
     reentry,
@@ -173,7 +176,7 @@ impl Session {
     /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
     /// use but was not saved; that is tried again under back-off.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
-        let token = self.engine.sendable(token, Provenance::New)?;
+        let token = self.sendable(token)?;
         let written = self.engine.login(token).await;
         self.save(written).await
     }
@@ -201,7 +204,7 @@ impl Session {
     /// a refresh may have spent that one meanwhile. `SessionEnded` after a logout, and `SessionChanged` if somebody has
     /// logged in while the store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
-        let token = self.engine.sendable(token, Provenance::New)?;
+        let token = self.sendable(token)?;
         let written = self.engine.replace(token).await?;
         self.save(written).await
     }
@@ -270,6 +273,11 @@ impl Session {
             })
         };
         select(pin!(self.engine.settle()), pin!(bound)).await.factor_first().0
+    }
+
+    fn sendable(&self, token: Token) -> Result<Sendable, Error> {
+        let provenance = Provenance::of_brought(&token);
+        self.engine.sendable(token, provenance)
     }
 
     fn acquire(&self, ask: Ask) -> Acquire {

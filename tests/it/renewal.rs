@@ -395,6 +395,23 @@ async fn a_stored_token_that_does_not_last_is_refreshed_whatever_its_whole_life_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_is_handed_over_late_in_its_life_does_not_last() {
+    for by_login in [true, false] {
+        let (before, clock) = world(|session| session).await;
+        clock.advance(LIFE - 600 * SECOND);
+        let late = before.session.token().await.unwrap();
+        let session = Session::builder(before.authority.source()).clock(clock).build();
+        let handed = late.clone();
+        let changed = if by_login { session.login(handed).await } else { session.replace(handed).await };
+        changed.unwrap();
+        let longer = session.token_valid_for(LIFE / 2).await.unwrap();
+        assert_ne!(late.access().expose(), longer.access().expose());
+        session.token_valid_for(2 * LIFE).await.unwrap();
+        assert_eq!(before.authority.counts().refreshes, 1, "and no other lives longer");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_found_by_a_refresh_is_not_taken_for_a_young_one() {
     let (store, clock) = (Watched::default(), TestClock::new());
     let session = |name: &'static str| {
