@@ -22,7 +22,6 @@ mod ask;
 mod backoff;
 mod builder;
 mod changes;
-mod debt;
 mod engine;
 mod flight;
 mod issued;

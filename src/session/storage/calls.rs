@@ -1,0 +1,80 @@
+//! The calls of a store: each ends in time, and a panic in it is an error like any other.
+
+use std::{
+    convert::identity, error::Error as StdError, future::Future, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
+
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    store::{DynTokenStore, Lease, Record},
+};
+
+pub(super) struct Calls {
+    pub(super) store: Arc<dyn DynTokenStore>,
+    pub(super) timeout: Duration,
+    pub(super) lease_wait: Duration,
+}
+
+impl Calls {
+    /// `None` when nobody gives the lease up in time.
+    pub(super) async fn lock(&self) -> Result<Option<Lease>, Error> {
+        match timeout(self.lease_wait, guarded(async { self.store.lock().await })).await {
+            Ok(lease) => lease.map(Some),
+            Err(_elapsed) => Ok(None),
+        }
+    }
+
+    /// What is in the store, or how it failed.
+    ///
+    /// # Errors
+    ///
+    /// It did not answer: nothing else is to be asked of it for the same end.
+    pub(super) async fn load(&self) -> Result<Result<Option<Record>, Error>, Error> {
+        self.in_time(async { self.store.load().await }).await
+    }
+
+    pub(super) async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
+        self.in_time(async { self.store.save(record, fence).await }).await.and_then(identity)
+    }
+
+    /// Waits until the store holds a record of another revision. It keeps the store and nothing else of the session, whose
+    /// lease ends with it on whatever runtime the task stands still.
+    pub(super) fn changed(&self, seen: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let store = self.store.clone();
+        guarded(async move {
+            store.changed(seen).await;
+            Ok(())
+        })
+    }
+
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, BoxError>>,
+    ) -> Result<Result<T, Error>, Error> {
+        let late = |_elapsed| failed("the token store did not answer in time");
+        timeout(self.timeout, guarded(call)).await.map_err(late)
+    }
+}
+
+async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T, Error> {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(answer) => answer.map_err(failed_by),
+        Err(_panic) => Err(failed("the token store panicked")),
+    }
+}
+
+pub(super) fn is_caused_by<T: StdError + 'static>(error: &Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<T>())
+}
+
+pub(super) fn failed_by(cause: BoxError) -> Error {
+    Error::with_cause(ErrorKind::Store, "the token store failed", cause)
+}
+
+pub(super) fn failed(message: &'static str) -> Error {
+    Error::new(ErrorKind::Store, message)
+}

@@ -1,0 +1,194 @@
+//! Works the queue off, one write after another.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    Storage,
+    calls::{failed_by, is_caused_by},
+    debt::Debt,
+    queue::Write,
+};
+use crate::{
+    error::Error,
+    event::Event,
+    session::flight::Flight,
+    store::{LeaseLost, Record, Superseded},
+};
+
+/// The right to work the queue off. When its runtime goes away, it passes to another one where something in the queue was
+/// asked for; where there is none, what is left in the queue fails.
+pub(super) struct Drain {
+    storage: Arc<Storage>,
+    runtime: Handle,
+    over: bool,
+}
+
+impl Drain {
+    /// `None`: somebody has that right.
+    pub(super) fn begin(storage: &Arc<Storage>, runtime: Handle) -> Option<Self> {
+        let begins = !mem::replace(&mut storage.queue().draining, true);
+        begins.then(|| Drain { storage: storage.clone(), runtime, over: false })
+    }
+
+    pub(super) async fn run(mut self) {
+        while let Some(write) = self.next() {
+            self.storage.carry_out(write).await;
+        }
+    }
+
+    fn next(&mut self) -> Option<Write> {
+        let next = {
+            let mut queue = self.storage.queue();
+            let next = queue.writes.pop_front();
+            queue.draining = next.is_some();
+            next
+        };
+        self.over = next.is_none();
+        if self.over {
+            // Whoever heard of the last write before this could not have what is owed written again.
+            self.storage.pulse.send_replace(());
+        }
+        next
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let storage = &self.storage;
+        let has_gone = |runtime: &mut Handle| runtime.id() == self.runtime.id();
+        let (heir, unwritten) = {
+            let mut queue = storage.queue();
+            queue.draining = false;
+            for write in &mut queue.writes {
+                write.runtime.take_if(has_gone);
+            }
+            let heir = queue.writes.iter().find_map(|write| write.runtime.clone());
+            let unwritten = if heir.is_none() { mem::take(&mut queue.writes) } else { VecDeque::new() };
+            (heir, unwritten)
+        };
+        drop(unwritten);
+        // Nobody may be there any more to hear of what was being written.
+        storage.has_failed.store(true, Ordering::Relaxed);
+        if let Some(runtime) = heir {
+            storage.drain(&runtime);
+        }
+        storage.pulse.send_replace(());
+    }
+}
+
+/// How one write is made; beside it there is no other.
+impl Storage {
+    async fn carry_out(self: &Arc<Self>, Write { debt, fence, flight, done, .. }: Write) {
+        // A refresh is not written again after a later record, which is next in the queue. The first time its flight says so.
+        let is_overtaken = || flight.is_none() && debt.is_refresh() && !self.queue().owes(&debt);
+        let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
+        let result = if is_left_out {
+            Ok(())
+        } else if debt.is_change() {
+            self.save_above(&debt, || !is_overtaken()).await
+        } else {
+            self.save_refreshed(&debt, fence, || !is_overtaken()).await
+        };
+        self.queue().written += 1;
+        let failure = result.as_ref().err();
+        if failure.is_some_and(is_caused_by::<LeaseLost>) {
+            // The next refresh needs another one.
+            self.update(|queue| queue.lost = queue.lost.max(fence));
+        }
+        if failure.is_some_and(|error| !is_caused_by::<Superseded>(error)) {
+            self.write_again();
+        } else if !is_left_out {
+            // Unless something newer is owed by now.
+            self.update(|queue| drop(queue.owed.take_if(|owed| Arc::ptr_eq(owed, &debt))));
+        }
+        // Whoever asked for the write reports its failure, and may be gone.
+        if let Err(Err(error)) = done.send(result) {
+            self.observers.announce(&Event::StoreFailed { error: &error });
+        }
+        self.pulse.send_replace(());
+    }
+
+    /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process
+    /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
+    /// lease, so that no store holds it for outdated.
+    async fn save_above(&self, debt: &Debt, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
+        let found = match self.read_to_write().await? {
+            Ok(found) => found,
+            // The refresh token that it keeps may be the one that would be written over.
+            Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
+            // A store that cannot be read may be written all the same.
+            Err(_unread) => None,
+        };
+        if !is_wanted() {
+            return Ok(());
+        }
+        self.write(&debt.change_above(found.as_ref()), None).await?;
+        // What follows it stands for itself from now on.
+        if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
+            owed.stands_for_itself();
+        }
+        if let Some(ended) = found.and_then(|found| debt.ends(found)) {
+            self.revoker.discard(ended.to_token());
+        }
+        Ok(())
+    }
+
+    /// Saves the record of a refresh: above what it has refreshed, which may be an earlier refresh that nobody knew to be
+    /// there, or a login that was raised.
+    async fn save_refreshed(
+        &self,
+        debt: &Debt,
+        fence: Option<u64>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        let has_to_look = debt.begin();
+        if !has_to_look {
+            match self.write(&debt.record, fence).await {
+                Err(error) if is_caused_by::<Superseded>(&error) => {}
+                saved => return saved,
+            }
+        }
+        // A store that cannot be read may be written all the same.
+        let found = self.read_to_write().await?;
+        if matches!(&found, Ok(Some(found)) if debt.is_outdone_by(found)) {
+            return Err(failed_by(Superseded.into()));
+        }
+        if !is_wanted() {
+            return Ok(());
+        }
+        let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
+        match (self.write(&record, fence).await, found) {
+            // What is in the way cannot be read, and may be what was refreshed.
+            (Err(error), Err(unread)) if is_caused_by::<Superseded>(&error) => Err(unread),
+            (saved, _) => saved,
+        }
+    }
+
+    async fn read_to_write(&self) -> Result<Result<Option<Record>, Error>, Error> {
+        let found = self.read().await?;
+        if let Ok(found) = &found {
+            self.queue().seen.clone_from(found);
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn write(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
+        let written = self.calls.save(record, fence).await;
+        match &written {
+            Ok(()) => self.queue().seen = Some(record.clone()),
+            // By what, nobody has looked yet.
+            Err(error) if is_caused_by::<Superseded>(error) => self.queue().seen = None,
+            Err(_) => {}
+        }
+        written
+    }
+}

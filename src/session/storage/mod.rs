@@ -1,0 +1,301 @@
+//! The session's side of its store: every call bounded, all writes in one queue.
+//!
+//! Writes are enqueued in the critical section that makes them true, so their order in the store is their order in
+//! memory, and are carried out by one task at a time. The record that is still owed to the store is remembered, and
+//! written again by the next refresh, or by a task under back-off.
+
+mod calls;
+mod debt;
+mod drain;
+mod queue;
+mod retry;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    convert::identity,
+    future::Future,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch};
+
+pub(crate) use self::queue::Written;
+use self::{
+    calls::{Calls, is_caused_by},
+    debt::Debt,
+    drain::Drain,
+    queue::{Queue, Write},
+};
+use super::{flight::Flight, one_task::OneTask, record_head::RecordHead, revoker::Revoker};
+use crate::{
+    error::Error,
+    event::{Event, Observers},
+    store::{Damaged, DynTokenStore, Lease, Record, StoredToken},
+    sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
+};
+
+/// How many calls of the store a write takes at most.
+const CALLS: u32 = 3;
+
+pub(crate) struct Storage {
+    calls: Calls,
+    queue: Mutex<Queue>,
+    /// Is told when a write has ended.
+    pulse: watch::Sender<()>,
+    observers: Arc<Observers>,
+    revoker: Arc<Revoker>,
+    /// The runtime that the session is bound to.
+    bound: Option<Handle>,
+    /// The task that tries again to write what is owed.
+    owing: OneTask,
+    /// Whether a write has failed since everything was in the store.
+    has_failed: AtomicBool,
+}
+
+impl Storage {
+    pub(crate) fn new(
+        store: Box<dyn DynTokenStore>,
+        store_timeout: Duration,
+        lease_wait: Duration,
+        pulse: watch::Sender<()>,
+        observers: Arc<Observers>,
+        revoker: Arc<Revoker>,
+        bound: Option<Handle>,
+    ) -> Self {
+        Storage {
+            calls: Calls { store: store.into(), timeout: store_timeout, lease_wait },
+            queue: Mutex::default(),
+            pulse,
+            observers,
+            revoker,
+            bound,
+            owing: OneTask::default(),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.calls.timeout
+    }
+
+    /// How long one write may take.
+    pub(crate) fn time_to_write(&self) -> Duration {
+        self.calls.timeout.saturating_mul(CALLS)
+    }
+
+    /// The right to refresh. `None` when nobody gives it up in time.
+    pub(crate) async fn lease(&self) -> Result<Option<Lease>, Error> {
+        let kept = self.queue().kept.take();
+        match kept {
+            Some(kept) => Ok(Some(kept)),
+            None => self.calls.lock().await,
+        }
+    }
+
+    /// A lease to write under, if that of the refresh which is owed counts no more: others have had one since, and what
+    /// they saved, if anything, has to be read first.
+    pub(crate) async fn lease_to_write(&self) -> Result<Option<Lease>, Error> {
+        let needs_one = self.queue().needs_a_lease();
+        if needs_one { self.lease().await } else { Ok(None) }
+    }
+
+    /// Ends a lease, unless what was fetched under it is still owed, and it still counts.
+    pub(crate) fn give_back(&self, lease: Lease) {
+        let before = self.update(|queue| queue.kept.replace(lease));
+        drop(before);
+    }
+
+    /// Ends the lease that was kept, if it is needed no longer: what is owed now may be a login.
+    pub(crate) fn give_kept_back(&self) {
+        self.update(|_| ());
+    }
+
+    /// Changes what is owed or kept. A lease that is needed no longer is ended outside of the lock: it is a store's code.
+    fn update<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let (changed, unneeded) = {
+            let mut queue = self.queue();
+            (change(&mut queue), queue.unneeded())
+        };
+        drop(unneeded);
+        changed
+    }
+
+    pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
+        self.look(|_, found| found).await
+    }
+
+    /// Reads the store, and says in the same section what comes of that.
+    async fn look<T>(&self, then: impl FnOnce(&mut Queue, Result<Option<Record>, Error>) -> T) -> T {
+        loop {
+            let written = self.queue().written;
+            let found = self.read().await.and_then(identity);
+            let mut queue = self.queue();
+            // What was read while a record of ours was being written may be the one before, and nothing is owed any more
+            // that would outdo it.
+            if queue.written == written {
+                if let (Ok(found), false) = (&found, queue.draining) {
+                    queue.seen.clone_from(found);
+                }
+                return then(&mut queue, found);
+            }
+        }
+    }
+
+    /// Waits until the store holds a record of another revision, without keeping this, whose lease ends with the session.
+    pub(crate) fn changed(&self, seen: u64) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.calls.changed(seen)
+    }
+
+    /// What is in the store, or how it failed.
+    ///
+    /// # Errors
+    ///
+    /// It did not answer.
+    async fn read(&self) -> Result<Result<Option<Record>, Error>, Error> {
+        let mut found = self.calls.load().await?;
+        if let Ok(Some(Record { token: Some(token), .. })) = &mut found {
+            // What stands in a column that cannot be without a value.
+            token.refresh.take_if(|refresh| refresh.expose().is_empty());
+        }
+        Ok(match found {
+            // To be written over, which nothing may wait for.
+            Err(error) if is_caused_by::<Damaged>(&error) => {
+                self.observers.announce(&Event::StoreFailed { error: &error });
+                Ok(None)
+            }
+            found => found,
+        })
+    }
+
+    /// What is in the store, unless something newer is owed to it: that is what will be there. That may be a token
+    /// whose refresh ended between the authority's answer and the save: the refresh token before it is spent. A refreshed
+    /// token that is older than what was found is owed no longer. While the store cannot be read, which is said as well, it
+    /// counts as it was last seen.
+    pub(crate) async fn newest(&self) -> (Option<Record>, Result<(), Error>) {
+        let (newest, given_up, read) = self
+            .look(|queue, found| {
+                let (found, read) = match found {
+                    Ok(found) => (found, Ok(())),
+                    Err(unread) => (queue.seen.clone(), Err(unread)),
+                };
+                if let Some(found) = &found {
+                    queue.owed.take_if(|owed| owed.is_outdone_by(found));
+                }
+                let newest = match queue.owed.as_ref() {
+                    Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
+                    Some(owed) => Some(owed.record.clone()),
+                    None => found,
+                };
+                (newest, queue.unneeded(), read)
+            })
+            .await;
+        drop(given_up);
+        (newest, read)
+    }
+
+    /// The head of the record that follows this one. A refresh that is owed is not counted: as long as it is, what others
+    /// have saved since is the later record.
+    pub(crate) fn following(&self, base: RecordHead) -> RecordHead {
+        match &self.queue().owed {
+            Some(owed) if owed.record.session == base.session && !owed.is_change() => base,
+            _ => base.following(),
+        }
+    }
+
+    /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
+    pub(crate) fn enqueue(&self, record: Record) -> Written {
+        self.push(&mut self.queue(), Arc::new(Debt::of_identity(record)), None, None)
+    }
+
+    /// The same for a logout, and the token that it has ended in memory.
+    pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> Written {
+        self.push(&mut self.queue(), Arc::new(Debt::of_logout(record, had)), None, None)
+    }
+
+    /// The same for a replacement, which keeps the refresh token or has its own.
+    pub(crate) fn enqueue_replacement(&self, record: Record, keeps: bool) -> Written {
+        let mut queue = self.queue();
+        let debt = Arc::new(Debt::of_replacement(record, keeps, queue.owed.as_deref()));
+        self.push(&mut queue, debt, None, None)
+    }
+
+    /// The same for a refresh, and what token it was of. With the flight it is left out as soon as that has lost.
+    pub(crate) fn enqueue_refreshed(
+        &self,
+        record: Record,
+        refreshed: Option<StoredToken>,
+        fence: Option<u64>,
+        flight: Option<Flight>,
+    ) -> Written {
+        let mut queue = self.queue();
+        let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
+        queue.confirmed = None;
+        self.push(&mut queue, debt, fence, flight)
+    }
+
+    fn push(
+        &self,
+        queue: &mut Queue,
+        debt: Arc<Debt>,
+        fence: Option<u64>,
+        flight: Option<Flight>,
+    ) -> Written {
+        let (done, written) = oneshot::channel();
+        // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
+        if !flight.as_ref().is_some_and(Flight::is_lost) {
+            queue.owed = Some(debt.clone());
+        }
+        let runtime = Handle::try_current().ok();
+        queue.writes.push_back(Write { debt, fence, flight, runtime, done });
+        // No longer, whatever is ahead: a queue that does not get on must not cost a refresh all of its time.
+        Written { done: written, limit: self.time_to_write().saturating_add(self.calls.timeout) }
+    }
+
+    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any, under
+    /// which the store was read. A write that is under way with an earlier one is refused then, and made again with this.
+    pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
+        let mut queue = self.queue();
+        queue.confirmed = queue.confirmed.max(lease);
+        self.push_owed(&mut queue)
+    }
+
+    fn push_owed(&self, queue: &mut Queue) -> Option<Written> {
+        let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
+        let fence = queue.fence(&debt);
+        Some(self.push(queue, debt, fence, None))
+    }
+
+    /// Sees to it that the queue is being worked off.
+    pub(crate) fn drain(self: &Arc<Self>, runtime: &Handle) {
+        if let Some(drain) = Drain::begin(self, runtime.clone()) {
+            runtime.spawn(task(drain.run()));
+        }
+    }
+
+    /// The same from a task that may be held up by a store: one that answers at once is not waited for.
+    pub(crate) fn drain_at_once(self: &Arc<Self>) {
+        if let Some(drain) = Drain::begin(self, Handle::current()) {
+            let mut draining = Box::pin(drain.run());
+            if draining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                tokio::spawn(task(draining));
+            }
+        }
+    }
+
+    /// Whether everything is in the store.
+    pub(crate) fn is_settled(&self) -> bool {
+        let queue = self.queue();
+        let is_settled = queue.owed.is_none();
+        if is_settled {
+            self.has_failed.store(false, Ordering::Relaxed);
+        }
+        is_settled
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

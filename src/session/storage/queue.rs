@@ -1,0 +1,88 @@
+//! What is to be written, and what else has to be remembered for that.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::runtime::Handle;
+
+use super::{calls::failed, debt::Debt};
+use crate::{
+    error::Error,
+    session::flight::Flight,
+    store::{Lease, Record},
+    sync::oneshot,
+    time::in_time,
+};
+
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) writes: VecDeque<Write>,
+    pub(super) draining: bool,
+    /// How many writes have ended.
+    pub(super) written: u64,
+    /// What the store was last seen to hold. Memory may be behind it, and the refresh token that memory has be spent.
+    pub(super) seen: Option<Record>,
+    /// The newest record that is not known to be in the store.
+    pub(super) owed: Option<Arc<Debt>>,
+    /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
+    pub(super) kept: Option<Lease>,
+    /// The number of the last lease that the store says counts no more.
+    pub(super) lost: Option<u64>,
+    /// That of the last lease under which nothing was found that outdoes what is owed.
+    pub(super) confirmed: Option<u64>,
+}
+
+impl Queue {
+    /// Whether this is the newest record that is not known to be in the store.
+    pub(super) fn owes(&self, debt: &Arc<Debt>) -> bool {
+        self.owed.as_ref().is_some_and(|owed| Arc::ptr_eq(owed, debt))
+    }
+
+    /// Whether what is owed can be written under another lease only.
+    pub(super) fn needs_a_lease(&self) -> bool {
+        self.owed.as_ref().is_some_and(|owed| !owed.is_change() && self.fence(owed) <= self.lost)
+    }
+
+    /// The number with which a refresh that is owed is written. A lease that was given back counts until the store says that
+    /// there is a later one.
+    pub(super) fn fence(&self, owed: &Debt) -> Option<u64> {
+        self.kept.as_ref().map(Lease::fence).or(owed.fence.max(self.confirmed))
+    }
+
+    /// The lease that was kept, if nothing that is owed keeps it any more, or it counts no more.
+    pub(super) fn unneeded(&mut self) -> Option<Lease> {
+        let keeps = self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease);
+        let lost = self.lost;
+        self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost)
+    }
+}
+
+pub(super) struct Write {
+    pub(super) debt: Arc<Debt>,
+    pub(super) fence: Option<u64>,
+    /// The flight that brought the record; the write is dropped when its result is no longer wanted.
+    pub(super) flight: Option<Flight>,
+    /// Where it was asked for.
+    pub(super) runtime: Option<Handle>,
+    pub(super) done: oneshot::Sender<Result<(), Error>>,
+}
+
+/// The end of a write.
+pub(crate) struct Written {
+    pub(super) done: oneshot::Receiver<Result<(), Error>>,
+    pub(super) limit: Duration,
+}
+
+impl Written {
+    /// How the write has ended.
+    ///
+    /// # Errors
+    ///
+    /// Nobody knows.
+    pub(crate) async fn end(self) -> Result<Result<(), Error>, Error> {
+        match in_time(self.limit, self.done).await {
+            Some(Ok(written)) => Ok(written),
+            Some(Err(_dropped)) => Err(failed("the runtime went away before the token was saved")),
+            None => Err(failed("the token was not saved in time")),
+        }
+    }
+}

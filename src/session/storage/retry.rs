@@ -1,0 +1,76 @@
+//! Writes what could not be saved again, under back-off.
+
+use std::sync::{Arc, Weak, atomic::Ordering};
+
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{Storage, queue::Written};
+use crate::{session::backoff::Backoff, time::timer};
+
+impl Storage {
+    /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime
+    /// that the session is bound to, or here if there is none, or if that has gone.
+    pub(crate) fn write_again(self: &Arc<Self>) {
+        self.has_failed.store(true, Ordering::Relaxed);
+        let here = Handle::try_current().ok();
+        let runs_on = |runtime: &Handle| {
+            let task = until_the_end(Arc::downgrade(self), self.pulse.subscribe(), runtime.clone());
+            self.owing.run(runtime, task)
+        };
+        self.bound.iter().chain(&here).any(runs_on);
+    }
+
+    /// The same for whoever comes by while something is owed: where the write has failed, the runtime may have gone, or may
+    /// not be driven any more.
+    #[inline]
+    pub(crate) fn write_what_has_failed(self: &Arc<Self>) {
+        if self.has_failed.load(Ordering::Relaxed) {
+            self.write_again();
+        }
+    }
+
+    /// Enqueues what is owed between two refreshes. A refresh whose lease counts no more waits for the next one: it might
+    /// write over a sibling's.
+    fn enqueue_again(&self) -> Option<Written> {
+        let mut queue = self.queue();
+        if queue.needs_a_lease() { None } else { self.push_owed(&mut queue) }
+    }
+}
+
+/// Goes on as long as the session is there.
+pub(super) async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, runtime: Handle) {
+    let mut failures = 0;
+    loop {
+        pulse.mark_unchanged();
+        let written = match storage.upgrade() {
+            Some(storage) if storage.is_settled() => {
+                failures = 0;
+                None
+            }
+            Some(storage) => {
+                let queue = storage.queue();
+                (!queue.draining).then_some(queue.written)
+            }
+            None => return,
+        };
+        let Some(written) = written else {
+            // This task ends with the storage.
+            let _ = pulse.changed().await;
+            continue;
+        };
+        failures += 1;
+        let Ok(pause) = timer(Backoff::DEFAULT.wait(failures, None)) else { return };
+        pause.await;
+        let Some(storage) = storage.upgrade() else { return };
+        if storage.queue().written != written {
+            // Somebody else has tried: on each runtime there may be one of us.
+            continue;
+        }
+        let again = storage.enqueue_again();
+        storage.drain(&runtime);
+        if let Some(again) = again {
+            // The first failure was reported.
+            let _ = again.end().await;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+use std::sync::atomic::AtomicUsize;
+
+use tokio::time::sleep;
+
+use super::{retry::until_the_end, *};
+use crate::{
+    error::BoxError,
+    reentry::Mark,
+    store::{MemoryStore, SessionId, TokenStore},
+};
+
+fn storage(store: impl TokenStore) -> Storage {
+    let (limit, pulse) = (Duration::from_secs(1), watch::Sender::new(()));
+    let revoker = Revoker { revoke: None, limit, runtime: None, mark: Mark::new() };
+    Storage::new(Box::new(store), limit, limit, pulse, Arc::default(), Arc::new(revoker), None)
+}
+
+/// The revision that follows 5 while these are owed.
+fn following(owed: impl FnOnce(&Storage)) -> u64 {
+    let storage = storage(MemoryStore::new());
+    owed(&storage);
+    storage.following(RecordHead { session: SessionId(1), revision: 5 }).revision
+}
+
+fn record(session: u128) -> Record {
+    Record { session: SessionId(session), revision: 5, token: None }
+}
+
+fn refresh(storage: &Storage, session: u128) {
+    storage.enqueue_refreshed(record(session), None, None, Some(Flight::new()));
+}
+
+fn login(storage: &Storage) {
+    storage.enqueue(record(1));
+}
+
+/// The revision of what will be in the store, which has 5, when this is written.
+async fn newest(owed: impl FnOnce(&Storage)) -> u64 {
+    let storage = storage(MemoryStore::new());
+    storage.write(&record(1), Some(1)).await.expect("a store that works");
+    owed(&storage);
+    storage.newest().await.0.expect("a record").revision
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_left_out_pays_nothing() {
+    let storage = Arc::new(storage(MemoryStore::new()));
+    let flight = Flight::new();
+    let written = storage.enqueue_refreshed(record(1), None, None, Some(flight.clone()));
+    flight.disown();
+    storage.drain_at_once();
+    written.end().await.and_then(identity).expect("nothing was to be written");
+    assert!(!storage.is_settled(), "whoever takes its place has to know what it was for");
+}
+
+/// Counts the saves, all of which fail.
+#[derive(Clone, Default)]
+struct Broken(Arc<AtomicUsize>);
+
+impl TokenStore for Broken {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        Ok(None)
+    }
+
+    async fn save(&self, _: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err("read-only".into())
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        Ok(Lease::new(1, ()))
+    }
+}
+
+/// As many as there are runtimes.
+#[tokio::test(start_paused = true)]
+async fn several_that_write_again_do_so_no_more_often_than_one() {
+    for tasks in [1, 20] {
+        let store = Broken::default();
+        let storage = Arc::new(storage(store.clone()));
+        login(&storage);
+        for _ in 0..tasks {
+            let (weak, pulse) = (Arc::downgrade(&storage), storage.pulse.subscribe());
+            tokio::spawn(until_the_end(weak, pulse, Handle::current()));
+        }
+        sleep(Duration::from_secs(3600)).await;
+        let tried = store.0.load(Ordering::Relaxed);
+        assert!((45..90).contains(&tried), "{tasks} tasks have tried {tried} times");
+    }
+}
+
+#[test]
+fn only_a_refresh_of_the_session_that_is_owed_is_not_counted() {
+    assert_eq!(following(|storage| refresh(storage, 1)), 5);
+    assert_eq!(following(|_| ()), 6);
+    assert_eq!(following(login), 6);
+    assert_eq!(following(|storage| refresh(storage, 2)), 6);
+    let refreshed_login = |storage: &Storage| {
+        login(storage);
+        refresh(storage, 1);
+    };
+    assert_eq!(following(refreshed_login), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_owed_keeps_its_number_and_a_login_goes_above_what_the_store_has() {
+    // The store may have it already, and could not say so: numbered higher, it would outdo what a sibling saves next.
+    assert_eq!(newest(|storage| refresh(storage, 1)).await, 5);
+    assert_eq!(newest(login).await, 6);
+    let refreshed_login = |storage: &Storage| {
+        login(storage);
+        refresh(storage, 1);
+    };
+    assert_eq!(newest(refreshed_login).await, 6);
+}
