@@ -1,16 +1,11 @@
 //! What all clones of a session share, and the steps that change it.
-//!
-//! The slot is only ever taken with `try_lock`, for a section without an await: a failed try wakes its task and
-//! yields. Nobody queues for it, because a queued waiter that is no longer polled would be handed the lock and stop
-//! everybody.
 
 use std::{
     fmt,
-    ops::{Deref, DerefMut},
-    panic::{AssertUnwindSafe, catch_unwind},
+    future::poll_fn,
     pin::pin,
     sync::{
-        Arc, TryLockError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -25,12 +20,12 @@ use super::{
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Finder, Slot},
-    lease::Held,
     one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
     revoker::Revoker,
     seats::Landed,
+    slot_guard::SlotGuard,
     storage::{Storage, Written},
 };
 use crate::{
@@ -40,7 +35,7 @@ use crate::{
     reentry::Mark,
     source::{DynTokenSource, FailureClass},
     store::Record,
-    sync::{ArcSwapOption, Guard, TryMutex, TryMutexGuard},
+    sync::{ArcSwapOption, Guard, TryMutex},
     time::{Now, Timekeeper, in_time, timer},
     token::Token,
 };
@@ -113,20 +108,12 @@ impl Engine {
         self.cell.load_full()
     }
 
-    pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<Taken<'_>> {
-        let slot = match self.slot.try_lock() {
-            Ok(slot) => slot,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        };
-        Poll::Ready(Taken(Some(slot)))
+    pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<SlotGuard<'_>> {
+        SlotGuard::poll(&self.slot, cx)
     }
 
-    pub(crate) async fn slot(&self) -> Taken<'_> {
-        std::future::poll_fn(|cx| self.poll_slot(cx)).await
+    pub(crate) async fn slot(&self) -> SlotGuard<'_> {
+        poll_fn(|cx| self.poll_slot(cx)).await
     }
 
     /// The runtime to refresh on.
@@ -336,39 +323,6 @@ impl Engine {
         self.credential_changes.load(Ordering::Relaxed)
     }
 
-    /// Waits until no refresh is on and everything is saved.
-    pub(crate) async fn settle(&self) -> Result<(), Error> {
-        let mut pulse = self.pulse.subscribe();
-        loop {
-            pulse.mark_unchanged();
-            let flying = self.slot().await.is_flying();
-            if !flying && self.storage.is_settled() {
-                return Ok(());
-            }
-            if let (false, Some(runtime)) = (flying, self.runtime()) {
-                let lease = self.reported(self.storage.lease_to_write().await).flatten();
-                // In nobody's flight, and yet given back as a refresh gives it back, however this ends.
-                let lease = lease.map(|lease| Held::by(&Flight::new(), lease, &self.storage));
-                self.newest().await;
-                match self.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
-                    Some(owed) => self.save(&runtime, owed).await?,
-                    None => self.storage.drain(&runtime),
-                }
-                drop(lease);
-                if self.storage.is_settled() {
-                    continue;
-                }
-            }
-            // The sender is ours, so this ends with a change.
-            let _ = pulse.changed().await;
-        }
-    }
-
-    /// How long [`settle`](Self::settle) may take: one refresh up to where it is given up, and what is left to save.
-    pub(crate) fn time_to_settle(&self) -> Duration {
-        self.limits.refresh.max(self.limits.abandon).saturating_add(self.storage.time_to_write())
-    }
-
     /// A store that fails stops no request: it is reported.
     pub(crate) fn reported<T>(&self, result: Result<T, Error>) -> Option<T> {
         if let Err(error) = &result {
@@ -446,37 +400,6 @@ impl Engine {
     fn publish(&self, change: &Change) -> Record {
         self.cell.store(Some(change.token.clone()));
         change.record.record(Some(change.token.stored()))
-    }
-}
-
-/// The slot, taken. What it has forgotten meanwhile is dropped when it is free again.
-pub(crate) struct Taken<'a>(Option<TryMutexGuard<'a, Slot>>);
-
-impl Deref for Taken<'_> {
-    type Target = Slot;
-
-    fn deref(&self) -> &Slot {
-        self.0.as_deref().expect("taken until it is dropped")
-    }
-}
-
-impl DerefMut for Taken<'_> {
-    fn deref_mut(&mut self) -> &mut Slot {
-        self.0.as_deref_mut().expect("taken until it is dropped")
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        if !self.has_spent() {
-            return;
-        }
-        let spent = self.spent();
-        self.0 = None;
-        for fetch in spent {
-            // A panic in it is its own affair: what was decided here must be carried out.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(fetch)));
-        }
     }
 }
 

@@ -36,14 +36,14 @@ mod reload;
 mod renewal;
 mod revoker;
 mod seats;
+mod settle;
 mod siblings;
+mod slot_guard;
 mod storage;
 mod transaction;
 mod verify;
 
-use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
-
-use futures_util::future::select;
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 pub(crate) use self::{
     acquire::{Acquire, Denied, at_hand},
@@ -60,13 +60,7 @@ use self::{
     issued::{Provenance, Sendable},
     storage::Written,
 };
-use crate::{
-    error::{Error, ErrorKind},
-    reentry,
-    source::TokenSource,
-    time::{rings, timer},
-    token::Token,
-};
+use crate::{error::Error, reentry, source::TokenSource, token::Token};
 
 /// One identity's token, shared by all clones and by all layers made from them.
 ///
@@ -138,7 +132,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Why there is none: see [`ErrorKind`].
+    /// Why there is none: see [`ErrorKind`](crate::ErrorKind).
     pub async fn token(&self) -> Result<Token, Error> {
         if let Some(token) = at_hand(&self.engine, |issued| Some(issued.token().clone())) {
             return Ok(token);
@@ -261,17 +255,7 @@ impl Session {
         if self.engine.mark().is_around_us() {
             return Err(reentry::error());
         }
-        let limit = self.engine.time_to_settle();
-        // Only to see that there are any.
-        drop(timer(limit)?);
-        let bound = async {
-            Err(if rings(limit).await {
-                Error::new(ErrorKind::Timeout, "the session did not settle in time")
-            } else {
-                Error::new(ErrorKind::NoRuntime, "the runtime has gone on which the session was to settle")
-            })
-        };
-        select(pin!(self.engine.settle()), pin!(bound)).await.factor_first().0
+        settle::in_time(&self.engine).await
     }
 
     fn sendable(&self, token: Token) -> Result<Sendable, Error> {

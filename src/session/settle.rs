@@ -1,0 +1,55 @@
+//! The end of a process: no refresh is on, and everything is saved.
+
+use std::pin::pin;
+
+use futures_util::future::select;
+
+use super::{engine::Engine, flight::Flight, lease::Held};
+use crate::{
+    error::{Error, ErrorKind},
+    time::{rings, timer},
+};
+
+/// Waits for that as long as one refresh may go on before it is given up, and what is left to save may take.
+pub(super) async fn in_time(engine: &Engine) -> Result<(), Error> {
+    let limit = engine.limits.refresh.max(engine.limits.abandon);
+    let limit = limit.saturating_add(engine.storage.time_to_write());
+    // Only to see that there are any.
+    drop(timer(limit)?);
+    let bound = async {
+        Err(if rings(limit).await {
+            Error::new(ErrorKind::Timeout, "the session did not settle in time")
+        } else {
+            Error::new(ErrorKind::NoRuntime, "the runtime has gone on which the session was to settle")
+        })
+    };
+    select(pin!(settle(engine)), pin!(bound)).await.factor_first().0
+}
+
+async fn settle(engine: &Engine) -> Result<(), Error> {
+    let mut pulse = engine.pulse.subscribe();
+    loop {
+        pulse.mark_unchanged();
+        let flying = engine.slot().await.is_flying();
+        if !flying && engine.storage.is_settled() {
+            return Ok(());
+        }
+        if let (false, Some(runtime)) = (flying, engine.runtime()) {
+            let lease = engine.reported(engine.storage.lease_to_write().await).flatten();
+            // In nobody's flight, and yet given back as a refresh gives it back, however this ends.
+            let lease = lease.map(|lease| Held::by(&Flight::new(), lease, &engine.storage));
+            // What gives way to a later record is owed no more then, where a write of it would fail.
+            engine.newest().await;
+            match engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
+                Some(owed) => engine.save(&runtime, owed).await?,
+                None => engine.storage.drain(&runtime),
+            }
+            drop(lease);
+            if engine.storage.is_settled() {
+                continue;
+            }
+        }
+        // The sender is the session's, so this ends with a change.
+        let _ = pulse.changed().await;
+    }
+}
