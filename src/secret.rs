@@ -22,6 +22,11 @@ impl Secret {
     pub(crate) fn same_as(&self, other: &Secret) -> bool {
         *self.0 == *other.0
     }
+
+    /// Whether one of them holds the same text.
+    pub(crate) fn is_among(&self, others: &[Secret]) -> bool {
+        others.iter().any(|other| self.same_as(other))
+    }
 }
 
 impl From<String> for Secret {

@@ -63,12 +63,6 @@ pub(crate) struct Plan {
     pub(crate) refused: Vec<Secret>,
 }
 
-impl Plan {
-    pub(super) fn has_refused(&self, refresh_token: &Secret) -> bool {
-        self.refused.iter().any(|refused| refused.same_as(refresh_token))
-    }
-}
-
 /// What the session has at a moment.
 #[derive(Debug)]
 pub(crate) struct Known {

@@ -177,7 +177,7 @@ impl Flight {
 
     /// Whether the fetch spends this refresh token.
     pub(super) fn spends(&self, refresh_token: Option<&Secret>) -> bool {
-        refresh_token.is_some_and(|own| self.wait().spends.iter().any(|spent| spent.same_as(own)))
+        refresh_token.is_some_and(|own| own.is_among(&self.wait().spends))
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -395,7 +395,7 @@ impl Slot {
 
     fn refuse(&mut self, refresh_tokens: Vec<Secret>) {
         for token in refresh_tokens {
-            if !self.refused.iter().any(|refused| refused.same_as(&token)) {
+            if !token.is_among(&self.refused) {
                 self.refused.push(token);
             }
         }

@@ -1,7 +1,7 @@
 //! What a record in the store means for a session.
 
 use super::{
-    ask::{Known, Obtained},
+    ask::{Known, Obtained, Plan},
     engine::Engine,
     issued::{Issued, Provenance, Sendable},
     record_head::RecordHead,
@@ -57,14 +57,8 @@ fn is_uncounted(base: RecordHead, known: &Known, found: &Record) -> bool {
 }
 
 /// The stored token, unless it is the one that the session has, has expired, or cannot be sent.
-fn alive(
-    engine: &Engine,
-    known: &Known,
-    cause: Cause,
-    found: &StoredToken,
-    provenance: Provenance,
-) -> Option<Sendable> {
-    if known.present.as_ref().is_some_and(|present| is_no_better(present, cause, found)) {
+fn alive(engine: &Engine, plan: &Plan, found: &StoredToken, provenance: Provenance) -> Option<Sendable> {
+    if plan.known.present.as_ref().is_some_and(|present| is_no_better(present, plan.cause, found)) {
         return None;
     }
     engine.sendable(found.to_token(), provenance).ok().filter(|fresh| !fresh.came_too_late())
@@ -86,16 +80,11 @@ pub(crate) enum Taken {
     Base(RecordHead, Option<StoredToken>),
 }
 
-pub(crate) fn take(
-    engine: &Engine,
-    known: &Known,
-    cause: Cause,
-    reloaded: Reloaded,
-    provenance: Provenance,
-) -> Taken {
+pub(crate) fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded, provenance: Provenance) -> Taken {
+    let known = &plan.known;
     let before = || known.present.as_ref().map(|present| present.stored());
     match reloaded {
-        Reloaded::Token(record, token) => match alive(engine, known, cause, &token, provenance) {
+        Reloaded::Token(record, token) => match alive(engine, plan, &token, provenance) {
             Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
             None => Taken::Base(record, Some(token)),
         },

@@ -8,7 +8,7 @@ use std::{
 use tokio::{runtime::Handle, time::sleep};
 
 use super::{
-    ask::Known,
+    ask::{Known, Plan},
     engine::Engine,
     issued::Provenance,
     kernel::Finder,
@@ -57,7 +57,8 @@ async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provena
     let by = Finder::Sibling { since: known.record };
     let reloaded = reload(known.record, &known, found);
     // Nothing was refused, and nobody asks for a new one.
-    let is_wanted = match take(engine, &known, Cause::Renewal, reloaded, provenance) {
+    let plan = Plan { cause: Cause::Renewal, known, refused: Vec::new() };
+    let is_wanted = match take(engine, &plan, reloaded, provenance) {
         Taken::Whole(obtained) => engine.conclude(by, obtained).await,
         Taken::Base(..) => engine.slot().await.is_wanted(by),
     };

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
-    source::{FailureClass, FetchContext},
+    source::{FailureClass, FetchContext, FetchError},
     sync::task,
     time::timer,
     token::Token,
@@ -94,47 +94,19 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, before) = match take(&engine, &plan.known, plan.cause, reloaded, Provenance::Stored) {
+    let (base, before) = match take(&engine, &plan, reloaded, Provenance::Stored) {
         Taken::Whole(obtained) => return Ok(obtained),
         Taken::Base(base, before) => (base, before),
     };
     let stored = before.as_ref().and_then(|before| before.refresh.clone());
-    let stored = stored.filter(|stored| !plan.has_refused(stored));
+    let stored = stored.filter(|stored| !stored.is_among(&plan.refused));
     let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
-    let mut refresh_token = stored.clone().filter(|_| !is_dead);
     if !may_fetch && stored.is_some() {
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
     }
-    // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
-    let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
-    let mut refused = None;
-    let fetched = loop {
-        if !flight.begins(known.iter().chain(&refresh_token).cloned().collect()) {
-            return Ok(Obtained::Nothing);
-        }
-        let context = FetchContext {
-            refresh_token: refresh_token.clone(),
-            cause: plan.cause,
-            fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
-            mark: engine.mark(),
-            #[cfg(feature = "json")]
-            changes: engine.credential_changes(),
-            #[cfg(feature = "json")]
-            has_asked: refused.is_some(),
-        };
-        match engine.mark().around(engine.source.fetch(context)).await {
-            // It was taken for dead by a clock, which may be wrong, or may have been: only the authority ends a session.
-            Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {
-                refresh_token.clone_from(&stored);
-                refused = Some(error);
-            }
-            // It was not asked again for other credentials, and has said before what is wrong with them.
-            Err(error) if error.allows_fallback() && error.was_not_processed => {
-                break Err(refused.unwrap_or(error));
-            }
-            fetched => break fetched,
-        }
+    let Some((refresh_token, fetched)) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
+        return Ok(Obtained::Nothing);
     };
     let mut token = match fetched {
         Ok(token) => token,
@@ -183,6 +155,48 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     })
 }
 
+/// Asks the source for a token, and says with which refresh token that has ended. One that is dead by the clock is left out,
+/// and presented where the source has no other way: the clock may be wrong, or may have been, and only the authority ends a
+/// session. `None`: the flight has lost before.
+async fn fetch(
+    engine: &Engine,
+    flight: &Flight,
+    plan: &Plan,
+    stored: Option<Secret>,
+    is_dead: bool,
+) -> Option<(Option<Secret>, Result<Token, FetchError>)> {
+    let mut refresh_token = stored.clone().filter(|_| !is_dead);
+    // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
+    let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
+    let mut refused = None;
+    loop {
+        if !flight.begins(known.iter().chain(&refresh_token).cloned().collect()) {
+            return None;
+        }
+        let context = FetchContext {
+            refresh_token: refresh_token.clone(),
+            cause: plan.cause,
+            fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
+            mark: engine.mark(),
+            #[cfg(feature = "json")]
+            changes: engine.credential_changes(),
+            #[cfg(feature = "json")]
+            has_asked: refused.is_some(),
+        };
+        let fetched = match engine.mark().around(engine.source.fetch(context)).await {
+            Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {
+                refresh_token.clone_from(&stored);
+                refused = Some(error);
+                continue;
+            }
+            // It was not asked again for other credentials, and has said before what is wrong with them.
+            Err(error) if error.allows_fallback() && error.was_not_processed => Err(refused.unwrap_or(error)),
+            fetched => fetched,
+        };
+        return Some((refresh_token, fetched));
+    }
+}
+
 /// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
 async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool {
     if !engine.storage.is_settled() {
@@ -193,11 +207,11 @@ async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool 
         return false;
     }
     let reloaded = reload(plan.known.record, &plan.known, Some(found));
-    match take(engine, &plan.known, plan.cause, reloaded, Provenance::Stored) {
+    match take(engine, plan, reloaded, Provenance::Stored) {
         Taken::Whole(_) => true,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);
-            refresh_token.is_some_and(|refresh_token| !plan.has_refused(&refresh_token))
+            refresh_token.is_some_and(|refresh_token| !refresh_token.is_among(&plan.refused))
         }
     }
 }
@@ -255,9 +269,7 @@ async fn look_for_a_sibling(
             if !is_over {
                 return Some(Obtained::Nothing);
             }
-        } else if let Taken::Whole(obtained) =
-            take(engine, &plan.known, plan.cause, reloaded, Provenance::Stored)
-        {
+        } else if let Taken::Whole(obtained) = take(engine, plan, reloaded, Provenance::Stored) {
             return Some(obtained);
         }
     }
