@@ -5,14 +5,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::renewal::Renewal;
+use super::{renewal::Renewal, worth::Worth};
 use crate::{
     error::Error,
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
     random,
     store::StoredToken,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Now, Timekeeper, packed},
     token::Token,
 };
@@ -176,15 +176,6 @@ pub(crate) struct Issued {
     worth: Arc<Worth>,
 }
 
-/// What the latest refreshes were good for; shared by all tokens of one identity.
-#[derive(Debug, Default)]
-pub(crate) struct Worth {
-    /// Refreshes in a row whose token was refused again.
-    fruitless: AtomicU32,
-    /// The generation whose refusal has started the latest refresh, until that is judged. 0: there is none.
-    unjudged: AtomicU64,
-}
-
 impl Issued {
     pub(crate) fn token(&self) -> &Token {
         &self.sendable.token
@@ -298,38 +289,22 @@ impl Issued {
     }
 
     pub(crate) fn fruitless_refreshes(&self) -> u32 {
-        self.worth.fruitless.load(Ordering::Relaxed)
+        self.worth.fruitless()
     }
 
     /// This token's refusal starts a refresh. The resend of the request tells what that was good for, if there is one and
     /// it is answered, or else the first refusal of what it has brought.
     pub(crate) fn leave_unjudged(&self) {
-        self.worth.unjudged.store(self.stamp.generation.as_u64(), Ordering::Relaxed);
+        self.worth.leave_unjudged(self.stamp.generation);
     }
 
     /// The answer to that resend.
     pub(crate) fn judge(&self, is_accepted: bool) {
-        self.worth.judge(self.stamp.generation.as_u64(), is_accepted);
+        self.worth.judge(self.stamp.generation, is_accepted);
     }
 
     /// The first refusal of what a refresh has brought that nobody has judged: it was good if that comes late.
     pub(crate) fn judge_by_refusal(&self, is_late: bool) {
-        let refused = self.worth.unjudged.load(Ordering::Relaxed);
-        if refused != 0 && self.stamp.generation.as_u64() > refused {
-            self.worth.judge(refused, is_late);
-        }
-    }
-}
-
-impl Worth {
-    /// Each refresh counts as fruitless once at most.
-    fn judge(&self, refused: u64, is_good: bool) {
-        let is_first =
-            self.unjudged.compare_exchange(refused, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if is_good {
-            self.fruitless.store(0, Ordering::Relaxed);
-        } else if is_first {
-            self.fruitless.fetch_add(1, Ordering::Relaxed);
-        }
+        self.worth.judge_by_refusal(self.stamp.generation, is_late);
     }
 }

@@ -12,8 +12,9 @@ use super::{
     ask::{Ask, Change, Decision, Failure, Known, Plan, answers},
     backoff::Backoff,
     flight::Flight,
-    issued::{Issued, Sendable, Worth},
+    issued::{Issued, Sendable},
     record_head::RecordHead,
+    worth::Worth,
 };
 use crate::{
     classify::Verdict,

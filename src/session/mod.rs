@@ -42,6 +42,7 @@ mod slot_guard;
 mod storage;
 mod transaction;
 mod verify;
+mod worth;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
