@@ -122,6 +122,7 @@ mod sync;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod time;
+mod timer;
 pub mod tips;
 mod token;
 

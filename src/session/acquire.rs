@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    reentry, time,
+    reentry, timer,
 };
 
 /// Takes from the token at hand what is needed to send a request at once; a due token is renewed meanwhile. `None`: there
@@ -104,7 +104,7 @@ impl Wait {
 }
 
 fn alarm(flight: &Flight, engine: &Engine) -> Option<Box<JoinSet<Result<(), Error>>>> {
-    if flight.is_elsewhere() { time::alarm(engine.limits.refresh).map(Box::new) } else { None }
+    if flight.is_elsewhere() { timer::alarm(engine.limits.refresh).map(Box::new) } else { None }
 }
 
 impl From<Denied> for Error {

@@ -36,7 +36,8 @@ use crate::{
     source::{DynTokenSource, FailureClass},
     store::Record,
     sync::{ArcSwapOption, Guard, TryMutex},
-    time::{Now, Timekeeper, in_time, timer},
+    time::{Now, Timekeeper},
+    timer::{in_time, timer},
     token::Token,
 };
 

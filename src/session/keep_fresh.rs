@@ -6,7 +6,7 @@ use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
 use super::{acquire::Acquire, ask::Ask, backoff::Backoff, engine::Engine, kernel::Fetch};
-use crate::time::timer;
+use crate::timer::timer;
 
 /// How long to sleep at most: a machine that was suspended has not counted the time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);

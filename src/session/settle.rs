@@ -7,7 +7,7 @@ use futures_util::future::select;
 use super::{engine::Engine, flight::Flight, lease::Held};
 use crate::{
     error::{Error, ErrorKind},
-    time::{rings, timer},
+    timer::{rings, timer},
 };
 
 /// Waits for that as long as one refresh may go on before it is given up, and what is left to save may take.

@@ -31,7 +31,7 @@ use crate::{
     secret::Secret,
     source::{FailureClass, FetchContext, FetchError},
     sync::task,
-    time::timer,
+    timer::timer,
     token::Token,
 };
 

@@ -81,7 +81,8 @@ use self::shelf::{Found, Leaving, Limits, Shelf};
 use crate::{
     error::{Error, ErrorKind},
     session::Session,
-    time::{Clock, SystemClock, timer},
+    time::{Clock, SystemClock},
+    timer::timer,
 };
 
 /// How long a session that cannot be evicted is left alone after its save has failed.

@@ -10,7 +10,7 @@ use crate::{
     session::flight::Flight,
     store::{Lease, Record},
     sync::oneshot,
-    time::in_time,
+    timer::in_time,
 };
 
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{Storage, queue::Written};
-use crate::{session::backoff::Backoff, time::timer};
+use crate::{session::backoff::Backoff, timer::timer};
 
 impl Storage {
     /// Sees to it that what is owed is written, sooner than the next refresh, of which there may be none: on the runtime

@@ -26,7 +26,7 @@ use crate::{
     error::{BoxError, Error, ErrorKind, causes},
     scope::is_in_the_clear,
     source::{FetchContext, FetchError},
-    time::timer,
+    timer::timer,
     token::Token,
 };
 

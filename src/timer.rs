@@ -1,0 +1,61 @@
+//! Timers where there may be none: no runtime, one without timers, or one that goes away.
+
+use std::{
+    future::{Future, pending},
+    panic::catch_unwind,
+    pin::pin,
+    time::Duration,
+};
+
+use futures_util::future::{Either, select};
+use tokio::{
+    runtime::Handle,
+    task::JoinSet,
+    time::{Sleep, sleep},
+};
+
+use crate::error::{Error, ErrorKind};
+
+/// A timer of the current runtime.
+pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
+    let missing = |message| Error::new(ErrorKind::NoRuntime, message);
+    Handle::try_current().map_err(|_| missing("there is no tokio runtime to wait on"))?;
+    catch_unwind(|| sleep(limit))
+        .map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
+}
+
+/// The same in a task of its own, for a future that may move on to another runtime: a timer whose runtime is gone
+/// panics. `None` without a runtime.
+pub(crate) fn alarm(limit: Duration) -> Option<JoinSet<Result<(), Error>>> {
+    let mut alarm = JoinSet::new();
+    alarm.spawn_on(
+        async move {
+            timer(limit)?.await;
+            Ok(())
+        },
+        &Handle::try_current().ok()?,
+    );
+    Some(alarm)
+}
+
+/// Waits for an [`alarm`]. False as soon as it is known that none will ring.
+pub(crate) async fn rings(limit: Duration) -> bool {
+    match alarm(limit) {
+        Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
+        None => false,
+    }
+}
+
+/// What comes of work elsewhere, bounded here as well where there are timers: nobody may be driving the runtime that does it.
+/// `None`: not in time.
+pub(crate) async fn in_time<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output> {
+    let limit = pin!(async {
+        if !rings(limit).await {
+            pending::<()>().await;
+        }
+    });
+    match select(work, limit).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
+}
