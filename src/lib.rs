@@ -106,6 +106,7 @@ pub mod placement;
 mod policy;
 #[cfg(feature = "json")]
 pub mod preset;
+mod query;
 mod random;
 mod reentry;
 #[cfg(test)]

@@ -44,14 +44,15 @@
 //! # let _ = placement;
 //! ```
 
-use std::{fmt, iter, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderName, HeaderValue, Request, Uri, header, header::AUTHORIZATION, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Request, header, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use crate::{
     error::{BoxError, Error, ErrorKind},
+    query,
     secret::Secret,
     token::Token,
 };
@@ -157,7 +158,9 @@ impl Placement {
                 Ok(Credential::header(name, &Zeroizing::new([scheme, " ", access].concat())))
             }
             Form::Basic => Ok(Credential::header(&AUTHORIZATION, &basic(access)?)),
-            Form::Query(name) => Ok(Credential::Query { name: Arc::clone(name), pair: pair(name, access) }),
+            Form::Query(name) => {
+                Ok(Credential::Query { name: Arc::clone(name), pair: query::pair(name, access) })
+            }
             Form::Custom(attach) => {
                 Ok(Credential::Custom { attach: Arc::clone(attach), token: token.clone() })
             }
@@ -169,7 +172,7 @@ impl Placement {
         match &self.0 {
             Form::Header { name, .. } => head.headers().contains_key(name),
             Form::Basic => head.headers().contains_key(AUTHORIZATION),
-            Form::Query(name) => has_pair(head.uri(), name),
+            Form::Query(name) => query::has(head.uri(), name),
             Form::Custom(_) => false,
         }
     }
@@ -214,10 +217,12 @@ impl Credential {
                 Ok(false)
             }
             Credential::Query { name, pair } => {
-                if has_pair(head.uri(), name) {
+                if query::has(head.uri(), name) {
                     return Ok(false);
                 }
-                *head.uri_mut() = with_pair(head.uri(), pair)?;
+                let unfit = "the URI cannot take the query parameter: it is too long or has no path";
+                let with_pair = query::with(head.uri(), pair.expose().as_bytes());
+                *head.uri_mut() = with_pair.map_err(|_| refused(unfit))?;
                 Ok(true)
             }
             Credential::Custom { attach, token } => attach(head, token).map(|()| true).map_err(|cause| {
@@ -240,86 +245,16 @@ impl fmt::Debug for Credential {
     }
 }
 
-// The buffers below are made large enough at once: one that grows leaves a copy of its text behind, unzeroized.
-
 fn basic(access: &str) -> Result<Zeroizing<String>, Error> {
     if access.contains(':') {
         return Err(refused("the token holds a colon, which ends the user name in basic authentication"));
     }
     let user_and_password = Zeroizing::new([access, ":"].concat());
+    // Large enough at once: a buffer that grows leaves a copy of its text behind, unzeroized.
     let mut value = Zeroizing::new(String::with_capacity(16 + 2 * access.len()));
     value.push_str("Basic ");
     BASE64_STANDARD.encode_string(user_and_password.as_bytes(), &mut value);
     Ok(value)
-}
-
-/// `name=value`, with everything but the unreserved characters of RFC 3986 §2.3 percent-encoded.
-fn pair(name: &str, value: &str) -> Secret {
-    let mut pair = String::with_capacity(3 * name.len() + 1 + 3 * value.len());
-    percent_encode(name, &mut pair);
-    pair.push('=');
-    percent_encode(value, &mut pair);
-    pair.into()
-}
-
-fn percent_encode(text: &str, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte.into());
-        } else {
-            out.extend(['%', HEX[usize::from(byte >> 4)].into(), HEX[usize::from(byte & 15)].into()]);
-        }
-    }
-}
-
-/// The URI with this pair at the end of its query.
-fn with_pair(uri: &Uri, pair: &Secret) -> Result<Uri, Error> {
-    let room = uri.path().len() + uri.query().map_or(0, str::len) + pair.expose().len() + 2;
-    let mut text = Zeroizing::new(String::with_capacity(room));
-    text.push_str(uri.path());
-    text.push('?');
-    for other in pairs(uri) {
-        text.push_str(other);
-        text.push('&');
-    }
-    text.push_str(pair.expose());
-
-    let unfit = || refused("the URI cannot take the query parameter: it is too long or has no path");
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(text.as_str()).map_err(|_| unfit())?);
-    Uri::from_parts(parts).map_err(|_| unfit())
-}
-
-fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {
-    uri.query().filter(|query| !query.is_empty()).into_iter().flat_map(|query| query.split('&'))
-}
-
-fn has_pair(uri: &Uri, name: &str) -> bool {
-    pairs(uri).any(|pair| is_named(pair, name))
-}
-
-/// Whether a pair of a query has this name, however it is encoded.
-fn is_named(pair: &str, name: &str) -> bool {
-    let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-    percent_decode(key).eq(name.bytes())
-}
-
-/// As servers read a query: `+` is a space, and a `%` without two hexadecimal digits stands for itself.
-fn percent_decode(text: &str) -> impl Iterator<Item = u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut rest = text.bytes();
-    iter::from_fn(move || {
-        let byte = rest.next()?;
-        if byte == b'%' {
-            let mut ahead = rest.clone();
-            if let (Some(high), Some(low)) = (ahead.next().and_then(digit), ahead.next().and_then(digit)) {
-                rest = ahead;
-                return Some(high << 4 | low);
-            }
-        }
-        Some(if byte == b'+' { b' ' } else { byte })
-    })
 }
 
 fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
@@ -348,7 +283,7 @@ fn refused(message: &'static str) -> Error {
 mod tests {
     use std::error::Error as _;
 
-    use http::{HeaderMap, Method, Version};
+    use http::{HeaderMap, Method, Uri, Version};
 
     use super::*;
 

@@ -1,10 +1,11 @@
 use std::{fmt, future::Future};
 
-use http::{Uri, uri::PathAndQuery};
+use http::Uri;
 
 use super::{JsonVerify, exchange::Exchange};
 use crate::{
     error::{Error, ErrorKind},
+    query::with_path_and_query,
     secret::Secret,
     source::{
         AuthorityClient, FetchContext, FetchError, JsonAnswer, TokenSource, Verification,
@@ -125,10 +126,8 @@ impl fmt::Debug for LoginCode {
 
 /// The URL with one more step in its path, and the query that it has.
 fn below(url: &Uri, step: &str) -> Result<Uri, Error> {
-    let mut parts = url.clone().into_parts();
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}/{step}{query}", url.path().trim_end_matches('/'));
     let unfit = |_| Error::new(ErrorKind::Encode, "a URL for tokens has a scheme, a host and a path");
-    parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(http::Error::from).map_err(unfit)?);
-    Uri::from_parts(parts).map_err(http::Error::from).map_err(unfit)
+    with_path_and_query(url, path.as_bytes()).map_err(unfit)
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body::Body;
 use tower_service::Service;
 use zeroize::Zeroizing;
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{BoxError, Error, ErrorKind, causes},
+    query,
     scope::is_in_the_clear,
     source::{FetchContext, FetchError},
     timer::timer,
@@ -263,21 +264,9 @@ pub(in crate::source) fn get<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Result<Request<Content>, FetchError> {
     let too_long = |_| FetchError::configuration("a URL with these parameters is too long");
-    let own = uri.query().unwrap_or_default();
-    let query = form::encode(pairs);
-    let mut text = Zeroizing::new(Vec::with_capacity(uri.path().len() + own.len() + query.len() + 2));
-    text.extend_from_slice(uri.path().as_bytes());
-    text.push(b'?');
-    text.extend_from_slice(own.as_bytes());
-    if !own.is_empty() {
-        text.push(b'&');
-    }
-    text.extend_from_slice(&query);
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query =
-        Some(PathAndQuery::try_from(text.as_slice()).map_err(http::Error::from).map_err(too_long)?);
+    let uri = query::with(uri, &form::encode(pairs)).map_err(too_long)?;
     let mut request = Request::new(Content::new(Zeroizing::default()));
-    *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from).map_err(too_long)?;
+    *request.uri_mut() = uri;
     request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
     Ok(request)
 }

@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::json::Json;
+use crate::query;
 
 pub(in crate::source) const MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
 
@@ -31,16 +32,12 @@ pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
         match byte {
             b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'*' | b'-' | b'.' | b'_' | b'~' => text.push(byte),
             b' ' => text.push(b'+'),
-            _ => {
-                let digit = |half: u8| b"0123456789ABCDEF"[usize::from(half)];
-                text.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 15)]);
-            }
+            _ => text.extend_from_slice(&query::escape(byte)),
         }
     }
 }
 
-/// A form as an object of texts. As in JSON, what is not UTF-8 is replaced, so that it harms nothing beside it; a percent sign
-/// without its two digits stays one.
+/// A form as an object of texts. As in JSON, what is not UTF-8 is replaced, so that it harms nothing beside it.
 pub(super) fn decode(form: &[u8]) -> Json {
     let mut members = Vec::new();
     for pair in form.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
@@ -52,31 +49,13 @@ pub(super) fn decode(form: &[u8]) -> Json {
 }
 
 fn decoded(text: &[u8]) -> String {
+    // Enough for all, as above.
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match first {
-            b'%' => match tail.split_at_checked(2).and_then(|(pair, after)| Some((escaped(pair)?, after))) {
-                Some((byte, after)) => {
-                    rest = after;
-                    byte
-                }
-                None => first,
-            },
-            b'+' => b' ',
-            _ => first,
-        });
-    }
+    bytes.extend(query::decode(text));
     String::from_utf8(bytes).unwrap_or_else(|error| {
         let bytes = Zeroizing::new(error.into_bytes());
         String::from_utf8_lossy(&bytes).into_owned()
     })
-}
-
-fn escaped(pair: &[u8]) -> Option<u8> {
-    let digit = |&byte: &u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    pair.iter().try_fold(0, |byte, half| Some(byte << 4 | digit(half)?))
 }
 
 #[cfg(test)]
