@@ -101,6 +101,7 @@ mod head;
 #[cfg(feature = "json")]
 mod json;
 mod layer;
+mod media_type;
 pub mod peek;
 pub mod placement;
 mod policy;

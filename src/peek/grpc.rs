@@ -52,8 +52,11 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{LIMIT, PeekBody, body::poll_read, media_type};
-use crate::classify::{Answer, Classify, Verdict};
+use super::{LIMIT, PeekBody, body::poll_read};
+use crate::{
+    classify::{Answer, Classify, Verdict},
+    media_type::media_type,
+};
 
 /// Request extension: the call has one answer, so that waiting for its trailers delays nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

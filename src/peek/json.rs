@@ -68,11 +68,12 @@ use serde_json::Value;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{LIMIT, PeekBody, body::poll_read, media_type};
+use super::{LIMIT, PeekBody, body::poll_read};
 use crate::{
     classify::{ErrorCode, status_set},
     error::{Error, ErrorKind},
     json,
+    media_type::media_type,
 };
 
 /// Finds error codes in JSON bodies. See the [module docs](self).

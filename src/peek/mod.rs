@@ -60,15 +60,7 @@ pub mod grpc;
 #[cfg(feature = "json")]
 pub mod json;
 
-use http::{HeaderMap, header::CONTENT_TYPE};
-
 pub use self::body::PeekBody;
 
 /// How much of a body is read ahead unless somebody says otherwise.
 const LIMIT: u64 = 64 * 1024;
-
-/// The content type without its parameters.
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    content_type.split(';').next().map(str::trim)
-}

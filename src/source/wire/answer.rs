@@ -1,12 +1,12 @@
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use bytes::Buf;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 use zeroize::Zeroizing;
 
 use super::{form, json::Json};
-use crate::error::BoxError;
+use crate::{error::BoxError, media_type::media_type};
 
 /// An answer that has come whole.
 pub(in crate::source) struct Answer {
@@ -37,7 +37,8 @@ impl Answer {
 
     /// Whether it comes from a program that speaks of tokens, readable or not; a page is for people.
     pub(super) fn is_data(&self) -> bool {
-        self.document.is_some() || is_form(&self.headers) || essence(&self.headers).ends_with("json")
+        let is_json = |media_type: &str| media_type.to_ascii_lowercase().ends_with("json");
+        self.document.is_some() || is_form(&self.headers) || media_type(&self.headers).is_some_and(is_json)
     }
 
     /// The document of a success.
@@ -70,12 +71,5 @@ where
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    essence(headers) == form::MEDIA_TYPE
-}
-
-/// The content type without its parameters, in lower case.
-fn essence(headers: &HeaderMap) -> String {
-    let content_type =
-        headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or_default());
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    media_type(headers).is_some_and(|media_type| media_type.eq_ignore_ascii_case(form::MEDIA_TYPE))
 }
