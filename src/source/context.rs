@@ -1,0 +1,131 @@
+use http::Request;
+
+#[cfg(feature = "json")]
+use super::FetchError;
+use crate::{
+    reentry::Mark,
+    secret::Secret,
+    token::{OptionalSecret, given},
+};
+
+/// What a source may want to know about the fetch.
+#[derive(Clone, Debug)]
+pub struct FetchContext {
+    pub(crate) refresh_token: Option<Secret>,
+    pub(crate) cause: Cause,
+    pub(crate) fruitless: u32,
+    pub(crate) mark: Mark,
+    /// How often somebody has said that there are other credentials, for sources that remember which were refused.
+    #[cfg(feature = "json")]
+    pub(crate) changes: u64,
+    /// Whether this fetch has asked already, without the refresh token.
+    #[cfg(feature = "json")]
+    pub(crate) has_asked: bool,
+}
+
+/// Why a token is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// There is no token.
+    Absent,
+    /// The token has expired by one of the clocks.
+    Expired,
+    /// The resource server did not accept the token.
+    Refused,
+    /// The token is about to expire.
+    Renewal,
+    /// Somebody asked for a new one ([`Session::refresh`](crate::Session::refresh)).
+    Forced,
+}
+
+impl FetchContext {
+    /// A context as a session makes it that has no refresh token, to call a source without one in a test of its own:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_token_refresh::{FetchContext, FetchError, Token, TokenSource, source::{Cause, FailureClass}, source_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), FetchError> {
+    /// let source = source_fn(|cx: FetchContext| async move {
+    ///     let Some(refresh) = cx.refresh_token() else {
+    ///         return Err(FetchError::login_required("nobody has logged in"));
+    ///     };
+    ///     Ok(Token::new(format!("made with {}", refresh.expose())).expires_in(Duration::from_secs(7200)))
+    /// });
+    ///
+    /// let failure = source.fetch(FetchContext::new(Cause::Absent)).await.unwrap_err();
+    /// assert_eq!(failure.class(), FailureClass::LoginRequired);
+    ///
+    /// let token = source.fetch(FetchContext::new(Cause::Refused).with_refresh_token("r1")).await?;
+    /// assert_eq!(token.access().expose(), "made with r1");
+    /// assert_eq!(token.lifetime(), Some(Duration::from_secs(7200)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(cause: Cause) -> Self {
+        FetchContext {
+            refresh_token: None,
+            cause,
+            fruitless: 0,
+            mark: Mark::new(),
+            #[cfg(feature = "json")]
+            changes: 0,
+            #[cfg(feature = "json")]
+            has_asked: false,
+        }
+    }
+
+    /// The same, with the refresh token of a session, if it has one. An empty one is none.
+    #[must_use]
+    pub fn with_refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
+        self.refresh_token = given(refresh);
+        self
+    }
+
+    /// The same, after this many [fruitless](Self::fruitless) refreshes.
+    #[must_use]
+    pub fn with_fruitless(mut self, refreshes: u32) -> Self {
+        self.fruitless = refreshes;
+        self
+    }
+
+    /// The refresh token of the present session, if there is one that was not refused. One that is dead by our clock is
+    /// left out at first. If the source says that a [login is required](super::FetchError::login_required) without it, unless
+    /// [finally](super::FetchError::without_fallback), it is asked once more, with it, because a clock may be wrong. Sources of
+    /// this crate that log in do not ask for credentials again then; one of your own that has been asked without a refresh
+    /// token just before may do the same.
+    ///
+    /// Of a refusal the session knows when a fetch ends with it. Where another source is asked [next](super::TokenSource::or_else)
+    /// and fails for the moment, the source that was refused has to remember that itself, as those of this crate do.
+    pub fn refresh_token(&self) -> Option<&Secret> {
+        self.refresh_token.as_ref()
+    }
+
+    /// Goes on, unless this fetch has asked before: for a source that presents something else than the refresh token.
+    #[cfg(feature = "json")]
+    pub(crate) fn wants_credentials(&self) -> Result<(), FetchError> {
+        if self.has_asked {
+            return Err(FetchError::login_required("no other credentials were wanted").not_processed());
+        }
+        Ok(())
+    }
+
+    /// Why the session asks.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Marks a request as sent by this fetch. If it reaches the layer that this source serves, by whatever queue or
+    /// task, it fails at once instead of waiting for the fetch that waits for it.
+    pub fn mark<B>(&self, request: &mut Request<B>) {
+        request.extensions_mut().insert(self.mark);
+    }
+
+    /// How many refreshes in a row brought a token that was refused again: to the request which asked for it, or, where
+    /// that could not be sent again, to any other within half a minute.
+    pub fn fruitless(&self) -> u32 {
+        self.fruitless
+    }
+}

@@ -1,0 +1,100 @@
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{random, secret::Secret, time::Now, token::Token};
+
+/// What a store keeps: one identity's token, or the mark that it has logged out.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Made at login and kept through every refresh.
+    pub session: SessionId,
+    /// Grows with every save. That of a login, logout or replacement is raised above what the store has when it is saved,
+    /// so that it outdoes what others have saved meanwhile.
+    pub revision: u64,
+    /// The token; `None` marks a logout.
+    pub token: Option<StoredToken>,
+}
+
+/// A token as it is stored. Later releases may add parts: begin with [`new`](Self::new). Lifetimes are moments, because a duration means nothing to another process.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct StoredToken {
+    /// The access token.
+    pub access: Secret,
+    /// The refresh token. An empty one is none.
+    pub refresh: Option<Secret>,
+    /// When the access token dies by the wall clock, if that is known.
+    pub expires_at: Option<SystemTime>,
+    /// When the refresh token does, if that is known.
+    pub refresh_expires_at: Option<SystemTime>,
+    /// The type of the access token, as [`Token::kind`] says it, if that is known. A store that does not keep it hands out
+    /// tokens of unknown type.
+    pub kind: Option<String>,
+}
+
+impl StoredToken {
+    /// A token of unknown lifetime, without a refresh token. The other parts are fields.
+    pub fn new(access: impl Into<Secret>) -> Self {
+        StoredToken {
+            access: access.into(),
+            refresh: None,
+            expires_at: None,
+            refresh_expires_at: None,
+            kind: None,
+        }
+    }
+
+    pub(crate) fn to_token(&self) -> Token {
+        let token = Token::new(self.access.clone())
+            .expires_at(self.expires_at)
+            .refresh_token(self.refresh.clone())
+            .refresh_expires_at(self.refresh_expires_at);
+        match &self.kind {
+            Some(kind) => token.token_type(kind),
+            None => token,
+        }
+    }
+
+    /// The same with the new refresh token of an answer whose access token is of no use: the authority has spent the
+    /// one before.
+    pub(crate) fn rotated(self, answer: &Token) -> Option<Self> {
+        let refresh = answer.refresh()?.clone();
+        let is_new = !self.refresh.as_ref().is_some_and(|before| before.same_as(&refresh));
+        is_new.then(|| StoredToken { refresh: Some(refresh), refresh_expires_at: None, ..self })
+    }
+
+    pub(crate) fn take_refresh_of(&mut self, other: &StoredToken) {
+        self.refresh.clone_from(&other.refresh);
+        self.refresh_expires_at = other.refresh_expires_at;
+    }
+
+    /// Whether the refresh token is dead by the clock.
+    pub(crate) fn is_refresh_dead(&self, now: Now) -> bool {
+        self.refresh_expires_at
+            .is_some_and(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default() <= now.wall)
+    }
+}
+
+impl fmt::Debug for StoredToken {
+    /// Leaves out the type, which is a text of the authority's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredToken")
+            .field("refresh", &self.refresh.is_some())
+            .field("expires_at", &self.expires_at)
+            .field("refresh_expires_at", &self.refresh_expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells one login from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u128);
+
+impl SessionId {
+    /// A new one, for a login.
+    pub(crate) fn random() -> Self {
+        SessionId(u128::from(random::number()) << 64 | u128::from(random::number()))
+    }
+}
