@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::random;
+use crate::{random, source::FailureClass, time::Now};
+
+const STRIKES: u32 = 3;
+const BETWEEN_STRIKES: Duration = Duration::from_secs(5 * 60);
+const STALLED_FOR: Duration = Duration::from_secs(15 * 60);
+/// A request that got no answer may have spent the refresh token.
+const AFTER_SILENCE: Duration = Duration::from_secs(30);
 
 /// How long a session cools down after failed refreshes.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +28,51 @@ impl Backoff {
         let spread = wait.as_secs_f64() * (0.75 + 0.5 * random::fraction());
         let spread = Duration::try_from_secs_f64(spread).unwrap_or(Duration::MAX);
         spread.max(retry_after.unwrap_or_default())
+    }
+}
+
+/// The failed refreshes of a session since something was good.
+#[derive(Default)]
+pub(super) struct Failures {
+    in_a_row: u32,
+    /// Refusals of the authority that it did not explain, and when the last one was counted.
+    strikes: u32,
+    last_strike: Option<Duration>,
+}
+
+impl Failures {
+    /// Counts one more, and says how long to wait after it.
+    pub(super) fn count(
+        &mut self,
+        class: FailureClass,
+        retry_after: Option<Duration>,
+        now: Now,
+        backoff: &Backoff,
+    ) -> Duration {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        let least = match class {
+            FailureClass::Ambiguous => {
+                self.strike(now);
+                if self.are_stalled() { STALLED_FOR } else { Duration::ZERO }
+            }
+            FailureClass::Unanswered => AFTER_SILENCE,
+            _ => Duration::ZERO,
+        };
+        backoff.wait(self.in_a_row, retry_after).max(least)
+    }
+
+    /// Whether the authority has refused so often without a reason that a login is recommended.
+    pub(super) fn are_stalled(&self) -> bool {
+        self.strikes >= STRIKES
+    }
+
+    /// Counts an unexplained refusal, unless the last one was counted a short while ago.
+    fn strike(&mut self, now: Now) {
+        let since = self.last_strike.map(|last| now.monotonic.saturating_sub(last));
+        if since.is_none_or(|since| since >= BETWEEN_STRIKES) {
+            self.strikes += 1;
+            self.last_strike = Some(now.monotonic);
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{renewal::Renewal, worth::Worth};
+use super::{damper::Damper, renewal::Renewal};
 use crate::{
+    classify::Verdict,
     error::Error,
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
@@ -134,14 +135,14 @@ impl Sendable {
         Sendable { token, ..self }
     }
 
-    pub(crate) fn issue(self, epoch: Epoch, worth: Arc<Worth>) -> Arc<Issued> {
+    pub(crate) fn issue(self, epoch: Epoch, damper: Arc<Damper>) -> Arc<Issued> {
         let stamp = Stamp { epoch, generation: Generation::next() };
         Arc::new(Issued {
             sendable: self.dated(),
             stamp,
             condemned: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
-            worth,
+            damper,
         })
     }
 }
@@ -173,7 +174,7 @@ pub(crate) struct Issued {
     condemned: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
-    worth: Arc<Worth>,
+    damper: Arc<Damper>,
 }
 
 impl Issued {
@@ -254,7 +255,7 @@ impl Issued {
             stamp: self.stamp,
             condemned: AtomicBool::new(self.is_condemned()),
             fresh_until: AtomicU64::new(0),
-            worth: self.worth.clone(),
+            damper: self.damper.clone(),
         })
     }
 
@@ -276,35 +277,32 @@ impl Issued {
         self.condemned.store(condemned, Ordering::Release);
     }
 
-    pub(crate) fn age(&self, now: Now) -> Duration {
-        now.monotonic.saturating_sub(self.sendable.received.monotonic)
-    }
-
     pub(crate) fn stored(&self) -> StoredToken {
         self.sendable.stored()
     }
 
-    pub(crate) fn worth(&self) -> &Arc<Worth> {
-        &self.worth
+    pub(crate) fn damper(&self) -> &Arc<Damper> {
+        &self.damper
     }
 
     pub(crate) fn fruitless_refreshes(&self) -> u32 {
-        self.worth.fruitless()
+        self.damper.fruitless()
     }
 
     /// This token's refusal starts a refresh. The resend of the request tells what that was good for, if there is one and
     /// it is answered, or else the first refusal of what it has brought.
     pub(crate) fn leave_unjudged(&self) {
-        self.worth.leave_unjudged(self.stamp.generation);
+        self.damper.leave_unjudged(self.stamp.generation);
     }
 
     /// The answer to that resend.
     pub(crate) fn judge(&self, is_accepted: bool) {
-        self.worth.judge(self.stamp.generation, is_accepted);
+        self.damper.judge(self.stamp.generation, is_accepted);
     }
 
-    /// The first refusal of what a refresh has brought that nobody has judged: it was good if that comes late.
-    pub(crate) fn judge_by_refusal(&self, is_late: bool) {
-        self.worth.judge_by_refusal(self.stamp.generation, is_late);
+    /// Whether its refusal starts no refresh.
+    pub(crate) fn is_damped(&self, verdict: Verdict, now: Now) -> bool {
+        let age = now.monotonic.saturating_sub(self.sendable.received.monotonic);
+        self.damper.damps(verdict, self.stamp.generation, age)
     }
 }

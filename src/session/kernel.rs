@@ -10,11 +10,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ask::{Ask, Change, Decision, Failure, Known, Plan, answers},
-    backoff::Backoff,
+    backoff::{Backoff, Failures},
+    damper::Damper,
     flight::Flight,
     issued::{Issued, Sendable},
     record_head::RecordHead,
-    worth::Worth,
 };
 use crate::{
     classify::Verdict,
@@ -32,11 +32,7 @@ pub(crate) struct Slot {
     epoch: Epoch,
     token: Option<Arc<Issued>>,
     fetch: Fetch,
-    /// Failed refreshes in a row.
-    failures: u32,
-    /// Refusals of the authority that it did not explain, and when the last one was counted.
-    strikes: u32,
-    last_strike: Option<Duration>,
+    failures: Failures,
     record: RecordHead,
     /// The refresh tokens that the authority has refused, which are not presented again.
     refused: Vec<Secret>,
@@ -87,9 +83,7 @@ impl Slot {
             epoch: Epoch::default(),
             token: None,
             fetch: Fetch::Idle,
-            failures: 0,
-            strikes: 0,
-            last_strike: None,
+            failures: Failures::default(),
             record: RecordHead { session, revision: 0 },
             refused: Vec::new(),
             look_at: None,
@@ -190,7 +184,7 @@ impl Slot {
             Fetch::Idle | Fetch::LoggedOut => {}
         }
         self.look_at = self.look_at.map(|_| Duration::ZERO);
-        self.forget_failures();
+        self.failures = Failures::default();
     }
 
     /// The flight could not be started.
@@ -206,8 +200,8 @@ impl Slot {
             return None;
         }
         self.set_fetch(Fetch::Idle);
-        let worth = self.token.as_ref().map(|token| token.worth().clone());
-        Some(self.issue(fresh, record, worth.unwrap_or_default()))
+        let damper = self.token.as_ref().map(|token| token.damper().clone());
+        Some(self.issue(fresh, record, damper.unwrap_or_default()))
     }
 
     /// The flight's waiters have waited long enough.
@@ -252,16 +246,10 @@ impl Slot {
             // Nothing was asked.
             _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
             _ => {
-                self.failures = self.failures.saturating_add(1);
-                let wait = backoff.wait(self.failures, error.retry_after());
-                let wait = match class {
-                    FailureClass::Ambiguous if self.strike(now) >= STRIKES => {
-                        error = error.stalled();
-                        wait.max(STALLED_FOR)
-                    }
-                    FailureClass::Unanswered => wait.max(AFTER_SILENCE),
-                    _ => wait,
-                };
+                let wait = self.failures.count(class, error.retry_after(), now, backoff);
+                if class == FailureClass::Ambiguous && self.failures.are_stalled() {
+                    error = error.stalled();
+                }
                 Fetch::Cooling { until: now.monotonic.saturating_add(wait), error: error.clone() }
             }
         };
@@ -358,25 +346,21 @@ impl Slot {
         wanted
     }
 
-    fn issue(&mut self, fresh: Sendable, record: RecordHead, worth: Arc<Worth>) -> Change {
+    fn issue(&mut self, fresh: Sendable, record: RecordHead, damper: Arc<Damper>) -> Change {
         let old = self.token.as_ref().map(|token| token.stamp().generation);
-        let token = fresh.issue(self.epoch, worth);
+        let token = fresh.issue(self.epoch, damper);
         self.token = Some(token.clone());
         self.ended = None;
         self.record = record;
-        self.forget_failures();
+        self.failures = Failures::default();
         Change { old, token, record }
-    }
-
-    fn forget_failures(&mut self) {
-        (self.failures, self.strikes, self.last_strike) = (0, 0, None);
     }
 
     /// Ends the epoch.
     fn leave(&mut self, then: Fetch) -> Option<Flight> {
         self.epoch = self.epoch.following();
         self.token = None;
-        self.forget_failures();
+        self.failures = Failures::default();
         let flight = self.flight().cloned();
         self.set_fetch(then);
         if let Some(flight) = &flight {
@@ -456,33 +440,15 @@ impl Slot {
         self.flight().is_some_and(|present| present.is(flight))
     }
 
-    /// Counts an unexplained refusal, unless the last one was counted a short while ago.
-    fn strike(&mut self, now: Now) -> u32 {
-        let since = self.last_strike.map(|last| now.monotonic.saturating_sub(last));
-        if since.is_none_or(|since| since >= BETWEEN_STRIKES) {
-            self.strikes += 1;
-            self.last_strike = Some(now.monotonic);
-        }
-        self.strikes
+    fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
+        let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
+        token.is_damped(verdict, now())
     }
 
     fn condemn_if_rejected(&self, ask: Ask) {
         if let (Ask::Refuse { verdict: Verdict::Reject, .. }, Some(token)) = (ask, &self.token) {
             token.condemn(true);
         }
-    }
-
-    /// Whether refreshes have brought so little of late that a young token's refusal starts none. The wait doubles
-    /// with every refresh in a row whose token was refused again. One that nobody has judged is judged by this refusal,
-    /// because an endpoint that always refuses does so soon; that counts from the next refusal on, because the token may
-    /// really have been revoked.
-    fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
-        let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
-        let before = token.fruitless_refreshes();
-        token.judge_by_refusal(token.age(now()) >= GOOD_AFTER);
-        let fruitless = token.fruitless_refreshes().min(before);
-        let cap = if verdict == Verdict::Reject { DAMPED_AFTER_REJECT } else { DAMPED_AFTER_SUSPECT };
-        fruitless > 0 && token.age(now()) < Duration::from_secs(1 << fruitless.min(16)).min(cap)
     }
 
     pub(crate) fn known(&self) -> Known {
@@ -515,14 +481,5 @@ fn ended() -> Error {
     Error::new(ErrorKind::SessionEnded, "the session was logged out")
 }
 
-const STRIKES: u32 = 3;
 /// A login elsewhere is to be found soon, and the store is not to be read by every request.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
-const BETWEEN_STRIKES: Duration = Duration::from_secs(5 * 60);
-const STALLED_FOR: Duration = Duration::from_secs(15 * 60);
-/// A request that got no answer may have spent the refresh token.
-const AFTER_SILENCE: Duration = Duration::from_secs(30);
-const DAMPED_AFTER_REJECT: Duration = Duration::from_secs(5);
-const DAMPED_AFTER_SUSPECT: Duration = Duration::from_secs(60);
-/// A token that nobody has refused for so long was good.
-const GOOD_AFTER: Duration = Duration::from_secs(30);

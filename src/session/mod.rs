@@ -22,6 +22,7 @@ mod ask;
 mod backoff;
 mod builder;
 mod changes;
+mod damper;
 mod engine;
 mod flight;
 mod issued;
@@ -42,7 +43,6 @@ mod slot_guard;
 mod storage;
 mod transaction;
 mod verify;
-mod worth;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
