@@ -394,6 +394,41 @@ async fn a_stored_token_that_does_not_last_is_refreshed_whatever_its_whole_life_
     assert_eq!(before.authority.counts().refreshes, 1, "and no other lives longer");
 }
 
+/// As a helper of git does, which is a new process each time.
+#[tokio::test(start_paused = true)]
+async fn the_first_token_of_a_process_lasts_as_long_as_is_asked_for() {
+    let (clock, store) = (TestClock::new(), Watched::default());
+    let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(LIFE);
+    let process = || Session::builder(authority.source()).store(store.clone()).clock(clock.clone()).build();
+    let stored = process().token().await.unwrap();
+    for (passes, left, refreshes) in [(LIFE - 301 * SECOND, 301, 0), (291 * SECOND, 10, 1)] {
+        clock.advance(passes);
+        let token = process().token_valid_for(300 * SECOND).await.unwrap();
+        assert_eq!(authority.counts().refreshes, refreshes, "{left} s were left");
+        assert_eq!(token.access().expose() == stored.access().expose(), refreshes == 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_refresh_of_a_process_is_one() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new();
+    let process = || Session::builder(authority.source()).store(store.clone()).build();
+    let stored = process().token().await.unwrap();
+    let session = process();
+    let (refreshed, meanwhile) = tokio::join!(session.refresh(), session.token());
+    let refreshed = refreshed.unwrap();
+    assert_ne!(refreshed.access().expose(), stored.access().expose());
+    assert_eq!(meanwhile.unwrap().access().expose(), stored.access().expose(), "which is good enough");
+    assert_eq!((authority.counts().logins, authority.counts().refreshes), (1, 1));
+
+    authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let session = process();
+    assert!(session.refresh().await.unwrap_err().is_transient());
+    let stored = session.token().await.unwrap();
+    assert_eq!(stored.access().expose(), refreshed.access().expose());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_handed_over_late_in_its_life_does_not_last() {
     for by_login in [true, false] {
