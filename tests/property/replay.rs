@@ -328,3 +328,13 @@ fn what_could_not_be_saved_before_a_siblings_refresh_is_written_under_another_le
     ];
     holds(Config { rotation: Rotation::Omitted, ..TWO }, &steps);
 }
+
+/// A login that the sibling owed came into the store in the midst of it, and was gone over to: the refusals of another
+/// identity are counted from one.
+#[test]
+fn a_login_that_a_sibling_still_owed_begins_the_doubling_anew() {
+    let config = Config { lifetime: Some(300), password: true, ..TWO };
+    let steps =
+        [Fault(1, Save, Fails), Login(1, Alice), Pass(Duration::from_secs(1000)), Heal(1), Hammer(0, Sick)];
+    holds(config, &steps);
+}

@@ -1,6 +1,6 @@
 //! Refresh tokens and flights, as the authority sees them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Book, Origin, Pair, Pid, Records, Root};
 
@@ -106,6 +106,14 @@ impl Book {
     /// How many calls this process has made.
     pub(crate) fn calls_of(&self, pid: Pid) -> usize {
         self.records().fetching.calls.iter().filter(|call| call.pid == pid).count()
+    }
+
+    /// How many logins of others this process has gone over to since it had made so many calls.
+    pub(crate) fn logins_taken_over(&self, pid: Pid, since: usize) -> usize {
+        let records = self.records();
+        let calls = records.fetching.calls.iter().filter(|call| call.pid == pid).skip(since);
+        let roots = calls.map(|call| call.root).filter(|&root| records.roots[root].by != pid);
+        roots.collect::<BTreeSet<_>>().len()
     }
 }
 

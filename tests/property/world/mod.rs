@@ -378,7 +378,9 @@ impl World {
         let most = if self.config.certain { 5 } else { 60 };
         let renewals = self.config.lifetime.map_or(0, |lifetime| 2 * SECONDS / lifetime as usize + 2);
         // The seventh, because the first refusal of a token that nobody has judged yet starts a refresh all the same.
-        let most = SECONDS / most + 7 + renewals + 2 * others;
+        // A login that a sibling still owed begins the doubling anew.
+        let doublings = 1 + self.book.logins_taken_over(pid, before);
+        let most = SECONDS / most + 7 * doublings + renewals + 2 * others;
         if calls > most {
             self.book
                 .broken(format!("{calls} calls for an endpoint that always refuses, and {most} at most"));
