@@ -35,6 +35,7 @@ mod one_task;
 mod record_head;
 mod reload;
 mod renewal;
+mod reread;
 mod revoker;
 mod seats;
 mod settle;

@@ -3,17 +3,13 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::{
     FutureExt,
     future::{Either, select},
 };
-use tokio::{
-    runtime::Handle,
-    task::JoinError,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
     ask::{Failure, Known, Obtained, Plan},
@@ -22,8 +18,8 @@ use super::{
     issued::{Issued, Provenance},
     kernel::Finder,
     lease::Held,
-    record_head::RecordHead,
-    reload::{Reloaded, Taken, reload, take},
+    reload::{Taken, take},
+    reread::{Reread, has_something_else, look_for_a_sibling, reread},
     siblings,
 };
 use crate::{
@@ -197,25 +193,6 @@ async fn fetch(
     }
 }
 
-/// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
-async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool {
-    if !engine.storage.is_settled() {
-        return false;
-    }
-    let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return false };
-    if over.kind() == ErrorKind::SessionEnded && !plan.known.is_another_login(&found) {
-        return false;
-    }
-    let reloaded = reload(plan.known.record, &plan.known, Some(found));
-    match take(engine, plan, reloaded, Provenance::Stored) {
-        Taken::Whole(_) => true,
-        Taken::Base(_, before) => {
-            let refresh_token = before.and_then(|before| before.refresh);
-            refresh_token.is_some_and(|refresh_token| !refresh_token.is_among(&plan.refused))
-        }
-    }
-}
-
 /// What a flight has brought that has lost meanwhile. Of a session that goes on with a replacement it is not revoked, nor
 /// where somebody has logged in with the same grant: that might end the grant of both.
 async fn give_up(
@@ -246,80 +223,6 @@ async fn give_up(
         engine.revoker.discard(token);
     }
     Obtained::Nothing
-}
-
-/// The authority called the grant invalid. Before that is believed, the store is looked into twice: somebody who shares
-/// it may just have spent the refresh token, and be about to save the next one.
-async fn look_for_a_sibling(
-    engine: &Engine,
-    flight: &Flight,
-    plan: &Plan,
-    base: RecordHead,
-) -> Option<Obtained> {
-    for pause in [Duration::ZERO, SIBLING_SAVES_WITHIN] {
-        sleep(pause).await;
-        let reloaded = reload(base, &plan.known, engine.newest().await);
-        if flight.is_lost() {
-            // The replacement's refresh token is not the newest any more, or it is not the replacement's any more.
-            let is_over = match &reloaded {
-                Reloaded::Nothing(_) => true,
-                Reloaded::Token(_, token) => flight.spends(token.refresh.as_ref()),
-                Reloaded::Replaced(..) | Reloaded::Ended(_) => false,
-            };
-            if !is_over {
-                return Some(Obtained::Nothing);
-            }
-        } else if let Taken::Whole(obtained) = take(engine, plan, reloaded, Provenance::Stored) {
-            return Some(obtained);
-        }
-    }
-    None
-}
-
-const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
-
-/// What a flight finds before it may fetch.
-struct Reread {
-    lease: Option<Held>,
-    /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that fails
-    /// altogether stops no refresh.
-    may_fetch: bool,
-    /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
-    is_blind: bool,
-    reloaded: Reloaded,
-}
-
-/// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
-async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
-    let lease = engine.storage.lease().await;
-    let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten().map(|lease| Held::by(flight, lease, &engine.storage));
-    if flight.is_lost() {
-        return None;
-    }
-    let (mut newest, read) = engine.storage.newest().await;
-    let is_read = engine.reported(read).is_some();
-    if flight.is_lost() {
-        return None;
-    }
-    let may_fetch = !is_taken || !is_read;
-    let is_blind = !is_read && plan.known.present.is_none();
-    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
-        // Reported, and tried again later.
-        let saved = engine.save_at_once(owed).await;
-        if flight.is_lost() {
-            return None;
-        }
-        if saved.is_ok() || engine.storage.is_settled() {
-            // A login or logout is raised above what was there: the next record has to be above that. What gave way has
-            // done so to a later one.
-            newest = engine.newest().await.or(newest);
-            if flight.is_lost() {
-                return None;
-            }
-        }
-    }
-    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
 }
 
 impl Failure {

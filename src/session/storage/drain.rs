@@ -2,8 +2,10 @@
 
 use std::{
     collections::VecDeque,
+    future::Future,
     mem,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Waker},
 };
 
 use tokio::runtime::Handle;
@@ -19,11 +21,12 @@ use crate::{
     event::Event,
     session::flight::Flight,
     store::{LeaseLost, Record, Superseded},
+    sync::task,
 };
 
 /// The right to work the queue off. When its runtime goes away, it passes to another one where something in the queue was
 /// asked for; where there is none, what is left in the queue fails.
-pub(super) struct Drain {
+struct Drain {
     storage: Arc<Storage>,
     runtime: Handle,
     over: bool,
@@ -31,12 +34,12 @@ pub(super) struct Drain {
 
 impl Drain {
     /// `None`: somebody has that right.
-    pub(super) fn begin(storage: &Arc<Storage>, runtime: Handle) -> Option<Self> {
+    fn begin(storage: &Arc<Storage>, runtime: Handle) -> Option<Self> {
         let begins = !mem::replace(&mut storage.queue().draining, true);
         begins.then(|| Drain { storage: storage.clone(), runtime, over: false })
     }
 
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         while let Some(write) = self.next() {
             self.storage.carry_out(write).await;
         }
@@ -85,8 +88,25 @@ impl Drop for Drain {
     }
 }
 
-/// How one write is made; beside it there is no other.
 impl Storage {
+    /// Sees to it that the queue is being worked off.
+    pub(crate) fn drain(self: &Arc<Self>, runtime: &Handle) {
+        if let Some(drain) = Drain::begin(self, runtime.clone()) {
+            runtime.spawn(task(drain.run()));
+        }
+    }
+
+    /// The same from a task that may be held up by a store: one that answers at once is not waited for.
+    pub(crate) fn drain_at_once(self: &Arc<Self>) {
+        if let Some(drain) = Drain::begin(self, Handle::current()) {
+            let mut draining = Box::pin(drain.run());
+            if draining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                tokio::spawn(task(draining));
+            }
+        }
+    }
+
+    /// Makes one write, beside which there is no other.
     async fn carry_out(self: &Arc<Self>, Write { debt, fence, flight, done, .. }: Write) {
         // A refresh is not written again after a later record, which is next in the queue. The first time its flight says so.
         let is_overtaken = || flight.is_none() && debt.is_refresh() && !self.queue().owes(&debt);

@@ -15,8 +15,10 @@ mod tests;
 use std::{
     convert::identity,
     future::Future,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
-    task::{Context, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,7 +28,6 @@ pub(crate) use self::queue::Written;
 use self::{
     calls::{Calls, is_caused_by},
     debt::Debt,
-    drain::Drain,
     queue::{Queue, Write},
 };
 use super::{flight::Flight, one_task::OneTask, record_head::RecordHead, revoker::Revoker};
@@ -34,7 +35,7 @@ use crate::{
     error::Error,
     event::{Event, Observers},
     store::{Damaged, DynTokenStore, Lease, Record, StoredToken},
-    sync::{Mutex, MutexGuard, PoisonError, oneshot, task},
+    sync::{Mutex, MutexGuard, PoisonError, oneshot},
 };
 
 /// How many calls of the store a write takes at most.
@@ -266,23 +267,6 @@ impl Storage {
         let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
         let fence = queue.fence(&debt);
         Some(self.push(queue, debt, fence, None))
-    }
-
-    /// Sees to it that the queue is being worked off.
-    pub(crate) fn drain(self: &Arc<Self>, runtime: &Handle) {
-        if let Some(drain) = Drain::begin(self, runtime.clone()) {
-            runtime.spawn(task(drain.run()));
-        }
-    }
-
-    /// The same from a task that may be held up by a store: one that answers at once is not waited for.
-    pub(crate) fn drain_at_once(self: &Arc<Self>) {
-        if let Some(drain) = Drain::begin(self, Handle::current()) {
-            let mut draining = Box::pin(drain.run());
-            if draining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                tokio::spawn(task(draining));
-            }
-        }
     }
 
     /// Whether everything is in the store.
