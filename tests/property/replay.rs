@@ -126,25 +126,6 @@ fn refreshes_that_could_not_be_saved_do_not_outdo_the_logout_of_a_sibling() {
     holds(Config { password: true, ..TWO }, &steps);
 }
 
-/// The refresh had read the store before the login was saved, and looked for what was owed after that.
-#[test]
-fn a_login_that_is_saved_while_the_store_is_read_does_not_give_way_to_the_account_before() {
-    let steps = [
-        Fault(0, Load, HangsAfterwards),
-        Login(0, Alice),
-        Login(0, Bob),
-        Pass(Duration::from_millis(5100)),
-        Login(0, Alice),
-        Request(0, Get, Nowhere),
-        Revoke(Revoked::Access),
-        Run(6),
-        Heal(0),
-        Run(1),
-        Request(0, Get, Nowhere),
-    ];
-    holds(Config { certain: true, sibling: false, ..TWO }, &steps);
-}
-
 /// A refresh that was owed together with its login went on to stand for the login when that had been saved.
 #[test]
 fn the_refresh_of_a_login_that_is_saved_at_last_does_not_outdo_the_login_of_a_sibling() {
