@@ -91,14 +91,15 @@ impl FetchContext {
         self
     }
 
-    /// The refresh token of the present session, if there is one that was not refused. One that is dead by our clock is
-    /// left out at first. If the source says that a [login is required](super::FetchError::login_required) without it, unless
-    /// [finally](super::FetchError::without_fallback), it is asked once more, with it, because a clock may be wrong. Sources of
-    /// this crate that log in do not ask for credentials again then; one of your own that has been asked without a refresh
-    /// token just before may do the same.
+    /// The refresh token of the present session, if there is one that was not refused.
     ///
-    /// Of a refusal the session knows when a fetch ends with it. Where another source is asked [next](super::TokenSource::or_else)
-    /// and fails for the moment, the source that was refused has to remember that itself, as those of this crate do.
+    /// One that is dead by our clock is left out at first, and the clock may be wrong. So if the source says without it that a
+    /// [login is required](super::FetchError::login_required), it is asked once more in the same fetch, with it; unless it says so
+    /// [finally](super::FetchError::without_fallback). Sources of this crate that log in do not ask for credentials a second time
+    /// then, and one of your own need not either.
+    ///
+    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next source may be
+    /// asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
     }

@@ -7,9 +7,9 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// Any `std::error::Error` turns into a *transient* failure with `?`; what only derefs to one (a boxed error) does by
 /// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
 ///
-/// A source may ask another session for its token. The [`Error`] of that one, turned by `?`, is shown to the callers with its own
-/// `retry_after` and, unless it is transient, its own kind; the session whose source it is cools down and asks again,
-/// so that it goes on by itself when somebody has logged in at the other.
+/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers then see
+/// the kind of that error, unless it is transient, and its `retry_after`. It does not end the session whose source it is: that one
+/// cools down and asks again, so that it goes on by itself when somebody has logged in at the other.
 ///
 /// ```
 /// use tower_token_refresh::FetchError;

@@ -79,9 +79,10 @@ use crate::error::BoxError;
 /// # let _ = Table::default();
 /// ```
 pub trait TokenStore: Send + Sync + 'static {
-    /// The record that was saved last, or `None` where nothing ever was. [`Damaged`] counts
-    /// as that, too, and is reported. After any other error, which is reported as well, the session goes on from what it
-    /// knows: that a login is required is not believed then, and a replacement that keeps the refresh token is not saved.
+    /// The record that was saved last, or `None` where nothing ever was.
+    ///
+    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows: it does
+    /// not believe then that a login is required, and does not save a replacement that keeps the refresh token.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
@@ -93,9 +94,11 @@ pub trait TokenStore: Send + Sync + 'static {
     /// 2. a record of a lower revision than the stored one, with [`Superseded`].
     ///
     /// Login and logout save without a number and are never refused. A store that is shared raises their revision to
-    /// at least two more than the stored one: the next is that of a refresh which may be under way, and loses.
-    /// [`Record::admit`] does all of that. A store whose record may get lost remembers its revision all the same: that of a
-    /// login must be above what others have seen.
+    /// at least two more than the stored one. One more is what a refresh may be about to save that is under way elsewhere, and
+    /// that has to lose. [`Record::admit`] does all of that.
+    ///
+    /// A store whose record may get lost has to remember its revision all the same: that of a login must be above what others have
+    /// seen.
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
@@ -104,12 +107,11 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
     /// The session then loads it and goes over to it, instead of finding out by a refusal or by its next refresh.
     ///
-    /// Of a store that cannot tell it never resolves, which is what it does unless it is overridden. A session waits for it
-    /// on each tokio runtime that it has refreshed or been changed on, because it cannot know which of them goes on: on one
-    /// only if it is [bound](crate::session::SessionBuilder::on_current_runtime) to that.
+    /// A store that cannot tell never resolves it; that is the default. A session that is over then looks into the store when it
+    /// is asked for a token, every five seconds at most, unless its own process has logged it out.
     ///
-    /// Where it does not tell, a session that is over, and was not logged out by its own process, looks when it is asked for a
-    /// token, every five seconds at most.
+    /// A session waits for this on each tokio runtime that it has refreshed or been changed on, because it cannot know which
+    /// of them goes on; one that is [bound](crate::session::SessionBuilder::on_current_runtime) to a runtime waits there only.
     ///
     /// # Cancel safety
     ///

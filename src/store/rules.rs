@@ -4,18 +4,18 @@ use super::{LeaseLost, Record, Superseded};
 use crate::error::BoxError;
 
 impl Record {
-    /// For a store that is shared: the record to keep of this one, which is to be [saved](super::TokenStore::save)
-    /// with this `fence`. `lease` is the number of the last lease that was handed out, 0 if none was, and `revision` that of
-    /// the record that is kept now, 0 if there is none. Nobody else may save or be given a lease between these being read and
-    /// the record being kept.
+    /// For a store that is shared, when this record is to be [saved](super::TokenStore::save) with this `fence`: the record to keep.
+    ///
+    /// `lease` is the number of the last lease that was handed out, 0 if none was. `revision` is that of the record that is
+    /// kept now, 0 if there is none. From reading these two until the record is kept, nobody else may save or be given a lease.
     ///
     /// A refresh saves under a lease and gives way to whatever came after it. A login or logout saves without one and is
     /// obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is stored, so
     /// that everybody finds it to be the newer.
     ///
-    /// Where the record may get lost (a file that is removed, a row that is deleted) a store remembers the highest revision
-    /// that it has kept, beside the number of the lease, and gives that one for a save without a lease: those who have seen the
-    /// lost record would take no notice of a lower revision, and overwrite it. A refresh gives way only to what is there.
+    /// Where the record may get lost (a file that is removed, a row that is deleted) the store has to remember the highest revision
+    /// that it has kept, beside the number of the lease. For a save without a lease that is the `revision` to give: those who have
+    /// seen the lost record would take no notice of a lower one, and overwrite it. For a refresh it is that of what is there.
     ///
     /// # Errors
     ///
