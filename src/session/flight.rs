@@ -38,7 +38,7 @@ pub(crate) struct Flight(Arc<Core>);
 struct Core {
     /// Where its tasks run.
     runtime: OnceLock<runtime::Id>,
-    wait: Mutex<Wait>,
+    state: Mutex<State>,
     /// Its token is no longer wanted: the session was replaced, or is another one now.
     lost: AtomicBool,
     /// Its tasks are gone.
@@ -52,7 +52,8 @@ struct Core {
     failure: OnceLock<Error>,
 }
 
-struct Wait {
+#[derive(Default)]
+struct State {
     seats: Seats,
     fetch: Option<AbortHandle>,
     /// The fetch is to be aborted, as soon as there is one.
@@ -73,11 +74,9 @@ impl Flight {
     }
 
     fn with(over: Option<Error>) -> Self {
-        let wait =
-            Wait { seats: Seats::default(), fetch: None, aborts: false, spends: Vec::new(), lease: None };
         Flight(Arc::new(Core {
             runtime: OnceLock::new(),
-            wait: Mutex::new(wait),
+            state: Mutex::default(),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             over,
@@ -93,7 +92,7 @@ impl Flight {
 
     /// A future that ends when the flight lands.
     pub(crate) fn landing(self) -> Landing {
-        let round = self.wait().seats.round();
+        let round = self.state().seats.round();
         Landing { is_of_the_lost: self.is_lost(), flight: self, round, seat: Seat::NONE }
     }
 
@@ -111,7 +110,7 @@ impl Flight {
 
     /// Releases the present waiters. Only the first call does anything.
     pub(crate) fn land(&self, landed: Landed) {
-        let released = self.wait().seats.end(&landed);
+        let released = self.state().seats.end(&landed);
         released.wake();
     }
 
@@ -134,7 +133,7 @@ impl Flight {
     /// Disowns the flight. Its waiters decide again; who comes from now on waits for the end of the fetch.
     pub(crate) fn lose(&self) {
         self.disown();
-        let released = self.wait().seats.next_round();
+        let released = self.state().seats.next_round();
         released.wake();
         if self.is_gone() {
             self.land(Landed::Interrupted);
@@ -144,9 +143,9 @@ impl Flight {
     /// Aborts the fetch, now or as soon as there is one.
     pub(crate) fn abort(&self) {
         let fetch = {
-            let mut wait = self.wait();
-            wait.aborts = true;
-            wait.fetch.clone()
+            let mut state = self.state();
+            state.aborts = true;
+            state.fetch.clone()
         };
         if let Some(fetch) = fetch {
             fetch.abort();
@@ -155,7 +154,7 @@ impl Flight {
 
     /// Takes the store's lease into its keeping.
     pub(super) fn keep_lease(&self, lease: Lease) {
-        self.wait().lease = Some(lease);
+        self.state().lease = Some(lease);
     }
 
     /// Ends the lease: the flight writes nothing any more, and who comes after it is not to wait for it.
@@ -164,20 +163,20 @@ impl Flight {
     }
 
     pub(super) fn take_lease(&self) -> Option<Lease> {
-        self.wait().lease.take()
+        self.state().lease.take()
     }
 
     /// Whether the fetch may begin, which spends these refresh tokens. One that has lost by now may have been taken for one
     /// that spends none, and been aborted.
     #[must_use]
     pub(super) fn begins(&self, refresh_tokens: Vec<Secret>) -> bool {
-        self.wait().spends = refresh_tokens;
+        self.state().spends = refresh_tokens;
         !self.is_lost()
     }
 
     /// Whether the fetch spends this refresh token.
     pub(super) fn spends(&self, refresh_token: Option<&Secret>) -> bool {
-        refresh_token.is_some_and(|own| own.is_among(&self.wait().spends))
+        refresh_token.is_some_and(|own| own.is_among(&self.state().spends))
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -192,7 +191,7 @@ impl Flight {
 
     /// The refresh tokens that are of no use after the fetch.
     pub(super) fn spent(&self) -> Vec<Secret> {
-        self.wait().spends.clone()
+        self.state().spends.clone()
     }
 
     /// The store has something else: it is a flight as any other from now on.
@@ -211,11 +210,11 @@ impl Flight {
 
     /// Makes the fetch's task known, so that it can be aborted.
     pub(crate) fn fetching(&self, fetch: AbortHandle) {
-        let mut wait = self.wait();
-        if wait.aborts {
+        let mut state = self.state();
+        if state.aborts {
             fetch.abort();
         }
-        wait.fetch = Some(fetch);
+        state.fetch = Some(fetch);
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -227,8 +226,8 @@ impl Flight {
         Guard(self.clone(), pulse)
     }
 
-    fn wait(&self) -> MutexGuard<'_, Wait> {
-        self.0.wait.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,20 +269,20 @@ impl Future for Landing {
         // Wakers are cloned and dropped where no lock is held: they are other people's code.
         let mut waker = (this.seat == Seat::NONE).then(|| cx.waker().clone());
         loop {
-            let mut wait = this.flight.wait();
-            if let Some(landed) = wait.seats.ended(this.round) {
+            let mut state = this.flight.state();
+            if let Some(landed) = state.seats.ended(this.round) {
                 this.seat = Seat::NONE;
                 return Poll::Ready(landed);
             }
             match waker {
-                None if wait.seats.will_wake(this.seat, cx.waker()) => return Poll::Pending,
+                None if state.seats.will_wake(this.seat, cx.waker()) => return Poll::Pending,
                 None => {
-                    drop(wait);
+                    drop(state);
                     waker = Some(cx.waker().clone());
                 }
                 Some(waker) => {
-                    let replaced = wait.seats.sit(&mut this.seat, waker);
-                    drop(wait);
+                    let replaced = state.seats.sit(&mut this.seat, waker);
+                    drop(state);
                     drop(replaced);
                     return Poll::Pending;
                 }
@@ -295,7 +294,7 @@ impl Future for Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         if self.seat != Seat::NONE {
-            let left = self.flight.wait().seats.leave(self.round, self.seat);
+            let left = self.flight.state().seats.leave(self.round, self.seat);
             drop(left);
         }
     }

@@ -19,7 +19,7 @@ struct Probe {
 
 impl Probe {
     fn look(&self) {
-        assert!(self.flight.0.wait.try_lock().is_ok(), "foreign code runs under our lock");
+        assert!(self.flight.0.state.try_lock().is_ok(), "foreign code runs under our lock");
     }
 }
 
@@ -46,7 +46,7 @@ fn poll(landing: &mut Landing, probe: &Arc<Probe>) -> Poll<Landed> {
 }
 
 fn seated(flight: &Flight) -> usize {
-    flight.wait().seats.taken()
+    flight.state().seats.taken()
 }
 
 #[test]
