@@ -26,7 +26,7 @@ use tower_token_refresh::{
 use crate::{
     runtimes::{left_in_flight, runtime},
     script::until,
-    storage::{Fault, Watched},
+    watched::{Fault, Watched},
     world::World,
 };
 

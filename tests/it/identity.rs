@@ -23,7 +23,7 @@ use tower_token_refresh::{
 
 use crate::{
     script::{numbered, within},
-    storage::{Fault, Watched},
+    watched::{Fault, Watched},
     world::World,
 };
 

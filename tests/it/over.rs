@@ -21,7 +21,7 @@ use tower_token_refresh::{
 
 use crate::{
     script::{numbered, within},
-    storage::Watched,
+    watched::Watched,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -19,7 +19,7 @@ use tower_token_refresh::{
     time::Clock as _,
 };
 
-use crate::{script::within, storage::Watched, world::World};
+use crate::{script::within, watched::Watched, world::World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(7200);

@@ -20,7 +20,7 @@ use tower_token_refresh::{
 use crate::{
     identity::{orphans_end, stored_access},
     script::within,
-    storage::{Fault, Watched, siblings},
+    watched::{Fault, Watched, siblings},
 };
 
 async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {

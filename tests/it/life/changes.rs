@@ -14,7 +14,7 @@ use tower_token_refresh::{
 
 use crate::{
     script::within,
-    storage::Watched,
+    watched::Watched,
     world::{World, get},
 };
 

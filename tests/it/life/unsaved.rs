@@ -9,7 +9,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    storage::{Fault, Watched},
+    watched::{Fault, Watched},
     world::World,
 };
 

@@ -1,0 +1,558 @@
+//! What could not be saved: who writes it again, when, and who has to wait for that.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::runtime::Runtime;
+use tokio_test::{assert_pending, assert_ready_err, task};
+use tower_token_refresh::{
+    BoxError, ErrorKind, Session, Token,
+    event::Event,
+    store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
+};
+
+use crate::{
+    runtimes::runtime,
+    script::{until, within},
+    watched::{Fault, Watched, owing, siblings, world},
+    world::World,
+};
+
+#[tokio::test(start_paused = true)]
+async fn settling_saves_what_is_owed() {
+    let store = Watched::default();
+    let world = world(&store);
+    store.set(|store| store.save = Fault::Error);
+    let token = world.session.token().await.unwrap();
+    assert_eq!(world.session.settle().await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.save = Fault::None);
+    world.session.settle().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(token.access().expose()));
+}
+
+/// Who saves a login or logout needs no lease, and whoever has it may be a sibling that takes its time.
+#[tokio::test(start_paused = true)]
+async fn settling_waits_for_nobodys_lease_to_save_a_login_or_logout() {
+    for logs_out in [false, true] {
+        let store = Watched::default();
+        let world = world(&store);
+        world.session.token().await.unwrap();
+        store.set(|store| store.save = Fault::Error);
+        if logs_out {
+            world.session.logout().await.unwrap_err();
+        } else {
+            world.session.login(Token::new("of-bob")).await.unwrap_err();
+        }
+        store.set(|store| store.save = Fault::None);
+        let _siblings = store.lock().await.unwrap();
+        let start = tokio::time::Instant::now();
+        world.session.settle().await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO, "logs out: {logs_out}");
+        assert_eq!(store.access().await.as_deref(), (!logs_out).then_some("of-bob"));
+    }
+}
+
+/// A store that notes what it is asked, and may be out of order.
+#[derive(Clone, Default)]
+struct Noting(Arc<Mutex<Notes>>);
+
+#[derive(Default)]
+struct Notes {
+    asked: Vec<&'static str>,
+    cannot_load: bool,
+    cannot_save: bool,
+}
+
+impl Noting {
+    fn saves(&self) -> usize {
+        self.0.lock().unwrap().asked.iter().filter(|call| **call == "save").count()
+    }
+
+    fn note(&self, call: &'static str, fails: fn(&Notes) -> bool) -> Result<(), BoxError> {
+        let mut notes = self.0.lock().unwrap();
+        notes.asked.push(call);
+        if fails(&notes) { Err(call.into()) } else { Ok(()) }
+    }
+}
+
+impl TokenStore for Noting {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.note("load", |notes| notes.cannot_load).map(|()| None)
+    }
+
+    async fn save(&self, _: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        self.note("save", |notes| notes.cannot_save)
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.note("lock", |_| false)?;
+        MemoryStore::new().lock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_looks_once_into_the_store_and_writes_it_once_whether_that_fails_or_not() {
+    for cannot_save in [false, true] {
+        let store = Noting::default();
+        let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+        store.0.lock().unwrap().cannot_save = cannot_save;
+        world.session.token().await.unwrap();
+        assert_eq!(store.0.lock().unwrap().asked, ["lock", "load", "save"], "{cannot_save}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_fails_is_told_as_itself_although_the_store_cannot_be_read_either() {
+    let store = Noting::default();
+    let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+    *store.0.lock().unwrap() = Notes { cannot_load: true, cannot_save: true, ..Notes::default() };
+    world.session.token().await.unwrap();
+    let error = within(world.session.settle()).await.unwrap_err();
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "save");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_saved_is_tried_again_ever_more_rarely_and_the_next_such_failure_soon() {
+    let store = Noting::default();
+    let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
+    let cannot_save = |cannot| store.0.lock().unwrap().cannot_save = cannot;
+    cannot_save(true);
+    world.session.login(Token::new("of-bob")).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let saves = store.saves();
+    assert!((50..=90).contains(&saves), "{saves} times in an hour, once a minute in the end");
+    cannot_save(false);
+    tokio::time::sleep(Duration::from_secs(80)).await;
+
+    cannot_save(true);
+    world.session.logout().await.unwrap_err();
+    cannot_save(false);
+    let saves = store.saves();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.saves(), saves + 1);
+}
+
+/// Its lease has expired before the save could be made.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_saved() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = owing(&store).await;
+    store.set(|store| store.save = Fault::None);
+    let later = store.lock().await.unwrap();
+    let found = store.load().await.unwrap().unwrap();
+    let token = Some(StoredToken::new("of-a-later-refresh"));
+    store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
+    let error = within(ours.session.settle()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    assert_eq!(store.access().await.as_deref(), Some("of-a-later-refresh"));
+}
+
+/// The first is in the store, which could not say so: if that raised the number of what is owed, what a sibling saves next
+/// would not be later.
+#[tokio::test(start_paused = true)]
+async fn refreshes_that_are_owed_are_not_counted_although_the_store_has_the_first_of_them() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = siblings(&store).await;
+    store.set(|store| store.save_is_unanswered = true);
+    let first = ours.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(first.access().expose()));
+    store.set(|store| (store.save, store.save_is_unanswered) = (Fault::Error, false));
+    ours.session.refresh().await.unwrap();
+
+    store.set(|store| store.save = Fault::None);
+    let later = store.lock().await.unwrap();
+    let found = store.load().await.unwrap().unwrap();
+    let token = Some(StoredToken::new("of-a-later-refresh"));
+    store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
+    let newest = within(ours.session.refresh()).await.unwrap();
+    assert_eq!(newest.access().expose(), "of-a-later-refresh");
+    assert_eq!(ours.authority.counts().refreshes, 2);
+}
+
+/// A sibling has taken the next one meanwhile, and has come to nothing.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = owing(&store).await;
+    drop(store.lock().await.unwrap());
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let next = within(ours.session.refresh()).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
+    assert_eq!(ours.authority.counts().presented_again(), 0);
+}
+
+/// The refresh that has taken another one has failed, and could not save what was owed either.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_is_saved_under_the_lease_that_is_kept_in_the_place_of_one_that_was_lost() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = owing(&store).await;
+    drop(store.lock().await.unwrap());
+    store.set(|store| store.save = Fault::None);
+    ours.session.settle().await.unwrap_err();
+    store.set(|store| store.save = Fault::Error);
+    ours.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    ours.session.refresh().await.unwrap_err();
+    store.set(|store| store.save = Fault::None);
+    ours.session.settle().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(ours.session.token().await.unwrap().access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_refreshed_token_is_owed_no_sibling_presents_the_one_that_is_spent() {
+    let store = Watched::default();
+    let (ours, sibling) = owing(&store).await;
+    let error = within(sibling.session.refresh()).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert_eq!(ours.authority.counts().refreshes, 1);
+
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let adopted = within(sibling.session.refresh()).await.unwrap();
+    assert_eq!(adopted.access().expose(), ours.session.token().await.unwrap().access().expose());
+    within(sibling.session.refresh()).await.unwrap();
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_refresh_token_that_was_handed_down_is_owed_no_sibling_presents_the_one_that_is_spent() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    let gate = ours.authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(ours.session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    ours.session.replace(Token::new("elsewhere")).await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    gate.open();
+    let error = within(async {
+        // The first finds the replacement in the store.
+        sibling.session.refresh().await.unwrap();
+        sibling.session.refresh().await.unwrap_err()
+    });
+    assert!(error.await.is_transient());
+
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    within(sibling.session.refresh()).await.unwrap();
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 0, 0));
+}
+
+#[test]
+fn a_kept_lease_does_not_end_with_a_refresh_that_loses_before_it_begins() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    // The refresh that has lost begins while the replacement is being announced.
+    let home = Arc::new(Mutex::new(None::<Runtime>));
+    let drives = home.clone();
+    let observer = move |event: &Event<'_>| {
+        let Event::Issued { .. } = event else { return };
+        let runtime = drives.lock().unwrap().take();
+        if let Some(runtime) = runtime {
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+            *drives.lock().unwrap() = Some(runtime);
+        }
+    };
+    let ours = World::with(
+        authority.clone(),
+        |session| session.store(store.clone()).observer(observer),
+        |layer| layer,
+    );
+    let sibling = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let runtime = runtime();
+    runtime.block_on(async {
+        ours.session.token().await.unwrap();
+        sibling.session.token().await.unwrap();
+        store.set(|store| store.save = Fault::Error);
+        ours.session.refresh().await.unwrap();
+        assert_pending!(task::spawn(ours.session.refresh()).poll());
+    });
+    *home.lock().unwrap() = Some(runtime);
+    let unsaved = assert_ready_err!(task::spawn(ours.session.replace(Token::new("elsewhere"))).poll());
+    assert_eq!(unsaved.kind(), ErrorKind::NoRuntime);
+    let runtime = home.lock().unwrap().take().unwrap();
+    let error = runtime.block_on(within(sibling.session.refresh())).unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let counts = authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_kept_for_what_is_owed_serves_our_own_refresh() {
+    let store = Watched::default();
+    let (ours, _sibling) = owing(&store).await;
+    let start = tokio::time::Instant::now();
+    within(ours.session.refresh()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "it does not wait for itself");
+    let counts = ours.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_lease_ends_with_the_debt_or_the_session() {
+    let saved = ["settles", "logs in", "logs out", "ends"].map(|how| (how, Fault::None));
+    // What they leave behind is owed, but it has spent nothing.
+    for (how, fault) in saved.into_iter().chain(["logs in", "logs out"].map(|how| (how, Fault::Error))) {
+        let store = Watched::default();
+        let (ours, sibling) = owing(&store).await;
+        store.set(|store| store.save = fault);
+        let ended = match how {
+            "settles" => ours.session.settle().await,
+            "logs in" => ours.session.login(Token::new("of-bob")).await,
+            "logs out" => ours.session.logout().await,
+            _ => {
+                drop(ours);
+                Ok(())
+            }
+        };
+        assert_eq!(ended.is_ok(), fault == Fault::None);
+        let start = tokio::time::Instant::now();
+        // Whatever comes of it: it does not wait for the lease.
+        let _ = within(sibling.session.refresh()).await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
+    }
+}
+
+/// The refresh has got none.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_settling_has_taken_and_not_saved_under_is_kept() {
+    for is_dropped in [false, true] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        store.set(|store| (store.lock, store.save) = (Fault::Error, Fault::Error));
+        ours.session.refresh().await.unwrap();
+        let gate = Gate::new();
+        store.set(|store| (store.lock, store.hold_save) = (Fault::None, Some(gate.clone())));
+        let mut settled = task::spawn(ours.session.settle());
+        assert_pending!(settled.poll());
+        within(gate.waiting(1)).await;
+        if is_dropped {
+            drop(settled);
+        } else {
+            gate.open();
+            assert_eq!(within(settled).await.unwrap_err().kind(), ErrorKind::Store);
+        }
+        let error = within(sibling.session.refresh()).await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        assert_eq!(ours.authority.counts().refreshes, 1);
+
+        gate.open();
+        store.set(|store| store.save = Fault::None);
+        within(ours.session.settle()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        within(sibling.session.refresh()).await.unwrap();
+        let counts = ours.authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again()), (1, 0), "it has found what was saved");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_has_spent_no_refresh_token_keeps_no_lease_and_is_written_again_all_the_same() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new().rotation(Rotation::Omitted);
+    let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let (ours, sibling) = (session(), session());
+    ours.session.token().await.unwrap();
+    sibling.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let theirs = within(sibling.session.refresh()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()), "it has the later lease");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_could_not_be_saved_is_saved_as_soon_as_the_store_works() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    assert_eq!(world.session.logout().await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.access().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
+    let store = Watched::default();
+    let told = Arc::new(Mutex::new(0));
+    let seen = told.clone();
+    let session = Session::builder(ModelAuthority::new().source())
+        .store(store.clone())
+        .observer(move |event: &Event<'_>| {
+            *seen.lock().unwrap() += usize::from(matches!(event, Event::StoreFailed { .. }));
+        })
+        .build();
+    let gate = Gate::new();
+    store.set(|store| (store.save, store.hold_save) = (Fault::Error, Some(gate.clone())));
+    let mut login = task::spawn(session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    gate.waiting(1).await;
+    drop(login);
+    gate.open();
+    until(|| *told.lock().unwrap() > 0).await;
+    store.set(|store| (store.save, store.hold_save) = (Fault::None, None));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.access().await.as_deref(), Some("of-bob"), "and made again");
+    assert_eq!(*told.lock().unwrap(), 1);
+}
+
+#[test]
+fn what_could_not_be_saved_is_written_again_where_that_was_seen_last() {
+    let store = Watched::default();
+    let world = world(&store);
+    store.set(|store| store.save = Fault::Error);
+    let undriven = runtime();
+    undriven.block_on(world.session.login(Token::new("of-bob"))).unwrap_err();
+    runtime().block_on(async {
+        world.session.logout().await.unwrap_err();
+        store.set(|store| store.save = Fault::None);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    });
+    assert_eq!(store.saved(), [None]);
+}
+
+#[test]
+fn what_was_not_saved_because_its_runtime_went_away_is_written_by_the_callers() {
+    let store = Watched::default();
+    let (bound, gate) = (runtime(), Gate::new());
+    let session = bound_to(&bound, &store);
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut login = task::spawn(session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    bound.block_on(gate.waiting(1));
+    store.set(|store| store.hold_save = None);
+    drop(bound);
+    runtime().block_on(async {
+        within(login).await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+    });
+}
+
+fn bound_to(runtime: &Runtime, store: &Watched) -> Session {
+    let _inside = runtime.enter();
+    let builder = Session::builder(ModelAuthority::new().source()).store(store.clone());
+    builder.on_current_runtime().unwrap().build()
+}
+
+#[test]
+fn what_could_not_be_saved_is_written_again_by_the_runtime_that_lives() {
+    for is_bound in [false, true] {
+        let store = Watched::default();
+        let (home, passing) = (runtime(), runtime());
+        let session = if is_bound { bound_to(&home, &store) } else { world(&store).session };
+        home.block_on(session.login(Token::new("of-alice"))).unwrap();
+        store.set(|store| store.save = Fault::Error);
+        home.block_on(session.login(Token::new("of-bob"))).unwrap_err();
+        let mut logout = task::spawn(session.logout());
+        passing.block_on(async { assert_pending!(logout.poll()) });
+        home.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        passing.block_on(logout).unwrap_err();
+        drop(passing);
+        store.set(|store| store.save = Fault::None);
+        home.block_on(async { tokio::time::sleep(Duration::from_secs(5)).await });
+        assert_eq!(store.saved(), [Some("of-alice".to_owned()), None], "bound: {is_bound}");
+    }
+}
+
+/// A sibling needs the lease that is kept for it.
+#[test]
+fn what_a_runtime_left_unsaved_is_written_where_the_session_is_used_next() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let world = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let (ours, sibling) = (world(), world());
+    let (first, second) = (runtime(), runtime());
+    first.block_on(ours.session.token()).unwrap();
+    second.block_on(sibling.session.token()).unwrap();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let session = ours.session.clone();
+    first.block_on(async {
+        tokio::spawn(async move { session.refresh().await });
+        gate.waiting(1).await;
+    });
+    drop(first);
+    store.set(|store| store.hold_save = None);
+    second.block_on(async {
+        assert_eq!(ours.get("/me").await.unwrap().status(), StatusCode::OK);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(store.saved().len(), 2);
+        sibling.session.refresh().await.unwrap();
+        assert_eq!(authority.counts().presented_again(), 0);
+    });
+}
+
+#[test]
+fn a_logout_that_a_runtime_left_unsaved_is_written_where_the_session_is_asked_next() {
+    for ends in [true, false] {
+        let store = Watched::default();
+        let world = world(&store);
+        let left = runtime();
+        left.block_on(world.session.token()).unwrap();
+        store.set(|store| store.save = Fault::Error);
+        left.block_on(world.session.logout()).unwrap_err();
+        store.set(|store| store.save = Fault::None);
+        let undriven = Some(left).filter(|_| !ends);
+        runtime().block_on(async {
+            world.session.token().await.unwrap_err();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(store.access().await, None, "its runtime ends: {ends}");
+        });
+        drop(undriven);
+    }
+}
+
+#[test]
+fn what_is_queued_behind_a_write_whose_runtime_goes_away_is_written_on_its_own() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let world = world(&store);
+    let (first, gone, last) = (runtime(), runtime(), runtime());
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut login = task::spawn(world.session.login(Token::new("of-bob")));
+    first.block_on(async {
+        assert_pending!(login.poll());
+        gate.waiting(1).await;
+    });
+    let mut replace = task::spawn(world.session.replace(Token::new("elsewhere")));
+    gone.block_on(async { assert_pending!(replace.poll()) });
+    let mut logout = task::spawn(world.session.logout());
+    last.block_on(async { assert_pending!(logout.poll()) });
+    drop(gone);
+    store.set(|store| store.hold_save = None);
+    drop(first);
+    last.block_on(async {
+        within(logout).await.expect("its runtime is there");
+        within(replace).await.expect("the queue goes on as a whole");
+        within(login).await.expect_err("what has become of it nobody knows");
+    });
+    assert_eq!(store.saved(), [Some("elsewhere".to_owned()), None]);
+}
+
+/// It might be written over what a sibling has saved meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_without_a_lease_is_written_again_by_the_next_one_only() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    store.set(|store| (store.lock, store.save) = (Fault::Error, Fault::Error));
+    world.session.refresh().await.unwrap();
+    store.set(|store| (store.lock, store.save) = (Fault::None, Fault::None));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(store.saved().len(), 1);
+    let next = world.session.refresh().await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
+}

@@ -1,0 +1,143 @@
+//! A store whose calls can be held and can fail.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use tower_token_refresh::{
+    BoxError,
+    store::{Lease, MemoryStore, Record, TokenStore},
+    test_util::{Gate, ModelAuthority, Rotation},
+};
+
+use crate::world::World;
+
+/// A memory store whose calls can be held, can fail, and are noted. It does not tell of changes.
+#[derive(Clone, Default)]
+pub(crate) struct Watched {
+    pub(crate) memory: MemoryStore,
+    inner: Arc<Mutex<Watching>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Watching {
+    pub(crate) saves: Vec<Record>,
+    pub(crate) hold_save: Option<Gate>,
+    /// Holds what has been read.
+    pub(crate) hold_load: Option<Gate>,
+    pub(crate) save: Fault,
+    pub(crate) load: Fault,
+    pub(crate) lock: Fault,
+    /// Saves are made, and nobody hears of it.
+    pub(crate) save_is_unanswered: bool,
+    /// Leases are over before they are given back.
+    pub(crate) leases_expire: bool,
+    /// Of each load and each save.
+    pub(crate) delay: Duration,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(crate) enum Fault {
+    #[default]
+    None,
+    Error,
+    Hang,
+    Panic,
+}
+
+impl Fault {
+    async fn strike(self) -> Result<(), BoxError> {
+        match self {
+            Fault::None => Ok(()),
+            Fault::Error => Err("the disk is full".into()),
+            Fault::Hang => std::future::pending().await,
+            Fault::Panic => panic!("a store that panics"),
+        }
+    }
+}
+
+impl Watched {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Watching)) {
+        change(&mut self.inner.lock().unwrap());
+    }
+
+    pub(crate) fn saved(&self) -> Vec<Option<String>> {
+        let access = |record: &Record| record.token.as_ref().map(|token| token.access.expose().to_owned());
+        self.inner.lock().unwrap().saves.iter().map(access).collect()
+    }
+
+    pub(crate) async fn access(&self) -> Option<String> {
+        Some(self.memory.load().await.unwrap()?.token?.access.expose().to_owned())
+    }
+
+    /// The access token that is there has expired.
+    pub(crate) async fn expire(&self) {
+        let mut record = self.memory.load().await.unwrap().unwrap();
+        record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
+        self.memory.save(&record, None).await.unwrap();
+    }
+}
+
+impl TokenStore for Watched {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        let (fault, gate, delay) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.load, inner.hold_load.clone(), inner.delay)
+        };
+        tokio::time::sleep(delay).await;
+        fault.strike().await?;
+        let found = self.memory.load().await;
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        found
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        let (fault, gate, delay, is_unanswered) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.save, inner.hold_save.clone(), inner.delay, inner.save_is_unanswered)
+        };
+        tokio::time::sleep(delay).await;
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        fault.strike().await?;
+        self.inner.lock().unwrap().saves.push(record.clone());
+        self.memory.save(record, fence).await?;
+        if is_unanswered { Err("the connection was reset".into()) } else { Ok(()) }
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        let (fault, expires) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.lock, inner.leases_expire)
+        };
+        fault.strike().await?;
+        let lease = self.memory.lock().await?;
+        Ok(if expires { Lease::new(lease.fence(), ()) } else { lease })
+    }
+}
+
+pub(crate) fn world(store: &Watched) -> World {
+    World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer)
+}
+
+/// Two sessions with a token, on one store.
+pub(crate) async fn siblings(store: &Watched) -> (World, World) {
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    let (ours, sibling) = (session(), session());
+    ours.session.token().await.unwrap();
+    sibling.session.token().await.unwrap();
+    (ours, sibling)
+}
+
+/// The same; the first of them has refreshed and could not save.
+pub(crate) async fn owing(store: &Watched) -> (World, World) {
+    let (ours, sibling) = siblings(store).await;
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    (ours, sibling)
+}
