@@ -92,7 +92,7 @@ where
 /// What a request needs that waits for a token.
 struct Detour<B, A> {
     acquire: Acquire,
-    /// Before the first attempt.
+    /// What the next attempt sends, while it is not on its way.
     unsent: Option<(Request<()>, ReplayBody<B>)>,
     refused: Option<A>,
     held: Option<Held>,
@@ -233,14 +233,22 @@ where
         let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
         detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
         Poll::Ready(match token {
-            Ok(token) => {
-                // Before the service is asked for readiness: the response may hold what that waits for.
-                detour.refused = None;
-                detour.held = None;
-                Step::Go(State::Ready { token, service: None })
-            }
+            Ok(token) => self.go_on(token),
             Err(denied) => Step::End(self.denied(denied)),
         })
+    }
+
+    /// On to the next attempt. What is left of the one before goes first: the service may be waiting for what its response
+    /// or its upload holds until it says that it is ready.
+    fn go_on(&mut self, token: Arc<Issued>) -> Step<S, S::Future, R> {
+        if let Some(detour) = &mut self.detour {
+            detour.refused = None;
+            detour.held = None;
+            if detour.unsent.is_none() {
+                detour.unsent = self.head.as_ref().map(|head| (head.request(), self.replay.take_over()));
+            }
+        }
+        Step::Go(State::Ready { token, service: None })
     }
 
     fn poll_ready(
@@ -292,16 +300,10 @@ where
     /// The request of the next attempt, with this token.
     fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
         let unsent = self.detour.as_mut().and_then(|detour| detour.unsent.take());
-        let (mut head, body) = match (unsent, &self.head) {
-            (Some((head, body)), _) => {
-                if self.is_watched {
-                    self.head = self.common.policy.keep(&head, &self.replay);
-                }
-                (head, body)
-            }
-            (None, Some(head)) => (head.request(), self.replay.take_over()),
-            _ => return Err(polled_again()),
-        };
+        let Some((mut head, body)) = unsent else { return Err(polled_again()) };
+        if self.is_watched && self.sent.is_none() {
+            self.head = self.common.policy.keep(&head, &self.replay);
+        }
         token.credential().attach(&mut head)?;
         self.attempts += 1;
         self.sent = Some(token.stamp());

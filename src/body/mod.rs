@@ -57,7 +57,8 @@ pub struct Rebuild<B>(Arc<dyn Fn() -> B + Send + Sync>);
 impl<B> Rebuild<B> {
     /// A closure that makes a body equal to the one the request has.
     ///
-    /// It is called at most once, and only when the request is sent again.
+    /// It is called at most once, and only when there is a new token to send the request again with: before the
+    /// service is asked for readiness, because the first body is dropped then.
     pub fn new(make: impl Fn() -> B + Send + Sync + 'static) -> Self {
         Rebuild(Arc::new(make))
     }

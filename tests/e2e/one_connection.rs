@@ -15,9 +15,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer};
-use tower_token_refresh::{Outcome, ReplayBody};
+use tower_token_refresh::{Outcome, ReplayBody, test_util::Route};
 
-use crate::kit::{Http, Payload, Sender, World, full, get, pool, post, within};
+use crate::kit::{Http, Payload, Sender, Upload, World, full, get, json, pool, post, watched, within};
 
 /// A pool of one connection, which a response keeps until it is dropped.
 #[derive(Clone)]
@@ -118,6 +118,33 @@ async fn the_refused_response_over_http1_gives_its_connection_back_before_the_re
 #[tokio::test]
 async fn the_refused_response_over_http2_gives_its_connection_back_before_the_resend_asks_for_it() {
     within(one_sender(Http::Two)).await;
+}
+
+/// The connection is taken until the upload has ended. Over HTTP/1.1 it ends with an upload that is cut off.
+async fn early_refusal(http: Http) {
+    let world = World::revoked(http, |api| api.route("/upload", Route::RefuseEarly)).await;
+    let (layer, mut judged) = watched(world.layer());
+    let client = layer.layer(Only::new(Sender::connect(http, &world.server).await));
+    let (body, upload) = Upload::new(52_000);
+    upload.allow(20_000);
+    let call = tokio::spawn(client.oneshot(post(world.url("/upload"), body)));
+    judged.at_least(1).await;
+    upload.allow_all();
+    match (http, call.await.unwrap()) {
+        (Http::One, Err(error)) => assert!(error.downcast::<hyper::Error>().unwrap().is_closed()),
+        (_, result) => assert_eq!(json(result.unwrap().into_body().body).await["length"], 52_000),
+    }
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test]
+async fn an_upload_over_http1_that_is_refused_early_does_not_wait_for_its_own_connection() {
+    within(early_refusal(Http::One)).await;
+}
+
+#[tokio::test]
+async fn an_upload_over_http2_that_is_refused_early_does_not_wait_for_its_own_connection() {
+    within(early_refusal(Http::Two)).await;
 }
 
 /// As applications use a connection: a buffer around it, and URIs that name no origin.

@@ -339,6 +339,33 @@ async fn the_refused_response_is_gone_before_the_service_is_asked_for_readiness(
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_was_refused_early_is_cut_off_before_the_service_is_asked_for_readiness() {
+    let (mock, mut handle) = mock::pair();
+    let session = numbered().0.build();
+    session.token().await.unwrap();
+    let mut client = limited(TokenRefreshLayer::new(session.clone(), origin())).layer(mock);
+    let gate = Gate::new();
+    let (bytes, request) = upload(&gate);
+    handle.allow(1);
+    let mut request = task::spawn(client.ready().await.unwrap().call(request));
+    let (first, answer) = within(handle.next_request()).await.unwrap();
+    let first = tokio::spawn(BodyExt::collect(first.into_body()));
+    within(gate.waiting(1)).await;
+    answer.send_response(status(401).unwrap());
+    assert_pending!(request.poll());
+    session.token().await.unwrap();
+    assert_pending!(request.poll());
+    within(first).await.unwrap().expect_err("the service may wait for the connection that has this upload");
+    handle.allow(1);
+    assert_pending!(request.poll());
+    gate.open();
+    let (second, answer) = within(handle.next_request()).await.unwrap();
+    assert_eq!(within(BodyExt::collect(second.into_body())).await.unwrap().to_bytes(), bytes);
+    answer.send_response(status(200).unwrap());
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_fails_is_not_resent() {
     let body = StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from("some"))), Err("disk on fire")]));
     // A server that answers although the body broke off.
