@@ -287,7 +287,13 @@ where
 
     fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S, S::Future, R>> {
         let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
-        let told = ready!(detour.acquire.poll_step(cx));
+        let told = match ready!(detour.acquire.poll_step(cx)) {
+            // There is nothing to wait for, and so no need of a place.
+            Ok(Some(token)) if reason == NotResent::TooManyWaiting => {
+                return Poll::Ready(self.go_on(token));
+            }
+            told => told,
+        };
         let Some(mut response) = detour.refused.take() else {
             return Poll::Ready(Step::End(Err(polled_again())));
         };

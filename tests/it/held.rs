@@ -62,6 +62,25 @@ async fn above_the_limit_a_refusal_comes_back_at_once_while_the_refresh_goes_on(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_refusal_waits_for_nothing_and_needs_no_place() {
+    let world = revoked(1).await;
+    let answers = world.api.hold(Phase::Answer);
+    let mut requests = [(); 2].map(|()| task::spawn(world.client.clone().oneshot(get("/me"))));
+    for request in &mut requests {
+        assert_pending!(request.poll());
+    }
+    answers.open();
+    let [mut first, late] = requests;
+    assert_pending!(first.poll());
+    // The refresh is over, and the first one has its place until it is polled.
+    world.session.token().await.unwrap();
+    let response = within(late).await.unwrap();
+    assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
+    assert_eq!(within(first).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_dropped_makes_room_for_another() {
     let world = revoked(1).await;
     let answers = world.api.hold(Phase::Answer);
