@@ -121,6 +121,9 @@ impl TokenRefreshLayer {
     /// How many refused requests may wait for a refresh at once, with their responses held; no limit by default.
     /// Above it a refusal is returned at once while the refresh goes on.
     ///
+    /// What waits keeps its part of a connection: over HTTP/2, unread answers use up the window and paused uploads the streams
+    /// of everybody on it. Requests that have sent nothing yet are not counted; limits outside of the layer bound those.
+    ///
     /// # Errors
     ///
     /// `Encode` for 0.

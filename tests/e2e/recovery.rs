@@ -1,15 +1,16 @@
 //! A refused request is sent again with a new token.
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tokio::task::JoinSet;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{
     Outcome,
     test_util::{Endpoint, Phase, Refusal},
 };
 
-use crate::kit::{Http, World, full, get, post, within};
+use crate::kit::{Http, Server, Tracked, World, full, get, pool, post, watched, within};
 
 async fn refused(http: Http, refusal: Refusal) {
     let world = World::revoked(http, |api| api.refusal(refusal)).await;
@@ -102,6 +103,45 @@ async fn a_hundred_refusals_over_http1_cost_one_fetch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_refusals_over_http2_cost_one_fetch() {
     within(hundred_refused(Http::Two)).await;
+}
+
+/// Refusals of which a connection of HTTP/2 has room for a few, while they are held.
+async fn hundred_large_refused(http: Http) {
+    let world = World::revoked(http, |api| api).await;
+    let api = world.api.clone();
+    let large = service_fn(move |request: Request<Tracked<Incoming>>| {
+        let answer = api.clone().oneshot(request);
+        async move {
+            let mut response = answer.await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                *response.body_mut() = vec![b'x'; 128 * 1024].into();
+            }
+            Ok(response)
+        }
+    });
+    let server = Server::start(http, large).await;
+    let (layer, mut judged) = watched(world.layer_at(&server));
+    let client = layer.layer(pool(http));
+    let fetch = world.authority.hold(Endpoint::Refresh);
+    let mut calls = JoinSet::new();
+    for _ in 0..100 {
+        calls.spawn(client.clone().oneshot(get(server.url("/"))));
+    }
+    judged.at_least(100).await;
+    fetch.open();
+    while let Some(response) = calls.join_next().await {
+        assert_eq!(response.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+#[tokio::test]
+async fn a_hundred_large_refusals_over_http1_are_recovered_from_by_a_source_with_its_own_connection() {
+    within(hundred_large_refused(Http::One)).await;
+}
+
+#[tokio::test]
+async fn a_hundred_large_refusals_over_http2_are_recovered_from_by_a_source_with_its_own_connection() {
+    within(hundred_large_refused(Http::Two)).await;
 }
 
 async fn leader_gone(http: Http) {

@@ -69,7 +69,13 @@ impl World {
     }
 
     pub(crate) fn layer(&self) -> TokenRefreshLayer {
-        TokenRefreshLayer::new(self.session.clone(), self.origin())
+        self.layer_at(&self.server)
+    }
+
+    /// For another server that honours the session's token.
+    pub(crate) fn layer_at(&self, server: &Server) -> TokenRefreshLayer {
+        let origin: Origin = server.url("").parse().expect("a loopback address is an origin");
+        TokenRefreshLayer::new(self.session.clone(), origin)
     }
 
     pub(crate) fn client(&self) -> TokenRefresh<Pool> {
@@ -78,8 +84,7 @@ impl World {
 
     /// A client of another server that honours the session's token.
     pub(crate) fn client_at(&self, server: &Server) -> TokenRefresh<Pool> {
-        let origin: Origin = server.url("").parse().expect("a loopback address is an origin");
-        TokenRefreshLayer::new(self.session.clone(), origin).layer(pool(self.http))
+        self.layer_at(server).layer(pool(self.http))
     }
 
     /// A client, and how many answers its layer has judged.
