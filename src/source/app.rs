@@ -19,6 +19,7 @@ use crate::{secret::Secret, token::Token};
 /// A refusal of the credentials is a failure of the configuration: the session is kept, cools down and asks again, because
 /// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow. What it says at
 /// status 200 by a text in the place of a business code is [transient](crate::ErrorKind::Transient), which comes to the same.
+/// A refresh token in the answer is dropped, because nobody would present it.
 ///
 /// ```
 /// use tower_token_refresh::{Session, source::{AppToken, JsonAnswer}};

@@ -11,11 +11,14 @@ use tokio_test::{assert_pending, assert_ready_err, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, Session, Token,
     event::Event,
+    source::oauth2::ClientCredentials,
     store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
 };
 
 use crate::{
+    idp::{Idp, json},
+    oauth2::endpoint,
     runtimes::runtime,
     script::{until, within},
     watched::{Fault, Watched, owing, siblings, world},
@@ -371,6 +374,25 @@ async fn a_refresh_that_has_spent_no_refresh_token_keeps_no_lease_and_is_written
     store.set(|store| store.save = Fault::None);
     tokio::time::sleep(Duration::from_secs(90)).await;
     assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()), "it has the later lease");
+}
+
+/// Nobody presents it, so that nothing is spent (RFC 6749 §4.4.3 only says that there should be none).
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_an_application_is_handed_all_the_same_keeps_no_sibling_from_fetching() {
+    let store = Watched::default();
+    let pair = |number| {
+        json(200, format!(r#"{{"access_token":"access-{number}","refresh_token":"refresh-{number}"}}"#))
+    };
+    let idp = Idp::new((0..3).map(pair));
+    let session = || Session::builder(ClientCredentials::new(endpoint(&idp))).store(store.clone()).build();
+    let (ours, sibling) = (session(), session());
+    ours.token().await.unwrap();
+    sibling.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    ours.refresh().await.unwrap();
+    let start = tokio::time::Instant::now();
+    assert_eq!(within(sibling.refresh()).await.unwrap().access().expose(), "access-2");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

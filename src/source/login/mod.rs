@@ -26,6 +26,11 @@
 //! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
 //! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is shown to the
 //! authority unless that has refused it before; `credentials_changed` forgets what was refused, too.
+//!
+//! A refresh token in the answer is for a [`RefreshTokenGrant`](crate::RefreshTokenGrant) in front of the login. Where there is
+//! none, the session cannot know that nobody presents it: if its store is shared and fails, the other processes may have to wait
+//! until it works, lest they spend that token a second time. [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token)
+//! with a pointer to nothing leaves it out.
 
 mod code;
 mod exchange;

@@ -8,7 +8,8 @@ use crate::{
 ///
 /// Nobody can log in for a service, so that no refusal ends its session, but for the codes that the endpoint was told to
 /// take so: it cools down and asks again, until somebody has corrected the set-up. In a chain behind a user's refresh token, it would
-/// send the user's requests in the application's own name, without a word, when that token is refused.
+/// send the user's requests in the application's own name, without a word, when that token is refused. A refresh token in
+/// the answer is dropped: there should be none (§4.4.3).
 ///
 /// ```
 /// use tower_token_refresh::{Session, source::oauth2::{ClientCredentials, TokenEndpoint}};

@@ -18,11 +18,14 @@ impl Reading {
         let Some(token) = answer.success().and_then(|document| self.answer.token(document)) else {
             return Err(failure::of_answer(&self.answer, &self.codes, grant, answer));
         };
-        // After a refresh the old refresh token is kept, if the answer speaks of none; after a login it is another's.
-        Ok(if grant != Grant::Refresh && token.refresh().is_none() {
-            token.without_refresh_token()
-        } else {
-            token
+        Ok(match grant {
+            // Nobody presents one that an application is handed all the same (RFC 6749 §4.4.3): it would be taken for spent when
+            // the next one comes.
+            Grant::Client => token.without_refresh_token(),
+            // After a login the old refresh token is another's.
+            Grant::User | Grant::Login if token.refresh().is_none() => token.without_refresh_token(),
+            // After a refresh it is kept, if the answer speaks of none.
+            _ => token,
         })
     }
 }
