@@ -109,7 +109,8 @@ impl Error {
         matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::SessionEnded)
     }
 
-    /// How long the authority asked us to wait before the next try, ten minutes at most: no longer wait is granted.
+    /// How long the authority, or the source, asked us to wait before the next try, ten minutes at most: no longer wait is
+    /// granted.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

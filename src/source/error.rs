@@ -31,6 +31,9 @@ pub struct FetchError {
     pub(crate) was_not_processed: bool,
 }
 
+#[cfg(feature = "json")]
+const BETWEEN_PASSWORDS: Duration = Duration::from_secs(5 * 60);
+
 /// What a [`FetchError`] means for the session: which of its constructors made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -96,6 +99,16 @@ impl FetchError {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same failure of a login with a password: an answer that may have been a refusal is not asked for again before it
+    /// would count as another strike, because presenting a password over and over locks accounts.
+    #[cfg(feature = "json")]
+    pub(super) fn of_a_password(mut self) -> Self {
+        if self.class == FailureClass::Ambiguous {
+            self.retry_after = self.retry_after.max(Some(BETWEEN_PASSWORDS));
+        }
         self
     }
 

@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     oauth2::{PasswordGrant, TokenEndpoint},
-    source::{Credentials, JsonAnswer, Verification, login::JsonVerify},
+    source::{AuthorityClient, Credentials, JsonAnswer, Verification, login::JsonVerify},
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority},
 };
 
@@ -23,6 +23,7 @@ use crate::{
 
 const TOKEN: &str = "https://api.test/token";
 const LOGIN: &str = "https://id.test/login";
+const SECOND: Duration = Duration::from_secs(1);
 
 /// `code-1`, `code-2` … and how many there were.
 fn codes() -> (impl Fn() -> std::future::Ready<Result<Secret, FetchError>> + Send + Sync, Arc<AtomicUsize>) {
@@ -247,29 +248,64 @@ async fn a_password_that_was_refused_is_shown_again_when_somebody_says_that_the_
 
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_refused_at_status_200_is_not_presented_over_and_over() {
-    for (body, at_most) in [
-        (r#"{"error":"wrong_password"}"#, 1),
-        (r#"{"error":"invalid_grant"}"#, 1),
-        // Nobody knows what that was: three strikes, and a try every 15 minutes then.
-        (r#"{"success":false,"message":"wrong password"}"#, 30),
-        ("<!doctype html><title>Wrong password</title>", 30),
-        ("", 30),
+    // Nobody knows what that was: three strikes, and a try every 15 minutes then.
+    const SELDOM: &[u64] = &[0, 5, 10, 25, 40, 55];
+    for (status, body, at_minutes) in [
+        (200, r#"{"error":"wrong_password"}"#, &[0][..]),
+        (200, r#"{"error":"invalid_grant"}"#, &[0][..]),
+        (200, r#"{"success":false,"message":"wrong password"}"#, SELDOM),
+        (200, "<!doctype html><title>Wrong password</title>", SELDOM),
+        (200, "", SELDOM),
+        (302, "", SELDOM),
     ] {
         let login = |idp: &Idp| Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default()));
         let grant = |idp: &Idp| {
             let endpoint = TokenEndpoint::new(idp.clone(), "https://id.test/token".parse().unwrap());
             PasswordGrant::new(endpoint, alice(&Arc::default()))
         };
-        let idps = [Idp::new(vec![json(200, body); 100]), Idp::new(vec![json(200, body); 100])];
-        for bench in [Bench::new(login(&idps[0])), Bench::new(grant(&idps[1]))] {
-            for _ in 0..3600 {
+        let idps = [Idp::new(vec![json(status, body); 100]), Idp::new(vec![json(status, body); 100])];
+        for (idp, bench) in idps.iter().zip([Bench::new(login(&idps[0])), Bench::new(grant(&idps[1]))]) {
+            let mut minutes = Vec::new();
+            for second in 0..3600 {
+                let before = idp.asked().len();
                 bench.session.token().await.unwrap_err();
-                tokio::time::advance(Duration::from_secs(1)).await;
+                minutes.extend((idp.asked().len() > before).then_some(second / 60));
+                tokio::time::advance(SECOND).await;
             }
+            assert_eq!(minutes, at_minutes, "{status} {body}");
         }
-        for idp in idps {
-            assert!(idp.asked().len() <= at_most, "{body}: {} in an hour", idp.asked().len());
-        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_another_one() {
+    let page = || Idp::new(vec![Say::Answer(200, "text/html", "<title>Sign in</title>".into()); 3]);
+    for asked_to_wait in [None, Some(7)] {
+        let idp = page();
+        let client = AuthorityClient::new(idp.clone()).classify_failures(move |_| {
+            let wait = Duration::from_secs(asked_to_wait?);
+            Some(FetchError::ambiguous("a page").retry_after(wait))
+        });
+        let bench = Bench::new(Password::new(client, LOGIN.parse().unwrap(), alice(&Arc::default())));
+        let (_, error) = bench.failure().await;
+        assert_eq!(error.retry_after(), Some(300 * SECOND), "whoever waits is told");
+        tokio::time::advance(299 * SECOND).await;
+        bench.session.token().await.unwrap_err();
+        assert_eq!(idp.asked().len(), 1);
+        tokio::time::advance(SECOND).await;
+        bench.session.token().await.unwrap_err();
+        assert_eq!(idp.asked().len(), 2);
+        bench.session.credentials_changed().await;
+        bench.session.token().await.unwrap_err();
+        assert_eq!(idp.asked().len(), 3, "another one is shown at once");
+    }
+    // A code is another one each time.
+    let idp = page();
+    let bench = Bench::new(mini_program(&idp));
+    for asked in 1..=2 {
+        let (class, error) = bench.failure().await;
+        assert_eq!((class.as_str(), error.retry_after(), idp.asked().len()), ("Ambiguous", None, asked));
+        tokio::time::advance(2 * SECOND).await;
     }
 }
 

@@ -75,7 +75,8 @@ impl TokenSource for Password {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         cx.wants_credentials()?;
         let Credentials { account, password } = (self.credentials)().await?;
-        self.exchange.login(&cx, &[(&self.account, &account), (&self.password, &password)]).await
+        let credentials = [(self.account.as_str(), &account), (self.password.as_str(), &password)];
+        self.exchange.login(&cx, &credentials).await.map_err(FetchError::of_a_password)
     }
 
     async fn verify(&self, token: &Token) -> Verification {

@@ -41,11 +41,11 @@
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | a failure of the configuration: the session is kept |
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | again later; the session is kept |
 //! | another 5xx, or no complete answer | the same, more carefully: the refresh token may be spent |
-//! | 407, 3xx | again later, and a strike: nobody knows who said that |
+//! | 407, 3xx | again later, a password after five minutes, and a strike: nobody knows who said that |
 //! | another 4xx, at a refresh | the same |
 //! | another 4xx, at a login with a password or a code | it is refused: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | what a 4xx with that code means |
-//! | 2xx with neither token nor code, a page for people included, at a login | a strike: it may have been a refusal |
+//! | 2xx with neither token nor code, a page for people included, at a login | a strike: it may have been a refusal. A password is not presented again for five minutes |
 //! | 2xx with `invalid_grant`, at a refresh | what a 4xx with that code means |
 //! | 2xx with JSON or a form and neither token nor code, at a refresh | again later, carefully: the refresh token may be spent |
 //! | another 2xx without a token | again later |
