@@ -26,6 +26,7 @@ use crate::{
 const LIMIT: usize = 256;
 const OLD: (&str, &str) = ("old-access", "old-refresh");
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const BETWEEN_PASSWORDS: Duration = Duration::from_secs(300);
 /// Codes that ask for another time.
 const LATER: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 const CODES: [&str; 7] = [
@@ -164,12 +165,14 @@ async fn refresh(
             let (access, refresh) = self::token(document.as_ref().unwrap()).unwrap();
             assert_eq!(token.access().expose(), access);
             let kept = (grant == Grant::Refresh).then_some(OLD.1);
-            assert_eq!(stored, (access.to_owned(), refresh.or(kept).map(str::to_owned)));
+            let refresh = refresh.filter(|_| grant != Grant::Client).or(kept);
+            assert_eq!(stored, (access.to_owned(), refresh.map(str::to_owned)));
         }
         Err(error) if error.kind() == ErrorKind::Encode => {
             let (access, refresh) = self::token(document.as_ref().unwrap()).unwrap();
             assert!(message.status.is_success() && !is_sendable(access));
-            assert_eq!(stored, (OLD.0.to_owned(), Some(refresh.unwrap_or(OLD.1).to_owned())));
+            let refresh = refresh.filter(|_| grant != Grant::Client).unwrap_or(OLD.1);
+            assert_eq!(stored, (OLD.0.to_owned(), Some(refresh.to_owned())));
         }
         Err(error) => {
             assert_eq!(stored, (OLD.0.to_owned(), Some(OLD.1.to_owned())));
@@ -196,7 +199,8 @@ fn read(
     body: &Steps,
 ) {
     let status = message.status;
-    let code = document.as_ref().and_then(|document| document.get("error")?.as_str()).unwrap_or_default();
+    let code = document.as_ref().and_then(|document| code(document.get("error")?)).unwrap_or_default();
+    let code = code.as_str();
     let is_whole = has_come(body);
     match error.kind() {
         ErrorKind::LoginRequired => {
@@ -229,11 +233,14 @@ fn read(
     }
 
     let wait = message.headers.get(header::RETRY_AFTER).filter(|_| is_whole);
-    assert!(error.retry_after().is_none() || wait.is_some());
+    let may_have_refused_a_password =
+        matches!(grant, Grant::User | Grant::Login) && error.kind() == ErrorKind::Transient;
+    let own = error.retry_after().filter(|wait| may_have_refused_a_password && *wait == BETWEEN_PASSWORDS);
+    assert!(error.retry_after().is_none() || wait.is_some() || own.is_some());
     let seconds =
         wait.and_then(|wait| wait.to_str().ok()).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     if let Some(seconds) = seconds.and_then(|text| text.parse().ok()) {
-        assert_eq!(error.retry_after(), Some(Duration::from_secs(seconds).min(LONGEST_WAIT)));
+        assert_eq!(error.retry_after(), own.max(Some(Duration::from_secs(seconds).min(LONGEST_WAIT))));
     }
 
     let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -241,6 +248,12 @@ fn read(
         assert!(!format!("{error} {error:?}").contains(OLD.1));
         link = error.source();
     }
+}
+
+/// A text, or an integer in digits that is not 0.
+fn code(value: &Value) -> Option<String> {
+    let digits = |number: &f64| *number != 0.0 && number.fract() == 0.0;
+    value.as_str().map(str::to_owned).or_else(|| value.as_f64().filter(digits).map(|code| code.to_string()))
 }
 
 /// Whether the body breaks only where it is not read any more, if at all.
@@ -323,7 +336,8 @@ fn token(document: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
         Some(value) => value.as_str().filter(|text| !text.contains(char::REPLACEMENT_CHARACTER)),
     };
     let (access, refresh) = (part("access_token")?, part("refresh_token")?);
-    let says_no_error = matches!(document.get("error"), Some(Value::Bool(false)));
+    let says_no_error =
+        document.get("error").is_some_and(|error| *error == false || error.as_f64() == Some(0.0));
     let is_token =
         !access.is_empty() && part("token_type").is_some() && (says_no_error || part("error")?.is_empty());
     is_token.then_some((access, Some(refresh).filter(|refresh| !refresh.is_empty())))

@@ -313,6 +313,33 @@ async fn codes_that_the_user_names_end_the_grant_or_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_that_is_told_by_a_number_leads_to_one_login() {
+    let elsewhere = JsonAnswer::new().error("/error_code").unwrap();
+    let business = JsonAnswer::new().business_code("/code").unwrap();
+    for (answer, status, body) in [
+        (JsonAnswer::new(), 400, r#"{"error":10006}"#),
+        (elsewhere, 403, r#"{"error_code":10006}"#),
+        (business, 200, r#"{"code":10006,"msg":"refresh token invalid"}"#),
+    ] {
+        let idp = Idp::new([json(status, body), json(200, LONE), json(status, body)]);
+        let endpoint = endpoint(&idp).answer(answer).dead_codes(["10006"]);
+        let refresh = RefreshTokenGrant::new(endpoint.clone());
+        let login = PasswordGrant::new(endpoint.clone(), alice(&Arc::default()));
+        let bench = Bench::logged_in(refresh.or_else(login)).await;
+        bench.session.refresh().await.unwrap();
+        assert_eq!(
+            (bench.stored().await.unwrap().0.as_str(), idp.asked().len()),
+            ("new-access", 2),
+            "{body}"
+        );
+
+        let (class, error) = Bench::logged_in(RefreshTokenGrant::new(endpoint)).await.failure().await;
+        let said = AuthorityError::find(&error).unwrap().code();
+        assert_eq!((class.as_str(), said), ("LoginRequired", Some("10006")), "{body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_was_refused_asks_again_because_nobody_can_log_in_for_it() {
     for code in ["access_denied", "invalid_grant", "mfa_required", "a_code_of_its_own"] {
         let idp = Idp::new([json(401, format!(r#"{{"error":"{code}"}}"#)), json(200, LONE)]);

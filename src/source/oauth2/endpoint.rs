@@ -110,13 +110,15 @@ impl TokenEndpoint {
     }
 
     /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
-    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that. They count in a 200, too.
+    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that. They count in a 200, too, and in the
+    /// place of the [business code](JsonAnswer::business_code); one that is an integer is named by its digits.
     pub fn dead_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.dead.extend(codes.into_iter().map(Into::into));
         self
     }
 
-    /// Error codes that mean what `access_denied` does: the user is blocked, and no other source will do.
+    /// Error codes that mean what `access_denied` does: the user is blocked, and no other source will do. They are looked for
+    /// as the `dead_codes` are.
     pub fn blocked_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.blocked.extend(codes.into_iter().map(Into::into));
         self

@@ -1,6 +1,7 @@
 use std::{error::Error as StdError, fmt, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
 
 use super::{
     answer::Answer,
@@ -26,12 +27,12 @@ use crate::error::causes;
 pub struct AuthorityError {
     status: StatusCode,
     document: Option<Arc<Json>>,
-    code_at: Pointer,
+    code: Option<Zeroizing<String>>,
 }
 
 impl AuthorityError {
-    pub(super) fn new(answer: &Answer, code_at: &Pointer) -> Self {
-        AuthorityError { status: answer.status, document: answer.document.clone(), code_at: code_at.clone() }
+    pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>) -> Self {
+        AuthorityError { status: answer.status, document: answer.document.clone(), code }
     }
 
     /// The first of these in a chain of causes, the error itself included.
@@ -44,9 +45,10 @@ impl AuthorityError {
         self.status
     }
 
-    /// The error code: `error` of RFC 6749 §5.2, or what the source was told to take for it.
+    /// The error code: `error` of RFC 6749 §5.2, or what the source was told to take for it; where there is none, the
+    /// business code. An integer is told by its digits.
     pub fn code(&self) -> Option<&str> {
-        self.at(&self.code_at)
+        self.code.as_deref().map(String::as_str)
     }
 
     /// What happened, for developers: `error_description`.

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use http::StatusCode;
+use zeroize::Zeroizing;
 
 use super::{
     answer::Answer,
@@ -42,9 +43,13 @@ pub(in crate::source) struct Codes {
 
 /// The meaning of an answer that brought no token.
 pub(super) fn of_answer(fields: &JsonAnswer, codes: &Codes, grant: Grant, answer: &Answer) -> FetchError {
-    let error = AuthorityError::new(answer, &fields.error);
-    let business = answer.document.as_ref().and_then(|document| fields.business_failure(document));
-    let failure = match meaning(codes, grant, answer, error.code(), business) {
+    let document = answer.document.as_deref();
+    let said = document.map(|document| fields.codes(document)).unwrap_or_default();
+    let business = document.and_then(|document| fields.business_failure(document));
+    let meaning = meaning(codes, grant, answer, &said, business);
+    let [code, business_code] = said;
+    let error = AuthorityError::new(answer, code.or(business_code));
+    let failure = match meaning {
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
         Meaning::Configuration => FetchError::configuration(error),
@@ -73,11 +78,12 @@ fn meaning(
     Codes { dead, blocked }: &Codes,
     grant: Grant,
     answer: &Answer,
-    code: Option<&str>,
+    said: &[Option<Zeroizing<String>>; 2],
     business: Option<BusinessFailure>,
 ) -> Meaning {
-    let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code));
-    let is_configured = |codes: &[String]| code.is_some_and(|code| codes.iter().any(|other| other == code));
+    let code = said[0].as_deref();
+    let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code.as_str()));
+    let is_configured = |codes: &[String]| said.iter().flatten().any(|code| codes.contains(code));
     let is_user = matches!(grant, Grant::User | Grant::Login);
     match answer.status {
         StatusCode::REQUEST_TIMEOUT
@@ -391,6 +397,32 @@ mod tests {
         assert_eq!(class(200, r#"{"error_code":"refresh_token_not_found"}"#), (LoginRequired, true));
         assert_eq!(class(500, r#"{"error_code":"refresh_token_not_found"}"#), (Unanswered, false));
         assert_eq!(class(400, r#"{"error":"invalid_grant"}"#), (Ambiguous, false));
+    }
+
+    #[test]
+    fn a_code_that_is_an_integer_is_its_digits() {
+        let codes = Codes { dead: vec!["20026".into()], blocked: vec!["10007".into()] };
+        let error = JsonAnswer::new();
+        let business = JsonAnswer::new().business_code("/code").unwrap();
+        for (answer, status, body, expected) in [
+            (&error, 400, r#"{"error":20026}"#, (LoginRequired, true)),
+            (&error, 200, r#"{"error":20026.0,"access_token":"a"}"#, (LoginRequired, true)),
+            (&error, 403, r#"{"error":10007}"#, (LoginRequired, false)),
+            (&error, 400, r#"{"error":20026.5}"#, (Ambiguous, false)),
+            (&error, 400, r#"{"error":20027}"#, (Ambiguous, false)),
+            (&error, 500, r#"{"error":20026}"#, (Unanswered, false)),
+            (&business, 200, r#"{"code":20026,"msg":"refresh token invalid"}"#, (LoginRequired, true)),
+            (&business, 200, r#"{"code":"20026"}"#, (LoginRequired, true)),
+            (&business, 403, r#"{"error":"Forbidden","code":10007}"#, (LoginRequired, false)),
+            (&business, 403, r#"{"error":20026,"code":1}"#, (LoginRequired, true)),
+            (&business, 200, r#"{"code":20027}"#, (Transient, false)),
+        ] {
+            let reading = Reading { answer: answer.clone(), codes: codes.clone() };
+            assert_eq!(class(&reading, Grant::Refresh, status, body), expected, "{status} {body}");
+        }
+        // It refuses a user's credentials as any other code does.
+        assert_eq!(class(&Reading::default(), Grant::Login, 200, r#"{"error":7}"#).0, LoginRequired);
+        assert_eq!(class(&Reading::default(), Grant::User, 200, r#"{"error":0}"#).0, Ambiguous);
     }
 
     #[test]

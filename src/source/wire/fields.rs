@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+use zeroize::Zeroizing;
+
 use super::json::{Json, Pointer};
 use crate::{error::Error, token::Token};
 
@@ -28,7 +30,7 @@ pub struct JsonAnswer {
     expires_in: Pointer,
     refresh_expires_in: Vec<Pointer>,
     token_type: Pointer,
-    pub(super) error: Pointer,
+    error: Pointer,
     business_code: Option<Pointer>,
     transient_codes: Vec<i64>,
 }
@@ -90,7 +92,8 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the code of an error is, a text.
+    /// Where the code of an error is: a text, or an integer, which counts as its digits. `false`, 0 and an empty text say
+    /// that there is none.
     ///
     /// # Errors
     ///
@@ -115,6 +118,11 @@ impl JsonAnswer {
     pub fn transient_codes(mut self, codes: impl IntoIterator<Item = i64>) -> Self {
         self.transient_codes.extend(codes);
         self
+    }
+
+    /// The code of the error, and the business code as one.
+    pub(super) fn codes(&self, document: &Json) -> [Option<Zeroizing<String>>; 2] {
+        [Some(&self.error), self.business_code.as_ref()].map(|pointer| document.at(pointer?)?.code())
     }
 
     /// What the business code says, if it is not 0.
@@ -143,6 +151,7 @@ impl JsonAnswer {
         let has_error = match document.at(&self.error) {
             // Some authorities say that there is none.
             None | Some(Json::Bool(false)) => false,
+            Some(Json::Number(code)) => *code != 0.0,
             Some(Json::Text(code)) => !code.is_empty(),
             Some(_) => true,
         };
@@ -245,9 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_false_is_none() {
-        assert!(token(r#"{"access_token":"a","error":false}"#).is_some());
-        for error in ["true", "0", "{}", "[]", "\"false\""] {
+    fn an_error_that_is_false_or_0_is_none() {
+        for error in ["false", "0", "0.0", "\"\"", "null"] {
+            assert!(token(&format!(r#"{{"access_token":"a","error":{error}}}"#)).is_some(), "{error}");
+        }
+        for error in ["true", "1", "-1", "0.5", "{}", "[]", "\"false\"", "\"0\""] {
             assert!(token(&format!(r#"{{"access_token":"a","error":{error}}}"#)).is_none(), "{error}");
         }
         for part in ["access_token", "refresh_token", "token_type"] {

@@ -58,6 +58,16 @@ impl Json {
         }
     }
 
+    /// The code of an error: a text that is not empty, or an integer, in digits, that is not 0.
+    pub(super) fn code(&self) -> Option<Zeroizing<String>> {
+        match self {
+            Json::Number(number) if *number != 0.0 && number.fract() == 0.0 => {
+                Some(Zeroizing::new(number.to_string()))
+            }
+            _ => self.text().map(|text| Zeroizing::new(text.to_owned())),
+        }
+    }
+
     /// A number, also one in quotes.
     pub(super) fn number(&self) -> Option<f64> {
         match self {
