@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +11,10 @@ use tokio::time::Instant;
 use super::apps::stable_token;
 use crate::{
     secret::Secret,
-    source::{AppToken, AuthorityClient, Cause, FetchContext, FetchError, TokenSource, wire::json::Scalar},
+    source::{
+        AppToken, AuthorityClient, AuthorityError, Cause, FetchContext, FetchError, TokenSource,
+        wire::json::Scalar,
+    },
     token::Token,
 };
 
@@ -19,11 +22,18 @@ use crate::{
 ///
 /// Normally that is what it does, and a token in its last five minutes is replaced. Where a token that was asked for in
 /// this way is refused again, a new one is *forced*: at most every 30 s, and 20 times in any 24 hours, because WeChat
-/// grants no more.
+/// grants no more. What was not sent, or was refused, counts for the 30 s only. Both are measured by tokio's time.
 #[must_use]
 pub struct StableToken {
     app: AppToken,
-    forced: Mutex<VecDeque<Instant>>,
+    forced: Mutex<Forced>,
+}
+
+#[derive(Default)]
+struct Forced {
+    last: Option<Instant>,
+    /// When WeChat has forced one, or may have.
+    granted: VecDeque<Instant>,
 }
 
 const FORCED_A_DAY: usize = 20;
@@ -49,25 +59,40 @@ impl StableToken {
         self
     }
 
-    /// Whether another token may be forced now; if so, that is counted.
-    fn may_force(&self) -> bool {
+    /// The moment as which another token that is forced now is counted; `None`: it may not be forced.
+    fn force(&self) -> Option<Instant> {
         let now = Instant::now();
-        let mut forced = self.forced.lock().unwrap_or_else(PoisonError::into_inner);
-        forced.retain(|&moment| now.duration_since(moment) < DAY);
-        let is_soon = forced.back().is_some_and(|&last| now.duration_since(last) < BETWEEN_FORCED);
-        let may = !is_soon && forced.len() < FORCED_A_DAY;
-        if may {
-            forced.push_back(now);
+        let mut forced = self.forced();
+        forced.granted.retain(|&moment| now.duration_since(moment) < DAY);
+        let is_soon = forced.last.is_some_and(|last| now.duration_since(last) < BETWEEN_FORCED);
+        if is_soon || forced.granted.len() >= FORCED_A_DAY {
+            return None;
         }
-        may
+        forced.last = Some(now);
+        forced.granted.push_back(now);
+        Some(now)
     }
+
+    fn forced(&self) -> MutexGuard<'_, Forced> {
+        self.forced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a call has certainly forced nothing: it was not sent, or refused.
+fn is_without_effect(failure: &FetchError) -> bool {
+    let is_refusal = |answer: &AuthorityError| answer.code().is_some() || answer.status().is_client_error();
+    failure.was_not_processed || AuthorityError::find(failure.cause()).is_some_and(is_refusal)
 }
 
 impl TokenSource for StableToken {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         let was_refused_again = cx.cause() == Cause::Refused && cx.fruitless() > 0;
-        let force = was_refused_again && self.may_force();
-        self.app.ask(&cx, Some(("force_refresh", Scalar::Bool(force)))).await
+        let moment = if was_refused_again { self.force() } else { None };
+        let outcome = self.app.ask(&cx, Some(("force_refresh", Scalar::Bool(moment.is_some())))).await;
+        if outcome.as_ref().is_err_and(is_without_effect) {
+            self.forced().granted.retain(|granted| Some(*granted) != moment);
+        }
+        outcome
     }
 }
 

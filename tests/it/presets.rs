@@ -21,11 +21,12 @@ use tower_token_refresh::{
     peek::grpc::Unary,
     preset::{self, Preset, StableToken},
     session::SessionBuilder,
-    source::{AppToken, Content, LoginCode},
+    source::{AppToken, Cause, Content, LoginCode},
     source_fn,
 };
 
 use crate::{
+    idp::{Idp, Say, json},
     script::{until, within},
     world::origin,
 };
@@ -528,5 +529,35 @@ async fn a_stable_token_is_not_forced_by_refusals_of_uploads_unless_the_next_one
         let force = format!(r#""force_refresh":{forced}}}"#);
         let calls = platform.token_calls();
         assert!(calls[before].ends_with(&force), "{minutes}: {calls:?}");
+    }
+}
+
+/// One call in 31 s forces a token, for half an hour; then WeChat is as it was.
+#[tokio::test(start_paused = true)]
+async fn a_stable_token_that_was_not_forced_is_none_of_the_twenty_a_day() {
+    let refused = || json(200, r#"{"errcode":45011,"errmsg":"api minute-quota reach limit"}"#);
+    for (say, counts) in [
+        (Say::Unreachable, false),
+        (json(503, ""), false),
+        (refused(), false),
+        (json(200, r#"{"errcode":40164,"errmsg":"invalid ip"}"#), false),
+        (Say::Answer(403, "text/html", "a proxy's page".into()), false),
+        (Say::Reset, true),
+        (Say::Truncated, true),
+        (json(502, ""), true),
+    ] {
+        let idp = Idp::new(vec![say.clone(); 60]);
+        let source = StableToken::new(idp.clone(), "my-app", "s");
+        let again = || FetchContext::new(Cause::Refused).with_fruitless(1);
+        for _ in 0..60 {
+            source.fetch(again()).await.unwrap_err();
+            tokio::time::advance(Duration::from_secs(31)).await;
+        }
+        idp.says([refused(), refused()]);
+        for is_forced in [!counts, false] {
+            source.fetch(again()).await.unwrap_err();
+            let body = idp.bodies().pop().unwrap();
+            assert!(body.ends_with(&format!(r#""force_refresh":{is_forced}}}"#)), "{say:?}: {body}");
+        }
     }
 }
