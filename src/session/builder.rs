@@ -175,7 +175,9 @@ impl SessionBuilder {
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
     /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
     /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
-    /// without a pause for as long as it fails. That is for tests.
+    /// without a pause for as long as it fails. That is for tests. Three waits stay whatever is set here: for as long as the
+    /// authority asks, 30 s after a request [without an answer](crate::FetchError::unanswered), and 15 minutes while the session
+    /// is [stalled](crate::ErrorKind::Stalled).
     ///
     /// # Errors
     ///

@@ -339,6 +339,40 @@ async fn cooling_lasts_as_long_as_the_authority_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_cooling_each_ask_is_a_fetch_unless_the_failure_has_a_wait_of_its_own() {
+    type Failing = fn(&'static str) -> FetchError;
+    let cases: [(Failing, &str, usize); 5] = [
+        (FetchError::transient, "transient", 3),
+        (FetchError::configuration, "configuration", 3),
+        (FetchError::ambiguous, "ambiguous", 3),
+        (FetchError::unanswered, "unanswered", 1),
+        (|cause| FetchError::transient(cause).retry_after(Duration::from_secs(1)), "asks for a wait", 1),
+    ];
+    for (failure, name, expected) in cases {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let count = fetches.clone();
+        let source = source_fn(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(Err(failure(name)))
+        });
+        let session = Session::builder(source).cooling(Duration::ZERO, Duration::ZERO).unwrap().build();
+        for _ in 0..3 {
+            session.token().await.unwrap_err();
+        }
+        assert_eq!(fetches.load(Ordering::Relaxed), expected, "{name}");
+        if name == "ambiguous" {
+            // Two strikes more, and it is stalled.
+            for _ in 0..2 {
+                tokio::time::advance(Duration::from_secs(5 * 60)).await;
+                session.token().await.unwrap_err();
+            }
+            assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Stalled);
+            assert_eq!(fetches.load(Ordering::Relaxed), expected + 2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_that_is_no_word_of_the_authority_is_told_at_once() {
     let world = World::revoked().await;
     world.authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
