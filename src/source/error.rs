@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+#[cfg(feature = "json")]
+use super::AuthorityError;
 use crate::error::{BoxError, Error, ErrorKind};
 
 /// Why a fetch brought no token.
@@ -25,7 +27,7 @@ use crate::error::{BoxError, Error, ErrorKind};
 pub struct FetchError {
     class: FailureClass,
     cause: BoxError,
-    pub(super) retry_after: Option<Duration>,
+    retry_after: Option<Duration>,
     is_final: bool,
     /// The authority has not looked at what was presented: nothing was sent, or it said so.
     pub(crate) was_not_processed: bool,
@@ -116,6 +118,21 @@ impl FetchError {
     pub(super) fn not_processed(mut self) -> Self {
         self.was_not_processed = true;
         self
+    }
+
+    /// What the user makes of it. What the authority has said and done does not depend on that.
+    #[cfg(feature = "json")]
+    pub(super) fn meaning(self, other: FetchError) -> Self {
+        let cause = match self.cause.downcast::<AuthorityError>() {
+            Ok(answer) => answer.with_meaning(other.cause).into(),
+            Err(_of_the_client) => other.cause,
+        };
+        FetchError {
+            cause,
+            retry_after: other.retry_after.or(self.retry_after),
+            was_not_processed: self.was_not_processed,
+            ..other
+        }
     }
 
     /// What it means for the session.

@@ -1,6 +1,8 @@
 //! What all sources that speak HTTP have in common: limits, failures, answers that are no token.
 
 use std::{
+    error::Error as _,
+    io,
     net::Ipv4Addr,
     sync::{
         Arc, Mutex,
@@ -21,7 +23,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
     oauth2::{ClientCredentials, TokenEndpoint},
-    source::{AuthorityClient, Content, Failed},
+    source::{AuthorityClient, AuthorityError, Content, Failed},
     source_fn,
     store::{MemoryStore, TokenStore},
 };
@@ -364,6 +366,22 @@ async fn a_failure_that_the_user_has_classified_waits_as_long_as_the_authority_a
         let (class, error) = Bench::logged_in(grant(client)).await.failure().await;
         assert_eq!((class.as_str(), error.retry_after()), ("Transient", Some(Duration::from_secs(expected))));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_the_user_has_classified_keeps_the_authoritys_answer() {
+    let idp = Idp::new([json(400, r#"{"error":"invalid_request","mfa_token":"m"}"#)]);
+    let second_factor = || io::Error::other("a second factor is missing");
+    let client = AuthorityClient::new(idp).classify_failures(move |failed: &Failed<'_>| {
+        let is_it = failed.answer()?.code()? == "invalid_request";
+        is_it.then(|| FetchError::login_required(second_factor()).without_fallback())
+    });
+    let (class, error) = Bench::logged_in(grant(client)).await.failure().await;
+    assert_eq!((class.as_str(), error.kind()), ("LoginRequired", ErrorKind::LoginRequired));
+    let answer = AuthorityError::find(&error).unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text("/mfa_token")), (400, Some("m")));
+    let said = answer.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!(said.to_string(), second_factor().to_string());
 }
 
 #[tokio::test(start_paused = true)]

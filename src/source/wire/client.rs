@@ -133,7 +133,9 @@ impl AuthorityClient {
     }
 
     /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
-    /// as it is; one that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the authority's.
+    /// as it is; one that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the authority's. An
+    /// [`AuthorityError`](super::AuthorityError) stays in the chain of causes, with what the closure says behind it; an error of the
+    /// client gives way to that.
     ///
     /// ```
     /// use tower_token_refresh::{FetchError, source::{AuthorityClient, Failed}};
@@ -209,13 +211,10 @@ impl AuthorityClient {
 
     fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
         let failed = Failed { cause: failure.cause(), answer };
-        let Some(mut other) = self.classify.as_ref().and_then(|classify| classify(&failed)) else {
-            return failure;
-        };
-        other.retry_after = other.retry_after.or(failure.retry_after);
-        // What the authority has done does not depend on what the user makes of it.
-        other.was_not_processed = failure.was_not_processed;
-        other
+        match self.classify.as_ref().and_then(|classify| classify(&failed)) {
+            Some(meaning) => failure.meaning(meaning),
+            None => failure,
+        }
     }
 }
 

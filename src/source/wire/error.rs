@@ -7,7 +7,7 @@ use super::{
     answer::Answer,
     json::{Json, Pointer},
 };
-use crate::error::causes;
+use crate::error::{BoxError, causes};
 
 /// An authority's answer that brought no token, found by downcasting in the chain of causes.
 ///
@@ -28,11 +28,17 @@ pub struct AuthorityError {
     status: StatusCode,
     document: Option<Arc<Json>>,
     code: Option<Zeroizing<String>>,
+    /// What the user makes of it.
+    meaning: Option<BoxError>,
 }
 
 impl AuthorityError {
     pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>) -> Self {
-        AuthorityError { status: answer.status, document: answer.document.clone(), code }
+        AuthorityError { status: answer.status, document: answer.document.clone(), code, meaning: None }
+    }
+
+    pub(in crate::source) fn with_meaning(self, meaning: BoxError) -> Self {
+        AuthorityError { meaning: Some(meaning), ..self }
     }
 
     /// The first of these in a chain of causes, the error itself included.
@@ -121,7 +127,12 @@ impl fmt::Debug for AuthorityError {
     }
 }
 
-impl StdError for AuthorityError {}
+impl StdError for AuthorityError {
+    /// What a closure given to [`classify_failures`](super::AuthorityClient::classify_failures) has said of it.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.meaning.as_deref().map(|meaning| meaning as _)
+    }
+}
 
 /// What is known of a call that brought no token, for
 /// [`AuthorityClient::classify_failures`](super::AuthorityClient::classify_failures).
