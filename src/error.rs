@@ -35,7 +35,8 @@ pub enum ErrorKind {
     Encode,
     /// There is nothing left to get a token with: somebody has to log in.
     LoginRequired,
-    /// The authority refuses this client or its request as such; the session is kept.
+    /// The authority refuses this client or its request as such, or cannot be asked by the URL it was given; the session is
+    /// kept.
     Configuration,
     /// The authority could not be asked or did not answer in full; trying again later may help.
     Transient,

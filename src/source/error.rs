@@ -178,6 +178,9 @@ impl FetchError {
             FailureClass::Transient | FailureClass::Unanswered | FailureClass::Ambiguous => {
                 (ErrorKind::Transient, "no new token could be had for now")
             }
+            FailureClass::Configuration if self.was_not_processed => {
+                (ErrorKind::Configuration, "the authority cannot be asked as it is configured")
+            }
             FailureClass::Configuration => (ErrorKind::Configuration, "the authority refuses this client"),
             FailureClass::LoginRequired => {
                 (ErrorKind::LoginRequired, "the session is over: a login is required")

@@ -23,7 +23,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
     oauth2::{ClientCredentials, TokenEndpoint},
-    source::{AuthorityClient, AuthorityError, Content, Failed},
+    source::{AppToken, AuthorityClient, AuthorityError, Content, Failed},
     source_fn,
     store::{MemoryStore, TokenStore},
 };
@@ -434,11 +434,32 @@ async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_
         assert_eq!(login(url, |client| client).await, refused, "{url}");
         assert_eq!(login(url, AuthorityClient::danger_plain_http).await, (Ok(()), 1), "{url}");
     }
-    // A client that knows where to go by itself is asked with a path.
-    for url in
-        ["https://id.test/token", "http://localhost:1/token", "http://127.0.0.1/", "http://[::1]/", "/token"]
-    {
+    for url in ["https://id.test/token", "http://localhost:1/token", "http://127.0.0.1/", "http://[::1]/"] {
         assert_eq!(login(url, |client| client).await, (Ok(()), 1), "{url}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_cannot_be_asked_by_its_url_is_a_failure_of_the_configuration_that_says_so() {
+    let (relative, in_the_clear) = ("no scheme or no host", "plain http");
+    for (url, cause) in [
+        ("/oauth/token", relative),
+        ("id.test", relative),
+        ("id.test:443", relative),
+        ("http://id.test/token", in_the_clear),
+    ] {
+        let idp = Idp::default();
+        let url: http::Uri = url.parse().unwrap();
+        let post = ClientCredentials::new(TokenEndpoint::new(idp.clone(), url.clone()));
+        let get = AppToken::get(idp.clone(), url.clone()).credential("secret", "s");
+        for bench in [Bench::new(post), Bench::new(get)] {
+            let (class, error) = bench.failure().await;
+            assert_eq!((class.as_str(), error.kind()), ("Configuration", ErrorKind::Configuration), "{url}");
+            assert_eq!(error.to_string(), "the authority cannot be asked as it is configured");
+            let source = error.source().unwrap().to_string();
+            assert!(source.contains(cause), "{url}: {source}");
+        }
+        assert!(idp.asked().is_empty());
     }
 }
 

@@ -178,6 +178,11 @@ impl AuthorityClient {
         request: Request<Content>,
         spends: bool,
     ) -> Result<Answer, FetchError> {
+        if request.uri().scheme().is_none() {
+            let relative =
+                "the URL of the authority has no scheme or no host: write `https://` and the host before it";
+            return Err(FetchError::configuration(relative).not_processed());
+        }
         if !self.may_go_in_the_clear && is_in_the_clear(request.uri()) {
             return Err(FetchError::configuration(
                 "credentials go by plain http to this machine only: write `https://`, or use \
@@ -262,8 +267,11 @@ pub(in crate::source) fn get<'a>(
     uri: &Uri,
     pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Result<Request<Content>, FetchError> {
-    let too_long = |_| FetchError::configuration("a URL with these parameters is too long");
-    let uri = query::with(uri, &form::encode(pairs)).map_err(too_long)?;
+    let unfit = |_| {
+        let why = "the URL of the authority has no scheme or no host, or is too long with the parameters";
+        FetchError::configuration(why).not_processed()
+    };
+    let uri = query::with(uri, &form::encode(pairs)).map_err(unfit)?;
     let mut request = Request::new(Content::new(Zeroizing::default()));
     *request.uri_mut() = uri;
     request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
