@@ -10,6 +10,8 @@
 mod server;
 mod show;
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -25,7 +27,7 @@ use tower_token_refresh::{
     BoxError, Codes, Error, JsonCodeLayer, LoginCode, Origin, Outcome, ReplayBody, Secret, Session, Tips,
     TokenRefreshLayer, preset,
     session::State,
-    source::Content,
+    source::{Content, JsonAnswer},
     store::MemoryStore,
     test_util::{ModelApi, ModelAuthority, Refusal, Route},
 };
@@ -82,6 +84,7 @@ async fn main() -> Result<(), BoxError> {
     let basic = format!("Basic {}", STANDARD.encode(format!("{}:", token.access().expose())));
     show("GET /me → 200", response.status() == StatusCode::OK)?;
     show("Authorization was Basic base64(token + \":\")", sent[header::AUTHORIZATION] == basic)?;
+    show("its two hours are known, which the server does not say", token.lifetime().is_some())?;
 
     println!("\nThe token dies between two requests");
     server.authority.revoke_access();
@@ -132,7 +135,10 @@ fn launch(server: &Server, storage: &MemoryStore) -> Result<Session, BoxError> {
             Ok(Secret::from(answer["code"].as_str().unwrap_or_default()))
         }
     };
-    let source = LoginCode::mini_program(phone, format!("{}/token", server.base).parse()?, code)?;
+    // The answer has a token and nothing else; it lives for two hours.
+    let answer = JsonAnswer::new().access_token("/token")?.lifetime(Duration::from_secs(2 * 3600));
+    let source =
+        LoginCode::mini_program(phone, format!("{}/token", server.base).parse()?, code)?.answer(answer);
     Ok(preset::mini_program().session(source).store(storage.clone()).build())
 }
 
@@ -152,6 +158,6 @@ fn client(server: &Server, session: Session) -> Result<Pages, BoxError> {
 
 async fn until(is_so: impl Fn() -> bool) {
     while !is_so() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -62,6 +62,27 @@ async fn a_mini_program_sends_exactly_what_its_server_expects() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lifetime_that_only_the_user_knows_is_that_of_answers_without_one() {
+    let says =
+        [r#"{"token":"one"}"#, r#"{"token":"two","expires_in":60}"#, r#"{"token":"three","expires_in":0}"#];
+    let idp = Idp::new(says.map(|say| json(200, say)));
+    let two_hours = 7200 * SECOND;
+    let answer = JsonAnswer::new().access_token("/token").unwrap().lifetime(two_hours);
+    let bench = Bench::new(mini_program(&idp).answer(answer));
+    assert_eq!(bench.session.token().await.unwrap().lifetime(), Some(two_hours));
+    tokio::time::advance(7199 * SECOND).await;
+    assert_eq!(bench.session.token().await.unwrap().access().expose(), "one");
+    tokio::time::advance(SECOND).await;
+    let two = bench.session.token().await.unwrap();
+    assert_eq!((two.access().expose(), two.lifetime()), ("two", Some(60 * SECOND)));
+    assert_eq!(bench.session.refresh().await.unwrap().lifetime(), Some(two_hours));
+
+    let unknown = JsonAnswer::new().access_token("/token").unwrap().lifetime(Duration::ZERO);
+    let bench = Bench::new(mini_program(&Idp::new([json(200, says[0])])).answer(unknown));
+    assert_eq!(bench.session.token().await.unwrap().lifetime(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mini_program_logs_in_with_the_model_authority() {
     let authority = ModelAuthority::new();
     let codes = authority.clone();

@@ -21,7 +21,8 @@ use crate::{
 /// not have arrived.
 ///
 /// ```
-/// use tower_token_refresh::{Secret, Session, source::LoginCode};
+/// use std::time::Duration;
+/// use tower_token_refresh::{Secret, Session, source::{JsonAnswer, LoginCode}};
 /// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 /// # use tower_token_refresh::source::Content;
 /// # async fn wx_login() -> Result<String, std::io::Error> { Ok("code".to_owned()) }
@@ -30,6 +31,9 @@ use crate::{
 /// let source = LoginCode::mini_program(http, "https://api.example.com/token".parse()?, || async {
 ///     Ok(Secret::from(wx_login().await?))
 /// })?;
+/// // The answer does not say that its token lives for two hours.
+/// let answer = JsonAnswer::new().access_token("/token")?.lifetime(Duration::from_secs(2 * 3600));
+/// let source = source.answer(answer);
 /// let session = Session::builder(source).build();
 /// # let _ = session;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -56,7 +60,8 @@ impl LoginCode {
     }
 
     /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`,
-    /// and a stored token is verified at the same URL with `/verify` at its end.
+    /// and a stored token is verified at the same URL with `/verify` at its end. Its lifetime is unknown, so that it is not
+    /// renewed ahead, unless [`JsonAnswer::lifetime`] says it.
     ///
     /// # Errors
     ///

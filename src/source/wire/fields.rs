@@ -28,6 +28,7 @@ pub struct JsonAnswer {
     access_token: Pointer,
     refresh_token: Pointer,
     expires_in: Pointer,
+    lifetime: Option<Duration>,
     refresh_expires_in: Vec<Pointer>,
     token_type: Pointer,
     error: Pointer,
@@ -42,6 +43,7 @@ impl JsonAnswer {
             access_token: Pointer::member("access_token"),
             refresh_token: Pointer::member("refresh_token"),
             expires_in: Pointer::member("expires_in"),
+            lifetime: None,
             refresh_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
                 .map(Pointer::member)
                 .into(),
@@ -72,7 +74,8 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*.
+    /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*, or that of
+    /// [`lifetime`](Self::lifetime).
     ///
     /// # Errors
     ///
@@ -80,6 +83,12 @@ impl JsonAnswer {
     pub fn expires_in(mut self, pointer: &str) -> Result<Self, Error> {
         self.expires_in = Pointer::parse(pointer)?;
         Ok(self)
+    }
+
+    /// The lifetime of access tokens whose answer does not say it, where it is known from elsewhere. Zero means *unknown*.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = Some(lifetime);
+        self
     }
 
     /// Where the lifetime of the refresh token is, in seconds.
@@ -161,8 +170,8 @@ impl JsonAnswer {
         let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
         let token = Token::new(access)
             .refresh_token((!refresh.is_empty()).then_some(refresh))
-            .expires_in(document.at(&self.expires_in).and_then(lifetime))
-            .refresh_expires_in(refresh_lifetime.and_then(lifetime));
+            .expires_in(document.at(&self.expires_in).and_then(duration).or(self.lifetime))
+            .refresh_expires_in(refresh_lifetime.and_then(duration));
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
@@ -192,7 +201,7 @@ pub(super) enum BusinessFailure {
 }
 
 /// Seconds, as authorities write them. `None`: unknown.
-fn lifetime(value: &Json) -> Option<Duration> {
+fn duration(value: &Json) -> Option<Duration> {
     let seconds = value.number().filter(|seconds| *seconds > 0.0)?;
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
