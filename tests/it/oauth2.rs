@@ -70,7 +70,8 @@ async fn a_refresh_is_a_form_without_any_credential_in_its_head() {
     );
     assert_eq!(asked.header("content-type"), Some("application/x-www-form-urlencoded"));
     assert_eq!(asked.header("accept"), Some("application/json"));
-    assert_eq!(asked.head.headers.len(), 2, "no access token, nothing else");
+    assert_eq!(asked.header("accept-encoding"), Some("identity"));
+    assert_eq!(asked.head.headers.len(), 3, "no access token, nothing else");
     assert_eq!(token.access().expose(), "new-access");
     assert_eq!(token.kind(), Some("Bearer"));
     assert_eq!(bench.stored().await, Some(("new-access".into(), Some("new-refresh".into()))));

@@ -1,6 +1,7 @@
 //! What all sources that speak HTTP have in common: limits, failures, answers that are no token.
 
 use std::{
+    convert::Infallible,
     error::Error as _,
     io,
     net::Ipv4Addr,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
@@ -461,6 +462,25 @@ async fn an_authority_that_cannot_be_asked_by_its_url_is_a_failure_of_the_config
         }
         assert!(idp.asked().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_question_asks_for_an_answer_as_it_is() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let authority = tower::service_fn(move |request: Request<Content>| {
+        let accepts = [header::ACCEPT, header::ACCEPT_ENCODING].map(|name| request.headers()[name].clone());
+        seen.lock().unwrap().push(accepts);
+        let answer = Response::new(Full::<Bytes>::from(r#"{"access_token":"a"}"#));
+        std::future::ready(Ok::<_, Infallible>(answer))
+    });
+    let url: http::Uri = "https://id.test/token".parse().unwrap();
+    let get = AppToken::get(authority.clone(), url.clone()).credential("secret", "s");
+    let post = AppToken::post(authority, url).credential("secret", "s");
+    for bench in [Bench::new(get), Bench::new(post)] {
+        bench.session.token().await.unwrap();
+    }
+    assert_eq!(*asked.lock().unwrap(), [["application/json", "identity"]; 2]);
 }
 
 /// A server that reads a request up to its last word and answers with this text, and where it listens.

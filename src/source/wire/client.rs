@@ -37,6 +37,9 @@ use crate::{
 /// `From` makes a client of it with the limits that are the default. It does not follow redirects: a 3xx is an
 /// ambiguous failure, and a client that followed one would show credentials to somebody else.
 ///
+/// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers does no harm,
+/// and need not do so.
+///
 /// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in theirs, so a
 /// secret should not be part of it.
 ///
@@ -252,12 +255,9 @@ pub(in crate::source) fn post(
     content_type: &'static str,
     body: Zeroizing<Vec<u8>>,
 ) -> Request<Content> {
-    let mut request = Request::new(Content::new(body));
+    let mut request = request(uri.clone(), body);
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri.clone();
-    let headers = request.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     request
 }
 
@@ -272,10 +272,18 @@ pub(in crate::source) fn get<'a>(
         FetchError::configuration(why).not_processed()
     };
     let uri = query::with(uri, &form::encode(pairs)).map_err(unfit)?;
-    let mut request = Request::new(Content::new(Zeroizing::default()));
+    Ok(request(uri, Zeroizing::default()))
+}
+
+/// What is asked for: JSON, as it is. Without a word of it any coding would be acceptable (RFC 9110 §12.5.3), and an answer that
+/// cannot be read has spent what was presented.
+fn request(uri: Uri, body: Zeroizing<Vec<u8>>) -> Request<Content> {
+    let mut request = Request::new(Content::new(body));
     *request.uri_mut() = uri;
-    request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
-    Ok(request)
+    let headers = request.headers_mut();
+    headers.insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    request
 }
 
 async fn send<S, B>(mut service: S, request: Request<Content>, limit: usize) -> Result<Answer, BoxError>
