@@ -11,6 +11,8 @@ use std::{
 use tokio::time::Instant;
 
 /// Where the time comes from. [`SystemClock`] is the default; the test kit has one that can be moved.
+///
+/// For its requests a session reads the wall clock once in a second of the monotonic one, at most.
 pub trait Clock: Send + Sync + 'static {
     /// Time since a fixed moment of this clock. It never goes back.
     fn monotonic(&self) -> Duration;

@@ -16,13 +16,13 @@
 //! | gRPC | [`grpc`] | any |
 //!
 //! ```
+//! use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 //! use tower::ServiceBuilder;
-//! use tower_token_refresh::{Origin, preset};
+//! use tower_token_refresh::{Origin, preset, source::Content};
 //! # use http_body_util::Full;
-//! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-//! # use tower_token_refresh::{ReplayBody, source::Content};
+//! # use tower_token_refresh::ReplayBody;
 //!
-//! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+//! let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 //! # type Sent = ReplayBody<Full<bytes::Bytes>>;
 //! # let api: Client<HttpConnector, Sent> = Client::builder(TokioExecutor::new()).build_http();
 //! let wechat = preset::wechat();

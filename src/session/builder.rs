@@ -107,7 +107,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Where the time comes from; [`SystemClock`](crate::time::SystemClock) by default.
+    /// Where the time comes from; [`SystemClock`](crate::time::SystemClock) by default. Requests read the wall clock once a
+    /// second: what it shows within a second of the monotonic clock is not noticed before.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Timekeeper::new(clock);
         self

@@ -22,11 +22,10 @@ use crate::{secret::Secret, token::Token};
 /// A refresh token in the answer is dropped, because nobody would present it.
 ///
 /// ```
-/// use tower_token_refresh::{Session, source::{AppToken, JsonAnswer}};
-/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-/// # use tower_token_refresh::source::Content;
+/// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+/// use tower_token_refresh::{Session, source::{AppToken, Content, JsonAnswer}};
 ///
-/// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 /// let source = AppToken::post(http, "https://api.example.com/app/token".parse()?)
 ///     .credential("app", "my-app")
 ///     .credential("secret", "from-the-configuration")

@@ -12,7 +12,9 @@ use crate::time::Clock;
 /// Both clocks of a machine, to be moved by hand; clones are the same clock.
 ///
 /// By itself it goes with tokio's time, so that `#[tokio::test(start_paused = true)]` holds it still and
-/// [`tokio::time::advance`] moves it. The methods below move *only* this clock: no timer fires early.
+/// [`tokio::time::advance`] moves it. The methods below move *only* this clock: no timer fires early, and neither the 30 s
+/// and the day of `preset::StableToken`, which go by tokio's time, nor the date in a `Retry-After`, which is compared with the
+/// answer's own `Date` or the system's clock, are any nearer.
 #[derive(Clone, Debug)]
 pub struct TestClock {
     start: Instant,
@@ -42,12 +44,13 @@ impl TestClock {
         moved.wall += time;
     }
 
-    /// The machine sleeps and wakes up: the wall clock moves on, the monotonic one has stood still.
+    /// The machine sleeps and wakes up: the wall clock moves on, the monotonic one has stood still. A session reads the wall
+    /// clock once in a second of the monotonic one, so that requests notice when that has moved by another second.
     pub fn suspend(&self, time: Duration) {
         self.moved().wall += time;
     }
 
-    /// Somebody sets the time of day back.
+    /// Somebody sets the time of day back, which requests notice as they do after [`suspend`](Self::suspend).
     pub fn set_wall_back(&self, time: Duration) {
         self.moved().wall -= time;
     }

@@ -22,12 +22,12 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_token_refresh::{Secret, Session, source::{JsonAnswer, LoginCode}};
-/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-/// # use tower_token_refresh::source::Content;
+///
+/// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+/// use tower_token_refresh::{Secret, Session, source::{Content, JsonAnswer, LoginCode}};
 /// # async fn wx_login() -> Result<String, std::io::Error> { Ok("code".to_owned()) }
 ///
-/// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 /// let source = LoginCode::mini_program(http, "https://api.example.com/token".parse()?, || async {
 ///     Ok(Secret::from(wx_login().await?))
 /// })?;

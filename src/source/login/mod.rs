@@ -6,11 +6,10 @@
 //! | [`LoginCode`] | a code that a closure gets anew for each attempt |
 //!
 //! ```
-//! use tower_token_refresh::{Session, source::{Credentials, JsonAnswer, Password, login::JsonVerify}};
-//! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-//! # use tower_token_refresh::source::Content;
+//! use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+//! use tower_token_refresh::{Session, source::{Content, Credentials, JsonAnswer, Password, login::JsonVerify}};
 //!
-//! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+//! let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 //! let login = Password::new(http, "https://id.example.com/login".parse()?, || async {
 //!     // From wherever the application keeps them.
 //!     Ok(Credentials::new("alice", "wonderland"))

@@ -12,11 +12,10 @@ use crate::{
 /// the answer is dropped: there should be none (§4.4.3).
 ///
 /// ```
-/// use tower_token_refresh::{Session, source::oauth2::{ClientCredentials, TokenEndpoint}};
-/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-/// # use tower_token_refresh::source::Content;
+/// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+/// use tower_token_refresh::{Session, source::{Content, oauth2::{ClientCredentials, TokenEndpoint}}};
 ///
-/// # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+/// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 /// # let secret = "from-the-environment";
 /// let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?)
 ///     .client_secret_basic("billing", secret)

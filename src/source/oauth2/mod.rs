@@ -11,12 +11,11 @@
 //! a refresh token from then on:
 //!
 //! ```
+//! use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 //! use tower_token_refresh::{Error, Session};
-//! use tower_token_refresh::source::oauth2::{AuthorizationCode, RefreshTokenGrant, TokenEndpoint};
-//! # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-//! # use tower_token_refresh::source::Content;
+//! use tower_token_refresh::source::{Content, oauth2::{AuthorizationCode, RefreshTokenGrant, TokenEndpoint}};
 //!
-//! # let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
+//! let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 //! let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?).public_client("my-app");
 //! // Goes on with what is stored, as long as the authority allows it.
 //! let session = Session::builder(RefreshTokenGrant::new(endpoint.clone())).build();

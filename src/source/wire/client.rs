@@ -33,8 +33,9 @@ use crate::{
 
 /// The client by which sources speak to an authority, with limits for its answers. Cloning is cheap.
 ///
-/// Any HTTP client that is a tower service will do, as long as it is not the one with the layer that the source serves;
-/// `From` makes a client of it with the limits that are the default. It does not follow redirects: a 3xx is an
+/// Any HTTP client that is a tower service will do, as long as it is not the one with the layer that the source serves, and
+/// is `Clone + Send + Sync`: of tower's boxes that is `BoxCloneSyncService`. `From` makes a client of it with the limits that are
+/// the default. Its URLs have a scheme and a host. It does not follow redirects: a 3xx is an
 /// ambiguous failure, and a client that followed one would show credentials to somebody else.
 ///
 /// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers does no harm,
@@ -49,9 +50,9 @@ use crate::{
 /// use bytes::Bytes;
 /// use http::Request;
 /// use http_body_util::Full;
+/// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 /// use tower::ServiceExt;
 /// use tower_token_refresh::source::{AuthorityClient, Content};
-/// # use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 ///
 /// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 /// let authority = AuthorityClient::new(http).time_limit(Duration::from_secs(5))?;
