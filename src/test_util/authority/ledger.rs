@@ -98,10 +98,12 @@ impl Ledger {
     pub(super) fn login(&mut self, account: &str, password: &str, now: Duration) -> Option<Grant> {
         let known = |(name, secret): &(String, String)| name == account && secret == password;
         let account = self.accounts.iter().position(known)?;
-        let family = self.found(account);
-        let access = self.issue_access(family, now);
-        let refresh = Some(self.issue_refresh(family, now));
-        Some(self.grant(Pair { access, refresh }, now))
+        Some(self.found(account, true, now))
+    }
+
+    /// A new family for a client, which is taken for the first account.
+    pub(super) fn login_client(&mut self, now: Duration) -> Grant {
+        self.found(0, false, now)
     }
 
     /// A code that is good for one exchange.
@@ -111,15 +113,13 @@ impl Ledger {
     }
 
     /// The first account's token for a code that was never used.
-    pub(super) fn exchange(&mut self, code: &str, now: Duration) -> Option<Grant> {
+    pub(super) fn exchange(&mut self, code: &str, with_refresh: bool, now: Duration) -> Option<Grant> {
         let code = self.place("code", code)?;
         let used = self.codes.get_mut(code)?;
         if std::mem::replace(used, true) {
             return None;
         }
-        let family = self.found(0);
-        let access = self.issue_access(family, now);
-        Some(self.grant(Pair { access, refresh: None }, now))
+        Some(self.found(0, with_refresh, now))
     }
 
     pub(super) fn refresh(&mut self, token: &str, now: Duration) -> Option<Grant> {
@@ -184,9 +184,13 @@ impl Ledger {
             .map_or(0, |place| place + 1)
     }
 
-    fn found(&mut self, account: usize) -> usize {
+    /// A new family, and its first tokens.
+    fn found(&mut self, account: usize, with_refresh: bool, now: Duration) -> Grant {
         self.families.push(Family { account, dead: false });
-        self.families.len() - 1
+        let family = self.families.len() - 1;
+        let access = self.issue_access(family, now);
+        let refresh = with_refresh.then(|| self.issue_refresh(family, now));
+        self.grant(Pair { access, refresh }, now)
     }
 
     fn issue_access(&mut self, family: usize, now: Duration) -> usize {

@@ -31,12 +31,17 @@ use crate::time::Clock;
 /// | request | answer |
 /// |---|---|
 /// | `POST /login` `{"account", "password"}` | `{"access_token", "refresh_token", "expires_in", "token_type"}` |
-/// | `POST /oauth/token` `grant_type=password` or `refresh_token`, as a form | the same |
+/// | `POST /oauth/token` `grant_type=password`, `refresh_token` or `authorization_code`, as a form | the same |
+/// | `POST /oauth/token` `grant_type=client_credentials`, as a form | the same, without a refresh token |
 /// | `POST /code` | `{"code"}`, good for one exchange |
 /// | `POST /token` `{"account": <code>, "type": 100}` | `{"token"}` |
 /// | `POST /token/verify` `{"token"}` | `{"isValid"}` |
 ///
 /// What is not good (any more) is answered with 400 `{"error":"invalid_grant"}`.
+///
+/// Nobody asks which client it is: its secret, the redirect URI, the verifier of PKCE, OAuth scopes, resources and audiences are not
+/// looked at, and a client's token is the first account's. Codes are [issued](Self::issue_code) for either exchange. There are
+/// no other grants, and there is no endpoint for authorization, revocation or introspection.
 ///
 /// Clones are the same authority, and its options can be changed while it is used. By default there is one account,
 /// access tokens live for two hours, refresh tokens for ever, and [`Rotation::ReuseKillsFamily`] holds. Calls are
@@ -65,7 +70,7 @@ struct State {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Logins with a password.
+    /// Logins with a password, or of a client (`client_credentials`).
     pub logins: usize,
     /// Login codes asked for over HTTP.
     pub codes: usize,
@@ -189,7 +194,7 @@ impl ModelAuthority {
         ledger.revoke_refresh();
     }
 
-    /// A login code for the first account, good for one exchange.
+    /// A login or authorization code for the first account, good for one exchange.
     pub fn issue_code(&self) -> String {
         self.state().ledger.issue_code()
     }

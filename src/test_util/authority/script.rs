@@ -14,11 +14,11 @@ use crate::test_util::{body::ModelBody, gate::Gate};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// `POST /login`, and `POST /oauth/token` with `grant_type=password`.
+    /// `POST /login`, and `POST /oauth/token` with `grant_type=password` or `client_credentials`.
     Login,
     /// `POST /code`.
     Code,
-    /// `POST /token`: a code for a token.
+    /// A code for a token: `POST /token`, and `POST /oauth/token` with `grant_type=authorization_code`.
     Exchange,
     /// `POST /token/verify`.
     Verify,

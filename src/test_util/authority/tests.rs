@@ -169,6 +169,25 @@ async fn a_login_code_works_once() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
+async fn a_client_gets_a_token_without_a_refresh_token_and_a_code_gets_both_once() -> Result<(), BoxError> {
+    let authority = ModelAuthority::new();
+    let oauth =
+        async |form: &str| post(&authority, "/oauth/token", "application/x-www-form-urlencoded", form).await;
+    let (status, answer) = oauth("grant_type=client_credentials").await?;
+    assert_eq!((status, &answer["expires_in"]), (StatusCode::OK, &json!(7200)));
+    assert!(authority.is_alive(answer["access_token"].as_str().unwrap()));
+    assert!(answer.get("refresh_token").is_none());
+
+    let form = format!("grant_type=authorization_code&code={}", authority.issue_code());
+    let (_, answer) = oauth(&form).await?;
+    authority.refresh(answer["refresh_token"].as_str().unwrap()).await.unwrap();
+    assert_eq!(oauth(&form).await?, (StatusCode::BAD_REQUEST, json!({ "error": "invalid_grant" })));
+    let counts = authority.counts();
+    assert_eq!((counts.logins, counts.exchanges, counts.token_calls()), (1, 2, 4));
+    Ok(())
+}
+
+#[tokio::test]
 async fn verify_tells_the_living_from_the_dead() -> Result<(), BoxError> {
     let authority = ModelAuthority::new();
     let token = json!({ "token": authority.login().await.unwrap().access().expose() });

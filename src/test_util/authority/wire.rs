@@ -79,7 +79,7 @@ impl State {
     fn count(&mut self, ask: &Ask) {
         let counts = &mut self.counts;
         match ask {
-            Ask::Login { .. } => counts.logins += 1,
+            Ask::Login { .. } | Ask::Client => counts.logins += 1,
             Ask::Code => counts.codes += 1,
             Ask::Exchange { .. } => counts.exchanges += 1,
             Ask::Verify { .. } => counts.verifies += 1,
@@ -95,12 +95,14 @@ impl State {
         let ledger = &mut self.ledger;
         match ask {
             Ask::Login { account, password } => pair(ledger.login(account, password, now)),
+            Ask::Client => pair(Some(ledger.login_client(now))),
             Ask::Refresh { token } => pair(ledger.refresh(token, now)),
             Ask::Code => json(StatusCode::OK, &json!({ "code": ledger.issue_code() })),
             Ask::Verify { token } => {
                 json(StatusCode::OK, &json!({ "isValid": ledger.holder(token, now).is_some() }))
             }
-            Ask::Exchange { code } => match ledger.exchange(code, now) {
+            Ask::Exchange { code, is_oauth: true } => pair(ledger.exchange(code, true, now)),
+            Ask::Exchange { code, is_oauth: false } => match ledger.exchange(code, false, now) {
                 Some(grant) => json(StatusCode::OK, &json!({ "token": grant.access })),
                 None => invalid_grant(),
             },
@@ -111,8 +113,9 @@ impl State {
 /// What a request asks for.
 enum Ask {
     Login { account: String, password: String },
+    Client,
     Code,
-    Exchange { code: String },
+    Exchange { code: String, is_oauth: bool },
     Verify { token: String },
     Refresh { token: String },
 }
@@ -125,7 +128,7 @@ const INVALID_REQUEST: Malformed = Malformed(StatusCode::BAD_REQUEST, "invalid_r
 impl Ask {
     fn endpoint(&self) -> Endpoint {
         match self {
-            Ask::Login { .. } => Endpoint::Login,
+            Ask::Login { .. } | Ask::Client => Endpoint::Login,
             Ask::Code => Endpoint::Code,
             Ask::Exchange { .. } => Endpoint::Exchange,
             Ask::Verify { .. } => Endpoint::Verify,
@@ -157,7 +160,7 @@ impl Ask {
     fn exchange(body: &[u8]) -> Option<Ask> {
         let body = object(body)?;
         (body["type"] == 100).then_some(())?;
-        Some(Ask::Exchange { code: string(&body, "account")? })
+        Some(Ask::Exchange { code: string(&body, "account")?, is_oauth: false })
     }
 
     fn verify(body: &[u8]) -> Option<Ask> {
@@ -170,6 +173,8 @@ impl Ask {
         match &*field("grant_type")? {
             "refresh_token" => Ok(Ask::Refresh { token: field("refresh_token")? }),
             "password" => Ok(Ask::Login { account: field("username")?, password: field("password")? }),
+            "client_credentials" => Ok(Ask::Client),
+            "authorization_code" => Ok(Ask::Exchange { code: field("code")?, is_oauth: true }),
             _ => Err(Malformed(StatusCode::BAD_REQUEST, "unsupported_grant_type")),
         }
     }
