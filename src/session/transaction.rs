@@ -166,7 +166,8 @@ async fn fetch(
     let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
     let mut refused = None;
     loop {
-        if !flight.begins(known.iter().chain(&refresh_token).cloned().collect()) {
+        let spends = refresh_token.iter().flat_map(|presented| known.iter().chain([presented]));
+        if !flight.begins(spends.cloned().collect()) {
             return None;
         }
         let context = FetchContext {

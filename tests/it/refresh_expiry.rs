@@ -169,6 +169,21 @@ async fn an_authority_that_is_away_when_the_dead_refresh_token_is_presented_ends
     }
 }
 
+/// A wall clock that was wrong has kept it back, and the login was refused for good.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_not_presented_is_not_taken_for_refused() {
+    let answers = [json(403, r#"{"error":"mfa_required"}"#), json(200, REFRESH)];
+    let (clock, idp) = (TestClock::new(), Idp::new(answers));
+    let session = session(&idp, &clock, &MemoryStore::new());
+    session.login(thirty_days()).await.unwrap();
+    clock.suspend(31 * DAY);
+    assert!(session.refresh().await.unwrap_err().is_login_required());
+    clock.set_wall_back(31 * DAY);
+    session.credentials_changed().await;
+    assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-refresh");
+    assert_eq!(grants(&idp), ["login", "refresh"]);
+}
+
 /// The time of day of a machine that has just been switched on comes from the network, later than the login.
 #[tokio::test(start_paused = true)]
 async fn a_wall_clock_that_is_wrong_for_a_moment_or_set_right_ends_no_session() {
