@@ -174,6 +174,11 @@ impl Flight {
         !self.is_lost()
     }
 
+    /// The fetch has ended, and its source has not even looked at them: it has logged in, perhaps in vain.
+    pub(super) fn has_presented_nothing(&self) {
+        self.state().spends.clear();
+    }
+
     /// Whether the fetch spends this refresh token.
     pub(super) fn spends(&self, refresh_token: Option<&Secret>) -> bool {
         refresh_token.is_some_and(|own| own.is_among(&self.state().spends))

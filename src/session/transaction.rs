@@ -3,7 +3,10 @@
 //! Two tasks: one does the work, the other watches over it with a timer of its own, because the first may block.
 //! Whether the result is still wanted is asked after every await and before the fetch.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+};
 
 use futures_util::{
     FutureExt,
@@ -172,6 +175,7 @@ async fn fetch(
         }
         let context = FetchContext {
             refresh_token: refresh_token.clone(),
+            is_read: Arc::default(),
             cause: plan.cause,
             fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
             mark: engine.mark(),
@@ -180,7 +184,12 @@ async fn fetch(
             #[cfg(feature = "json")]
             has_asked: refused.is_some(),
         };
-        let fetched = match engine.mark().around(engine.source.fetch(context)).await {
+        let is_read = context.is_read.clone();
+        let fetched = engine.mark().around(engine.source.fetch(context)).await;
+        if !is_read.load(Ordering::Relaxed) {
+            flight.has_presented_nothing();
+        }
+        let fetched = match fetched {
             Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {
                 refresh_token.clone_from(&stored);
                 refused = Some(error);

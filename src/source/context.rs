@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use http::Request;
 
 #[cfg(feature = "json")]
@@ -12,6 +17,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FetchContext {
     pub(crate) refresh_token: Option<Secret>,
+    /// Whether anybody has read it, who has to be taken to have presented it.
+    pub(crate) is_read: Arc<AtomicBool>,
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
     pub(crate) mark: Mark,
@@ -67,6 +74,7 @@ impl FetchContext {
     pub fn new(cause: Cause) -> Self {
         FetchContext {
             refresh_token: None,
+            is_read: Arc::default(),
             cause,
             fruitless: 0,
             mark: Mark::new(),
@@ -98,9 +106,11 @@ impl FetchContext {
     /// [finally](super::FetchError::without_fallback). Sources of this crate that log in do not ask for credentials a second time
     /// then, and one of your own need not either.
     ///
-    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next source may be
-    /// asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this crate do.
+    /// A source that asks for it here is taken to present it. The session learns of a refusal only if the fetch ends with it.
+    /// In a [chain](super::TokenSource::or_else) the next source may be asked then, and fail for the moment: so the source that
+    /// was refused has to remember that itself, as those of this crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
+        self.is_read.store(true, Ordering::Relaxed);
         self.refresh_token.as_ref()
     }
 

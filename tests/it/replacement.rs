@@ -12,7 +12,9 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    ErrorKind, FetchContext, FetchError, Session, Token, TokenSource, source_fn,
+    ErrorKind, FetchContext, FetchError, Session, Token, TokenSource,
+    session::State,
+    source_fn,
     store::{MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
 };
@@ -178,6 +180,32 @@ async fn a_replacement_waits_out_what_its_refresh_token_has_to_wait_for() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let next = within(session.refresh()).await.unwrap();
     assert!(authority.is_alive(next.access().expose()));
+}
+
+/// A login spends no refresh token, although it is handed one.
+#[tokio::test(start_paused = true)]
+async fn the_failure_of_a_login_is_not_that_of_the_replacement_which_has_overtaken_it() {
+    for class in [FetchError::login_required as fn(&'static str) -> FetchError, FetchError::transient] {
+        let (gate, calls) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+        let (held, counted) = (gate.clone(), calls.clone());
+        let source = source_fn(move |_: FetchContext| {
+            let (gate, is_first) = (held.clone(), counted.fetch_add(1, Ordering::SeqCst) == 0);
+            async move {
+                gate.pass().await;
+                if is_first { Err(class("of the login")) } else { Ok(Token::new("next")) }
+            }
+        });
+        let session = Session::builder(source).build();
+        session.login(Token::new("first").refresh_token("kept")).await.unwrap();
+        assert_pending!(task::spawn(session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        session.replace(Token::new("elsewhere")).await.unwrap();
+        gate.open();
+        orphans_end().await;
+        let state = session.subscribe().next().await;
+        assert!(matches!(state, Some(State::Issued(_))), "{state:?}");
+        assert_eq!(within(session.refresh()).await.unwrap().access().expose(), "next");
+    }
 }
 
 #[tokio::test(start_paused = true)]
