@@ -248,7 +248,14 @@ impl Engine {
             let written = self.storage.enqueue(self.publish(&change));
             (change, flight, written)
         };
-        self.changed(Some(&change), flight.as_ref());
+        match flight {
+            // It goes on, to hand the next refresh token down to this login.
+            Some(flight) if flight.spends(change.token.token().refresh()) => {
+                self.changed(Some(&change), None);
+                flight.lose();
+            }
+            flight => self.changed(Some(&change), flight.as_ref()),
+        }
         written
     }
 

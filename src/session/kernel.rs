@@ -265,10 +265,14 @@ impl Slot {
         }
     }
 
-    /// Another identity. The flight of the one before is returned to be released.
+    /// Another identity. The flight of the one before is returned to be released. One that is spending the refresh token
+    /// of this login stays in the slot until its fetch has ended, as beside a replacement.
     pub(crate) fn login(&mut self, token: Sendable) -> (Change, Option<Flight>) {
         let record = RecordHead { session: SessionId::random(), ..self.record.following() };
-        let flight = self.leave(Fetch::Idle);
+        let flight = self.leave();
+        if !flight.as_ref().is_some_and(|flight| flight.spends(token.token.refresh())) {
+            self.set_fetch(Fetch::Idle);
+        }
         self.refused.clear();
         (self.issue(token, record, Arc::default()), flight)
     }
@@ -276,7 +280,8 @@ impl Slot {
     /// The same, for an identity that was found in the store.
     pub(crate) fn adopt(&mut self, by: Finder<'_>, token: Sendable, record: RecordHead) -> Option<Change> {
         self.is_wanted(by).then(|| {
-            self.leave(Fetch::Idle);
+            self.leave();
+            self.set_fetch(Fetch::Idle);
             self.issue(token, record, Arc::default())
         })
     }
@@ -328,7 +333,8 @@ impl Slot {
 
     /// The end of the identity. The flight that is on is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
-        let flight = self.leave(Fetch::LoggedOut);
+        let flight = self.leave();
+        self.set_fetch(Fetch::LoggedOut);
         self.look_at = None;
         self.record = self.record.following();
         (self.record, flight)
@@ -338,7 +344,8 @@ impl Slot {
     pub(crate) fn ended(&mut self, by: Finder<'_>, record: RecordHead) -> bool {
         let wanted = self.is_wanted(by);
         if wanted {
-            self.leave(Fetch::LoggedOut);
+            self.leave();
+            self.set_fetch(Fetch::LoggedOut);
             self.look_at = Some(Duration::ZERO);
             self.ended = Some(self.record.session);
             self.record = record;
@@ -356,13 +363,12 @@ impl Slot {
         Change { old, token, record }
     }
 
-    /// Ends the epoch.
-    fn leave(&mut self, then: Fetch) -> Option<Flight> {
+    /// Ends the epoch. The fetch half is left to the caller.
+    fn leave(&mut self) -> Option<Flight> {
         self.epoch = self.epoch.following();
         self.token = None;
         self.failures = Failures::default();
         let flight = self.flight().cloned();
-        self.set_fetch(then);
         if let Some(flight) = &flight {
             flight.disown();
         }

@@ -164,7 +164,9 @@ impl Session {
 
     /// Another identity has logged in, with this token. A request that was refused as the identity before gets
     /// `SessionChanged`; one that has sent nothing yet goes out as the new one, whose token is also what those get who wait
-    /// in [`token`](Self::token) or [`refresh`](Self::refresh). A refresh of the identity before changes nothing any more.
+    /// in [`token`](Self::token) or [`refresh`](Self::refresh). A refresh of the identity before changes nothing any more. The
+    /// exception is a refresh that is just spending the refresh token of this login: none other starts beside it, and the
+    /// login gets the next refresh token that it brings.
     ///
     /// # Errors
     ///

@@ -92,11 +92,13 @@ pub(super) async fn look_for_a_sibling(
         sleep(pause).await;
         let reloaded = reload(base, &plan.known, engine.newest().await);
         if flight.is_lost() {
-            // The replacement's refresh token is not the newest any more, or it is not the replacement's any more.
+            // The refresh token of the replacement, or login, is not the newest any more, or it is not theirs any more.
             let is_over = match &reloaded {
                 Reloaded::Nothing(_) => true,
-                Reloaded::Token(_, token) => flight.spends(token.refresh.as_ref()),
-                Reloaded::Replaced(..) | Reloaded::Ended(_) => false,
+                Reloaded::Token(_, token) | Reloaded::Replaced(_, token) => {
+                    flight.spends(token.refresh.as_ref())
+                }
+                Reloaded::Ended(_) => false,
             };
             if !is_over {
                 return Some(Obtained::Nothing);

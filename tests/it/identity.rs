@@ -579,6 +579,44 @@ async fn what_the_session_uses_is_not_revoked_when_its_grant_is_logged_in_with_a
     }
 }
 
+/// The same: the refresh that is on belongs to the login then, whatever comes of it.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_logged_in_with_again_while_it_is_being_refreshed_is_presented_once() {
+    for is_over in [false, true] {
+        let (authority, store) = (ModelAuthority::new(), MemoryStore::new());
+        let build = || Session::builder(authority.source()).store(store.clone()).build();
+        let session = build();
+        let grant = authority.login().await.unwrap();
+        session.login(grant.clone()).await.unwrap();
+        let gate = authority.hold(Endpoint::Refresh);
+        let mut before = task::spawn(session.refresh());
+        assert_pending!(before.poll());
+        within(gate.waiting(1)).await;
+        if is_over {
+            authority.revoke_refresh();
+        }
+        for _ in 0..2 {
+            session.login(grant.clone()).await.unwrap();
+        }
+        let waited = within(before).await.unwrap();
+        assert_eq!(waited.access().expose(), grant.access().expose(), "nobody waits for it");
+        let mut after = task::spawn(session.refresh());
+        assert_pending!(after.poll());
+        orphans_end().await;
+        gate.open();
+        let after = within(after).await;
+        if is_over {
+            assert!(after.unwrap_err().is_login_required());
+            assert_eq!(authority.counts().refreshes, 1);
+            continue;
+        }
+        assert!(authority.is_alive(after.unwrap().access().expose()));
+        assert!(authority.is_alive(build().refresh().await.unwrap().access().expose()), "it is stored");
+        let counts = authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (3, 0, 0));
+    }
+}
+
 /// Notes that it was woken.
 #[derive(Default)]
 struct Alarm(AtomicBool);
