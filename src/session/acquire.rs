@@ -217,7 +217,7 @@ impl Future for Acquire {
             let this = &mut *self;
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
-                let is_news = !wait.landing.is_of_the_lost();
+                let is_news = wait.landing.brings_news();
                 self.wait = None;
                 match landed {
                     Landed::Changed if is_news => {
@@ -226,7 +226,8 @@ impl Future for Acquire {
                             self.ask = Ask::Take;
                         }
                     }
-                    // The fetch that a replacement has made useless is over: the replacement was there before.
+                    // The fetch that a replacement has made useless is over, and the replacement was there before; or there
+                    // are other credentials to fetch with.
                     Landed::Changed => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
                     Landed::Interrupted if self.interruptions > 0 => {

@@ -260,9 +260,10 @@ impl Landing {
         &self.flight
     }
 
-    /// Whether the flight had lost before this wait began, so that its end brings nothing new.
-    pub(crate) fn is_of_the_lost(&self) -> bool {
-        self.is_of_the_lost
+    /// Whether a change that ends this wait brings something new: not that of a flight which had lost before, nor of one
+    /// which has only looked, and may have been forgiven meanwhile.
+    pub(crate) fn brings_news(&self) -> bool {
+        !self.is_of_the_lost && self.flight.over().is_none()
     }
 }
 

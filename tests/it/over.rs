@@ -233,6 +233,38 @@ async fn other_credentials_that_come_during_a_look_are_asked_for_at_once() {
     }
 }
 
+/// The token of before is still there; they have asked for another one.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_look_when_other_credentials_come_is_not_content_with_what_was_there() {
+    for (is_forced, lives) in [(false, HOUR / 2), (true, 10 * HOUR)] {
+        let (store, gate) = (Watched::default(), Gate::new());
+        let (are_good, calls) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+        let good = are_good.clone();
+        let source = source_fn(move |_: FetchContext| {
+            let (is_good, call) = (good.load(Ordering::SeqCst), calls.fetch_add(1, Ordering::SeqCst));
+            async move {
+                if is_good || call == 0 {
+                    return Ok(Token::new(format!("token-{call}")).expires_in(lives));
+                }
+                Err(FetchError::login_required("wrong password"))
+            }
+        });
+        let daemon = Session::builder(source).store(store.clone()).build();
+        daemon.token().await.unwrap();
+        assert!(daemon.refresh().await.unwrap_err().is_login_required());
+        sleep(HOUR).await;
+        store.set(|store| store.hold_load = Some(gate.clone()));
+        let mut looks =
+            task::spawn(async { if is_forced { daemon.refresh().await } else { daemon.token().await } });
+        assert_pending!(looks.poll());
+        within(gate.waiting(1)).await;
+        are_good.store(true, Ordering::SeqCst);
+        daemon.credentials_changed().await;
+        gate.open();
+        assert_eq!(within(looks).await.unwrap().access().expose(), "token-2", "forced: {is_forced}");
+    }
+}
+
 /// It is another grant, of which nobody has been told yet.
 #[tokio::test(start_paused = true)]
 async fn how_the_refresh_of_a_login_that_was_found_fails_is_told_and_remembered_as_of_any_other() {
