@@ -20,7 +20,9 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     generation::Epoch,
-    reentry, timer,
+    reentry,
+    source::Cause,
+    timer,
 };
 
 /// Takes from the token at hand what is needed to send a request at once; a due token is renewed meanwhile. `None`: there
@@ -162,7 +164,7 @@ impl Acquire {
                     return Poll::Ready(Err(Denied::Failed(error)));
                 };
                 drop(slot);
-                if matches!(self.ask, Ask::Refuse { .. }) {
+                if plan.cause == Cause::Refused {
                     self.refused = plan.known.present.clone();
                 }
                 flight.runs_on(&runtime);

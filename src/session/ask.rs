@@ -111,7 +111,7 @@ pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bo
         Ask::Refuse { stamp, .. } => {
             token.stamp().epoch == stamp.epoch
                 && token.stamp().generation > stamp.generation
-                && !token.is_condemned()
+                && token.is_usable(now())
         }
         Ask::Renew => {
             let now = now();

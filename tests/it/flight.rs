@@ -258,6 +258,27 @@ async fn late_refusal_of_an_old_generation_does_not_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_refusal_is_not_resent_with_a_newer_token_that_has_expired_meanwhile() {
+    const LIFE: Duration = Duration::from_secs(300);
+    let clock = TestClock::new();
+    let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(LIFE);
+    let world = World::with(authority, |session| session.clock(clock.clone()), |layer| layer);
+    world.session.token().await.unwrap();
+    let slow = world.api.hold_path(Phase::Judge, "/slow");
+    let mut request = task::spawn(world.get("/slow"));
+    assert_pending!(request.poll());
+    slow.waiting(1).await;
+    clock.advance(LIFE - Duration::from_secs(1));
+    world.session.refresh().await.unwrap();
+    clock.advance(LIFE);
+    slow.open();
+    let response = within(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.extensions().get::<Outcome>().unwrap().attempts(), 2);
+    assert_eq!(world.authority.counts().refreshes, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn late_refusals_of_many_generations_do_not_refresh() {
     let world = World::revoked().await;
     let late = world.api.hold_path(Phase::Answer, "/late");

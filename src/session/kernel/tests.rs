@@ -5,7 +5,7 @@ use super::{
     },
     *,
 };
-use crate::{generation::Stamp, placement::Placement, token::Token};
+use crate::{placement::Placement, token::Token};
 
 const NOW: Now = Now { monotonic: Duration::from_secs(1000), wall: Duration::from_secs(1_000_000) };
 
@@ -122,6 +122,16 @@ fn a_refusal_of_an_older_generation_starts_nothing_whatever_the_fetch_is_doing()
         assert_eq!(decide(&mut slot, reject(stamp), NOW), "use");
         assert_eq!(decide(&mut slot, suspect(stamp), NOW), "use");
     }
+}
+
+#[test]
+fn the_refusal_of_a_token_says_nothing_of_a_newer_one_that_has_expired() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    let newer = publish(&mut slot, &flight).expect("a new token").token;
+    let Decision::Start(_, plan) = slot.ask(reject(stamp), || later(3600)) else { panic!("it has expired") };
+    assert_eq!(plan.cause, Cause::Expired);
+    assert_eq!((newer.is_condemned(), newer.fruitless_refreshes()), (false, 0));
 }
 
 #[test]
