@@ -43,13 +43,25 @@ impl Damper {
     /// really have been revoked.
     pub(super) fn damps(&self, verdict: Verdict, refused: Generation, age: Duration) -> bool {
         let before = self.fruitless();
-        let unjudged = self.unjudged.load(Ordering::Relaxed);
-        if unjudged != 0 && refused.as_u64() > unjudged {
-            self.count(unjudged, age >= GOOD_AFTER);
-        }
+        self.judge_what_brought(refused, age >= GOOD_AFTER);
         let fruitless = self.fruitless().min(before);
         let cap = if verdict == Verdict::Reject { AT_MOST_AFTER_REJECT } else { AT_MOST_AFTER_SUSPECT };
         fruitless > 0 && age < Duration::from_secs(1 << fruitless.min(16)).min(cap)
+    }
+
+    /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
+    pub(super) fn gives_way(&self, token: Generation, age: Duration) {
+        if age >= GOOD_AFTER {
+            self.judge_what_brought(token, true);
+        }
+    }
+
+    /// Judges the refresh that has brought this token, if nobody has.
+    fn judge_what_brought(&self, token: Generation, is_good: bool) {
+        let unjudged = self.unjudged.load(Ordering::Relaxed);
+        if unjudged != 0 && token.as_u64() > unjudged {
+            self.count(unjudged, is_good);
+        }
     }
 
     /// Each refresh counts as fruitless once at most.

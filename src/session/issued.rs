@@ -286,8 +286,10 @@ impl Issued {
         self.sendable.stored()
     }
 
-    pub(crate) fn damper(&self) -> &Arc<Damper> {
-        &self.damper
+    /// The damper, for the token that takes the place of this one.
+    pub(crate) fn hand_damper_on(&self, next: &Sendable) -> Arc<Damper> {
+        self.damper.gives_way(self.stamp.generation, self.age(next.received));
+        self.damper.clone()
     }
 
     pub(crate) fn fruitless_refreshes(&self) -> u32 {
@@ -307,7 +309,10 @@ impl Issued {
 
     /// Whether its refusal starts no refresh.
     pub(crate) fn is_damped(&self, verdict: Verdict, now: Now) -> bool {
-        let age = now.monotonic.saturating_sub(self.sendable.received.monotonic);
-        self.damper.damps(verdict, self.stamp.generation, age)
+        self.damper.damps(verdict, self.stamp.generation, self.age(now))
+    }
+
+    fn age(&self, now: Now) -> Duration {
+        now.monotonic.saturating_sub(self.sendable.received.monotonic)
     }
 }

@@ -201,7 +201,7 @@ impl Slot {
             return None;
         }
         self.set_fetch(Fetch::Idle);
-        let damper = self.token.as_ref().map(|token| token.damper().clone());
+        let damper = self.token.as_ref().map(|token| token.hand_damper_on(&fresh));
         Some(self.issue(fresh, record, damper.unwrap_or_default()))
     }
 

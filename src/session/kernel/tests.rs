@@ -314,6 +314,21 @@ fn a_refresh_that_no_resend_judges_is_judged_by_the_first_refusal_of_its_token()
 }
 
 #[test]
+fn a_refresh_whose_token_was_good_for_long_is_not_judged_by_a_refusal_of_the_one_after_it() {
+    for (seconds, fruitless) in [(0, 1), (29, 1), (30, 0)] {
+        let (mut slot, stamp) = issued();
+        let flight = start(&mut slot, reject(stamp));
+        publish(&mut slot, &flight).expect("a new token");
+        let flight = start_at(&mut slot, Ask::Force, later(seconds));
+        let fresh = sendable_at(Token::new("next"), later(seconds));
+        let record = slot.record;
+        let token = slot.publish(Finder::Flight(&flight), fresh, record).expect("the next").token;
+        decide(&mut slot, reject(token.stamp()), later(seconds));
+        assert_eq!(token.fruitless_refreshes(), fruitless, "after {seconds} s");
+    }
+}
+
+#[test]
 fn a_refresh_is_judged_once_and_the_resend_of_its_starter_may_still_call_it_good() {
     for (is_first, is_accepted, fruitless) in
         [(true, true, 0), (true, false, 1), (false, true, 0), (false, false, 1)]
