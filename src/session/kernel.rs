@@ -235,7 +235,9 @@ impl Slot {
         if class == FailureClass::LoginRequired {
             self.refuse(flight.spent());
         }
-        self.look_at = Some(now.monotonic.saturating_add(BETWEEN_LOOKS));
+        if !flight.is_forgiven() {
+            self.look_at = Some(now.monotonic.saturating_add(BETWEEN_LOOKS));
+        }
         if flight.is_forgiven() || flight.over().is_some() {
             // It was of the credentials before, or the session is over as it was: the waiters are told, and nothing changes.
             self.end_flight(flight);

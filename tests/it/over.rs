@@ -206,6 +206,26 @@ async fn other_credentials_make_the_next_request_look_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn other_credentials_that_come_during_a_look_make_the_next_request_look_at_once() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let [daemon, elsewhere] = std::array::from_fn(|_| numbered().0.store(store.clone()).build());
+    daemon.login(Token::new("first")).await.unwrap();
+    elsewhere.logout().await.unwrap();
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    sleep(HOUR).await;
+    store.set(|store| store.hold_load = Some(gate.clone()));
+    let mut looks = task::spawn(daemon.token());
+    assert_pending!(looks.poll());
+    within(gate.waiting(1)).await;
+    store.set(|store| store.hold_load = None);
+    elsewhere.login(Token::new("second")).await.unwrap();
+    daemon.credentials_changed().await;
+    gate.open();
+    assert_eq!(within(looks).await.unwrap_err().kind(), ErrorKind::SessionEnded, "it had looked before");
+    assert_eq!(access(&daemon).await, "second");
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_credentials_that_come_during_a_look_are_asked_for_at_once() {
     let (store, gate) = (Watched::default(), Gate::new());
     let are_good = Arc::new(AtomicBool::new(false));
