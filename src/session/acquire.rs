@@ -14,6 +14,7 @@ use super::{
     engine::{self, Engine},
     flight::{Flight, Landing},
     issued::Issued,
+    renewal::RenewalMode,
     seats::Landed,
     transaction,
 };
@@ -36,7 +37,7 @@ pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Opt
     }
     engine.storage.write_what_has_failed();
     let now = engine.now();
-    let is_due = !token.look(now, &engine.clock);
+    let is_due = !token.look(now, &engine.clock, engine.renewal.mode != RenewalMode::Off);
     if token.is_expired(now) || (is_due && engine.renews_inline()) {
         return None;
     }

@@ -92,8 +92,7 @@ impl Sendable {
         let credential = placement.prepare(&token)?;
         let left = remaining(&token, now, provenance);
         let expiry = left.map(|left| Moment::after(now, left));
-        let due =
-            left.and_then(|left| renewal.wait(left, random::fraction())).map(|wait| Moment::after(now, wait));
+        let due = left.map(|left| Moment::after(now, renewal.wait(left, random::fraction())));
         let refresh_expires_at = refresh_expiry(&token, now);
         Ok(Sendable { token, credential, received: now, expiry, due, refresh_expires_at, provenance })
     }
@@ -213,12 +212,12 @@ impl Issued {
         until == NEVER || !clock.has_come(until)
     }
 
-    /// Looks whether it is not due yet, and remembers that until its first deadline or the next reading of the wall clock.
-    pub(crate) fn look(&self, now: Now, clock: &Timekeeper) -> bool {
-        // Without renewal it is never due, and still expires.
-        let is_fresh = !self.is_due(now) && !self.is_expired(now);
+    /// Looks whether it has expired, or is due where requests renew it; if not, that is remembered until then or the next
+    /// reading of the wall clock.
+    pub(crate) fn look(&self, now: Now, clock: &Timekeeper, renews: bool) -> bool {
+        let deadline = if renews { self.sendable.due } else { self.sendable.expiry };
+        let is_fresh = !deadline.is_some_and(|deadline| deadline.has_come(now));
         if is_fresh {
-            let deadline = self.sendable.due.or(self.sendable.expiry);
             let until = deadline.map_or(NEVER, |at| packed(at.monotonic).min(clock.next_wall_reading()));
             self.fresh_until.store(until, Ordering::Relaxed);
         }

@@ -225,9 +225,9 @@ impl Session {
         self.engine.forgive().await;
     }
 
-    /// Renews the token ahead of its expiry without any traffic, until the session is logged out or gone; where there
-    /// is no tokio runtime with time, it ends at once. Fetches the first token as well. A login after a logout needs it
-    /// anew. For a task of your own, which may be aborted at any time:
+    /// Renews the token ahead of its expiry without any traffic, whatever the [`RenewalMode`], until the session is logged
+    /// out or gone; where there is no tokio runtime with time, it ends at once. Fetches the first token as well. A login
+    /// after a logout needs it anew. For a task of your own, which may be aborted at any time:
     ///
     /// ```
     /// # use tower_token_refresh::{Session, Token, source_fn};

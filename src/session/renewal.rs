@@ -11,7 +11,8 @@ pub enum RenewalMode {
     Background,
     /// The request that finds the token due waits for the next one; if that fails, it goes on with the present one.
     Inline,
-    /// Not at all: a token is used until it expires or is refused.
+    /// Not at all: a token is used until it expires or is refused, unless somebody
+    /// [keeps it fresh](crate::Session::keep_fresh).
     Off,
 }
 
@@ -26,10 +27,9 @@ pub(crate) struct Renewal {
 impl Renewal {
     /// How long after its issue a token of this lifetime is due: so much before its expiry, but never more than a
     /// quarter of its life; and earlier by a random part of the jitter, which is never more than that margin again.
-    pub(crate) fn wait(&self, lifetime: Duration, fraction: f64) -> Option<Duration> {
+    pub(crate) fn wait(&self, lifetime: Duration, fraction: f64) -> Duration {
         let margin = self.before.min(lifetime / 4);
-        let jitter = self.jitter.min(margin).mul_f64(fraction);
-        (self.mode != RenewalMode::Off).then(|| lifetime - margin - jitter)
+        lifetime - margin - self.jitter.min(margin).mul_f64(fraction)
     }
 }
 
@@ -46,26 +46,20 @@ mod tests {
     #[test]
     fn a_long_lived_token_is_due_at_the_margin_and_a_short_lived_one_after_three_quarters() {
         let renewal = renewal(Duration::ZERO);
-        assert_eq!(renewal.wait(7200 * SECOND, 0.9), Some(7140 * SECOND));
-        assert_eq!(renewal.wait(240 * SECOND, 0.9), Some(180 * SECOND));
-        assert_eq!(renewal.wait(100 * SECOND, 0.9), Some(75 * SECOND));
-        assert_eq!(renewal.wait(Duration::from_nanos(3), 0.9), Some(Duration::from_nanos(3)));
-        assert!(renewal.wait(Duration::MAX, 0.9).is_some());
+        assert_eq!(renewal.wait(7200 * SECOND, 0.9), 7140 * SECOND);
+        assert_eq!(renewal.wait(240 * SECOND, 0.9), 180 * SECOND);
+        assert_eq!(renewal.wait(100 * SECOND, 0.9), 75 * SECOND);
+        assert_eq!(renewal.wait(Duration::from_nanos(3), 0.9), Duration::from_nanos(3));
+        assert!(renewal.wait(Duration::MAX, 0.9) < Duration::MAX);
     }
 
     #[test]
     fn jitter_only_ever_makes_it_earlier_and_at_most_doubles_the_margin() {
         let renewal = renewal(3600 * SECOND);
         for fraction in [0.0, 0.5, 0.999_999] {
-            let wait = renewal.wait(7200 * SECOND, fraction).unwrap();
+            let wait = renewal.wait(7200 * SECOND, fraction);
             assert!((7080 * SECOND..=7140 * SECOND).contains(&wait), "{wait:?}");
-            assert!(renewal.wait(SECOND, fraction).unwrap() >= SECOND / 2);
+            assert!(renewal.wait(SECOND, fraction) >= SECOND / 2);
         }
-    }
-
-    #[test]
-    fn nothing_is_due_when_renewal_is_off() {
-        let off = Renewal { mode: RenewalMode::Off, ..renewal(SECOND) };
-        assert_eq!(off.wait(7200 * SECOND, 0.0), None);
     }
 }

@@ -295,6 +295,26 @@ async fn the_keeper_renews_at_the_moment_at_which_the_token_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_keeper_renews_ahead_of_expiry_although_traffic_does_not() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = fetches.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, FetchError>(Token::new("token").expires_in(LIFE)) }
+    }))
+    .renewal(RenewalMode::Off)
+    .renewal_jitter(Duration::ZERO)
+    .build();
+    session.token().await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(LIFE - 61 * SECOND).await;
+    assert_eq!(fetches.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(fetches.load(Ordering::SeqCst), 2);
+    keeper.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_keeper_ends_with_its_session() {
     let session = Session::builder(source_fn(|_: FetchContext| async {
         Ok::<_, FetchError>(Token::new("token").expires_in(LIFE))
