@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,7 +21,7 @@ use crate::{
     error::{BoxError, Error},
     extension::{NotResent, Outcome, RefreshFailure},
     generation::Stamp,
-    head::Head,
+    head::Kept,
     policy::{Common, Held},
     session::{Acquire, Ask, Denied, Engine, Issued, Session},
 };
@@ -36,40 +37,33 @@ pin_project! {
     where
         S: Service<Request<ReplayBody<B>>>,
     {
+        // The attempt under way: nearly every request waits for its answer, and for nothing else.
         #[pin]
+        attempt: Option<S::Future>,
         way: Way<S, B>,
     }
 }
 
-pin_project! {
-    #[project = WayProj]
-    enum Way<S, B>
-    where
-        S: Service<Request<ReplayBody<B>>>,
-    {
-        Pass { #[pin] future: S::Future, replay: Replay<B> },
-        // At its end, maybe with an error that nobody has been told yet.
-        Over { error: Option<Error> },
-        Guarded { #[pin] state: State<S, S::Future>, call: Call<S, B> },
-    }
+/// What becomes of the answer, or what to do where there is none to wait for.
+// With a tag of its own, because each request reads it three times: one that is hidden in a field is dearer to read.
+#[repr(usize)]
+enum Way<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    Pass {
+        replay: Replay<B>,
+    },
+    Guarded {
+        call: Call<S, B>,
+    },
+    /// At its end, maybe with an error that nobody has been told yet.
+    Over {
+        error: Option<Error>,
+    },
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<S, F> {
-        // For a token: before the first attempt, or after a refusal.
-        Wait,
-        // For the service to send with, having waited for this token: in a box, because nearly every request is sent
-        // without coming by here, and none while another thread is making one.
-        Ready { token: Arc<Issued>, service: Option<Box<S>> },
-        // For the answer.
-        Send { #[pin] future: F },
-        // For the refresh to be asked for, by a request that is not sent again.
-        Tell { reason: NotResent },
-    }
-}
-
-/// What is known of a request besides where it stands. Every request makes one and moves it a few times, so it is
+/// What is known of a request besides its attempt. Every request makes one and moves it a few times, so it is
 /// small: what few need is in the [`Detour`].
 pub(crate) struct Call<S, B>
 where
@@ -79,31 +73,80 @@ where
     /// The request's own, in the place of the layer's.
     session: Option<Session>,
     /// Kept when the first attempt is sent, unless nobody will ask for it.
-    head: Option<Box<Head>>,
+    head: Kept,
     replay: Replay<B>,
     /// Not when a refusal is returned at once.
     is_watched: bool,
     attempts: u8,
     /// The token of the latest attempt.
     sent: Option<Stamp>,
-    detour: Option<Box<Detour<B, S::Response>>>,
+    detour: Rare<Detour<S, B>>,
 }
 
 /// What a request needs that waits for a token.
-struct Detour<B, A> {
+struct Detour<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    /// While no attempt is under way.
+    stage: Stage<S>,
     acquire: Acquire,
     /// What the next attempt sends, while it is not on its way.
     unsent: Option<(Request<()>, ReplayBody<B>)>,
-    refused: Option<A>,
+    refused: Option<S::Response>,
     held: Option<Held>,
     /// The token whose refusal here has started a refresh. The resend tells what that refresh was good for.
     judged: Option<Arc<Issued>>,
     has_waited_again: bool,
 }
 
-impl<B, A> Detour<B, A> {
+/// What few have. The code that drops it is kept out of the way of all others.
+struct Rare<T>(Option<Box<T>>);
+
+impl<T> Rare<T> {
+    fn new(it: T) -> Self {
+        Rare(Some(Box::new(it)))
+    }
+}
+
+impl<T> Drop for Rare<T> {
+    #[inline]
+    fn drop(&mut self) {
+        #[cold]
+        #[inline(never)]
+        fn out_of_line<T>(it: Box<T>) {
+            drop(it);
+        }
+        if let Some(it) = self.0.take() {
+            out_of_line(it);
+        }
+    }
+}
+
+/// What a request waits for that has no answer to wait for.
+enum Stage<S> {
+    /// A token: before the first attempt, or after a refusal.
+    Wait,
+    /// The service to send with, having waited for this token: none while another thread is making one.
+    Ready { token: Arc<Issued>, service: Option<S> },
+    /// The refresh to be asked for, by a request that is not sent again.
+    Tell { reason: NotResent },
+}
+
+impl<S, B> Detour<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
     fn new(acquire: Acquire) -> Self {
-        Detour { acquire, unsent: None, refused: None, held: None, judged: None, has_waited_again: false }
+        Detour {
+            stage: Stage::Wait,
+            acquire,
+            unsent: None,
+            refused: None,
+            held: None,
+            judged: None,
+            has_waited_again: false,
+        }
     }
 }
 
@@ -113,26 +156,27 @@ where
 {
     /// A request that is none of our business, but for its body's end.
     pub(crate) fn pass(future: S::Future, replay: Replay<B>) -> Self {
-        ResponseFuture { way: Way::Pass { future, replay } }
+        ResponseFuture { attempt: Some(future), way: Way::Pass { replay } }
     }
 
     pub(crate) fn fail(error: Error) -> Self {
-        ResponseFuture { way: Way::Over { error: Some(error) } }
+        ResponseFuture { attempt: None, way: Way::Over { error: Some(error) } }
     }
 
     /// A request that was sent with this token.
+    #[inline]
     pub(crate) fn send(future: S::Future, mut call: Call<S, B>, token: Stamp) -> Self {
         call.attempts = 1;
         call.sent = Some(token);
-        ResponseFuture { way: Way::Guarded { state: State::Send { future }, call } }
+        ResponseFuture { attempt: Some(future), way: Way::Guarded { call } }
     }
 
     /// A request that waits for a token.
     pub(crate) fn wait(head: Request<()>, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
         let mut detour = Detour::new(call.acquire(Verdict::Accept));
         detour.unsent = Some((head, body));
-        call.detour = Some(Box::new(detour));
-        ResponseFuture { way: Way::Guarded { state: State::Wait, call } }
+        call.detour = Rare::new(detour);
+        ResponseFuture { attempt: None, way: Way::Guarded { call } }
     }
 }
 
@@ -145,66 +189,103 @@ where
     type Output = Result<Response<R>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut way = self.project().way;
-        let result = match way.as_mut().project() {
-            WayProj::Pass { future, replay } => {
-                let result = ready!(future.poll(cx));
-                if result.is_ok() {
-                    replay.release();
+        let mut this = self.project();
+        let result = loop {
+            let step = match this.attempt.as_mut().as_pin_mut() {
+                Some(future) => {
+                    // Looked at where it lies: nearly every answer is the caller's as it came, and large to move.
+                    let answer = future.poll(cx);
+                    let verdict = match &answer {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(response)) => this.way.verdict(response),
+                        Poll::Ready(Err(_)) => None,
+                    };
+                    // What has ended may hold a permit until it is dropped.
+                    this.attempt.set(None);
+                    let Some(verdict) = verdict else {
+                        *this.way = Way::Over { error: None };
+                        return answer.map_err(Into::into);
+                    };
+                    match ready!(answer) {
+                        Ok(response) => this.way.answered(response, verdict),
+                        Err(error) => Step::End(Err(error.into())),
+                    }
                 }
-                result.map_err(Into::into)
+                None => ready!(this.way.poll_stage(cx)),
+            };
+            match step {
+                Step::Stage => {}
+                Step::Send(future) => this.attempt.set(Some(future)),
+                Step::End(result) => break result,
             }
-            WayProj::Over { error } => {
-                return Poll::Ready(Err(error.take().map_or_else(polled_again, Into::into)));
-            }
-            WayProj::Guarded { mut state, call } => loop {
-                let step = match state.as_mut().project() {
-                    StateProj::Wait => ready!(call.poll_wait(cx)),
-                    StateProj::Ready { token, service } => ready!(call.poll_ready(token, service, cx)),
-                    StateProj::Send { future } => match ready!(future.poll(cx)) {
-                        Ok(response) => match call.verdict(&response) {
-                            None => {
-                                // As below, but on the way of nearly every request, which is spared a move.
-                                way.set(Way::Over { error: None });
-                                return Poll::Ready(Ok(response));
-                            }
-                            Some(verdict) => call.answered(response, verdict),
-                        },
-                        Err(error) => break Err(error.into()),
-                    },
-                    StateProj::Tell { reason } => ready!(call.poll_tell(*reason, cx)),
-                };
-                match step {
-                    Step::Go(next) => state.set(next),
-                    Step::End(result) => break result,
-                }
-            },
         };
-        // Its end, not its drop, ends the body of whatever attempt is under way, forgets what was kept and makes room for
+        // Its end, not its drop, ends the body of whatever attempt was under way, forgets what was kept and makes room for
         // another waiter: a combinator may keep what has ended.
-        way.set(Way::Over { error: None });
+        *this.way = Way::Over { error: None };
         Poll::Ready(result)
     }
 }
 
-/// What a state leads to.
-enum Step<S, F, R> {
-    Go(State<S, F>),
+/// What a request goes on to.
+enum Step<F, R> {
+    /// That of its detour.
+    Stage,
+    Send(F),
     End(Result<Response<R>, BoxError>),
+}
+
+impl<S, B, R> Way<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
+{
+    /// Looks at an answer. `None`: it is the caller's as it came, and the end.
+    #[inline]
+    fn verdict(&self, response: &Response<R>) -> Option<Verdict> {
+        match self {
+            Way::Guarded { call } => call.verdict(response),
+            Way::Pass { replay } => {
+                replay.release();
+                None
+            }
+            Way::Over { .. } => None,
+        }
+    }
+
+    /// An answer that there is something to say of.
+    #[inline(never)]
+    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
+        match self {
+            Way::Guarded { call } => call.answered(response, verdict),
+            Way::Pass { .. } | Way::Over { .. } => Step::End(Ok(response)),
+        }
+    }
+
+    /// Where no attempt is under way.
+    #[inline(never)]
+    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        match self {
+            Way::Guarded { call } => call.poll_stage(cx),
+            Way::Over { error: Some(error) } => Poll::Ready(Step::End(Err(error.clone().into()))),
+            Way::Pass { .. } | Way::Over { error: None } => Poll::Ready(Step::End(Err(polled_again()))),
+        }
+    }
 }
 
 impl<S, B> Call<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
+    #[inline]
     pub(crate) fn new(
         common: Arc<Common<S>>,
         session: Option<Session>,
-        head: Option<Box<Head>>,
+        head: Kept,
         replay: Replay<B>,
         is_watched: bool,
     ) -> Self {
-        Call { common, session, head, replay, is_watched, attempts: 0, sent: None, detour: None }
+        Call { common, session, head, replay, is_watched, attempts: 0, sent: None, detour: Rare(None) }
     }
 
     fn engine(&self) -> &Arc<Engine> {
@@ -228,8 +309,35 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
 {
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step<S, S::Future, R>> {
-        let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
+    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
+        match mem::replace(&mut detour.stage, Stage::Wait) {
+            Stage::Wait => self.poll_wait(cx),
+            Stage::Ready { token, mut service } => {
+                let step = self.poll_ready(&token, &mut service, cx);
+                if step.is_pending() {
+                    self.enter(Stage::Ready { token, service });
+                }
+                step
+            }
+            Stage::Tell { reason } => {
+                let step = self.poll_tell(reason, cx);
+                if step.is_pending() {
+                    self.enter(Stage::Tell { reason });
+                }
+                step
+            }
+        }
+    }
+
+    fn enter(&mut self, stage: Stage<S>) {
+        if let Some(detour) = &mut self.detour.0 {
+            detour.stage = stage;
+        }
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
         detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
         Poll::Ready(match token {
@@ -240,27 +348,28 @@ where
 
     /// On to the next attempt. What is left of the one before goes first: the service may be waiting for what its response
     /// or its upload holds until it says that it is ready.
-    fn go_on(&mut self, token: Arc<Issued>) -> Step<S, S::Future, R> {
-        if let Some(detour) = &mut self.detour {
+    fn go_on(&mut self, token: Arc<Issued>) -> Step<S::Future, R> {
+        if let Some(detour) = &mut self.detour.0 {
             detour.refused = None;
             detour.held = None;
             if detour.unsent.is_none() {
-                detour.unsent = self.head.as_ref().map(|head| (head.request(), self.replay.take_over()));
+                detour.unsent = self.head.get().map(|head| (head.request(), self.replay.take_over()));
             }
+            detour.stage = Stage::Ready { token, service: None };
         }
-        Step::Go(State::Ready { token, service: None })
+        Step::Stage
     }
 
     fn poll_ready(
         &mut self,
         token: &Issued,
-        service: &mut Option<Box<S>>,
+        service: &mut Option<S>,
         cx: &mut Context<'_>,
-    ) -> Poll<Step<S, S::Future, R>> {
+    ) -> Poll<Step<S::Future, R>> {
         let service = match service {
             Some(service) => service,
             None => match self.common.service() {
-                Some(made) => service.insert(Box::new(made)),
+                Some(made) => service.insert(made),
                 None => {
                     // The other thread is at it this moment.
                     cx.waker().wake_by_ref();
@@ -273,20 +382,20 @@ where
         }
         let Some(token) = self.look_again(token) else {
             let acquire = self.acquire(Verdict::Suspect);
-            if let Some(detour) = &mut self.detour {
+            if let Some(detour) = &mut self.detour.0 {
                 detour.has_waited_again = true;
                 detour.acquire = acquire;
             }
-            return Poll::Ready(Step::Go(State::Wait));
+            return Poll::Ready(Step::Stage);
         };
         Poll::Ready(match self.request(&token) {
-            Ok(request) => Step::Go(State::Send { future: service.call(request) }),
+            Ok(request) => Step::Send(service.call(request)),
             Err(error) => Step::End(Err(error)),
         })
     }
 
-    fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S, S::Future, R>> {
-        let Some(detour) = &mut self.detour else { return Poll::Ready(Step::End(Err(polled_again()))) };
+    fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let told = match ready!(detour.acquire.poll_step(cx)) {
             // There is nothing to wait for, and so no need of a place.
             Ok(Some(token)) if reason == NotResent::TooManyWaiting => {
@@ -305,7 +414,7 @@ where
 
     /// The request of the next attempt, with this token.
     fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
-        let unsent = self.detour.as_mut().and_then(|detour| detour.unsent.take());
+        let unsent = self.detour.0.as_mut().and_then(|detour| detour.unsent.take());
         let Some((mut head, body)) = unsent else { return Err(polled_again()) };
         if self.is_watched && self.sent.is_none() {
             self.head = self.common.policy.keep(&head, &self.replay);
@@ -320,7 +429,7 @@ where
     /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
     fn look_again(&self, acquired: &Issued) -> Option<Arc<Issued>> {
         let token = self.engine().present()?;
-        let has_waited_again = self.detour.as_ref().is_some_and(|detour| detour.has_waited_again);
+        let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
         let is_fresh = token.stamp() == acquired.stamp() || !token.is_expired(self.engine().now());
         let is_good = has_waited_again || (is_fresh && !token.is_condemned());
@@ -328,21 +437,21 @@ where
     }
 
     /// Looks at the answer of an attempt. `None`: it is the caller's as it came, and the end.
-    fn verdict(&mut self, response: &Response<R>) -> Option<Verdict> {
+    fn verdict(&self, response: &Response<R>) -> Option<Verdict> {
         if self.is_watched {
-            let verdict = self.common.policy.verdict(self.head.as_deref(), self.attempts, response);
+            let verdict = self.common.policy.verdict(self.head.get(), self.attempts, response);
             if self.attempts > 1 || verdict != Verdict::Accept {
                 return Some(verdict);
             }
         }
-        self.release();
+        self.replay.release();
         None
     }
 
     /// An answer that there is something to say of.
-    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S, S::Future, R> {
+    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
         if self.attempts > 1 {
-            if let Some(judged) = self.detour.as_ref().and_then(|detour| detour.judged.as_ref()) {
+            if let Some(judged) = self.detour.0.as_ref().and_then(|detour| detour.judged.as_ref()) {
                 judged.judge(verdict == Verdict::Accept);
             }
             return Step::End(Ok(self.deliver(response, verdict != Verdict::Accept, None)));
@@ -350,25 +459,22 @@ where
         // Refused: on to a better token, and then to the second attempt if there may be one.
         let mut detour = Detour::new(self.acquire(verdict));
         detour.refused = Some(response);
-        let next = match self.not_resent() {
-            Some(reason) => State::Tell { reason },
-            None => {
-                detour.held = Held::one_more(&self.common.policy);
-                match detour.held {
-                    Some(_) => State::Wait,
-                    None => State::Tell { reason: NotResent::TooManyWaiting },
-                }
-            }
-        };
-        self.detour = Some(Box::new(detour));
-        Step::Go(next)
+        let reason = self.not_resent().or_else(|| {
+            detour.held = Held::one_more(&self.common.policy);
+            detour.held.is_none().then_some(NotResent::TooManyWaiting)
+        });
+        if let Some(reason) = reason {
+            detour.stage = Stage::Tell { reason };
+        }
+        self.detour = Rare::new(detour);
+        Step::Stage
     }
 
     /// Why there is no second attempt. If there is one, the first one's upload waits from now on.
     fn not_resent(&self) -> Option<NotResent> {
         // The head of a request whose body is not kept is not whole: there is nothing to ask of it.
         if self.replay.is_kept()
-            && self.head.as_ref().is_some_and(|head| !self.common.policy.allows_resend(head))
+            && self.head.get().is_some_and(|head| !self.common.policy.allows_resend(head))
         {
             return Some(NotResent::Forbidden);
         }
@@ -377,7 +483,7 @@ where
 
     /// There is no token to send with: the refused response stands, or, where nothing was sent, the error.
     fn denied(&mut self, denied: Denied) -> Result<Response<R>, BoxError> {
-        let refused = self.detour.as_mut().and_then(|detour| detour.refused.take());
+        let refused = self.detour.0.as_mut().and_then(|detour| detour.refused.take());
         let Some(mut response) = refused else { return Err(Error::from(denied).into()) };
         let reason = match denied {
             Denied::Damped => NotResent::Damped,
@@ -396,21 +502,12 @@ where
         refused: bool,
         not_resent: Option<NotResent>,
     ) -> Response<R> {
-        self.release();
+        self.replay.release();
         if let Some(Stamp { generation, .. }) = self.sent {
             let attempts = self.attempts;
             response.extensions_mut().insert(Outcome { generation, attempts, refused, not_resent });
         }
         response
-    }
-
-    /// The body's present attempt goes on by itself; nothing of the request is kept any more.
-    fn release(&mut self) {
-        self.replay.release();
-        if let Some(head) = self.head.take() {
-            head.put_back();
-        }
-        self.detour = None;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -10,18 +11,18 @@ use std::{
 /// Numbers only grow and are never used twice in a process, across logout and login and across sessions, so a
 /// refusal that names its generation can never be mistaken for one of a later token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Generation(u64);
+pub struct Generation(NonZeroU64);
 
 impl Generation {
     /// The next number of this process.
     pub(crate) fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        Generation(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+        Generation(NonZeroU64::MIN.saturating_add(LAST.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// The bare number, for logs and metrics.
     pub fn as_u64(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, Response, Uri};
 use crate::{
     body::Replay,
     classify::{Answer, Classify, Verdict, standard},
-    head::{Head, Line},
+    head::{Head, Kept, Line},
     scope::{Origin, Scope},
     session::Session,
 };
@@ -56,9 +56,9 @@ impl Policy {
 
     /// What is kept of a request's head: all of it for a second attempt, or what the classifier wants to see.
     #[inline]
-    pub(crate) fn keep<B>(&self, head: &Request<()>, replay: &Replay<B>) -> Option<Box<Head>> {
+    pub(crate) fn keep<B>(&self, head: &Request<()>, replay: &Replay<B>) -> Kept {
         let is_whole = replay.is_kept();
-        (is_whole || self.classifier.is_some()).then(|| Head::of(head, is_whole))
+        if is_whole || self.classifier.is_some() { Kept::of(head, is_whole) } else { Kept::default() }
     }
 
     /// What the answer to an attempt of a request says of the token.

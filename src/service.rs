@@ -15,6 +15,7 @@ use crate::{
     event::Event,
     extension::{NoToken, SkipRefresh},
     future::{Call, ResponseFuture},
+    head::Kept,
     policy::{Common, Policy},
     reentry,
     session::{Session, at_hand},
@@ -96,7 +97,7 @@ where
         } else {
             ReplayBody::passing(body)
         };
-        let mut kept = None;
+        let mut kept = Kept::default();
         let attached = at_hand(engine, |token| {
             if is_watched {
                 kept = policy.keep(&head, &replay);
@@ -109,8 +110,9 @@ where
         });
         match attached {
             Some(Ok(token)) => {
+                let future = self.inner.call(head.map(|()| body));
                 let call = Call::new(self.common.clone(), own, kept, replay, is_watched);
-                ResponseFuture::send(self.inner.call(head.map(|()| body)), call, token)
+                ResponseFuture::send(future, call, token)
             }
             Some(Err(error)) => {
                 self.give_readiness_back();
@@ -121,7 +123,7 @@ where
                 self.pass(head.map(|()| body), replay)
             }
             None => {
-                let call = Call::new(self.common.clone(), own, None, replay, is_watched);
+                let call = Call::new(self.common.clone(), own, Kept::default(), replay, is_watched);
                 self.give_readiness_back();
                 ResponseFuture::wait(head, body, call)
             }

@@ -13,7 +13,7 @@ use super::{
     NotReplayable, Rebuild,
     buffer::{Frames, Recording},
     guarded::{Guarded, Unguarded},
-    shared::{Second, Shared, State},
+    shared::{Remains, Second, Shared, State},
     source::{self, Item, Source},
 };
 use crate::{error::BoxError, sync::Arc};
@@ -237,7 +237,7 @@ impl<B> Replay<B> {
     #[inline]
     pub(crate) fn release(&self) {
         if let Hold::Shared(shared) = &self.0 {
-            shared.disturb(State::release).clear();
+            end(shared, State::release);
         }
     }
 }
@@ -273,11 +273,18 @@ where
 }
 
 impl<B> Drop for Replay<B> {
+    #[inline]
     fn drop(&mut self) {
         if let Hold::Shared(shared) = &self.0 {
-            shared.disturb(State::abandon).clear();
+            end(shared, State::abandon);
         }
     }
+}
+
+/// Out of line, so that the way of a whole body stays short.
+#[inline(never)]
+fn end<B>(shared: &Shared<B>, how: fn(&mut State<B>) -> Remains<B>) {
+    shared.disturb(how).clear();
 }
 
 impl<B> fmt::Debug for Replay<B> {

@@ -64,3 +64,28 @@ impl Head {
         spare::put_back(self);
     }
 }
+
+/// What is kept of one request, and left to the next one when it is dropped.
+#[derive(Default)]
+pub(crate) struct Kept(Option<Box<Head>>);
+
+impl Kept {
+    #[inline]
+    pub(crate) fn of(request: &Request<()>, is_whole: bool) -> Self {
+        Kept(Some(Head::of(request, is_whole)))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&Head> {
+        self.0.as_deref()
+    }
+}
+
+impl Drop for Kept {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(head) = self.0.take() {
+            head.put_back();
+        }
+    }
+}
