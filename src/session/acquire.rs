@@ -32,20 +32,24 @@ use crate::{
 pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Option<T>) -> Option<T> {
     let published = engine.published();
     let token = published.as_ref().filter(|token| !token.is_condemned())?;
-    if token.is_known_to_be_fresh(&engine.clock) {
-        return take(token);
+    let is_due = !token.is_known_to_be_fresh(&engine.clock) && look(engine, token)?;
+    let taken = take(token)?;
+    if is_due {
+        renew(engine);
     }
+    Some(taken)
+}
+
+/// Looks afresh whether a token is due. `None`: there is another one to wait for.
+#[inline(never)]
+fn look(engine: &Engine, token: &Issued) -> Option<bool> {
     engine.storage.write_what_has_failed();
     let now = engine.now();
     let is_due = !token.look(now, &engine.clock, engine.renewal.mode != RenewalMode::Off);
     if token.is_expired(now) || (is_due && engine.renews_inline()) {
         return None;
     }
-    let taken = take(token)?;
-    if is_due {
-        renew(engine);
-    }
-    Some(taken)
+    Some(is_due)
 }
 
 /// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
