@@ -97,6 +97,14 @@ impl Scope {
 
     /// Whether the credential may be sent to this URI.
     pub fn contains(&self, uri: &Uri) -> bool {
+        // Most scopes have one origin, and nothing that narrows it.
+        let is_at_first =
+            self.parts.first().is_some_and(|part| part.only.is_empty() && part.is_as_written(uri));
+        is_at_first || self.contains_anywhere(uri)
+    }
+
+    #[inline(never)]
+    fn contains_anywhere(&self, uri: &Uri) -> bool {
         self.admits(uri, |part| part.is_as_written(uri) || part.origin.is_target(uri))
     }
 
@@ -122,6 +130,7 @@ impl Part {
     }
 
     /// False only says that it takes a closer look.
+    #[inline]
     fn is_as_written(&self, uri: &Uri) -> bool {
         let is_https = match uri.scheme_str() {
             Some("https") => true,
