@@ -69,19 +69,22 @@ where
         if body.is_end_stream() {
             return Self::empty();
         }
+        let fits = body.size_hint().exact().filter(|length| *length <= limit as u64);
+        if fits.is_none() && limit > 0 {
+            return Self::read(body, limit, fits);
+        }
+        match source::take_whole(body) {
+            Ok(bytes) if limit == 0 => (ReplayBody(Kind::Whole(bytes)), Replay(Hold::Nothing)),
+            Ok(bytes) => Self::whole(bytes),
+            Err(body) => Self::read(body, limit, fits),
+        }
+    }
+
+    /// The same for a body that has to be read. Out of line, as below.
+    #[inline(never)]
+    fn read(body: B, limit: usize, fits: Option<u64>) -> (Self, Replay<B>) {
         let hint = body.size_hint();
-        let fits = hint.exact().filter(|length| *length <= limit as u64);
-        let mut source = if fits.is_some() || limit == 0 {
-            match source::take_whole(body) {
-                Ok(bytes) if limit == 0 => {
-                    return (ReplayBody(Kind::Whole(bytes)), Replay(Hold::Nothing));
-                }
-                Ok(bytes) => return Self::whole(bytes),
-                Err(body) => Source::new(body),
-            }
-        } else {
-            Source::new(body)
-        };
+        let mut source = Source::new(body);
         if let Some(bytes) = fits.and_then(|length| source.as_mut().read_whole(length)) {
             return Self::whole(bytes);
         }
