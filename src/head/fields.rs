@@ -79,11 +79,12 @@ impl Fields {
         map
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
     /// Forgets them, but keeps the room that they had.
     pub(super) fn clear(&mut self) {
-        if self.lengths.is_empty() {
-            return;
-        }
         self.lengths.clear();
         self.shared.clear();
         // An ordinary write, many times faster than `zeroize`. It is not left out, because the buffer outlives it.

@@ -21,10 +21,12 @@ pub(super) fn take() -> Box<Head> {
 
 /// Empties a head and keeps it, unless it is large or there are enough.
 pub(super) fn put_back(mut head: Box<Head>) {
-    if head.fields.room() > LARGEST {
-        return;
+    if !head.fields.is_empty() {
+        if head.fields.room() > LARGEST {
+            return;
+        }
+        head.fields.clear();
     }
-    head.fields.clear();
     head.line = None;
     head.extensions.clear();
     // Dropped when no more are wanted, or the thread is about to end.
