@@ -21,7 +21,7 @@ use crate::{
     error::{BoxError, Error},
     extension::{NotResent, Outcome, RefreshFailure},
     generation::Stamp,
-    head::Kept,
+    head::{Head, Kept},
     policy::{Common, Held},
     session::{Acquire, Ask, Denied, Engine, Issued, Session},
 };
@@ -92,7 +92,7 @@ where
     stage: Stage<S>,
     acquire: Acquire,
     /// What the next attempt sends, while it is not on its way.
-    unsent: Option<(Request<()>, ReplayBody<B>)>,
+    unsent: Option<Request<ReplayBody<B>>>,
     refused: Option<S::Response>,
     held: Option<Held>,
     /// The token whose refusal here has started a refresh. The resend tells what that refresh was good for.
@@ -172,9 +172,9 @@ where
     }
 
     /// A request that waits for a token.
-    pub(crate) fn wait(head: Request<()>, body: ReplayBody<B>, mut call: Call<S, B>) -> Self {
+    pub(crate) fn wait(request: Request<ReplayBody<B>>, mut call: Call<S, B>) -> Self {
         let mut detour = Detour::new(call.acquire(Verdict::Accept));
-        detour.unsent = Some((head, body));
+        detour.unsent = Some(request);
         call.detour = Rare::new(detour);
         ResponseFuture { attempt: None, way: Way::Guarded { call } }
     }
@@ -353,7 +353,8 @@ where
             detour.refused = None;
             detour.held = None;
             if detour.unsent.is_none() {
-                detour.unsent = self.head.get().map(|head| (head.request(), self.replay.take_over()));
+                let head = self.head.get().map(Head::request);
+                detour.unsent = head.map(|head| head.map(|()| self.replay.take_over()));
             }
             detour.stage = Stage::Ready { token, service: None };
         }
@@ -415,14 +416,14 @@ where
     /// The request of the next attempt, with this token.
     fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
         let unsent = self.detour.0.as_mut().and_then(|detour| detour.unsent.take());
-        let Some((mut head, body)) = unsent else { return Err(polled_again()) };
+        let Some(mut request) = unsent else { return Err(polled_again()) };
         if self.is_watched && self.sent.is_none() {
-            self.head = self.common.policy.keep(&head, &self.replay);
+            self.head = self.common.policy.keep(&request, &self.replay);
         }
-        token.credential().attach(&mut head)?;
+        token.credential().attach(&mut request)?;
         self.attempts += 1;
         self.sent = Some(token.stamp());
-        Ok(head.map(|()| body))
+        Ok(request)
     }
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one

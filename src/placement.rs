@@ -44,10 +44,10 @@
 //! # let _ = placement;
 //! ```
 
-use std::{fmt, sync::Arc};
+use std::{fmt, mem, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderName, HeaderValue, Request, header, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -168,7 +168,7 @@ impl Placement {
     }
 
     /// Whether the caller has set the credential itself.
-    pub(crate) fn is_set(&self, head: &Request<()>) -> bool {
+    pub(crate) fn is_set<B>(&self, head: &Request<B>) -> bool {
         match &self.0 {
             Form::Header { name, .. } => head.headers().contains_key(name),
             Form::Basic => head.headers().contains_key(AUTHORIZATION),
@@ -202,32 +202,17 @@ pub(crate) enum Credential {
 impl Credential {
     /// Puts the credential on a request, unless the caller has set one: then it is false, and nothing has changed. After
     /// an error the request must not be sent.
-    pub(crate) fn attach(&self, head: &mut Request<()>) -> Result<bool, Error> {
+    #[inline]
+    pub(crate) fn attach<B>(&self, request: &mut Request<B>) -> Result<bool, Error> {
         match self {
-            Credential::Header { name, value } => {
-                let headers = head.headers_mut();
-                // Looking it up beforehand would cost as much as the insertion. What was replaced can be put back only
-                // where it was all there was under its name.
-                let has_repeated_names = headers.len() > headers.keys_len();
-                if has_repeated_names && headers.contains_key(name) {
-                    return Ok(false);
-                }
-                let Some(own) = headers.insert(name, value.clone()) else { return Ok(true) };
-                headers.insert(name.clone(), own);
-                Ok(false)
+            Credential::Header { name, value } => Ok(insert(request.headers_mut(), name, value)),
+            Credential::Query { name, pair } => append(request.uri_mut(), name, pair),
+            Credential::Custom { attach, token } => {
+                with_head(request, |head| attach(head, token)).map(|()| true).map_err(|cause| {
+                    let failed = "the custom placement could not attach the token";
+                    Error::with_cause(ErrorKind::Encode, failed, cause)
+                })
             }
-            Credential::Query { name, pair } => {
-                if query::has(head.uri(), name) {
-                    return Ok(false);
-                }
-                let unfit = "the URI cannot take the query parameter: it is too long or has no path";
-                let with_pair = query::with(head.uri(), pair.expose().as_bytes());
-                *head.uri_mut() = with_pair.map_err(|_| refused(unfit))?;
-                Ok(true)
-            }
-            Credential::Custom { attach, token } => attach(head, token).map(|()| true).map_err(|cause| {
-                Error::with_cause(ErrorKind::Encode, "the custom placement could not attach the token", cause)
-            }),
         }
     }
 
@@ -235,8 +220,50 @@ impl Credential {
     fn header(name: &HeaderName, value: &str) -> Self {
         let mut value = HeaderValue::from_str(value).expect("visible ASCII is a header value");
         value.set_sensitive(true);
-        Credential::Header { name: name.clone(), value }
+        // A clone, because what has been cloned before takes longer to clone than its clones do.
+        Credential::Header { name: name.clone(), value: value.clone() }
     }
+}
+
+/// False if there is one of that name, which is left as it was.
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> bool {
+    // Looking it up beforehand would cost as much as the insertion. What was replaced can be put back only
+    // where it was all there was under its name.
+    let has_repeated_names = headers.len() > headers.keys_len();
+    if has_repeated_names && headers.contains_key(name) {
+        return false;
+    }
+    let Some(own) = headers.insert(name, value.clone()) else { return true };
+    headers.insert(name.clone(), own);
+    false
+}
+
+/// False if there is one of that name.
+fn append(uri: &mut Uri, name: &str, pair: &Secret) -> Result<bool, Error> {
+    if query::has(uri, name) {
+        return Ok(false);
+    }
+    let unfit = "the URI cannot take the query parameter: it is too long or has no path";
+    *uri = query::with(uri, pair.expose().as_bytes()).map_err(|_| refused(unfit))?;
+    Ok(true)
+}
+
+/// Lends the head of a request to what takes one without a body.
+#[inline(never)]
+fn with_head<B, T>(request: &mut Request<B>, work: impl FnOnce(&mut Request<()>) -> T) -> T {
+    let mut head = Request::new(());
+    swap_heads(request, &mut head);
+    let done = work(&mut head);
+    swap_heads(request, &mut head);
+    done
+}
+
+fn swap_heads<A, B>(one: &mut Request<A>, other: &mut Request<B>) {
+    mem::swap(one.method_mut(), other.method_mut());
+    mem::swap(one.uri_mut(), other.uri_mut());
+    mem::swap(one.version_mut(), other.version_mut());
+    mem::swap(one.headers_mut(), other.headers_mut());
+    mem::swap(one.extensions_mut(), other.extensions_mut());
 }
 
 impl fmt::Debug for Credential {

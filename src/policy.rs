@@ -56,7 +56,7 @@ impl Policy {
 
     /// What is kept of a request's head: all of it for a second attempt, or what the classifier wants to see.
     #[inline]
-    pub(crate) fn keep<B>(&self, head: &Request<()>, replay: &Replay<B>) -> Kept {
+    pub(crate) fn keep<A, B>(&self, head: &Request<A>, replay: &Replay<B>) -> Kept {
         let is_whole = replay.is_kept();
         if is_whole || self.classifier.is_some() { Kept::of(head, is_whole) } else { Kept::default() }
     }

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -42,6 +42,54 @@ impl<S> TokenRefresh<S> {
     }
 }
 
+// Out of line, so that the way of all others stays short.
+impl<S: Clone> TokenRefresh<S> {
+    /// A request that is to go without a token.
+    #[inline(never)]
+    fn uncovered<B>(
+        &mut self,
+        mut head: Request<ReplayBody<B>>,
+        body: B,
+        own: Option<Session>,
+        wants_no_token: bool,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+        B: Body<Error: Into<BoxError>> + 'static,
+    {
+        let policy = &self.common.policy;
+        let engine = own.as_ref().unwrap_or(&policy.session).engine();
+        if !wants_no_token && policy.names_no_origin(head.uri()) && !engine.placement().is_set(&head) {
+            engine.announce(&Event::Unscoped);
+        }
+        let (body, replay) = ReplayBody::passing(body);
+        *head.body_mut() = body;
+        self.pass(head, replay)
+    }
+
+    /// A request for which there is no token at hand, or that has one.
+    #[inline(never)]
+    fn unattached<B>(
+        &mut self,
+        head: Request<ReplayBody<B>>,
+        own: Option<Session>,
+        mut replay: Replay<B>,
+        is_watched: bool,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        let engine = own.as_ref().unwrap_or(&self.common.policy.session).engine();
+        if engine.placement().is_set(&head) {
+            replay.forget();
+            return self.pass(head, replay);
+        }
+        let call = Call::new(self.common.clone(), own, Kept::default(), replay, is_watched);
+        self.give_readiness_back();
+        ResponseFuture::wait(head, call)
+    }
+}
+
 impl<S: Clone> TokenRefresh<S> {
     pub(crate) fn new(inner: S, policy: Policy) -> Self {
         TokenRefresh { common: Arc::new(Common::new(policy, inner.clone())), inner }
@@ -73,17 +121,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         let policy = &self.common.policy;
+        // The one move of the head, which is large: while nobody has seen it, and with a body in it for now that there is
+        // nothing to drop of.
         let (head, body) = request.into_parts();
-        let mut head = Request::from_parts(head, ());
+        let mut head = Request::from_parts(head, ReplayBody::default());
         let own = head.extensions().get::<Session>().cloned();
         let engine = own.as_ref().unwrap_or(&policy.session).engine();
         let wants_no_token = head.extensions().get::<NoToken>().is_some();
         if wants_no_token || !policy.covers(head.uri()) {
-            if !wants_no_token && policy.names_no_origin(head.uri()) && !engine.placement().is_set(&head) {
-                engine.announce(&Event::Unscoped);
-            }
-            let (body, replay) = ReplayBody::passing(body);
-            return self.pass(head.map(|()| body), replay);
+            return self.uncovered(head, body, own, wants_no_token);
         }
         let is_reentrant = engine.mark().is_around_us() || engine.mark().is_on(head.extensions());
         if is_reentrant && !engine.placement().is_set(&head) {
@@ -91,12 +137,13 @@ where
             return ResponseFuture::fail(reentry::error());
         }
         let is_watched = head.extensions().get::<SkipRefresh>().is_none();
-        let (body, mut replay) = if is_watched {
+        let (body, replay) = if is_watched {
             let rebuild = head.extensions().get::<Rebuild<B>>().cloned();
             ReplayBody::recording(body, policy.replay_limit, rebuild)
         } else {
             ReplayBody::passing(body)
         };
+        mem::forget(mem::replace(head.body_mut(), body));
         let mut kept = Kept::default();
         let attached = at_hand(engine, |token| {
             if is_watched {
@@ -110,7 +157,7 @@ where
         });
         match attached {
             Some(Ok(token)) => {
-                let future = self.inner.call(head.map(|()| body));
+                let future = self.inner.call(head);
                 let call = Call::new(self.common.clone(), own, kept, replay, is_watched);
                 ResponseFuture::send(future, call, token)
             }
@@ -118,15 +165,7 @@ where
                 self.give_readiness_back();
                 ResponseFuture::fail(error)
             }
-            None if engine.placement().is_set(&head) => {
-                replay.forget();
-                self.pass(head.map(|()| body), replay)
-            }
-            None => {
-                let call = Call::new(self.common.clone(), own, Kept::default(), replay, is_watched);
-                self.give_readiness_back();
-                ResponseFuture::wait(head, body, call)
-            }
+            None => self.unattached(head, own, replay, is_watched),
         }
     }
 }

@@ -6,7 +6,7 @@
 mod fields;
 mod spare;
 
-use http::{Extensions, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
 use self::fields::Fields;
 
@@ -29,16 +29,26 @@ pub(crate) struct Line {
 impl Head {
     /// Without the header fields and extensions if the request is not sent again.
     #[inline]
-    pub(crate) fn of(request: &Request<()>, is_whole: bool) -> Box<Self> {
+    pub(crate) fn of<B>(request: &Request<B>, is_whole: bool) -> Box<Self> {
+        let more = is_whole.then(|| (request.headers(), request.extensions()));
+        Self::written(request.method(), request.uri(), request.version(), more)
+    }
+
+    fn written(
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        more: Option<(&HeaderMap, &Extensions)>,
+    ) -> Box<Self> {
         let mut head = spare::take();
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        head.line = Some(Line { method, uri, version: request.version() });
-        if is_whole {
-            if !request.extensions().is_empty() {
-                head.extensions = request.extensions().clone();
+        // There is none, which an assignment would have to find out before it drops what was there.
+        head.line.get_or_insert_with(|| Line { method: method.clone(), uri: uri.clone(), version });
+        if let Some((fields, extensions)) = more {
+            if !extensions.is_empty() {
+                head.extensions = extensions.clone();
             }
-            if !request.headers().is_empty() {
-                head.fields.write(request.headers());
+            if !fields.is_empty() {
+                head.fields.write(fields);
             }
         }
         head
@@ -71,7 +81,7 @@ pub(crate) struct Kept(Option<Box<Head>>);
 
 impl Kept {
     #[inline]
-    pub(crate) fn of(request: &Request<()>, is_whole: bool) -> Self {
+    pub(crate) fn of<B>(request: &Request<B>, is_whole: bool) -> Self {
         Kept(Some(Head::of(request, is_whole)))
     }
 
