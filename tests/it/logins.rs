@@ -345,6 +345,7 @@ async fn a_preset_needs_a_url_that_can_be_extended() {
     for (url, verify) in [
         ("https://api.test", Some("https://api.test/verify")),
         ("https://api.test/v1/token/", Some("https://api.test/v1/token/verify")),
+        ("/token", Some("/token/verify")),
         ("https://api.test/token?app=3&x", Some("https://api.test/token/verify?app=3&x")),
         ("api.test:443", None),
     ] {

@@ -435,20 +435,18 @@ async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_
         assert_eq!(login(url, |client| client).await, refused, "{url}");
         assert_eq!(login(url, AuthorityClient::danger_plain_http).await, (Ok(()), 1), "{url}");
     }
-    for url in ["https://id.test/token", "http://localhost:1/token", "http://127.0.0.1/", "http://[::1]/"] {
+    // A client that knows where to go by itself is asked with a path.
+    for url in
+        ["https://id.test/token", "http://localhost:1/token", "http://127.0.0.1/", "http://[::1]/", "/token"]
+    {
         assert_eq!(login(url, |client| client).await, (Ok(()), 1), "{url}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_authority_that_cannot_be_asked_by_its_url_is_a_failure_of_the_configuration_that_says_so() {
-    let (relative, in_the_clear) = ("no scheme or no host", "plain http");
-    for (url, cause) in [
-        ("/oauth/token", relative),
-        ("id.test", relative),
-        ("id.test:443", relative),
-        ("http://id.test/token", in_the_clear),
-    ] {
+    let (bare, in_the_clear) = ("a host and no scheme", "plain http");
+    for (url, cause) in [("id.test", bare), ("id.test:443", bare), ("http://id.test/token", in_the_clear)] {
         let idp = Idp::default();
         let url: http::Uri = url.parse().unwrap();
         let post = ClientCredentials::new(TokenEndpoint::new(idp.clone(), url.clone()));

@@ -182,10 +182,10 @@ impl AuthorityClient {
         request: Request<Content>,
         spends: bool,
     ) -> Result<Answer, FetchError> {
-        if request.uri().scheme().is_none() {
-            let relative =
-                "the URL of the authority has no scheme or no host: write `https://` and the host before it";
-            return Err(FetchError::configuration(relative).not_processed());
+        // One with neither is for a client that knows where to go by itself.
+        if request.uri().scheme().is_none() && request.uri().authority().is_some() {
+            let bare = "the URL of the authority has a host and no scheme: write `https://` before it";
+            return Err(FetchError::configuration(bare).not_processed());
         }
         if !self.may_go_in_the_clear && is_in_the_clear(request.uri()) {
             return Err(FetchError::configuration(
@@ -269,7 +269,7 @@ pub(in crate::source) fn get<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Result<Request<Content>, FetchError> {
     let unfit = |_| {
-        let why = "the URL of the authority has no scheme or no host, or is too long with the parameters";
+        let why = "the URL of the authority has a host and no scheme, or is too long with the parameters";
         FetchError::configuration(why).not_processed()
     };
     let uri = query::with(uri, &form::encode(pairs)).map_err(unfit)?;
