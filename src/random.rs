@@ -16,6 +16,15 @@ pub(crate) fn fraction() -> f64 {
     f64::from(number() as u32) / (f64::from(u32::MAX) + 1.0)
 }
 
+/// The next of the numbers that follow from a state: SplitMix64.
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) fn following(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// Numbers that a test can have once more.
 #[cfg(feature = "test-util")]
 mod repeatable {
@@ -31,13 +40,11 @@ mod repeatable {
         STATE.set(Some(seed));
     }
 
-    /// SplitMix64.
     pub(super) fn next() -> Option<u64> {
-        let state = STATE.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut state = STATE.get()?;
+        let number = super::following(&mut state);
         STATE.set(Some(state));
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Some(mixed ^ (mixed >> 31))
+        Some(number)
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 
 use pin_project_lite::pin_project;
 
+use crate::random;
+
 thread_local! {
     static DICE: RefCell<Option<Dice>> = const { RefCell::new(None) };
 }
@@ -38,12 +40,8 @@ impl Dice {
         DICE.with_borrow_mut(|dice| dice.as_mut().expect("they are cast").panics = of_1000);
     }
 
-    /// SplitMix64.
     fn below(&mut self, limit: u64) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        random::following(&mut self.state) % limit
     }
 }
 
