@@ -18,6 +18,7 @@ mod owed;
 mod peek;
 mod presets;
 mod promises;
+mod readiness;
 mod recovery;
 mod reentry;
 mod refresh_expiry;
