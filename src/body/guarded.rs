@@ -80,9 +80,9 @@ where
     /// Besides the frame, says in `next` if no guard is needed any more.
     #[inline]
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Unguarded<B>>) -> Poll<Item> {
-        let attempt = self.attempt();
         let mut waker = None;
         loop {
+            let attempt = self.attempt();
             if let Some(source) = &mut self.in_hand {
                 if !self.shared.is_disturbed(attempt) {
                     let polled = source.as_mut().poll_frame(cx);
@@ -101,7 +101,7 @@ where
                 }
             }
             let backlog = self.backlog.as_ref().map_or(0, |backlog| backlog.len());
-            match self.shared.turn(attempt, backlog, &mut waker) {
+            match self.shared.turn(self.attempt(), backlog, &mut waker) {
                 Turn::Wait => waker = Some(cx.waker().clone()),
                 Turn::Parked => return Poll::Pending,
                 Turn::Replay { last } => {
