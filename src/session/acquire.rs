@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    generation::Epoch,
     reentry,
     source::Cause,
     timer,
@@ -67,8 +66,6 @@ pub(crate) struct Acquire {
     wait: Option<Wait>,
     /// The token that was refused, if this caller's refusal of it has started the flight.
     refused: Option<Arc<Issued>>,
-    /// The epoch in which this caller asked last, if the session had no token then.
-    blank: Option<Epoch>,
     changes: u8,
     interruptions: u8,
 }
@@ -130,7 +127,7 @@ impl From<Denied> for Error {
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, wait: None, refused: None, blank: None, changes: 0, interruptions: 0 }
+        Acquire { engine, ask, wait: None, refused: None, changes: 0, interruptions: 0 }
     }
 
     /// The token whose refusal by this caller has started a refresh.
@@ -153,7 +150,6 @@ impl Acquire {
         engine.storage.write_what_has_failed();
         let now = engine.clock.reading();
         let mut slot = ready!(engine.poll_slot(cx));
-        self.blank = if slot.is_blank() { Some(slot.epoch()) } else { None };
         Poll::Ready(match slot.ask(self.ask, now) {
             Decision::Use(token) => Ok(Some(token)),
             Decision::Join(flight) => {
@@ -194,13 +190,6 @@ impl Acquire {
         self.engine.present().filter(may_be_sent).ok_or(Denied::Failed(error))
     }
 
-    /// What the first refresh of a session has brought may be what was stored, however old, and no refresh at all. Whoever
-    /// needs more than any token asks on.
-    fn has_only_what_was_stored(&self) -> bool {
-        let is_old = |token: Arc<Issued>| token.was_stored() && Some(token.stamp().epoch) == self.blank;
-        matches!(self.ask, Ask::Last(_) | Ask::Force) && self.engine.present().is_some_and(is_old)
-    }
-
     /// The present token, for a caller that has waited often enough.
     fn settle_for(&self) -> Option<Arc<Issued>> {
         let is_other = |token: &Arc<Issued>| match self.ask {
@@ -225,12 +214,16 @@ impl Future for Acquire {
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
                 let is_news = wait.landing.brings_news();
+                let is_refresh = !wait.landing.flight().has_found();
                 self.wait = None;
                 match landed {
                     Landed::Changed if is_news => {
                         self.changes = self.changes.saturating_add(1);
-                        if !matches!(self.ask, Ask::Refuse { .. }) && !self.has_only_what_was_stored() {
-                            self.ask = Ask::Take;
+                        match self.ask {
+                            Ask::Refuse { .. } => {}
+                            // Who needs more than any token asks on.
+                            Ask::Last(_) | Ask::Force if !is_refresh => {}
+                            _ => self.ask = Ask::Take,
                         }
                     }
                     // The fetch that a replacement has made useless is over, and the replacement was there before; or there

@@ -75,6 +75,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Whether there has never been a token.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.present.is_none() && self.ended.is_none()
+    }
+
     /// After a logout only another login counts.
     pub(crate) fn is_another_login(&self, found: &Record) -> bool {
         found.session != self.record.session && Some(found.session) != self.ended

@@ -46,6 +46,8 @@ struct Core {
     /// Why there is nothing to fetch: it looks whether the store has something else, and only then it fetches.
     over: Option<Error>,
     revived: AtomicBool,
+    /// It has refreshed nothing: the session's first token is the one that was stored, however old.
+    found: AtomicBool,
     /// There are other credentials than those that it has, or may have, presented.
     forgiven: AtomicBool,
     /// Why it has brought nothing.
@@ -81,6 +83,7 @@ impl Flight {
             gone: AtomicBool::new(false),
             over,
             revived: AtomicBool::new(false),
+            found: AtomicBool::new(false),
             forgiven: AtomicBool::new(false),
             failure: OnceLock::new(),
         }))
@@ -202,6 +205,15 @@ impl Flight {
     /// The store has something else: it is a flight as any other from now on.
     pub(super) fn revive(&self) {
         self.0.revived.store(true, Ordering::Release);
+    }
+
+    /// What was stored is the session's first token.
+    pub(super) fn finds(&self) {
+        self.0.found.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_found(&self) -> bool {
+        self.0.found.load(Ordering::Acquire)
     }
 
     /// Its failure says nothing of the next fetch.

@@ -258,11 +258,6 @@ impl Issued {
         })
     }
 
-    /// Whether it was stored before the session began.
-    pub(crate) fn was_stored(&self) -> bool {
-        self.sendable.provenance == Provenance::Stored
-    }
-
     pub(crate) fn is_from_store(&self) -> bool {
         self.sendable.provenance.is_store()
     }

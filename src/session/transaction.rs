@@ -94,7 +94,12 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         return Ok(Obtained::Nothing);
     };
     let (base, before) = match take(&engine, &plan, reloaded, Provenance::Stored) {
-        Taken::Whole(obtained) => return Ok(obtained),
+        Taken::Whole(obtained) => {
+            if plan.known.is_blank() {
+                flight.finds();
+            }
+            return Ok(obtained);
+        }
         Taken::Base(base, before) => (base, before),
     };
     let stored = before.as_ref().and_then(|before| before.refresh.clone());
