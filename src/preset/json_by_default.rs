@@ -44,7 +44,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        request.headers_mut().entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        let headers = request.headers_mut();
+        if !headers.contains_key(CONTENT_TYPE) {
+            // A head that has no room for it goes out as it is.
+            let _ = headers.try_insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         self.inner.call(request)
     }
 }

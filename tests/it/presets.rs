@@ -27,7 +27,7 @@ use tower_token_refresh::{
 
 use crate::{
     idp::{Idp, Say, json},
-    script::{until, within},
+    script::{filled, until, within},
     world::origin,
 };
 
@@ -341,6 +341,17 @@ async fn a_mini_programs_requests_are_json_unless_they_say_what_they_are() {
     assert_eq!(of(header::CONTENT_TYPE), [json, json, "multipart/form-data; boundary=x"]);
     let call = r#"POST https://api.test/token {"account":"code","type":100}"#;
     assert_eq!(platform.token_calls(), [call, call]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_has_no_room_to_say_that_it_is_json_goes_out_as_it_is() {
+    let platform = Platform::default();
+    let session = preset::mini_program().session(source_fn(|_| ready(Ok(Token::new("T"))))).build();
+    let client = client(preset::mini_program(), session, platform.api());
+    let mut request = filled(Request::get("https://api.test/me").body(Full::default()).unwrap());
+    request.headers_mut().remove("x-0"); // the credential takes its place
+    assert_eq!(within(client.oneshot(request)).await.unwrap().0, 200);
+    assert!(!platform.seen()[0].1.contains_key(header::CONTENT_TYPE));
 }
 
 /// A session that fetches `token-1`, `token-2`, …

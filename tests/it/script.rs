@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::timeout;
@@ -187,6 +187,14 @@ pub(crate) fn status(code: u16) -> Answer {
     let mut response = Response::new(ModelBody::default());
     *response.status_mut() = StatusCode::from_u16(code).unwrap();
     Ok(response)
+}
+
+/// A request with as many header fields as there is room for, some 24,000.
+pub(crate) fn filled<B>(mut request: Request<B>) -> Request<B> {
+    let mut names = (0..).map(|n| HeaderName::try_from(format!("x-{n}")).unwrap());
+    let one = HeaderValue::from_static("1");
+    while names.next().is_some_and(|name| request.headers_mut().try_insert(name, one.clone()).is_ok()) {}
+    request
 }
 
 pub(crate) fn outcome<B>(response: &Response<B>) -> Outcome {
