@@ -15,10 +15,20 @@
 //! use http::Request;
 //! use tower::ServiceBuilder;
 //! use tower_token_refresh::{
-//!     Classify, GrpcStatusLayer, GrpcUnauthenticated, Origin, Session, Standard, Token,
+//!     Classify, GrpcStatusLayer, GrpcUnauthenticated, Origin, ReplayBody, Session, Standard, Token,
 //!     TokenRefreshLayer, peek::grpc::Unary, source_fn,
 //! };
 //!
+//! # mod tonic {
+//! #     pub mod body {
+//! #         pub struct Body;
+//! #         impl Body {
+//! #             pub fn new(_: tower_token_refresh::ReplayBody<Body>) -> Self {
+//! #                 Body
+//! #             }
+//! #         }
+//! #     }
+//! # }
 //! # fn main() -> Result<(), tower_token_refresh::BoxError> {
 //! # let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
 //! # let channel = ();
@@ -30,6 +40,7 @@
 //!             .classifier(Standard.or(GrpcUnauthenticated)),
 //!     )
 //!     .layer(GrpcStatusLayer::new())
+//!     .map_request(|request: Request<ReplayBody<_>>| request.map(tonic::body::Body::new))
 //!     .service(channel);
 //!
 //! // A call with one answer: worth waiting for its trailers.
