@@ -86,9 +86,8 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
     if let Some(over) = flight.over() {
         if !has_something_else(&engine, &plan, over).await {
-            return Err(Failure { class: FailureClass::LoginRequired, error: over.clone() });
+            return Err(Failure::of_the_end(over));
         }
-        flight.revive();
     }
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
@@ -98,12 +97,20 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             if plan.known.is_blank() {
                 flight.finds();
             }
+            flight.revive();
             return Ok(obtained);
         }
         Taken::Base(base, before) => (base, before),
     };
     let stored = before.as_ref().and_then(|before| before.refresh.clone());
     let stored = stored.filter(|stored| !stored.is_among(&plan.refused));
+    if let Some(over) = flight.over() {
+        // What the first look has found may be gone by now, because somebody else had the lease.
+        if stored.is_none() {
+            return Err(Failure::of_the_end(over));
+        }
+        flight.revive();
+    }
     let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
     if !may_fetch && stored.is_some() {
         let taken = "another holder of the store's lease is refreshing this token";
@@ -241,6 +248,11 @@ async fn give_up(
 }
 
 impl Failure {
+    /// The session is over, as it was before.
+    fn of_the_end(over: &Error) -> Self {
+        Failure { class: FailureClass::LoginRequired, error: over.clone() }
+    }
+
     fn transient(error: Error) -> Self {
         Failure { class: FailureClass::Transient, error }
     }

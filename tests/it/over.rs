@@ -20,7 +20,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{numbered, within},
+    script::{numbered, until, within},
     watched::Watched,
 };
 
@@ -357,6 +357,28 @@ async fn a_session_that_was_logged_out_elsewhere_does_not_log_in_by_itself_when_
     elsewhere.logout().await.unwrap();
     sleep(HOUR).await;
     assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_over_asks_for_nothing_when_the_login_that_it_has_found_is_gone_again() {
+    for is_logged_out in [false, true] {
+        let store = Silent::default();
+        let (daemon, noted) = over(&store, is_logged_out).await;
+        let presented = noted.lock().unwrap().clone();
+        let elsewhere = session(&store).0;
+        elsewhere.login(Token::new("second").refresh_token("good")).await.unwrap();
+        sleep(HOUR).await;
+        // Somebody else is refreshing just now.
+        let (lease, looks) = (store.memory.lock().await.unwrap(), store.loads.load(Ordering::SeqCst));
+        let mut asks = task::spawn(daemon.refresh());
+        assert_pending!(asks.poll());
+        until(|| store.loads.load(Ordering::SeqCst) > looks).await;
+        elsewhere.logout().await.unwrap();
+        drop(lease);
+        assert_eq!(within(asks).await.unwrap_err().kind(), ErrorKind::SessionEnded);
+        assert_eq!(*noted.lock().unwrap(), presented, "nobody was asked");
+        assert!(store.memory.load().await.unwrap().unwrap().token.is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]
