@@ -63,10 +63,12 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
 
 /// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
 pub(super) async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool {
-    if !engine.storage.is_settled() {
+    // What is owed may have been outdone by what is there; else it has to be saved first.
+    let (newest, read) = engine.storage.newest().await;
+    if engine.reported(read).is_none() || !engine.storage.is_settled() {
         return false;
     }
-    let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return false };
+    let Some(found) = newest else { return false };
     if over.kind() == ErrorKind::SessionEnded && !plan.known.is_another_login(&found) {
         return false;
     }

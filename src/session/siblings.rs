@@ -78,6 +78,11 @@ async fn quiet(session: &Weak<Engine>) -> Option<Quiet> {
     loop {
         pulse.mark_unchanged();
         let engine = session.upgrade()?;
+        let is_flying = engine.slot().await.is_flying();
+        if !is_flying && engine.storage.needs_a_lease() {
+            // A session that is over gets none. What gives way to a later record is owed no more then.
+            engine.newest().await;
+        }
         let quiet = {
             let mut slot = engine.slot().await;
             let is_quiet = !slot.is_flying() && engine.storage.is_settled();

@@ -21,7 +21,7 @@ use tower_token_refresh::{
 
 use crate::{
     script::{numbered, until, within},
-    watched::Watched,
+    watched::{Fault, Watched},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -378,6 +378,38 @@ async fn a_session_that_is_over_asks_for_nothing_when_the_login_that_it_has_foun
         assert_eq!(within(asks).await.unwrap_err().kind(), ErrorKind::SessionEnded);
         assert_eq!(*noted.lock().unwrap(), presented, "nobody was asked");
         assert!(store.memory.load().await.unwrap().unwrap().token.is_none());
+    }
+}
+
+/// The next refresh would save that, and a session that is over makes none.
+#[tokio::test(start_paused = true)]
+async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewhere() {
+    for tells in [false, true] {
+        let store = Watched::default();
+        store.set(|store| store.tells = tells);
+        let source = source_fn(|context: FetchContext| async move {
+            match context.refresh_token().map(|token| token.expose()) {
+                Some("R1") => Ok(Token::new("second").refresh_token("R2")),
+                _ => Err(FetchError::login_required("the grant is over")),
+            }
+        });
+        let daemon = Session::builder(source).store(store.clone()).build();
+        daemon.login(Token::new("first").refresh_token("R1")).await.unwrap();
+        sleep(HOUR).await;
+        let strike = |fault| store.set(|store| (store.load, store.save, store.lock) = (fault, fault, fault));
+        strike(Fault::Error);
+        assert_eq!(daemon.refresh().await.unwrap().access().expose(), "second");
+        assert!(daemon.refresh().await.unwrap_err().is_login_required());
+        strike(Fault::None);
+        sleep(HOUR).await;
+        numbered().0.store(store.clone()).build().login(Token::new("third")).await.unwrap();
+        sleep(HOUR).await;
+        if tells {
+            assert!(matches!(daemon.subscribe().next().await, Some(State::Issued(_))), "nobody has asked");
+        } else {
+            daemon.refresh().await.unwrap();
+        }
+        assert_eq!(access(&daemon).await, "third");
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store whose calls can be held and can fail.
 
 use std::{
+    future::pending,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -13,7 +14,7 @@ use tower_token_refresh::{
 
 use crate::world::World;
 
-/// A memory store whose calls can be held, can fail, and are noted. It does not tell of changes.
+/// A memory store whose calls can be held, can fail, and are noted.
 #[derive(Clone, Default)]
 pub(crate) struct Watched {
     pub(crate) memory: MemoryStore,
@@ -35,6 +36,8 @@ pub(crate) struct Watching {
     pub(crate) leases_expire: bool,
     /// Of each load and each save.
     pub(crate) delay: Duration,
+    /// Whether it tells of changes.
+    pub(crate) tells: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -51,7 +54,7 @@ impl Fault {
         match self {
             Fault::None => Ok(()),
             Fault::Error => Err("the disk is full".into()),
-            Fault::Hang => std::future::pending().await,
+            Fault::Hang => pending().await,
             Fault::Panic => panic!("a store that panics"),
         }
     }
@@ -117,6 +120,13 @@ impl TokenStore for Watched {
         fault.strike().await?;
         let lease = self.memory.lock().await?;
         Ok(if expires { Lease::new(lease.fence(), ()) } else { lease })
+    }
+
+    async fn changed(&self, known: u64) {
+        if !self.inner.lock().unwrap().tells {
+            pending::<()>().await;
+        }
+        self.memory.changed(known).await;
     }
 }
 

@@ -99,8 +99,12 @@ impl Storage {
     /// A lease to write under, if that of the refresh which is owed counts no more: others have had one since, and what
     /// they saved, if anything, has to be read first.
     pub(crate) async fn lease_to_write(&self) -> Result<Option<Lease>, Error> {
-        let needs_one = self.queue().needs_a_lease();
-        if needs_one { self.lease().await } else { Ok(None) }
+        if self.needs_a_lease() { self.lease().await } else { Ok(None) }
+    }
+
+    /// Whether what is owed waits for the next refresh.
+    pub(crate) fn needs_a_lease(&self) -> bool {
+        self.queue().needs_a_lease()
     }
 
     /// Ends a lease, unless what was fetched under it is still owed, and it still counts.
