@@ -178,6 +178,35 @@ async fn refreshes_that_are_owed_are_not_counted_although_the_store_has_the_firs
     assert_eq!(ours.authority.counts().refreshes, 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_there_although_the_store_could_not_say_so_is_not_saved_again_over_what_has_become_of_it()
+ {
+    for (logs_out, waits) in [(false, false), (false, true), (true, false), (true, true)] {
+        let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+        let store = Watched::default();
+        let session = || Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (session(), session());
+        store.set(|store| store.save_is_unanswered = true);
+        let error = ours.login(authority.login().await.unwrap()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Store);
+        store.set(|store| store.save_is_unanswered = false);
+        sibling.token().await.unwrap();
+        let expected = if logs_out {
+            sibling.logout().await.unwrap();
+            Err(ErrorKind::SessionEnded)
+        } else {
+            Ok(sibling.refresh().await.unwrap().access().expose().to_owned())
+        };
+        if waits {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+        let found = ours.refresh().await.map(|token| token.access().expose().to_owned());
+        assert_eq!(found.map_err(|error| error.kind()), expected, "{logs_out} {waits}");
+        assert_eq!(store.access().await, expected.ok());
+        assert_eq!(authority.counts().presented_again(), 0);
+    }
+}
+
 /// A sibling has taken the next one meanwhile, and has come to nothing.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {

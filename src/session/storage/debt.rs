@@ -22,20 +22,23 @@ pub(super) struct Debt {
     kind: Kind,
     /// It has a refresh token that came with a replacement: what a sibling has stored is not kept beside it.
     brings_its_own: bool,
-    /// An earlier refresh, or this one, may be in the store although that could not say so; or what is there has a higher
-    /// revision than is known.
+    /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although that could
+    /// not say so; or what is there has a higher revision than is known.
     has_to_look: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A login or logout.
-    Identity,
+    Login,
+    Logout,
     Replacement {
         /// It brought no refresh token of its own.
         keeps: bool,
     },
-    Refresh,
+    Refresh {
+        /// Of a login that was owed.
+        of_login: bool,
+    },
 }
 
 /// How many tokens a debt remembers, however long the store fails.
@@ -52,18 +55,17 @@ impl Debt {
             before: Vec::new(),
             kind,
             brings_its_own: kind == Kind::Replacement { keeps: false },
-            has_to_look: AtomicBool::new(false),
+            has_to_look: AtomicBool::new(true),
         }
     }
 
-    /// A login.
-    pub(super) fn of_identity(record: Record) -> Self {
-        Debt::of(record, Kind::Identity)
+    pub(super) fn of_login(record: Record) -> Self {
+        Debt::of(record, Kind::Login)
     }
 
     /// A logout, and the token that it has ended in memory.
     pub(super) fn of_logout(record: Record, had: Option<StoredToken>) -> Self {
-        Debt { before: had.into_iter().collect(), ..Debt::of_identity(record) }
+        Debt { before: had.into_iter().collect(), ..Debt::of(record, Kind::Logout) }
     }
 
     /// The token that a logout has found in the store, unless it is the one that memory had.
@@ -101,7 +103,8 @@ impl Debt {
             |before: &StoredToken| record.token.as_ref().is_some_and(|own| has_same_refresh(own, before));
         let keeps_the_lease =
             refreshed.as_ref().is_some_and(|before| before.refresh.is_some() && !is_kept(before));
-        let mut debt = Debt { fence, is_change, keeps_the_lease, ..Debt::of(record, Kind::Refresh) };
+        let kind = Kind::Refresh { of_login: owed.is_some_and(Debt::brings_a_login) };
+        let mut debt = Debt { fence, is_change, keeps_the_lease, ..Debt::of(record, kind) };
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
@@ -135,7 +138,11 @@ impl Debt {
     }
 
     pub(super) fn is_refresh(&self) -> bool {
-        self.kind == Kind::Refresh
+        matches!(self.kind, Kind::Refresh { .. })
+    }
+
+    fn brings_a_login(&self) -> bool {
+        matches!(self.kind, Kind::Login | Kind::Refresh { of_login: true })
     }
 
     pub(super) fn is_change(&self) -> bool {
@@ -148,14 +155,19 @@ impl Debt {
     }
 
     /// Begins an attempt to write it. Whether the store has to be read before: at every attempt but the first, and at that
-    /// where it is known.
+    /// of a change, or where it is known.
     pub(super) fn begin(&self) -> bool {
         self.has_to_look.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether what was found in the store is later.
-    pub(super) fn is_outdone_by(&self, found: &Record) -> bool {
-        !self.is_change() && self.record.revision < found.revision && !self.follows(found)
+    /// Takes notice of what was found in the store, and says whether that is later. A session is of one login: where there is
+    /// anything of it, the login has got there, whatever the store has said, and that is the login or what has become of it.
+    pub(super) fn gives_way_to(&self, found: &Record) -> bool {
+        if self.brings_a_login() && self.record.session == found.session {
+            self.stands_for_itself();
+        }
+        let is_later = self.record.revision < found.revision && !self.follows(found);
+        !self.is_change() && (is_later || self.kind == Kind::Login)
     }
 
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
@@ -243,7 +255,7 @@ mod tests {
             (record(2, 7, "first"), true),
             (Record { token: None, ..record(1, 7, "") }, true),
         ] {
-            assert_eq!(refresh(None).is_outdone_by(&found), outdone, "{found:?}");
+            assert_eq!(refresh(None).gives_way_to(&found), outdone, "{found:?}");
         }
     }
 
@@ -275,11 +287,28 @@ mod tests {
 
     #[test]
     fn the_refresh_of_a_login_that_is_owed_stands_for_it_until_that_is_saved() {
-        let login = Debt::of_identity(record(1, 5, "first"));
+        let login = Debt::of_login(record(1, 5, "first"));
         let refresh = refresh(Some(&login));
-        assert!(!refresh.is_outdone_by(&record(2, 9, "others")));
+        assert!(!refresh.gives_way_to(&record(2, 9, "others")));
         refresh.stands_for_itself();
-        assert!(refresh.is_outdone_by(&record(2, 9, "others")));
+        assert!(refresh.gives_way_to(&record(2, 9, "others")));
+    }
+
+    #[test]
+    fn a_login_gives_way_to_whatever_is_there_of_its_session_its_refresh_as_any_other_and_a_replacement_to_nothing()
+     {
+        for (found, expected) in [
+            (record(2, 9, "others"), [false; 3]),
+            (record(1, 5, "first"), [true, false, false]),
+            (record(1, 7, "first"), [true, false, false]),
+            (record(1, 7, "others"), [true, true, false]),
+            (Record { token: None, ..record(1, 7, "") }, [true, true, false]),
+        ] {
+            let login = Debt::of_login(record(1, 5, "first"));
+            let replacement = Debt::of_replacement(record(1, 6, "elsewhere"), true, Some(&login));
+            let debts = [&login, &refresh(Some(&login)), &refresh(Some(&replacement))];
+            assert_eq!(debts.map(|debt| debt.gives_way_to(&found)), expected, "{found:?}");
+        }
     }
 
     #[test]
@@ -381,7 +410,7 @@ mod tests {
             None,
             Some(&own),
         );
-        let login = Debt::of_identity(with_refresh(1, 6, "first", "own"));
+        let login = Debt::of_login(with_refresh(1, 6, "first", "own"));
         let refresh_of_a_login =
             Debt::of_refresh(with_refresh(1, 7, "second", "next"), None, None, Some(&login));
         let keeping = |owed: &Debt, refresh: &str| {
@@ -403,7 +432,7 @@ mod tests {
     #[test]
     fn only_a_refresh_stands_for_itself_when_what_it_was_of_is_there() {
         let login = record(1, 5, "first");
-        let refresh = refresh(Some(&Debt::of_identity(login.clone())));
+        let refresh = refresh(Some(&Debt::of_login(login.clone())));
         assert!(refresh.is_refresh_of(&login));
         assert!(!Debt::of_replacement(record(1, 7, "elsewhere"), true, Some(&refresh)).is_refresh_of(&login));
     }

@@ -111,13 +111,7 @@ impl Storage {
         // A refresh is not written again after a later record, which is next in the queue. The first time its flight says so.
         let is_overtaken = || flight.is_none() && debt.is_refresh() && !self.queue().owes(&debt);
         let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
-        let result = if is_left_out {
-            Ok(())
-        } else if debt.is_change() {
-            self.save_above(&debt, || !is_overtaken()).await
-        } else {
-            self.save_refreshed(&debt, fence, || !is_overtaken()).await
-        };
+        let result = if is_left_out { Ok(()) } else { self.save(&debt, fence, || !is_overtaken()).await };
         self.queue().written += 1;
         let failure = result.as_ref().err();
         if failure.is_some_and(is_caused_by::<LeaseLost>) {
@@ -137,20 +131,40 @@ impl Storage {
         self.pulse.send_replace(());
     }
 
+    /// Saves what is owed, unless it gives way to what is there or is not wanted any more.
+    async fn save(&self, debt: &Debt, fence: Option<u64>, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
+        let has_to_look = debt.begin();
+        if !has_to_look {
+            match self.write(&debt.record, fence).await {
+                Err(error) if is_caused_by::<Superseded>(&error) => {}
+                saved => return saved,
+            }
+        }
+        let found = self.read_to_write().await?;
+        if matches!(&found, Ok(Some(found)) if debt.gives_way_to(found)) {
+            return Err(failed_by(Superseded.into()));
+        }
+        if !is_wanted() {
+            return Ok(());
+        }
+        if debt.is_change() {
+            self.save_above(debt, found).await
+        } else {
+            self.save_refreshed(debt, found, fence).await
+        }
+    }
+
     /// Saves the record of a login, replacement or logout with a revision above the store's: it may come from a process
     /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
     /// lease, so that no store holds it for outdated.
-    async fn save_above(&self, debt: &Debt, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
-        let found = match self.read_to_write().await? {
+    async fn save_above(&self, debt: &Debt, found: Result<Option<Record>, Error>) -> Result<(), Error> {
+        let found = match found {
             Ok(found) => found,
             // The refresh token that it keeps may be the one that would be written over.
             Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
-        if !is_wanted() {
-            return Ok(());
-        }
         self.write(&debt.change_above(found.as_ref()), None).await?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
@@ -167,24 +181,10 @@ impl Storage {
     async fn save_refreshed(
         &self,
         debt: &Debt,
+        found: Result<Option<Record>, Error>,
         fence: Option<u64>,
-        is_wanted: impl Fn() -> bool,
     ) -> Result<(), Error> {
-        let has_to_look = debt.begin();
-        if !has_to_look {
-            match self.write(&debt.record, fence).await {
-                Err(error) if is_caused_by::<Superseded>(&error) => {}
-                saved => return saved,
-            }
-        }
         // A store that cannot be read may be written all the same.
-        let found = self.read_to_write().await?;
-        if matches!(&found, Ok(Some(found)) if debt.is_outdone_by(found)) {
-            return Err(failed_by(Superseded.into()));
-        }
-        if !is_wanted() {
-            return Ok(());
-        }
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
         match (self.write(&record, fence).await, found) {
             // What is in the way cannot be read, and may be what was refreshed.

@@ -177,7 +177,7 @@ impl Storage {
 
     /// What is in the store, unless something newer is owed to it: that is what will be there. That may be a token
     /// whose refresh ended between the authority's answer and the save: the refresh token before it is spent. A refreshed
-    /// token that is older than what was found is owed no longer. While the store cannot be read, which is said as well, it
+    /// token that is older than what was found is owed no longer, nor is a login that is there. While the store cannot be read, which is said as well, it
     /// counts as it was last seen.
     pub(crate) async fn newest(&self) -> (Option<Record>, Result<(), Error>) {
         let (newest, given_up, read) = self
@@ -187,7 +187,7 @@ impl Storage {
                     Err(unread) => (queue.seen.clone(), Err(unread)),
                 };
                 if let Some(found) = &found {
-                    queue.owed.take_if(|owed| owed.is_outdone_by(found));
+                    queue.owed.take_if(|owed| owed.gives_way_to(found));
                 }
                 let newest = match queue.owed.as_ref() {
                     Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
@@ -212,7 +212,7 @@ impl Storage {
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     pub(crate) fn enqueue(&self, record: Record) -> Written {
-        self.push(&mut self.queue(), Arc::new(Debt::of_identity(record)), None, None)
+        self.push(&mut self.queue(), Arc::new(Debt::of_login(record)), None, None)
     }
 
     /// The same for a logout, and the token that it has ended in memory.

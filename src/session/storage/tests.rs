@@ -34,10 +34,10 @@ fn login(storage: &Storage) {
     storage.enqueue(record(1));
 }
 
-/// The revision of what will be in the store, which has 5, when this is written.
+/// The revision of what will be in the store, which has 5 of somebody else, when this is written.
 async fn newest(owed: impl FnOnce(&Storage)) -> u64 {
     let storage = storage(MemoryStore::new());
-    storage.write(&record(1), Some(1)).await.expect("a store that works");
+    storage.write(&record(2), Some(1)).await.expect("a store that works");
     owed(&storage);
     storage.newest().await.0.expect("a record").revision
 }
