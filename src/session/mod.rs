@@ -171,7 +171,8 @@ impl Session {
     /// # Errors
     ///
     /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
-    /// use but was not saved; that is tried again under back-off.
+    /// use but was not saved; that is tried again under back-off. None if its place was taken before it was saved, by a refresh
+    /// or by another login, replacement or logout, whose own call says what becomes of that.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
         let token = self.sendable(token)?;
         let written = self.engine.login(token).await;
@@ -212,7 +213,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same.
+    /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same. None if a login has
+    /// taken its place before it was saved.
     pub async fn logout(&self) -> Result<(), Error> {
         let written = self.engine.logout().await;
         self.save(written).await

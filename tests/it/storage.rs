@@ -168,6 +168,36 @@ async fn a_queued_save_is_left_out_when_its_session_has_ended_meanwhile() {
     assert_eq!(store.saved()[1], None);
 }
 
+/// Each of them hears of it, and how the last one has ended hears whoever has made that.
+#[tokio::test(start_paused = true)]
+async fn changes_that_a_later_one_has_overtaken_are_left_out_and_hold_a_logout_up_no_longer() {
+    let store = Watched::default();
+    let session = numbered().0.store(store.clone()).build();
+    let gate = Gate::new();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut login = task::spawn(session.login(Token::new("first")));
+    assert_pending!(login.poll());
+    within(gate.waiting(1)).await;
+    store.set(|store| store.hold_save = None);
+    let mut changes: Vec<_> =
+        (0..20).map(|number| task::spawn(session.replace(Token::new(format!("pushed-{number}"))))).collect();
+    for change in &mut changes {
+        assert_pending!(change.poll());
+    }
+    let mut logout = task::spawn(session.logout());
+    assert_pending!(logout.poll());
+    store.set(|store| store.save = Fault::Error);
+    gate.open();
+    for change in changes {
+        within(change).await.unwrap();
+    }
+    within(login).await.unwrap();
+    assert_eq!(within(logout).await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.save = Fault::None);
+    within(session.settle()).await.unwrap();
+    assert_eq!(store.saved(), [Some("first".to_owned()), None]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_logout_holds_in_memory_although_the_store_fails() {
     let store = Watched::default();

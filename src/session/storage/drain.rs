@@ -108,8 +108,9 @@ impl Storage {
 
     /// Makes one write, beside which there is no other.
     async fn carry_out(self: &Arc<Self>, Write { debt, fence, flight, done, .. }: Write) {
-        // A refresh is not written again after a later record, which is next in the queue. The first time its flight says so.
-        let is_overtaken = || flight.is_none() && debt.is_refresh() && !self.queue().owes(&debt);
+        // What has been overtaken by a later record, which is in the queue and stands for it, is not written any more. Of a
+        // refresh that is written for the first time its flight says so.
+        let is_overtaken = || flight.is_none() && !self.queue().owes(&debt);
         let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
         let result = if is_left_out { Ok(()) } else { self.save(&debt, fence, || !is_overtaken()).await };
         self.queue().written += 1;
