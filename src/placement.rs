@@ -47,7 +47,10 @@
 use std::{fmt, mem, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, header::AUTHORIZATION};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri,
+    header::{self, AUTHORIZATION, MaxSizeReached},
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -205,7 +208,7 @@ impl Credential {
     #[inline]
     pub(crate) fn attach<B>(&self, request: &mut Request<B>) -> Result<bool, Error> {
         match self {
-            Credential::Header { name, value } => Ok(insert(request.headers_mut(), name, value)),
+            Credential::Header { name, value } => insert(request.headers_mut(), name, value).map_err(no_room),
             Credential::Query { name, pair } => append(request.uri_mut(), name, pair),
             Credential::Custom { attach, token } => {
                 with_head(request, |head| attach(head, token)).map(|()| true).map_err(|cause| {
@@ -226,16 +229,22 @@ impl Credential {
 }
 
 /// False if there is one of that name, which is left as it was.
-fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> bool {
+#[inline(never)]
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> Result<bool, MaxSizeReached> {
     // Looking it up beforehand would cost as much as the insertion. What was replaced can be put back only
     // where it was all there was under its name.
     let has_repeated_names = headers.len() > headers.keys_len();
     if has_repeated_names && headers.contains_key(name) {
-        return false;
+        return Ok(false);
     }
-    let Some(own) = headers.insert(name, value.clone()) else { return true };
+    let Some(own) = headers.try_insert(name, value.clone())? else { return Ok(true) };
     headers.insert(name.clone(), own);
-    false
+    Ok(false)
+}
+
+#[cold]
+fn no_room(_: MaxSizeReached) -> Error {
+    refused("the head has no room for another header")
 }
 
 /// False if there is one of that name.

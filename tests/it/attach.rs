@@ -33,7 +33,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, ToMock, numbered, status, within},
+    script::{Lab, ToMock, filled, numbered, status, within},
     world::{API, World, get, origin, post},
 };
 
@@ -196,6 +196,21 @@ async fn a_token_that_cannot_be_sent_is_an_error_that_nobody_sees_the_text_of() 
         assert_eq!(lab.sent().len(), 0);
         assert!(store.load().await.unwrap().is_none(), "it is not stored: {placement:?} {text:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_has_no_room_for_the_credential_is_an_error() {
+    let mut request = filled(get("/me"));
+    let lab = Lab::new([status(401), status(200)]);
+    for _ in 0..2 {
+        let error = lab.send(request.clone()).await.unwrap_err();
+        assert_eq!(Error::find(&*error).unwrap().kind(), ErrorKind::Encode);
+        // At first there was none, and the request had to wait for it.
+        lab.session.token().await.unwrap();
+    }
+    request.headers_mut().remove("x-0");
+    assert_eq!(lab.send(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(lab.sent()[1].authorization(), ["Bearer token-2"]);
 }
 
 #[tokio::test(start_paused = true)]
