@@ -1,7 +1,7 @@
 use std::{
     fmt, mem,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Buf;
@@ -29,6 +29,8 @@ use crate::{
 #[derive(Clone)]
 pub struct TokenRefresh<S> {
     inner: S,
+    /// It was cloned from a service that was ready, may take itself for ready, and has no permit.
+    is_spent: bool,
     common: Arc<Common<S>>,
 }
 
@@ -92,15 +94,29 @@ impl<S: Clone> TokenRefresh<S> {
 
 impl<S: Clone> TokenRefresh<S> {
     pub(crate) fn new(inner: S, policy: Policy) -> Self {
-        TokenRefresh { common: Arc::new(Common::new(policy, inner.clone())), inner }
+        TokenRefresh { common: Arc::new(Common::new(policy, inner.clone())), is_spent: false, inner }
     }
 
     /// Nothing is sent, or not for a while: the service that was polled ready drops its permit. Whoever keeps this
     /// handle (a `Buffer`'s worker, say) would else keep the permit too, until the next request.
     fn give_readiness_back(&mut self) {
-        // The template first, because there are services whose clones take themselves for ready if they were cloned from a
-        // ready one: tower's `Steer`.
-        self.inner = self.common.service().unwrap_or_else(|| self.inner.clone());
+        // There are services whose clones take themselves for ready if they were cloned from a ready one: tower's `Steer`.
+        // Such a clone only keeps the place, until the template is back.
+        let fresh = self.common.service();
+        self.is_spent = fresh.is_none();
+        self.inner = fresh.unwrap_or_else(|| self.inner.clone());
+    }
+
+    #[cold]
+    fn poll_renew(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(fresh) = self.common.service() else {
+            // The other thread is at it this moment.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        self.inner = fresh;
+        self.is_spent = false;
+        Poll::Ready(())
     }
 }
 
@@ -116,6 +132,9 @@ where
 
     /// Ready when the wrapped service is. Waiting for a token happens in the response future.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.is_spent {
+            ready!(self.poll_renew(cx));
+        }
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 

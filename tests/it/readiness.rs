@@ -13,10 +13,10 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
-use tower::{BoxError, Layer, Service, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceExt, limit::ConcurrencyLimit, steer::Steer};
 use tower_token_refresh::{
     ErrorKind, ResponseFuture, Session, Token, TokenRefresh, TokenRefreshLayer, source_fn,
-    test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody},
+    test_util::{Endpoint, Failure, ModelAuthority, ModelBody},
 };
 
 use crate::{
@@ -214,7 +214,10 @@ async fn only_a_request_that_has_waited_is_sent_by_a_clone() {
     let clones = Arc::new(AtomicUsize::new(0));
     let inner = {
         let clones = clones.clone();
-        OnClone { api: parts.api.clone(), run: Arc::new(move || _ = clones.fetch_add(1, Ordering::Relaxed)) }
+        OnClone {
+            inner: parts.api.clone(),
+            run: Arc::new(move || _ = clones.fetch_add(1, Ordering::Relaxed)),
+        }
     };
     let mut client = parts.layer.layer(inner);
     let mut cloned_by = async |is_refused| {
@@ -239,7 +242,7 @@ async fn a_service_that_panics_when_it_is_cloned_fails_one_request() {
     let inner = {
         let panics = panics.clone();
         let run = move || assert!(!panics.swap(false, Ordering::Relaxed), "no clone today");
-        OnClone { api: parts.api.clone(), run: Arc::new(run) }
+        OnClone { inner: parts.api.clone(), run: Arc::new(run) }
     };
     let client = parts.layer.layer(inner);
     let unlucky = client.clone().oneshot(get("/me"));
@@ -253,23 +256,8 @@ async fn a_service_that_panics_when_it_is_cloned_fails_one_request() {
 #[tokio::test(start_paused = true)]
 async fn a_service_is_cloned_under_no_lock() {
     let parts = Parts::new().revoked().await;
-    type Job = Box<dyn FnOnce() + Send>;
-    // What another thread does while the service is cloned.
-    let other: Arc<Mutex<Option<Job>>> = Arc::default();
-    let inner = {
-        let other = other.clone();
-        let run = move || {
-            let Some(other) = other.lock().unwrap().take() else { return };
-            let (over, is_over) = mpsc::channel();
-            thread::spawn(move || {
-                other();
-                over.send(())
-            });
-            is_over.recv_timeout(10 * SECOND).expect("the other request waits for a lock");
-        };
-        OnClone { api: parts.api.clone(), run: Arc::new(run) }
-    };
-    let client = parts.layer.layer(inner);
+    let other = Arc::default();
+    let client = parts.layer.layer(OnClone { inner: parts.api.clone(), run: elsewhere(&other) });
     let gate = parts.authority.hold(Endpoint::Refresh);
     let mut first = task::spawn(client.clone().oneshot(get("/me")));
     let second = Arc::new(Mutex::new(task::spawn(client.oneshot(get("/me")))));
@@ -285,6 +273,32 @@ async fn a_service_is_cloned_under_no_lock() {
     let mut second = second.lock().unwrap();
     assert!(second.is_woken());
     assert_eq!(assert_ready_ok!(second.poll()).status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_cloned_from_a_ready_one_is_not_taken_at_its_word() {
+    let parts = Parts::new();
+    let steer = Steer::new([ConcurrencyLimit::new(parts.api.clone(), 2)], |_: &Sent, _: &[_]| 0);
+    let other = Arc::default();
+    let mut client = parts.layer.layer(OnClone { inner: steer, run: elsewhere(&other) });
+    let mut worker = client.clone();
+    reserve(&mut client);
+    reserve(&mut worker);
+    let worker = Arc::new(Mutex::new(worker));
+    *other.lock().unwrap() = Some(Box::new({
+        let worker = worker.clone();
+        move || {
+            let mut worker = worker.lock().unwrap();
+            drop(worker.call(get("/me")));
+            let mut ready = task::spawn(worker.ready());
+            assert!(ready.poll().is_pending() && ready.is_woken());
+        }
+    }));
+    // There is no token: both give their readiness back, the one while the other clones.
+    drop(client.call(get("/me")));
+    parts.session.token().await.unwrap();
+    let mut worker = Arc::into_inner(worker).unwrap().into_inner().unwrap();
+    assert_eq!(soon(send(&mut worker, get("/me"))).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]
@@ -315,31 +329,47 @@ impl Diary {
     }
 }
 
-/// The model API, which does something whenever it is cloned.
-struct OnClone {
-    api: ModelApi,
+/// A service that does something whenever it is cloned.
+struct OnClone<S> {
+    inner: S,
     run: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl Clone for OnClone {
+impl<S: Clone> Clone for OnClone<S> {
     fn clone(&self) -> Self {
         (self.run)();
-        OnClone { api: self.api.clone(), run: self.run.clone() }
+        OnClone { inner: self.inner.clone(), run: self.run.clone() }
     }
 }
 
-impl Service<Sent> for OnClone {
-    type Response = Answer;
-    type Error = BoxError;
-    type Future = <ModelApi as Service<Sent>>::Future;
+impl<S: Service<Sent>> Service<Sent> for OnClone<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Service::<Sent>::poll_ready(&mut self.api, cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Sent) -> Self::Future {
-        self.api.call(request)
+    fn call(&mut self, request: Sent) -> S::Future {
+        self.inner.call(request)
     }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Has another thread do its job while a service is cloned.
+fn elsewhere(job: &Arc<Mutex<Option<Job>>>) -> Arc<dyn Fn() + Send + Sync> {
+    let job = job.clone();
+    Arc::new(move || {
+        let Some(job) = job.lock().unwrap().take() else { return };
+        let (over, is_over) = mpsc::channel();
+        thread::spawn(move || {
+            job();
+            over.send(())
+        });
+        is_over.recv_timeout(10 * SECOND).expect("the other thread waits for a lock");
+    })
 }
 
 /// A service that is always ready, refuses everything at once, and keeps a diary.
