@@ -63,6 +63,15 @@ pub(crate) struct Plan {
     pub(crate) refused: Vec<Secret>,
 }
 
+impl Plan {
+    /// Whether a session that is over may go on with this refresh token: not with one that was refused, nor with its own, which
+    /// it had when it ended.
+    pub(super) fn may_go_on_with(&self, refresh_token: &Secret) -> bool {
+        let own = self.known.present.as_ref().and_then(|present| present.token().refresh());
+        !refresh_token.is_among(&self.refused) && !own.is_some_and(|own| own.same_as(refresh_token))
+    }
+}
+
 /// What the session has at a moment.
 #[derive(Debug)]
 pub(crate) struct Known {

@@ -77,7 +77,7 @@ pub(super) async fn has_something_else(engine: &Engine, plan: &Plan, over: &Erro
         Taken::Whole(_) => true,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);
-            refresh_token.is_some_and(|refresh_token| !refresh_token.is_among(&plan.refused))
+            refresh_token.is_some_and(|refresh_token| plan.may_go_on_with(&refresh_token))
         }
     }
 }

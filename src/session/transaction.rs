@@ -106,7 +106,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let stored = stored.filter(|stored| !stored.is_among(&plan.refused));
     if let Some(over) = flight.over() {
         // What the first look has found may be gone by now, because somebody else had the lease.
-        if stored.is_none() {
+        if !stored.as_ref().is_some_and(|stored| plan.may_go_on_with(stored)) {
             return Err(Failure::of_the_end(over));
         }
         flight.revive();

@@ -101,6 +101,24 @@ async fn a_login_elsewhere_is_found_by_the_next_who_asks() {
     }
 }
 
+/// A source that logs in, and never looks at the refresh token that it is handed.
+#[tokio::test(start_paused = true)]
+async fn a_dead_session_does_not_take_its_own_stored_refresh_token_for_a_login_elsewhere() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let source = source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Err::<Token, _>(FetchError::login_required("wrong password")) }
+    });
+    let session = Session::builder(source).store(Silent::default()).build();
+    session.login(Token::new("first").refresh_token("nobody's")).await.unwrap();
+    for _ in 0..5 {
+        assert!(session.refresh().await.unwrap_err().is_login_required());
+        sleep(HOUR).await;
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
 /// Whoever logs out need not have looked whose session that was, and what is logged out may be a later one than ours.
 #[tokio::test(start_paused = true)]
 async fn what_a_sibling_still_saves_of_the_session_ends_its_death_and_undoes_no_logout() {
