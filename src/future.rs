@@ -369,14 +369,7 @@ where
     ) -> Poll<Step<S::Future, R>> {
         let service = match service {
             Some(service) => service,
-            None => match self.common.service() {
-                Some(made) => service.insert(made),
-                None => {
-                    // The other thread is at it this moment.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            },
+            None => service.insert(ready!(self.common.poll_service(cx))),
         };
         if let Err(error) = ready!(service.poll_ready(cx)) {
             return Poll::Ready(Step::End(Err(error.into())));

@@ -1,8 +1,11 @@
 //! What a layer was told, as its services and their response futures read it.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
 };
 
 use http::{HeaderMap, Method, Request, Response, Uri};
@@ -108,6 +111,17 @@ impl<S: Clone> Common<S> {
     pub(crate) fn service(&self) -> Option<S> {
         let template = self.template().take();
         Taken { template, common: self }.template.clone()
+    }
+
+    /// The same for whoever can come again: the other thread is at it this moment.
+    pub(crate) fn poll_service(&self, cx: &mut Context<'_>) -> Poll<S> {
+        match self.service() {
+            Some(service) => Poll::Ready(service),
+            None => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
     }
 }
 

@@ -109,12 +109,7 @@ impl<S: Clone> TokenRefresh<S> {
 
     #[cold]
     fn poll_renew(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(fresh) = self.common.service() else {
-            // The other thread is at it this moment.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        };
-        self.inner = fresh;
+        self.inner = ready!(self.common.poll_service(cx));
         self.is_spent = false;
         Poll::Ready(())
     }
