@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 
 use super::{
     buffer::Frames,
@@ -23,21 +23,32 @@ pub(super) struct Guarded<B> {
     backlog: Option<Box<Frames>>,
     /// The live body, while nobody else may come to read it.
     in_hand: Option<Pin<Box<Source<B>>>>,
+    /// What that has answered, if it has to be settled.
+    unsettled: Option<Poll<Item>>,
     /// How much data this attempt has yielded.
     passed: u64,
 }
 
-/// What such a body turns into when it needs no guard any more.
-pub(super) enum Unguarded<B> {
-    Ended,
-    /// Still to be polled.
+/// How its owner goes on after a poll.
+pub(super) enum Next<B> {
+    /// There is nothing left.
+    End,
+    /// Polls again: the body is in hand now.
+    ReadOn,
+    /// Polls this, which needs no guard any more.
     Own(Pin<Box<Source<B>>>),
 }
 
 impl<B> Guarded<B> {
     /// In a box, because every request moves a body and few have this.
     pub(super) fn new(shared: Arc<Shared<B>>, backlog: Option<Frames>) -> Box<Self> {
-        Box::new(Guarded { shared, backlog: backlog.map(Box::new), in_hand: None, passed: 0 })
+        Box::new(Guarded {
+            shared,
+            backlog: backlog.map(Box::new),
+            in_hand: None,
+            unsettled: None,
+            passed: 0,
+        })
     }
 
     fn attempt(&self) -> Attempt {
@@ -55,11 +66,11 @@ impl<B> Guarded<B> {
 
     /// Takes note of what is about to be yielded.
     #[inline]
-    fn count(&mut self, polled: &Poll<Item>, last: bool, next: &mut Option<Unguarded<B>>) {
+    fn count(&mut self, polled: &Poll<Item>, last: bool, next: &mut Option<Next<B>>) {
         if last {
-            *next = Some(Unguarded::Ended);
+            *next = Some(Next::End);
         } else if let Poll::Ready(Some(Ok(frame))) = polled {
-            self.passed += frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.passed += length(frame);
         }
     }
 
@@ -77,27 +88,36 @@ where
     B: Body + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Besides the frame, says in `next` if no guard is needed any more.
+    /// One more frame of the body in hand, if there is nothing else to see to: the short way of a long upload.
+    // Always, because a frame is large to move: it is made where the reader wants it.
+    #[inline(always)]
+    pub(super) fn read_on(&mut self, cx: &mut Context<'_>) -> Option<Frame<Bytes>> {
+        let attempt = self.attempt();
+        let source = self.in_hand.as_mut().filter(|_| !self.shared.is_disturbed(attempt))?;
+        match source.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if !source.is_end_stream() => {
+                self.passed += length(&frame);
+                Some(frame)
+            }
+            polled => {
+                self.unsettled = Some(polled);
+                None
+            }
+        }
+    }
+
+    /// Goes on where [`read_on`](Guarded::read_on) has stopped, with a frame or as `next` says.
     #[inline]
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Unguarded<B>>) -> Poll<Item> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Next<B>>) -> Poll<Item> {
         let mut waker = None;
         loop {
-            let attempt = self.attempt();
-            if let Some(source) = &mut self.in_hand {
-                if !self.shared.is_disturbed(attempt) {
-                    let polled = source.as_mut().poll_frame(cx);
-                    if matches!(polled, Poll::Ready(Some(Ok(_)))) && !source.is_end_stream() {
-                        self.count(&polled, false, next);
-                        return polled;
-                    }
-                    if let Some(source) = self.in_hand.take() {
-                        match self.settle(source, &polled, cx, next) {
-                            None => return polled,
-                            Some(source) => self.give_back(source, polled),
-                        }
-                    }
-                } else if let Some(source) = self.in_hand.take() {
-                    self.give_back(source, Poll::Pending);
+            if let Some(source) = self.in_hand.take() {
+                match self.unsettled.take() {
+                    None => self.give_back(source, Poll::Pending),
+                    Some(polled) => match self.settle(source, &polled, cx, next) {
+                        None => return polled,
+                        Some(source) => self.give_back(source, polled),
+                    },
                 }
             }
             let backlog = self.backlog.as_ref().map_or(0, |backlog| backlog.len());
@@ -119,13 +139,17 @@ where
                         Some(source) => self.give_back(source, polled),
                     }
                 }
-                Turn::Keep(source) => self.in_hand = Some(source),
+                Turn::Keep(source) => {
+                    self.in_hand = Some(source);
+                    *next = Some(Next::ReadOn);
+                    return Poll::Pending;
+                }
                 Turn::Own(source) => {
-                    *next = Some(Unguarded::Own(source));
+                    *next = Some(Next::Own(source));
                     return Poll::Pending;
                 }
                 Turn::End => {
-                    *next = Some(Unguarded::Ended);
+                    *next = Some(Next::End);
                     return Poll::Ready(None);
                 }
                 Turn::Stop(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -140,7 +164,7 @@ where
         source: Pin<Box<Source<B>>>,
         polled: &Poll<Item>,
         cx: &mut Context<'_>,
-        next: &mut Option<Unguarded<B>>,
+        next: &mut Option<Next<B>>,
     ) -> Option<Pin<Box<Source<B>>>> {
         let mut waker = None;
         let last = match polled {
@@ -160,6 +184,11 @@ where
         self.count(polled, last, next);
         None
     }
+}
+
+#[inline]
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, Bytes::len) as u64
 }
 
 /// A body that panics is gone: whoever waits for it must hear of it.

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     NotReplayable, Rebuild,
     buffer::{Frames, Recording},
-    guarded::{Guarded, Unguarded},
+    guarded::{Guarded, Next},
     shared::{Remains, Second, Shared, State},
     source::{self, Item, Source},
 };
@@ -119,13 +119,13 @@ where
             let mut next = None;
             let polled = guarded.poll_frame(cx, &mut next);
             match next {
-                Some(Unguarded::Own(source)) => *self = Self::streamed(Streamed::Own(source)),
-                next => {
-                    if next.is_some() {
-                        *self = Self::default();
-                    }
+                None => return polled,
+                Some(Next::End) => {
+                    *self = Self::default();
                     return polled;
                 }
+                Some(Next::Own(source)) => *self = Self::streamed(Streamed::Own(source)),
+                Some(Next::ReadOn) => {}
             }
         }
         Pin::new(self).poll_frame(cx)
@@ -164,7 +164,10 @@ where
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
             Kind::Streamed(Streamed::Own(source)) => source.as_mut().poll_frame(cx),
-            Kind::Streamed(Streamed::Guarded(_)) => self.poll_guarded(cx),
+            Kind::Streamed(Streamed::Guarded(guarded)) => match guarded.read_on(cx) {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => self.poll_guarded(cx),
+            },
         }
     }
 

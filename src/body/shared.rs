@@ -203,8 +203,11 @@ impl<B> State<B> {
             Poll::Ready(Some(Err(_))) => Some(self.lose()),
             Poll::Ready(item) => {
                 let second = item.as_ref().and_then(|frame| self.record(frame.as_ref().ok()?));
+                if !last && second.is_none() {
+                    return Ok(None);
+                }
                 let live = if last { mem::replace(&mut self.live, Live::Ended) } else { Live::Lost };
-                (last || second.is_some()).then_some(Remains { wake: None, live, second })
+                Some(Remains { wake: None, live, second })
             }
         })
     }
