@@ -12,7 +12,8 @@ use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt};
 use tower_test::mock;
 use tower_token_refresh::{
-    FetchContext, FetchError, Outcome, ReplayBody, Session, SkipRefresh, Token, TokenRefreshLayer,
+    FetchContext, FetchError, NotResent, Outcome, ReplayBody, Session, SkipRefresh, Token, TokenRefreshLayer,
+    body::NotReplayable,
     event::Event,
     source_fn,
     test_util::{ModelAuthority, ModelBody, Phase, Refusal, Route},
@@ -217,6 +218,30 @@ async fn a_late_refusal_of_a_replaced_token_costs_no_fetch() {
     assert_eq!(outcome(&response).attempts(), 2);
     assert_eq!(world.authority.counts().refreshes, 1, "the fresh token is not thrown away");
     assert_eq!(world.get("/me").await.unwrap().extensions().get::<Outcome>(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_of_what_cannot_be_resent_is_returned_although_there_is_a_better_token() {
+    type Layers = fn(TokenRefreshLayer) -> TokenRefreshLayer;
+    let forbidden: Layers = |layer| layer.resend_if(|method, _, _| method != "POST");
+    for (layer, reason) in [
+        (forbidden, NotResent::Forbidden),
+        (TokenRefreshLayer::without_replay, NotResent::Body(NotReplayable::TooLarge)),
+    ] {
+        let world = World::with(ModelAuthority::new().newest_only(), |session| session, layer);
+        world.session.token().await.unwrap();
+        world.authority.revoke_access();
+        let gate = world.api.hold_path(Phase::Answer, "/late");
+        let late = tokio::spawn(world.client.clone().oneshot(post("/late", "an order")));
+        within(gate.waiting(1)).await;
+        assert_eq!(world.get("/me").await.unwrap().status(), StatusCode::OK);
+        let sent = world.api.requests().len();
+        gate.open();
+        let response = within(late).await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!((outcome(&response).attempts(), outcome(&response).not_resent()), (1, Some(reason)));
+        assert_eq!(world.api.requests().len(), sent, "nothing was sent after the refusal");
+    }
 }
 
 #[tokio::test(start_paused = true)]

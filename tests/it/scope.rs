@@ -342,6 +342,25 @@ async fn with_an_assumed_origin_a_relative_uri_takes_the_query_parameter_and_sta
     assert_eq!(uris, ["/p?a=1&access_token=token-1", "/p?a=1&access_token=token-2"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_path_that_the_scope_leaves_out_at_the_assumed_origin_is_no_mistake() {
+    let mut unscoped = None;
+    let session = |session| {
+        let (session, count) = counting_unscoped(session);
+        unscoped = Some(count);
+        session
+    };
+    let lab = Lab::with([status(200), status(200)], session, |layer| layer);
+    let scope = Scope::from(origin()).only(|uri| uri.path().starts_with("/private/"));
+    let layer = TokenRefreshLayer::new(lab.session.clone(), scope).assume_origin(origin());
+    for uri in ["/logo", "/private/invoice"] {
+        tower::Layer::layer(&layer, lab.script()).oneshot(request(uri)).await.unwrap();
+    }
+    let sent = lab.sent();
+    assert_eq!((sent[0].authorization(), sent[1].authorization()), (vec![], vec!["Bearer token-1"]));
+    assert_eq!(unscoped.unwrap().load(Ordering::Relaxed), 0);
+}
+
 /// As a channel of gRPC does in a mesh that encrypts below HTTP.
 #[tokio::test(start_paused = true)]
 async fn an_assumed_origin_may_be_plain_http_where_somebody_says_so() {
