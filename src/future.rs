@@ -420,12 +420,14 @@ where
     }
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
-    /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
+    /// now, or it was condemned or has expired meanwhile and this request has not waited again yet. The one it has waited
+    /// for may have expired where a second attempt follows.
     fn look_again(&self, acquired: &Issued) -> Option<Arc<Issued>> {
         let token = self.engine().present()?;
         let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
-        let is_fresh = token.stamp() == acquired.stamp() || !token.is_expired(self.engine().now());
+        let may_have_expired = self.attempts == 0 && self.is_watched && token.stamp() == acquired.stamp();
+        let is_fresh = may_have_expired || !token.is_expired(self.engine().now());
         let is_good = has_waited_again || (is_fresh && !token.is_condemned());
         (is_same_identity && is_good).then_some(token)
     }

@@ -301,9 +301,10 @@ impl Issued {
         self.damper.judge(self.stamp.generation, is_accepted);
     }
 
-    /// Whether its refusal starts no refresh.
+    /// Whether its refusal starts no refresh. One that has expired was good for what it lived, and anybody's next request
+    /// refreshes it.
     pub(crate) fn is_damped(&self, verdict: Verdict, now: Now) -> bool {
-        self.damper.damps(verdict, self.stamp.generation, self.age(now))
+        !self.is_expired(now) && self.damper.damps(verdict, self.stamp.generation, self.age(now))
     }
 
     fn age(&self, now: Now) -> Duration {

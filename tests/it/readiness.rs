@@ -9,14 +9,16 @@ use std::{
     },
     task::{Context, Poll},
     thread,
+    time::Duration,
 };
 
 use http::{Request, Response, StatusCode};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::{BoxError, Layer, Service, ServiceExt, limit::ConcurrencyLimit, steer::Steer};
 use tower_token_refresh::{
-    ErrorKind, ResponseFuture, Session, Token, TokenRefresh, TokenRefreshLayer, source_fn,
-    test_util::{Endpoint, Failure, ModelAuthority, ModelBody},
+    ErrorKind, FetchContext, FetchError, ResponseFuture, Session, SkipRefresh, Token, TokenRefresh,
+    TokenRefreshLayer, source_fn,
+    test_util::{Endpoint, Failure, ModelAuthority, ModelBody, TestClock},
 };
 
 use crate::{
@@ -152,6 +154,75 @@ async fn a_resend_that_waited_again_in_vain_goes_out_with_the_token_there_is() {
     assert_pending!(call.poll());
     let (second, _) = handle.next_request().await.unwrap();
     assert_eq!(credential(&second), format!("Bearer {}", present.access().expose()));
+}
+
+/// A resend whose token has expired before the service is ready waits once more, and nothing is held against the refresh.
+#[tokio::test(start_paused = true)]
+async fn a_resend_is_not_sent_with_a_token_that_has_expired_before_the_service_was_ready() {
+    for is_late in [false, true] {
+        let (clock, told) = (TestClock::new(), Arc::new(Mutex::new(Vec::new())));
+        let session = tokens_of_ten_seconds(&clock, &told);
+        session.token().await.unwrap();
+        let (mock, mut handle) = tower_test::mock::pair();
+        let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
+        let mut call = if is_late {
+            let mut call = task::spawn(client.ready().await.unwrap().call(get("/me")));
+            assert_pending!(call.poll());
+            handle.allow(0);
+            session.refresh().await.unwrap();
+            handle.next_request().await.unwrap().1.send_response(refused());
+            assert_pending!(call.poll());
+            call
+        } else {
+            resending(&mut client, &mut handle).await
+        };
+        clock.advance(Duration::from_secs(10));
+        handle.allow(1);
+        assert_pending!(call.poll());
+        idle().await;
+        assert_pending!(call.poll());
+        let (second, answer) = handle.next_request().await.unwrap();
+        assert_eq!(credential(&second), "Bearer token-3");
+        answer.send_response(Response::default());
+        assert_eq!(assert_ready_ok!(call.poll()).status(), StatusCode::OK);
+        session.refresh().await.unwrap();
+        assert_eq!(*told.lock().unwrap(), [0; 4], "no refresh was fruitless");
+    }
+}
+
+/// The same for a request whose refusal is returned at once.
+#[tokio::test(start_paused = true)]
+async fn a_request_with_one_attempt_is_not_sent_with_a_token_that_has_expired_before_the_service_was_ready() {
+    let clock = TestClock::new();
+    let session = tokens_of_ten_seconds(&clock, &Arc::default());
+    let (mock, mut handle) = tower_test::mock::pair::<Sent, Answer>();
+    let mut client = TokenRefreshLayer::new(session.clone(), origin()).layer(mock);
+    let mut request = get("/me");
+    request.extensions_mut().insert(SkipRefresh);
+    let mut call = task::spawn(client.ready().await.unwrap().call(request));
+    handle.allow(0);
+    assert_pending!(call.poll());
+    idle().await;
+    assert_pending!(call.poll());
+    clock.advance(Duration::from_secs(10));
+    handle.allow(1);
+    assert_pending!(call.poll());
+    idle().await;
+    assert_pending!(call.poll());
+    let (sent, _) = handle.next_request().await.unwrap();
+    assert_eq!(credential(&sent), "Bearer token-2");
+}
+
+/// It writes down how many fruitless refreshes each fetch was told of.
+fn tokens_of_ten_seconds(clock: &TestClock, told: &Arc<Mutex<Vec<u32>>>) -> Session {
+    let (fetches, told) = (AtomicUsize::new(0), told.clone());
+    let source = source_fn(move |cx: FetchContext| {
+        told.lock().unwrap().push(cx.fruitless());
+        let token = format!("token-{}", fetches.fetch_add(1, Ordering::Relaxed) + 1);
+        let token = Token::new(token).expires_in(Duration::from_secs(10));
+        std::future::ready(Ok::<_, FetchError>(token))
+    });
+    Session::builder(source).clock(clock.clone()).build()
 }
 
 /// Drives a request to where its resend waits for the service to be ready.

@@ -3,7 +3,10 @@
 use std::{
     future::{Future, Ready, ready},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -13,8 +16,10 @@ use http::{Request, Response, StatusCode, header};
 use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 use tower_token_refresh::{
-    BoxError, NotResent, Outcome, ReplayBody, Session, TokenRefreshLayer, TokenSource, source_fn,
-    test_util::{Gate, ModelAuthority, ModelBody},
+    BoxError, FetchError, NotResent, Outcome, ReplayBody, Session, Token, TokenRefreshLayer, TokenSource,
+    session::RenewalMode,
+    source_fn,
+    test_util::{Gate, ModelAuthority, ModelBody, TestClock},
 };
 
 use crate::{
@@ -216,5 +221,38 @@ async fn a_queue_of_requests_that_are_refused_costs_as_little_as_when_they_are_s
         callers.join_all().await.into_iter().for_each(|answer| _ = answer.unwrap());
         let fetches = authority.counts().refreshes;
         assert!(fetches <= 5, "{fetches} fetches in five seconds");
+    }
+}
+
+/// Whoever comes next gets a new token anyhow.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expires_under_way_is_refreshed_although_refreshes_are_damped() {
+    for (refusal, fruitless, lives, left) in [(forbidden(), 6, 50, 10), (invalid_token(), 2, 3, 3)] {
+        let (clock, fetches) = (TestClock::new(), AtomicUsize::new(0));
+        let source = source_fn(move |_| {
+            let token = Token::new(format!("token-{}", fetches.fetch_add(1, Ordering::Relaxed)));
+            ready(Ok::<_, FetchError>(token.expires_in(Duration::from_secs(lives))))
+        });
+        let session = Session::builder(source).clock(clock.clone()).renewal(RenewalMode::Off).build();
+        let layer = TokenRefreshLayer::new(session, origin());
+        let api = service_fn(|_: Request<ReplayBody<ModelBody>>| ready(Ok::<_, BoxError>(refusal.clone())));
+        let sick = layer.layer(api);
+        for before in 0..fruitless {
+            clock.advance(Duration::from_secs(1 << before));
+            let refused = sick.clone().oneshot(get("/")).await.unwrap();
+            assert_eq!(outcome(&refused).attempts(), 2, "after {before} fruitless refreshes");
+        }
+        clock.advance(Duration::from_secs(lives - left));
+        let answers = Mutex::new(vec![Response::default(), refusal.clone()]);
+        // The first answer is on its way until the token has expired.
+        let slow = service_fn(|_: Request<ReplayBody<ModelBody>>| {
+            let answer = answers.lock().unwrap().pop().unwrap();
+            if answer.status() != StatusCode::OK {
+                clock.advance(Duration::from_secs(left));
+            }
+            ready(Ok::<_, BoxError>(answer))
+        });
+        let response = layer.layer(slow).oneshot(get("/")).await.unwrap();
+        assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
     }
 }
