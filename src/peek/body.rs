@@ -72,6 +72,13 @@ impl<B: Body> PeekBody<B> {
     }
 }
 
+/// For layers that answer by themselves, as timeouts do.
+impl<B: Body + Default> Default for PeekBody<B> {
+    fn default() -> Self {
+        PeekBody::new(B::default())
+    }
+}
+
 /// Nothing in it is pinned but what is in the box.
 impl<B: Body> Unpin for PeekBody<B> {}
 

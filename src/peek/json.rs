@@ -318,9 +318,13 @@ where
     }
 }
 
-/// The coding that is none (RFC 9110 §8.4.1).
-fn is_identity(coding: &HeaderValue) -> bool {
-    coding.as_bytes().eq_ignore_ascii_case(b"identity")
+/// Whether these codings are none at all (RFC 9110 §8.4.1, §5.6.1.2).
+fn is_identity(codings: &HeaderValue) -> bool {
+    codings
+        .as_bytes()
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// All that was read, in one piece.

@@ -14,7 +14,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -503,9 +503,9 @@ async fn no_byte_order_mark_no_message_in_another_charset_and_no_identity_coding
     let gbk = [br#"{"error_code":7,"msg":""#, &[0xb9, 0xfd, 0xc6, 0xda][..], br#""}"#].concat();
     let marked = "\u{feff}{\"error_code\":7}".as_bytes().to_vec();
     let plain = br#"{"error_code":7}"#.to_vec();
-    for (bytes, coding) in
-        [(gbk, None), (marked, None), (plain.clone(), Some("identity")), (plain, Some("Identity"))]
-    {
+    let codings = ["identity", "Identity", "", "identity, identity", "identity,,\tidentity "];
+    let bare = [(gbk, None), (marked, None)];
+    for (bytes, coding) in bare.into_iter().chain(codings.map(|coding| (plain.clone(), Some(coding)))) {
         let mut answer = json(ModelBody::from(bytes.clone()));
         let coding = coding.map(HeaderValue::from_static);
         answer.headers_mut().extend(coding.map(|coding| (header::CONTENT_ENCODING, coding)));
@@ -766,4 +766,11 @@ async fn a_grpc_status_comes_in_the_trailers_of_http2() {
     let body = response.into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
     assert_eq!(body.to_bytes(), "fine");
+}
+
+#[tokio::test]
+async fn a_layer_that_answers_by_itself_can_make_an_empty_body() {
+    let body = PeekBody::<Full<Bytes>>::default();
+    assert!(body.is_end_stream());
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "");
 }
