@@ -14,7 +14,8 @@
 //!
 //! What is weighed against the limit is data, plus for each block of trailers 32 bytes and for each field its name,
 //! its value and 32 bytes. A body of exactly the limit can be sent again however it is chunked: frames under 1 KiB
-//! are copied together, so that the bookkeeping stays small beside the payload.
+//! are copied together, so that the bookkeeping stays small beside the payload. Longer ones are kept as they are: a slice of
+//! a larger buffer keeps all of that.
 //!
 //! Both attempts give the same size hint at the start, and so get the same `content-length`.
 //!

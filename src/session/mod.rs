@@ -80,7 +80,8 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 /// instead of being sent as somebody else.
 ///
 /// The session on a request takes the place of that of *every* layer that it comes through, so that its token is shown in the
-/// scopes of all of them.
+/// scopes of all of them. axum's `Extension` and tower-http's `AddExtension` put it on requests, too: a gateway that forwards those keeps
+/// its sessions elsewhere, in axum's `State`.
 #[derive(Clone)]
 pub struct Session {
     engine: Arc<Engine>,
