@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{FetchContext, FetchError};
+use super::FetchError;
 use crate::{secret::Secret, token::Token};
 
 /// How many are remembered: a person who mistypes a password does so a few times.
@@ -19,43 +19,37 @@ pub(super) struct Refused(Mutex<List>);
 #[derive(Default)]
 struct List {
     credentials: VecDeque<Vec<Secret>>,
-    /// As of [`FetchContext::changes`] when the last attempt was made.
+    /// After how many changes of the credentials they were refused.
     changes: u64,
 }
 
 impl Refused {
-    /// Makes an attempt with these credentials, unless they were refused before and nobody has said
-    /// [`credentials_changed`](crate::Session::credentials_changed) since.
-    pub(super) async fn try_anew_with(
+    /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as
+    /// [`FetchContext::changes`](super::FetchContext) counts it. Attempts may end in another order than they were begun in: what
+    /// one of before a change comes to says nothing of after it.
+    pub(super) async fn try_with(
         &self,
-        cx: &FetchContext,
+        changes: u64,
         credentials: Vec<Secret>,
         attempt: impl Future<Output = Result<Token, FetchError>>,
     ) -> Result<Token, FetchError> {
         {
             let mut list = self.list();
-            if list.changes != cx.changes {
-                *list = List { changes: cx.changes, ..List::default() };
+            if list.changes < changes {
+                *list = List { changes, ..List::default() };
             }
-        }
-        self.try_with(credentials, attempt).await
-    }
-
-    /// Makes an attempt with these credentials, unless they were ever refused before.
-    pub(super) async fn try_with(
-        &self,
-        credentials: Vec<Secret>,
-        attempt: impl Future<Output = Result<Token, FetchError>>,
-    ) -> Result<Token, FetchError> {
-        if self.list().credentials.iter().any(|refused| are_same(refused, &credentials)) {
-            return Err(FetchError::login_required("the authority has refused these credentials before"));
+            if list.credentials.iter().any(|refused| are_same(refused, &credentials)) {
+                return Err(FetchError::login_required("the authority has refused these credentials before"));
+            }
         }
         let outcome = attempt.await;
         // One that allows no fallback speaks of the account or of its owner, who may have come round by the next time.
         if outcome.as_ref().is_err_and(FetchError::allows_fallback) {
-            let list = &mut self.list().credentials;
-            list.truncate(MOST - 1);
-            list.push_front(credentials);
+            let mut list = self.list();
+            if list.changes == changes {
+                list.credentials.truncate(MOST - 1);
+                list.credentials.push_front(credentials);
+            }
         }
         outcome
     }

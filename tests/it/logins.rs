@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,10 +13,11 @@ use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     oauth2::{PasswordGrant, TokenEndpoint},
     source::{AuthorityClient, Credentials, JsonAnswer, Verification, login::JsonVerify},
-    test_util::{Endpoint, Failure, ModelApi, ModelAuthority},
+    test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority},
 };
 
 use crate::{
+    identity::orphans_end,
     idp::{Bench, Idp, Say, cool_down, json},
     world::{get, origin},
 };
@@ -265,6 +266,76 @@ async fn a_password_that_was_refused_is_shown_again_when_somebody_says_that_the_
         }
         bench.session.refresh().await.unwrap();
     }
+}
+
+/// While an attempt waits at the gate, somebody says that the credentials have changed, and logs in by hand.
+async fn changes_during_an_attempt(session: &Session, gate: &Gate) {
+    tokio::spawn({
+        let session = session.clone();
+        async move { session.refresh().await }
+    });
+    gate.waiting(1).await;
+    session.credentials_changed().await;
+    session.login(Token::new("by-hand")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_before_the_credentials_have_changed_that_comes_late_does_not_count_after_it() {
+    for grant in [false, true] {
+        let token = || json(200, r#"{"access_token":"A"}"#);
+        let (idp, gate) = (Idp::new([token(), json(401, ""), token()]), Gate::new());
+        let client = tower::service_fn({
+            let (idp, gate, first) = (idp.clone(), gate.clone(), Arc::new(AtomicBool::new(true)));
+            move |request| {
+                let (idp, gate, is_first) = (idp.clone(), gate.clone(), first.swap(false, Ordering::Relaxed));
+                async move {
+                    if is_first {
+                        gate.pass().await;
+                    }
+                    idp.oneshot(request).await
+                }
+            }
+        });
+        let credentials = alice(&Arc::default());
+        let bench = if grant {
+            let endpoint = TokenEndpoint::new(client, "https://id.test/token".parse().unwrap());
+            Bench::new(PasswordGrant::new(endpoint, credentials))
+        } else {
+            Bench::new(Password::new(client, LOGIN.parse().unwrap(), credentials))
+        };
+        changes_during_an_attempt(&bench.session, &gate).await;
+        bench.session.refresh().await.unwrap();
+        gate.open();
+        orphans_end().await;
+        bench.session.refresh().await.unwrap();
+        assert_eq!(idp.asked().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_of_before_the_credentials_have_changed_does_not_forget_what_was_refused_after_it() {
+    let (idp, gate) = (Idp::new([json(401, ""), json(401, "")]), Gate::new());
+    let first = Arc::new(AtomicBool::new(true));
+    let credentials = {
+        let gate = gate.clone();
+        move || {
+            let (gate, is_first) = (gate.clone(), first.swap(false, Ordering::Relaxed));
+            async move {
+                if is_first {
+                    gate.pass().await;
+                }
+                Ok(Credentials::new("alice", "wonderland"))
+            }
+        }
+    };
+    let bench = Bench::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), credentials));
+    changes_during_an_attempt(&bench.session, &gate).await;
+    assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+    gate.open();
+    orphans_end().await;
+    bench.session.login(Token::new("by-hand")).await.unwrap();
+    assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(idp.asked().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,7 +31,8 @@ impl TokenSource for RefreshTokenGrant {
         };
         let parts = [("refresh_token", token.expose())];
         let attempt = self.endpoint.present(&cx, Grant::Refresh, "refresh_token", &parts);
-        self.refused.try_with(vec![token.clone()], attempt).await
+        // One that was refused never comes back to life, whatever has changed.
+        self.refused.try_with(0, vec![token.clone()], attempt).await
     }
 }
 
