@@ -3,15 +3,22 @@
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-/// What a text says; `None` if it is not JSON. A byte order mark is skipped (RFC 8259 §8.1). What is not UTF-8, and half of a
-/// surrogate pair (JavaScript writes it where it has cut a text), is replaced by U+FFFD, because a description in another
-/// charset must not hide the code beside it.
+/// What a text says; `None` if it is not JSON. A byte order mark is skipped (RFC 8259 §8.1). What is damaged is replaced by
+/// U+FFFD, because a description must not hide the code beside it: what is not UTF-8, half of a surrogate pair (JavaScript
+/// writes it where it has cut a text), and a control character in quotes, which some servers do not escape.
 pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    serde_json::from_slice(text).or_else(|_| serde_json::from_slice(&mended(text))).ok()
+    serde_json::from_slice(text)
+        .or_else(|_| serde_json::from_slice(&mended(Zeroizing::new(text.to_vec()))))
+        .ok()
+        .or_else(|| serde_json::from_slice(&mended(without_second_backslashes(text)?)).ok())
 }
 
-fn mended(text: &[u8]) -> Zeroizing<Vec<u8>> {
+/// Takes the place of a byte that is no text where it stands: none in UTF-8.
+const NO_TEXT: u8 = 0xff;
+
+fn mended(mut text: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    spoil_control_characters(&mut text);
     // Enough for all, so that no copy of a secret is left behind by growing.
     let mut mended = Zeroizing::new(Vec::with_capacity(text.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
     for chunk in text.utf8_chunks() {
@@ -22,6 +29,36 @@ fn mended(text: &[u8]) -> Zeroizing<Vec<u8>> {
     }
     replace_half_pairs(&mut mended);
     mended
+}
+
+/// A text in a charset of two bytes (Shift_JIS, Big5, GBK) without the backslashes that are the second byte of a character.
+/// `None` for UTF-8.
+fn without_second_backslashes(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    std::str::from_utf8(text).err()?;
+    let mut text = Zeroizing::new(text.to_vec());
+    let mut is_after_first = false;
+    for byte in text.iter_mut() {
+        let is_second = is_after_first && *byte >= 0x40;
+        is_after_first = !is_second && !byte.is_ascii();
+        if is_second && *byte == b'\\' {
+            *byte = NO_TEXT;
+        }
+    }
+    Some(text)
+}
+
+/// Spoils the control characters in quotes, which had to be escaped (RFC 8259 §7).
+fn spoil_control_characters(text: &mut [u8]) {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            0..0x20 if is_quoted => *byte = NO_TEXT,
+            _ => {}
+        }
+    }
 }
 
 /// Replaces escapes of surrogates that have no partner by those of U+FFFD, which are as long.

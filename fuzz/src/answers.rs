@@ -301,13 +301,42 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
 
 /// Another reading of JSON behind a mark, with texts that are damaged.
 pub(crate) fn json(text: &[u8]) -> Option<Value> {
-    let mut text = String::from_utf8_lossy(text).into_owned();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    repaired(text).or_else(|| if str::from_utf8(text).is_ok() { None } else { repaired(&of_two_bytes(text)) })
+}
+
+fn repaired(text: &[u8]) -> Option<Value> {
+    let mut text = without_controls(&String::from_utf8_lossy(text));
     loop {
-        match serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
+        match serde_json::from_str(&text) {
             Ok(value) => return Some(value),
             Err(_) => text = without_a_half_pair(&text)?,
         }
     }
+}
+
+/// The text without what must not stand between two quotes.
+fn without_controls(text: &str) -> String {
+    let mut is_quoted = false;
+    let pieces = text.split('"').map(|piece| {
+        let shown = if is_quoted { piece.replace(|c| c < ' ', "\u{fffd}") } else { piece.to_owned() };
+        let backslashes = piece.chars().rev().take_while(|c| *c == '\\').count();
+        is_quoted ^= backslashes % 2 == 0;
+        shown
+    });
+    pieces.collect::<Vec<_>>().join("\"")
+}
+
+/// The text without those characters of two bytes of which the second is a backslash.
+fn of_two_bytes(mut text: &[u8]) -> Vec<u8> {
+    let mut shown = Vec::new();
+    while !text.is_empty() {
+        let length = if matches!(text, [0x80..=0xff, 0x40..=0xff, ..]) { 2 } else { 1 };
+        let (character, rest) = text.split_at(length);
+        shown.extend_from_slice(if matches!(character, [_, b'\\']) { b"\xff\xff" } else { character });
+        text = rest;
+    }
+    shown
 }
 
 /// The text without the first escape that is half of a surrogate pair: it stands for one character that is no text.

@@ -73,6 +73,7 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
     let pages = [html(200), typed(200, "image/png", b"\x89PNG\r\n\x1a\n")];
     let tokenless = [
         typed(200, "application/json; charset=latin1", b"{\"access_token\":\"\xe9\",\"token\":\"\xe9\"}"),
+        text(200, "{\"access_token\":\"a\n\",\"token\":\"a\n\"}"),
         text(200, "null"),
         text(200, "true"),
         text(200, "7"),
@@ -139,17 +140,19 @@ fn bad_answers() -> Vec<(Say, &'static str, &'static str)> {
         (text(400, r#"{"error":"invalid_grant"}"#), login, login),
         (typed(400, "application/x-www-form-urlencoded", b"error=invalid_grant"), login, login),
         (text(400, "\u{feff}{\"error\":\"invalid_grant\"}"), login, login),
-        // A description in GBK.
-        (
-            typed(
-                400,
-                "application/json",
-                b"{\"error\":\"invalid_grant\",\"error_description\":\"\xcb\xa2\xd0\xc2\xc1\xee\"}",
-            ),
-            login,
-            login,
-        ),
     ]);
+    // A description in GBK, in Shift_JIS and Big5 with a backslash of ASCII in a character, and with raw control characters.
+    let descriptions: [&[u8]; 5] = [
+        b"\xcb\xa2\xd0\xc2\xc1\xee",
+        b"\x8b\x40\x94\x5c\x82\xaa",
+        b"\xa6\xa8\xa5\x5c",
+        b"two\r\nlines",
+        b"\x1b[31ma\ttab\0",
+    ];
+    answers.extend(descriptions.map(|description| {
+        let body = [br#"{"error":"invalid_grant","error_description":""#, description, br#""}"#].concat();
+        (json(400, body), login, login)
+    }));
     answers
 }
 
@@ -178,19 +181,24 @@ async fn every_bad_answer_has_its_class_and_none_is_stored() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
-    for (content_type, body) in [
+    let members = |others: &[u8]| {
+        let body = [br#"{"access_token":"a","refresh_token":"r","#, others, b"}"].concat();
+        json(200, body)
+    };
+    let form = "access_token=a&refresh_token=r&x=1&x=2";
+    for answer in [
         // As JavaScript writes a text that was cut in the middle of an emoji.
-        (
-            "application/json",
-            r#"{"access_token":"a","refresh_token":"r","nick":"cut \ud83d","expires_in":3599.5}"#,
-        ),
-        ("application/json", r#"{"access_token":"a","refresh_token":"r","x":{"y":1,"y":2},"z":1,"z":2}"#),
-        ("application/x-www-form-urlencoded", "access_token=a&refresh_token=r&x=1&x=2"),
+        members(br#""nick":"cut \ud83d","expires_in":3599.5"#),
+        members(br#""x":{"y":1,"y":2},"z":1,"z":2"#),
+        // In Shift_JIS and Big5, with a backslash of ASCII in a character.
+        members(b"\"name\":\"\x8b\x40\x94\x5c\x82\xaa\""),
+        members(b"\"name\":\"\xa6\xa8\xa5\x5c\""),
+        members(b"\"message\":\"two\nlines\tand a tab\""),
+        Say::Answer(200, "application/x-www-form-urlencoded", form.into()),
     ] {
-        let answer = Say::Answer(200, content_type, body.into());
-        let bench = Bench::logged_in(grant(Idp::new([answer]))).await;
+        let bench = Bench::logged_in(grant(Idp::new([answer.clone()]))).await;
         bench.session.refresh().await.unwrap();
-        assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))), "{body}");
+        assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))), "{answer:?}");
     }
 }
 

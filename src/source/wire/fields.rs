@@ -255,6 +255,8 @@ mod tests {
             &b"{\"access_token\":\"a\xe9\"}"[..],
             b"{\"access_token\":\"a\",\"refresh_token\":\"r\xe9\"}",
             b"{\"access_token\":\"a\",\"token_type\":\"\xe9\"}",
+            b"{\"access_token\":\"a\n\"}",
+            b"{\"access_token\":\"a\",\"refresh_token\":\"\tr\"}",
         ] {
             assert!(JsonAnswer::new().token(&Json::parse(text).unwrap()).is_none());
         }

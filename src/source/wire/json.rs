@@ -303,6 +303,47 @@ mod tests {
     }
 
     #[test]
+    fn a_control_character_in_quotes_is_replaced() {
+        for (written, read) in [
+            ("two\r\nlines", "two\u{fffd}\u{fffd}lines"),
+            ("\t\0\u{1b}[31m\u{1f}\u{7f}", "\u{fffd}\u{fffd}\u{fffd}[31m\u{fffd}\u{7f}"),
+            ("\\\"\n\\\\\n\\ud83d", "\"\u{fffd}\\\u{fffd}\u{fffd}"),
+        ] {
+            let text = format!("{{\t\"x\"\r\n:1,\"error\":\"{written}\"\n}}");
+            assert_eq!(error(text.as_bytes()).as_deref(), Some(read), "{text:?}");
+        }
+        for text in ["{\u{1}\"error\":\"\n\"}", "{\"error\":\"\\\n\"}", "{\"error\":\"\n}"] {
+            assert!(Json::parse(text.as_bytes()).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_that_is_the_second_byte_of_a_character_escapes_nothing_where_nothing_else_can_be_read() {
+        for (written, read) in [
+            // Shift_JIS: 機能が, ソース, and a path whose own backslashes are escaped.
+            (&b"\x8b\x40\x94\x5c\x82\xaa"[..], "\u{fffd}@\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
+            (b"\x83\x5c\x81\x5b\x83\x58", "\u{fffd}\u{fffd}\u{fffd}[\u{fffd}X"),
+            (b"C:\\\\\x95\x5c\\\\x", "C:\\\u{fffd}\u{fffd}\\x"),
+            // Big5: 成功, at the end.
+            (b"\xa6\xa8\xa5\x5c", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
+            // GBK: 誠, and escapes behind characters of two bytes of which none is ASCII.
+            (
+                b"\xd5\x5c\xca\xfd\\\"x\\\"\xca\xfd\\n",
+                "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\"x\"\u{fffd}\u{fffd}\n",
+            ),
+        ] {
+            let text = [b"{\"x\":\"", written, b"\",\"error\":\"", written, b"\"}"].concat();
+            assert_eq!(error(&text).as_deref(), Some(read), "{written:x?}");
+        }
+        // Where the backslashes can be taken for escapes, they are.
+        assert_eq!(error(b"{\"error\":\"\xe9\\n\"}").as_deref(), Some("\u{fffd}\n"));
+        // In UTF-8 no character has one in it.
+        for text in ["{\"error\":\"é\\\"}", "{\"error\":\"é\\ \"}"] {
+            assert!(Json::parse(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_number_is_one_with_every_feature_of_serde_json() {
         for (written, read) in [
             ("3599.5", 3599.5),
