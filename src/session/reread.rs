@@ -111,3 +111,16 @@ pub(super) async fn look_for_a_sibling(
     }
     None
 }
+
+/// What the store calls later than a refresh that was to be saved, if that is of use.
+pub(super) async fn look_for_the_later_one(
+    engine: &Engine,
+    plan: &Plan,
+    base: RecordHead,
+) -> Option<Obtained> {
+    let reloaded = reload(base, &plan.known, engine.newest().await);
+    match take(engine, plan, reloaded, Provenance::Stored) {
+        Taken::Whole(obtained) => Some(obtained),
+        Taken::Base(..) => None,
+    }
+}

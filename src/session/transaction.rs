@@ -22,13 +22,15 @@ use super::{
     kernel::Finder,
     lease::Held,
     reload::{Taken, take},
-    reread::{Reread, has_something_else, look_for_a_sibling, reread},
+    reread::{Reread, has_something_else, look_for_a_sibling, look_for_the_later_one, reread},
     siblings,
+    storage::is_caused_by,
 };
 use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
     source::{FailureClass, FetchContext, FetchError},
+    store::Superseded,
     sync::task,
     timer::timer,
     token::Token,
@@ -148,14 +150,29 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         Err(_unusable) => before.clone().and_then(|before| before.rotated(&token)),
     };
     let head = engine.storage.following(base);
+    let mut superseded_by = None;
     if let Some(to_save) = to_save {
         let written =
             engine.storage.enqueue_refreshed(head.record(Some(to_save)), before, fence, Some(flight.clone()));
-        // One that failed was reported and stays owed; the token is used all the same.
-        let _ = engine.save_at_once(written).await;
+        // One that failed was reported and stays owed; the token is used all the same, unless somebody who shares the store
+        // has saved a later record.
+        let saved = engine.save_at_once(written).await;
+        if saved.is_err_and(|error| is_caused_by::<Superseded>(&error)) {
+            superseded_by = look_for_the_later_one(&engine, &plan, base).await;
+        }
     }
     if flight.is_lost() {
         return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
+    }
+    if let Some(later) = superseded_by {
+        let goes_on = match &later {
+            Obtained::Replaced { fresh, .. } => shares_a_grant(&fresh.token, &token, refresh_token.as_ref()),
+            later => !matches!(later, Obtained::Ended { .. }),
+        };
+        if !goes_on {
+            engine.revoker.discard(token);
+        }
+        return Ok(later);
     }
     let fresh = fresh.map_err(Failure::transient)?;
     // Foreign code may run then, which is not to come between a change and its announcement.
@@ -236,15 +253,18 @@ async fn give_up(
         }
     }
     let Known { epoch, present, .. } = engine.slot().await.known();
-    let is_of_its_grant = |present: Arc<Issued>| {
-        let present = [Some(present.token().access()), present.token().refresh()];
-        let ours = [Some(token.access()), token.refresh(), presented.as_ref()];
-        ours.into_iter().flatten().any(|ours| present.into_iter().flatten().any(|own| own.same_as(ours)))
-    };
+    let is_of_its_grant = |present: Arc<Issued>| shares_a_grant(present.token(), &token, presented.as_ref());
     if !present.is_some_and(|present| epoch == plan.known.epoch || is_of_its_grant(present)) {
         engine.revoker.discard(token);
     }
     Obtained::Nothing
+}
+
+/// Whether what was fetched, or presented for it, is a part of this token, too.
+fn shares_a_grant(present: &Token, fetched: &Token, presented: Option<&Secret>) -> bool {
+    let present = [Some(present.access()), present.refresh()];
+    let ours = [Some(fetched.access()), fetched.refresh(), presented];
+    ours.into_iter().flatten().any(|ours| present.into_iter().flatten().any(|own| own.same_as(ours)))
 }
 
 impl Failure {

@@ -174,8 +174,8 @@ impl fmt::Display for Damaged {
 
 impl std::error::Error for Damaged {}
 
-/// Why a store refuses to save: it holds a later record. The session drops its own, and takes over the later one with
-/// its next refresh.
+/// Why a store refuses to save: it holds a later record. The session drops its own. A refresh takes over the later one at once,
+/// if there is a token in it that can be sent or a logout; else, and after any other change, the next refresh does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superseded;
 

@@ -19,7 +19,7 @@ use tower_token_refresh::{
     test_util::{Gate, TestClock},
 };
 
-use crate::{runtimes::runtime, script::within, storage::prolonged};
+use crate::{runtimes::runtime, script::within, storage::prolonged, watched::Watched};
 
 /// A session that fetches `NAME-1`, `NAME-2`, …
 fn session(name: &'static str, store: impl TokenStore) -> Session {
@@ -416,4 +416,65 @@ async fn sessions_that_ask_for_a_longer_life_than_there_is_do_not_refresh_in_tur
         }
     }
     assert_eq!(fetches.load(Ordering::SeqCst), 2, "the second knew nothing of the first token's life");
+}
+
+/// Two sessions on a store that tells of nothing. The first has a refresh under way when the second one changes, and offers what
+/// nobody wants to whoever can revoke it.
+async fn superseded(change: impl AsyncFnOnce(&Session)) -> (Result<String, ErrorKind>, Session, Vec<String>) {
+    let (store, gate, discarded) = (Watched::default(), Gate::new(), Arc::new(Mutex::new(Vec::new())));
+    let (held, revoked) = (gate.clone(), discarded.clone());
+    let source = source_fn(move |context: FetchContext| {
+        let gate = held.clone();
+        async move {
+            context.refresh_token();
+            gate.pass().await;
+            Ok::<_, FetchError>(Token::new("refreshed").refresh_token("R2"))
+        }
+    });
+    let ours = Session::builder(source)
+        .store(store.clone())
+        .revoke_with(move |token| {
+            revoked.lock().unwrap().push(token.access().expose().to_owned());
+            std::future::ready(())
+        })
+        .build();
+    ours.login(Token::new("of-alice").refresh_token("R1")).await.unwrap();
+    let sibling = session("sibling", store.clone());
+    sibling.token().await.unwrap();
+    let mut refresh = task::spawn(ours.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    change(&sibling).await;
+    gate.open();
+    let refreshed = within(refresh).await.map(|token| token.access().expose().to_owned());
+    tokio::task::yield_now().await;
+    let discarded = discarded.lock().unwrap().clone();
+    (refreshed.map_err(|error| error.kind()), ours, discarded)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_refresh_is_superseded_goes_on_with_the_login_that_superseded_it() {
+    let login = async |sibling: &Session| sibling.login(Token::new("of-bob")).await.unwrap();
+    let (refreshed, ours, discarded) = superseded(login).await;
+    assert_eq!(refreshed.as_deref(), Ok("of-bob"));
+    assert_eq!(access(&ours).await, "of-bob");
+    assert_eq!(discarded, ["refreshed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_refresh_is_superseded_by_a_logout_is_logged_out() {
+    let (refreshed, ours, discarded) = superseded(async |sibling| sibling.logout().await.unwrap()).await;
+    assert_eq!(refreshed, Err(ErrorKind::SessionEnded));
+    assert_eq!(ours.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    assert_eq!(discarded, ["refreshed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_superseded_by_a_login_with_the_same_grant_is_not_revoked() {
+    let login = async |sibling: &Session| {
+        sibling.login(Token::new("of-alice-again").refresh_token("R1")).await.unwrap();
+    };
+    let (refreshed, _, discarded) = superseded(login).await;
+    assert_eq!(refreshed.as_deref(), Ok("of-alice-again"));
+    assert_eq!(discarded, [""; 0]);
 }

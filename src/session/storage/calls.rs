@@ -67,7 +67,7 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
     }
 }
 
-pub(super) fn is_caused_by<T: StdError + 'static>(error: &Error) -> bool {
+pub(crate) fn is_caused_by<T: StdError + 'static>(error: &Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<T>())
 }
 

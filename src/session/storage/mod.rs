@@ -24,12 +24,12 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch};
 
-pub(crate) use self::queue::Written;
 use self::{
-    calls::{Calls, is_caused_by},
+    calls::Calls,
     debt::Debt,
     queue::{Queue, Write},
 };
+pub(crate) use self::{calls::is_caused_by, queue::Written};
 use super::{flight::Flight, one_task::OneTask, record_head::RecordHead, revoker::Revoker};
 use crate::{
     error::Error,
