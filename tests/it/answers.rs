@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, Version, header::WWW_AUTHENTICATE};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, util::MapResponse};
 use tower_token_refresh::{
     Answer, BoxError, Classify, NoToken, NotResent, Placement, RefreshFailure, ReplayBody, SkipRefresh,
     Standard, Statuses, TokenRefreshLayer, Verdict,
@@ -282,9 +282,15 @@ async fn a_transport_error_is_the_callers_and_starts_no_refresh() {
 async fn if_the_refresh_fails_the_refused_response_comes_back_whole_with_the_reason() {
     let world = World::revoked().await;
     world.authority.fail_always(Endpoint::Refresh, Failure::Status(StatusCode::SERVICE_UNAVAILABLE, ""));
-    let response = world.send(post("/echo", "hello")).await.unwrap();
+    let marked = MapResponse::new(world.api.clone(), |mut response: Response<ModelBody>| {
+        response.extensions_mut().insert("from below");
+        response
+    });
+    let client = TokenRefreshLayer::new(world.session.clone(), origin()).layer(marked);
+    let response = client.oneshot(post("/echo", "hello")).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(response.headers()[WWW_AUTHENTICATE], r#"Bearer realm="model", error="invalid_token""#);
+    assert_eq!(response.extensions().get(), Some(&"from below"));
     assert_eq!(response.body().bytes(), r#"{"error":"invalid_token"}"#);
     let outcome = outcome(&response);
     assert_eq!((outcome.attempts(), outcome.is_refused()), (1, true));

@@ -330,6 +330,22 @@ async fn a_wait_for_the_lease_that_is_given_up_leaves_it_free() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn identities_with_files_in_one_directory_wait_for_no_common_lock() {
+    let place = Place::new();
+    let store = |name: &str| FileStore::new(place.directory.path().join(name));
+    let authority = ModelAuthority::new();
+    let (alice, bob) = (world(store("alice.json"), &authority), world(store("bob.json"), &authority));
+    let _held = store("alice.json").lock().await.unwrap();
+    assert_pending!(task::spawn(alice.session.token()).poll());
+    let start = tokio::time::Instant::now();
+    in_time(bob.session.token()).await.unwrap();
+    in_time(bob.session.refresh()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(store("alice.json").load().await.unwrap().is_none());
+    assert!(store("bob.json").load().await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_that_is_never_released_delays_a_request_for_no_longer_than_the_lease_wait() {
     let place = Place::new();
     let authority = ModelAuthority::new();

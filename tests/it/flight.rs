@@ -347,6 +347,24 @@ async fn a_failed_refresh_cools_down_and_is_then_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn several_failures_in_a_row_leave_no_trace_after_a_success() {
+    let world = World::revoked().await;
+    let fail =
+        || world.authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    for _ in 0..5 {
+        fail();
+        world.session.refresh().await.unwrap_err();
+        tokio::time::advance(Duration::from_secs(60)).await;
+    }
+    world.session.refresh().await.unwrap();
+    fail();
+    world.session.refresh().await.unwrap_err();
+    tokio::time::advance(Duration::from_millis(1251)).await;
+    world.session.refresh().await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 8);
+}
+
+#[tokio::test(start_paused = true)]
 async fn cooling_lasts_as_long_as_the_authority_asks() {
     let world = World::revoked().await;
     let wait = Failure::RetryAfter(StatusCode::TOO_MANY_REQUESTS, Duration::from_secs(90));

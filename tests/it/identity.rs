@@ -117,6 +117,32 @@ async fn a_late_refusal_after_a_logout_is_the_end_of_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_refusal_after_the_end_of_the_session_is_told_to_nobody() {
+    for logs_out in [true, false] {
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = told.clone();
+        let observer = move |_: &Event<'_>| _ = count.fetch_add(1, Ordering::SeqCst);
+        let world = World::with(ModelAuthority::new(), |session| session.observer(observer), |layer| layer);
+        world.session.token().await.unwrap();
+        world.authority.revoke_all();
+        let late = world.api.hold(Phase::Answer);
+        let mut request = task::spawn(world.get("/"));
+        assert_pending!(request.poll());
+        within(late.waiting(1)).await;
+        if logs_out {
+            world.session.logout().await.unwrap();
+        } else {
+            world.session.refresh().await.unwrap_err();
+        }
+        late.open();
+        let response = within(request).await.unwrap();
+        assert!(response.extensions().get::<RefreshFailure>().unwrap().error().is_login_required());
+        orphans_end().await;
+        assert_eq!(told.load(Ordering::SeqCst), 2, "the first token and the end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_during_a_refresh_wins() {
     let (world, store) = stored();
     world.session.token().await.unwrap();

@@ -290,7 +290,13 @@ async fn feishu_refuses_a_bearer_token_by_a_code_at_status_400() {
         other: (400, r#"{"code":99991672,"msg":"no permission"}"#),
         sees: bearer,
     };
-    for refusal in [r#"{"code":99991663}"#, r#"{"code":99991661}"#, r#"{"code":99991677}"#] {
+    for refusal in [
+        r#"{"code":99991661}"#,
+        r#"{"code":99991663}"#,
+        r#"{"code":99991664}"#,
+        r#"{"code":99991671}"#,
+        r#"{"code":99991677}"#,
+    ] {
         case(refusal).holds().await;
     }
 }

@@ -15,11 +15,15 @@ use tower_token_refresh::{
     session::{RenewalMode, SessionBuilder, State},
     source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, Failure, ModelAuthority, TestClock},
+    test_util::{Endpoint, Failure, ModelAuthority, Phase, Refusal, TestClock},
     time::Clock as _,
 };
 
-use crate::{script::within, watched::Watched, world::World};
+use crate::{
+    script::{outcome, within},
+    watched::Watched,
+    world::World,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(7200);
@@ -74,6 +78,29 @@ async fn requests_past_expiry_wait_for_the_renewal_that_is_on() {
     gate.open();
     assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_joins_the_renewal_that_is_on_and_keeps_others_from_the_token_if_it_is_a_reject() {
+    for (refusal, waits) in [(Refusal::Unauthorized, true), (Refusal::Status(StatusCode::FORBIDDEN), false)] {
+        let (world, clock) = world(|session| session).await;
+        let late = world.api.clone().refusal(refusal).hold_path(Phase::Answer, "/late");
+        world.authority.revoke_access();
+        let mut refused = task::spawn(world.get("/late"));
+        assert_pending!(refused.poll());
+        within(late.waiting(1)).await;
+        let gate = world.authority.hold(Endpoint::Refresh);
+        clock.advance(LIFE - 30 * SECOND);
+        world.session.token().await.unwrap();
+        within(gate.waiting(1)).await;
+        late.open();
+        assert_pending!(refused.poll());
+        assert_eq!(task::spawn(world.session.token()).poll().is_pending(), waits);
+        gate.open();
+        let response = within(refused).await.unwrap();
+        assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
+        assert_eq!(world.authority.counts().refreshes, 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -371,6 +398,37 @@ async fn a_token_is_due_and_expires_at_its_moment_to_the_nanosecond() {
         assert_ne!(world.session.token().await.unwrap().access().expose(), first.access().expose());
         assert_eq!(world.authority.counts().refreshes, 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_is_drawn_anew_for_each_token() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (clock, fetches) = (TestClock::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = fetches.clone();
+    let source = source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, FetchError>(Token::new("token").expires_in(LIFE)) }
+    });
+    let session =
+        Session::builder(source).clock(clock.clone()).renew_before(MINUTE).renewal_jitter(MINUTE).build();
+    session.token().await.unwrap();
+    let mut early = 0;
+    for _ in 0..40 {
+        let before = fetches.load(Ordering::SeqCst);
+        // Due two minutes before its end at the earliest, and one minute at the latest.
+        clock.advance(LIFE - 90 * SECOND);
+        session.token().await.unwrap();
+        session.settle().await.unwrap();
+        if fetches.load(Ordering::SeqCst) > before {
+            early += 1;
+        } else {
+            clock.advance(30 * SECOND);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+        }
+        assert_eq!(fetches.load(Ordering::SeqCst), before + 1);
+    }
+    assert!((1..40).contains(&early), "{early} of 40 came early");
 }
 
 #[tokio::test(start_paused = true)]

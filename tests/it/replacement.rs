@@ -182,6 +182,33 @@ async fn a_replacement_waits_out_what_its_refresh_token_has_to_wait_for() {
     assert!(authority.is_alive(next.access().expose()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_replacement_cools_down_after_the_refresh_that_has_spent_its_refresh_token_in_vain() {
+    let (gate, calls) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+    let (held, counted) = (gate.clone(), calls.clone());
+    let source = source_fn(move |context: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let (gate, presents) = (held.clone(), context.refresh_token().is_some());
+        async move {
+            gate.pass().await;
+            assert!(presents);
+            Err::<Token, _>(FetchError::transient("later"))
+        }
+    });
+    let session = Session::builder(source).build();
+    session.login(Token::new("first").refresh_token("kept")).await.unwrap();
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    session.replace(Token::new("elsewhere")).await.unwrap();
+    gate.open();
+    for _ in 0..5 {
+        assert_eq!(within(session.refresh()).await.unwrap_err().kind(), ErrorKind::Transient);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "it is left alone meanwhile");
+    assert_eq!(session.subscribe().next().await, Some(State::Cooling));
+    assert_eq!(session.token().await.unwrap().access().expose(), "elsewhere");
+}
+
 /// A login spends no refresh token, although it is handed one.
 #[tokio::test(start_paused = true)]
 async fn the_failure_of_a_login_is_not_that_of_the_replacement_which_has_overtaken_it() {

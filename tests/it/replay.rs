@@ -30,7 +30,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{Lab, Reset, Sent, chunked, numbered, outcome, status, until, within},
+    script::{Lab, Reset, Sent, ToMock, chunked, numbered, outcome, status, until, within},
     world::{API, World, get, origin, post},
 };
 
@@ -294,6 +294,22 @@ async fn whoever_is_not_resent_is_told_why_there_will_be_no_new_token() {
             assert_eq!(outcome(&result.unwrap()).not_resent(), Some(reason));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_not_resent_after_a_logout_is_told_of_that() {
+    let (mock, mut handle) = mock::pair::<ToMock, Response<ModelBody>>();
+    let session = numbered().0.build();
+    session.token().await.unwrap();
+    let client = TokenRefreshLayer::new(session.clone(), origin()).resend_if(|_, _, _| false).layer(mock);
+    let mut call = task::spawn(client.oneshot(post("/orders", "an order")));
+    assert_pending!(call.poll());
+    let (_, answer) = within(handle.next_request()).await.unwrap();
+    session.logout().await.unwrap();
+    answer.send_response(status(401).unwrap());
+    let result = within(call).await;
+    assert_eq!(Error::of(&result).map(Error::kind), Some(ErrorKind::SessionEnded));
+    assert_eq!(outcome(&result.unwrap()).not_resent(), Some(NotResent::Forbidden));
 }
 
 #[tokio::test(start_paused = true)]

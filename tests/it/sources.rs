@@ -214,6 +214,18 @@ async fn no_longer_wait_is_told_than_is_granted() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_longer_wait_is_kept_than_is_granted() {
+    let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "99999".parse().unwrap())]);
+    let idp = Idp::new([Say::With(headers, 429, ""), json(200, r#"{"access_token":"a"}"#)]);
+    let bench = Bench::logged_in(grant(idp.clone())).await;
+    for (seconds, asked) in [(0, 1), (599, 1), (1, 2)] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        assert_eq!(bench.session.refresh().await.is_ok(), asked == 2);
+        assert_eq!(idp.asked().len(), asked);
+    }
+}
+
 /// A session whose tokens are another's, and how often that was asked.
 fn behind(inner: impl Fn() -> FetchError + Send + Sync + 'static) -> (Session, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
