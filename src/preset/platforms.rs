@@ -1,6 +1,6 @@
 use super::{JsonByDefaultLayer, Preset};
 use crate::{
-    classify::{Classify, Codes, Standard, Statuses},
+    classify::{Classify, Codes, ErrorCode, Standard, Statuses},
     peek::{
         grpc::{GrpcStatusLayer, GrpcUnauthenticated},
         json::JsonCodeLayer,
@@ -30,9 +30,12 @@ pub fn wecom() -> Preset<JsonCodeLayer> {
     Preset::new(access_token(), Codes::reject([40_014, 42_001]).expect(VALID), at("/errcode"))
 }
 
-/// The old API of DingTalk: `?access_token=`, and `errcode` 40014 at status 200.
+/// The old API of DingTalk: `?access_token=`, and 40014 at status 200: in `errcode`, or, as all of `/topapi/` says it, as the
+/// text of `sub_code` beside an `errcode` of 88.
 pub fn dingtalk_old() -> Preset<JsonCodeLayer> {
-    Preset::new(access_token(), Codes::reject([40_014]).expect(VALID), at("/errcode"))
+    let refused = Codes::reject([ErrorCode::from(40_014), "40014".into()]).expect(VALID);
+    let codes = JsonCodeLayer::new().pointers(["/sub_code", "/errcode"]).expect(VALID);
+    Preset::new(access_token(), refused, codes)
 }
 
 /// The new API of DingTalk: a header of its own, and `code` `InvalidAuthentication` at status 400.

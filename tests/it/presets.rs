@@ -249,17 +249,29 @@ async fn wecom_refuses_a_token_as_expired_or_as_invalid() {
 
 #[tokio::test(start_paused = true)]
 async fn the_old_api_of_dingtalk_takes_its_token_in_the_query() {
+    dingtalk_old(r#"{"errcode":40014,"errmsg":"invalid access_token"}"#, r#"{"errcode":33012}"#).await;
+}
+
+async fn dingtalk_old(refusal: &'static str, other: &'static str) {
     Case {
         preset: preset::dingtalk_old,
         source: |platform| at("/gettoken", |url| preset::dingtalk_old_token(platform, "key", "s").url(url)),
         token_call: "GET https://api.test/gettoken?appkey=key&appsecret=s",
         token: r#"{"errcode":0,"access_token":"TOKEN","expires_in":7200}"#,
-        refusal: (200, r#"{"errcode":40014,"errmsg":"invalid access_token"}"#),
-        other: (200, r#"{"errcode":33012}"#),
+        refusal: (200, refusal),
+        other: (200, other),
         sees: query,
     }
     .holds()
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_api_of_dingtalk_refuses_also_by_the_text_of_a_code_below_another() {
+    let refusal = r#"{"errcode":88,"sub_code":"40014","sub_msg":"不合法的access_token","errmsg":"ding talk error[subcode=40014]"}"#;
+    let no_permission = r#"{"errcode":88,"sub_code":"60011","sub_msg":"没有调用该接口的权限"}"#;
+    dingtalk_old(refusal, no_permission).await;
+    dingtalk_old(r#"{"errcode":40014,"sub_code":""}"#, r#"{"errcode":88}"#).await;
 }
 
 #[tokio::test(start_paused = true)]
