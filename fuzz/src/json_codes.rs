@@ -62,7 +62,9 @@ fn code(message: &Message<'_>, body: &Steps, limit: u64) -> Option<ErrorCode> {
             .headers
             .get_all(header::CONTENT_ENCODING)
             .iter()
-            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+            .flat_map(|codings| codings.as_bytes().split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
     {
         return None;
     }
