@@ -219,7 +219,11 @@ fn read(
                     status.is_client_error() && CODES.contains(&code) || code == "invalid_grant"
                 }
                 Grant::Client => false,
-                Grant::User | Grant::Login => !LATER.contains(&code),
+                Grant::User | Grant::Login => {
+                    let is_of_the_server = code == "server_error"
+                        && [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status);
+                    !LATER.contains(&code) || is_of_the_server
+                }
             };
             let is_named = grant != Grant::Login && ["gone", "banned"].contains(&code);
             assert!(is_whole && is_told && (is_refused || is_named), "{status} {code:?}");

@@ -338,10 +338,51 @@ async fn an_attempt_of_before_the_credentials_have_changed_does_not_forget_what_
     assert_eq!(idp.asked().len(), 1);
 }
 
+/// What nobody knows to be a refusal: three strikes, and a try every 15 minutes then.
+const SELDOM: &[u64] = &[0, 5, 10, 25, 40, 55];
+
+/// In which minutes of an hour a password is presented to an authority that answers so: by a login of its own kind, and by OAuth.
+async fn minutes_of_an_hour(status: u16, body: &'static str) -> [Vec<u64>; 2] {
+    let idps = [Idp::new(vec![json(status, body); 100]), Idp::new(vec![json(status, body); 100])];
+    let endpoint = TokenEndpoint::new(idps[1].clone(), "https://id.test/token".parse().unwrap());
+    let benches = [
+        Bench::new(Password::new(idps[0].clone(), LOGIN.parse().unwrap(), alice(&Arc::default()))),
+        Bench::new(PasswordGrant::new(endpoint, alice(&Arc::default()))),
+    ];
+    let mut minutes = [const { Vec::new() }; 2];
+    for second in 0..3600 {
+        for (at, bench) in benches.iter().enumerate() {
+            let before = idps[at].asked().len();
+            bench.session.token().await.unwrap_err();
+            minutes[at].extend((idps[at].asked().len() > before).then_some(second / 60));
+        }
+        tokio::time::advance(SECOND).await;
+    }
+    minutes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_is_refused_by_a_code_is_presented_as_often_as_that_code_says() {
+    // As ServiceNow says that a password is wrong.
+    let wrong = r#"{"error_description":"access_denied","error":"server_error"}"#;
+    for (status, at_minutes) in [(401, &[0][..]), (403, &[0][..]), (400, SELDOM), (200, SELDOM)] {
+        assert_eq!(minutes_of_an_hour(status, wrong).await, [at_minutes; 2], "{status}");
+    }
+    // At a grant these speak of the client or the request, which somebody may correct.
+    for code in [
+        r#"{"error":"invalid_client"}"#,
+        r#"{"error":"unauthorized_client"}"#,
+        r#"{"error":"invalid_request"}"#,
+    ] {
+        let [login, grant] = minutes_of_an_hour(400, code).await;
+        assert_eq!(login, [0], "{code}");
+        let later = grant.iter().filter(|minute| **minute >= 10).count();
+        assert!((35..=70).contains(&later), "{later} times in fifty minutes: {code}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_refused_at_status_200_is_not_presented_over_and_over() {
-    // Nobody knows what that was: three strikes, and a try every 15 minutes then.
-    const SELDOM: &[u64] = &[0, 5, 10, 25, 40, 55];
     for (status, body, at_minutes) in [
         (200, r#"{"error":"wrong_password"}"#, &[0][..]),
         (200, r#"{"error":"invalid_grant"}"#, &[0][..]),
@@ -350,22 +391,7 @@ async fn a_login_that_is_refused_at_status_200_is_not_presented_over_and_over() 
         (200, "", SELDOM),
         (302, "", SELDOM),
     ] {
-        let login = |idp: &Idp| Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default()));
-        let grant = |idp: &Idp| {
-            let endpoint = TokenEndpoint::new(idp.clone(), "https://id.test/token".parse().unwrap());
-            PasswordGrant::new(endpoint, alice(&Arc::default()))
-        };
-        let idps = [Idp::new(vec![json(status, body); 100]), Idp::new(vec![json(status, body); 100])];
-        for (idp, bench) in idps.iter().zip([Bench::new(login(&idps[0])), Bench::new(grant(&idps[1]))]) {
-            let mut minutes = Vec::new();
-            for second in 0..3600 {
-                let before = idp.asked().len();
-                bench.session.token().await.unwrap_err();
-                minutes.extend((idp.asked().len() > before).then_some(second / 60));
-                tokio::time::advance(SECOND).await;
-            }
-            assert_eq!(minutes, at_minutes, "{status} {body}");
-        }
+        assert_eq!(minutes_of_an_hour(status, body).await, [at_minutes; 2], "{status} {body}");
     }
 }
 

@@ -110,8 +110,9 @@ impl TokenEndpoint {
     }
 
     /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
-    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that. They count in a 200, too, and in the
-    /// place of the [business code](JsonAnswer::business_code); one that is an integer is named by its digits.
+    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that, or `server_error`, which ServiceNow says at
+    /// status 401 of a refresh token that has ended: without that word the session would try again for ever. They count in a
+    /// 200, too, but in no 5xx, and in the place of the [business code](JsonAnswer::business_code); one that is an integer is named by its digits.
     pub fn dead_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.dead.extend(codes.into_iter().map(Into::into));
         self

@@ -44,6 +44,7 @@
 //! | another 4xx, at a refresh | the same |
 //! | another 4xx, at a login with a password or a code | it is refused: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | what a 4xx with that code means |
+//! | 4xx or 2xx with `server_error` | at a refresh again later. A login is refused by it at 401 and 403, and elsewhere it is a strike |
 //! | 2xx with neither token nor code, a page for people included, at a login | a strike: it may have been a refusal. A password is not presented again for five minutes |
 //! | 2xx with `invalid_grant`, at a refresh | what a 4xx with that code means |
 //! | 2xx with JSON or a form and neither token nor code, at a refresh | again later, carefully: the refresh token may be spent |

@@ -116,6 +116,9 @@ fn meaning(
         // Nobody can log in for a client: it asks again until somebody has corrected the set-up.
         _ if grant == Grant::Client && code.is_some() && !is(TRANSIENT) => Meaning::Configuration,
         _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
+        // A token endpoint has no such code (RFC 6749 §5.2), and some authorities say it of a wrong password.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_user && is(&["server_error"]) => Meaning::Dead,
+        _ if is_user && is(&["server_error"]) => Meaning::Ambiguous,
         _ if is(TRANSIENT) => Meaning::Transient,
         _ if grant == Grant::Login || is(DEAD) => Meaning::Dead,
         _ if is(CONFIGURATION) => Meaning::Configuration,
@@ -301,10 +304,32 @@ mod tests {
         for (status, body, expected) in [
             (400, r#"{"error":"invalid_grant"}"#, LoginRequired),
             (401, r#"{"error":"invalid_client"}"#, Configuration),
-            (400, r#"{"error":"server_error"}"#, Transient),
             (403, HTML, LoginRequired),
         ] {
             assert_eq!(class(&Reading::default(), Grant::User, status, body).0, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_login_takes_an_error_of_the_server_for_a_refusal_at_a_401_and_for_a_strike_elsewhere() {
+        for (status, body, at_a_login, at_a_refresh) in [
+            (
+                401,
+                r#"{"error":"server_error","error_description":"access_denied"}"#,
+                LoginRequired,
+                Transient,
+            ),
+            (403, r#"{"error":"server_error"}"#, LoginRequired, Transient),
+            (400, r#"{"error":"server_error"}"#, Ambiguous, Transient),
+            (200, r#"{"error":"server_error"}"#, Ambiguous, Transient),
+            (500, r#"{"error":"server_error"}"#, Unanswered, Unanswered),
+            (401, r#"{"error":"temporarily_unavailable"}"#, Transient, Transient),
+            (403, r#"{"error":"slow_down"}"#, Transient, Transient),
+        ] {
+            let class = |grant| class(&Reading::default(), grant, status, body);
+            let expected = (at_a_login, at_a_login == LoginRequired);
+            assert_eq!([Grant::User, Grant::Login].map(class), [expected; 2], "{status} {body}");
+            assert_eq!(class(Grant::Refresh), (at_a_refresh, false), "{status} {body}");
         }
     }
 
@@ -386,13 +411,14 @@ mod tests {
     fn codes_mean_what_the_user_says() {
         let answer = JsonAnswer::new().error("/error_code").unwrap();
         let codes = Codes {
-            dead: vec!["refresh_token_not_found".into(), "invalid_request".into()],
+            dead: ["refresh_token_not_found", "invalid_request", "server_error"].map(Into::into).into(),
             blocked: vec!["user_banned".into()],
         };
         let reading = Reading { answer, codes };
         let class = |status, body| class(&reading, Grant::Refresh, status, body);
         assert_eq!(class(400, r#"{"error_code":"refresh_token_not_found"}"#), (LoginRequired, true));
         assert_eq!(class(400, r#"{"error_code":"invalid_request"}"#), (LoginRequired, true));
+        assert_eq!(class(401, r#"{"error_code":"server_error"}"#), (LoginRequired, true));
         assert_eq!(class(403, r#"{"error_code":"user_banned"}"#), (LoginRequired, false));
         assert_eq!(class(200, r#"{"error_code":"refresh_token_not_found"}"#), (LoginRequired, true));
         assert_eq!(class(500, r#"{"error_code":"refresh_token_not_found"}"#), (Unanswered, false));
