@@ -114,7 +114,9 @@ fn meaning(
             _ => Meaning::Transient,
         },
         // Nobody can log in for a client: it asks again until somebody has corrected the set-up.
-        _ if grant == Grant::Client && code.is_some() && !is(TRANSIENT) => Meaning::Configuration,
+        _ if grant == Grant::Client && said.iter().any(Option::is_some) && !is(TRANSIENT) => {
+            Meaning::Configuration
+        }
         _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
         // A token endpoint has no such code (RFC 6749 §5.2), and some authorities say it of a wrong password.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_user && is(&["server_error"]) => Meaning::Dead,
@@ -385,6 +387,25 @@ mod tests {
         ] {
             assert_eq!(class(&reading, Grant::Client, status, body).0, expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_text_in_the_place_of_the_business_code_refuses_a_client_as_a_number_does() {
+        let answer = JsonAnswer::new().business_code("/code").unwrap().transient_codes([-1]);
+        let reading = Reading { answer, codes: Codes::default() };
+        for (status, body, expected) in [
+            (401, r#"{"code":"WRONG_SECRET"}"#, Configuration),
+            (401, r#"{"code":7}"#, Configuration),
+            (400, r#"{"code":-1}"#, Transient),
+            (400, r#"{"code":"WRONG_SECRET","error":"temporarily_unavailable"}"#, Transient),
+            (429, r#"{"code":"WRONG_SECRET"}"#, Transient),
+            (401, r#"{"code":""}"#, Ambiguous),
+            (401, r#"{"message":"WRONG_SECRET"}"#, Ambiguous),
+        ] {
+            assert_eq!(class(&reading, Grant::Client, status, body), (expected, false), "{status} {body}");
+        }
+        let at_a_refresh = class(&reading, Grant::Refresh, 401, r#"{"code":"WRONG_SECRET"}"#);
+        assert_eq!(at_a_refresh, (Ambiguous, false), "nobody knows what it speaks of");
     }
 
     #[test]
