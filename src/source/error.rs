@@ -178,7 +178,10 @@ impl FetchError {
             FailureClass::Transient | FailureClass::Unanswered | FailureClass::Ambiguous => {
                 (ErrorKind::Transient, "no new token could be had for now")
             }
-            FailureClass::Configuration if self.was_not_processed => {
+            #[cfg(feature = "json")]
+            FailureClass::Configuration
+                if self.was_not_processed && AuthorityError::find(&*self.cause).is_none() =>
+            {
                 (ErrorKind::Configuration, "the authority cannot be asked as it is configured")
             }
             FailureClass::Configuration => (ErrorKind::Configuration, "the authority refuses this client"),

@@ -406,6 +406,20 @@ async fn a_failure_that_the_user_has_classified_keeps_the_authoritys_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_the_user_takes_for_a_failure_of_the_configuration_is_not_said_to_be_missing() {
+    for (say, text) in [
+        (json(429, r#"{"error":"app_quota"}"#), "the authority refuses this client"),
+        (json(400, r#"{"error":"app_quota"}"#), "the authority refuses this client"),
+        (Say::Unreachable, "the authority cannot be asked as it is configured"),
+    ] {
+        let client = AuthorityClient::new(Idp::new([say.clone()]))
+            .classify_failures(|_| Some(FetchError::configuration("the application has no quota left")));
+        let (_, error) = Bench::logged_in(grant(client)).await.failure().await;
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Configuration, text), "{say:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_on_the_client_that_it_serves_fails_at_once() {
     // The source needs the client, and the client the session: so the client comes later.
     let idp = Idp::default();
