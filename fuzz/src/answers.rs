@@ -291,7 +291,8 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
     }
     let content_type = message.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    let is_json = text.trim_ascii_start().starts_with(b"{");
+    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") && !is_json {
         let pairs = form_urlencoded::parse(&text);
         return Some(
             pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),

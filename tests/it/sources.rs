@@ -195,6 +195,12 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
         members(b"\"name\":\"\xa6\xa8\xa5\x5c\""),
         members(b"\"message\":\"two\nlines\tand a tab\""),
         Say::Answer(200, "application/x-www-form-urlencoded", form.into()),
+        // JSON that is said to be a form.
+        Say::Answer(
+            200,
+            "application/x-www-form-urlencoded",
+            r#"{"access_token":"a","refresh_token":"r"}"#.into(),
+        ),
     ] {
         let bench = Bench::logged_in(grant(Idp::new([answer.clone()]))).await;
         bench.session.refresh().await.unwrap();

@@ -20,7 +20,9 @@ pub(in crate::source) struct Answer {
 
 impl Answer {
     pub(super) fn new(status: StatusCode, headers: HeaderMap, body: Zeroizing<Vec<u8>>) -> Self {
-        let document = if is_form(&headers) { Some(form::decode(&body)) } else { Json::parse(&body) };
+        // Some say of JSON that it is a form.
+        let is_form = is_form(&headers) && !body.trim_ascii_start().starts_with(b"{");
+        let document = if is_form { Some(form::decode(&body)) } else { Json::parse(&body) };
         Answer { status, headers, body, document: document.map(Arc::new) }
     }
 

@@ -247,6 +247,9 @@ mod tests {
         assert_eq!(class(form, "error_description=no+more&error=invalid_grant"), (LoginRequired, true));
         assert_eq!(class(form, "error=invalid_grant&error=x"), (Ambiguous, false));
         assert_eq!(class("text/html", "x&error=invalid_grant"), (Ambiguous, false));
+        // What is said to be one and is JSON.
+        assert_eq!(class(form, " {\"error\":\"invalid_grant\"}"), (LoginRequired, true));
+        assert_eq!(class(form, "{\"error\":\"invalid_grant\""), (Ambiguous, false));
     }
 
     #[test]
