@@ -75,7 +75,7 @@ impl JsonAnswer {
     }
 
     /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*, or that of
-    /// [`lifetime`](Self::lifetime).
+    /// [`lifetime`](Self::lifetime). A number beyond what a float holds (`1e400`) makes the whole answer unreadable.
     ///
     /// # Errors
     ///
