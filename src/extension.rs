@@ -26,7 +26,8 @@ pub struct SkipRefresh;
 pub struct NoToken;
 
 /// Response extension: what the layer did. Absent on a first answer that was accepted, and where a request is marked
-/// [`SkipRefresh`] or [`NoToken`]: nobody looks at those answers.
+/// [`SkipRefresh`] or [`NoToken`], goes outside of the scope, or brings a credential of its own: nobody looks at those
+/// answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub(crate) generation: Generation,

@@ -1,8 +1,9 @@
 //! Which answers mean that the token was not accepted.
 //!
 //! A classifier looks at the head of every answer to a request that was sent with our credential, once, and gives a
-//! [`Verdict`]. It never sees a body, so a stack that decides by status and headers buffers nothing. Evidence that
-//! lies in a body or a trailer comes as a response extension, put there by a layer below.
+//! [`Verdict`]; not where the request is marked [`SkipRefresh`](crate::SkipRefresh), whose answer is the caller's whatever it
+//! is. It never sees a body, so a stack that decides by status and headers buffers nothing. Evidence that lies in a body or a
+//! trailer comes as a response extension, put there by a layer below.
 //!
 //! | classifier | refuses |
 //! |---|---|
@@ -66,7 +67,8 @@ pub use self::{
 /// Implemented for closures `Fn(&Answer<'_>) -> Verdict`; write the argument's type, so that the compiler accepts
 /// the closure for every lifetime. See the [module docs](self).
 pub trait Classify: Send + Sync + 'static {
-    /// The verdict on one answer. Asked once for each answer, and only if our credential was sent.
+    /// The verdict on one answer. Asked once for each answer, and only if our credential was sent and the request is not
+    /// marked [`SkipRefresh`](crate::SkipRefresh).
     fn classify(&self, answer: &Answer<'_>) -> Verdict;
 
     /// The stronger of both verdicts: refused if one of the two says so.

@@ -1,7 +1,7 @@
 //! What happens in a session, for logs and metrics.
 //!
-//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on. Events carry
-//! generations, never tokens.
+//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on; at `refresh_timeout`
+//! after they do, because they have waited long enough. Events carry generations, never tokens.
 //!
 //! ```
 //! use std::error::Error as _;
@@ -26,10 +26,10 @@ use crate::{error::Error, generation::Generation};
 
 /// Is told what happens.
 ///
-/// Called in the task that refreshes, or in that of the caller who logs in, logs out, replaces the token or sends an
-/// [`Unscoped`](Event::Unscoped) request; never under a lock. It must not block: whoever waits for the refresh waits
-/// for it too (at most `refresh_timeout`). A panic in it is caught and ignored. What happens at once in two tasks is told in any
-/// order.
+/// Called in the task that refreshes, in one of the session's own that follows the store or writes to it, or in that of
+/// the caller who logs in, logs out, replaces the token, settles or sends an [`Unscoped`](Event::Unscoped) request; never
+/// under a lock. It must not block: whoever waits for the refresh waits for it too (at most `refresh_timeout`). A panic in it
+/// is caught and ignored. What happens at once in two tasks is told in any order.
 pub trait Observer: Send + Sync + 'static {
     /// One event.
     fn observe(&self, event: &Event<'_>);
@@ -66,7 +66,7 @@ pub enum Event<'a> {
         /// The new token.
         new: Generation,
     },
-    /// A refresh brought no token and will be tried again.
+    /// A refresh brought no token, or none before `refresh_timeout` (it goes on then), and will be tried again.
     #[non_exhaustive]
     RefreshFailed {
         /// Why.

@@ -90,9 +90,12 @@ impl SessionBuilder {
 
     /// What to do with tokens that nobody wants any more (of a logout, that of the session and another one that was found
     /// in the store; or brought by a refresh after its session has ended or changed): asking the authority to revoke
-    /// them, say (RFC 7009). Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody
-    /// waits for it, [`settle`](Session::settle) neither: a process that ends right after a logout has to wait by a
-    /// means of its own. A token may be offered twice.
+    /// them, say (RFC 7009). Not offered are those that a login or [`replace`](Session::replace) takes the place of, nor what
+    /// a refresh brings after a replacement, or for a grant that has been logged in with again.
+    ///
+    /// Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody waits for it,
+    /// [`settle`](Session::settle) neither: a process that ends right after a logout has to wait by a means of its own. A
+    /// token may be offered twice.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
@@ -176,9 +179,10 @@ impl SessionBuilder {
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
     /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
     /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
-    /// without a pause for as long as it fails. That is for tests. Three waits stay whatever is set here: for as long as the
-    /// authority asks, 30 s after a request [without an answer](crate::FetchError::unanswered), and 15 minutes while the session
-    /// is [stalled](crate::ErrorKind::Stalled).
+    /// without a pause for as long as it fails. That is for tests. Four waits stay whatever is set here: for as long as the
+    /// authority asks, 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes after an answer to
+    /// a login with a password that may have been its refusal, and 15 minutes while the session is
+    /// [stalled](crate::ErrorKind::Stalled).
     ///
     /// # Errors
     ///

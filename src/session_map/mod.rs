@@ -89,6 +89,9 @@ use crate::{
 const BETWEEN_SAVES: Duration = Duration::from_secs(5);
 
 /// A session for each key, made when it is first asked for. Clones are the same map. See the [module docs](self).
+///
+/// `Hash`, `Eq`, `Clone` and `Drop` of the keys run under the map's lock: one of them that asks the map for anything waits
+/// for ever, and one that blocks holds everybody up.
 pub struct SessionMap<K> {
     shared: Arc<Shared<K>>,
 }

@@ -10,8 +10,9 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
 ///
 /// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers then see
-/// the kind of that error, unless it is transient, and its `retry_after`. It does not end the session whose source it is: that one
-/// cools down and asks again, so that it goes on by itself when somebody has logged in at the other.
+/// the kind of that error and its `retry_after`. What is transient is `Transient` to them, and so are `NoRuntime` and
+/// `SessionChanged`, which say nothing of their own session. It does not end the session whose source it is: that one cools
+/// down and asks again, so that it goes on by itself when somebody has logged in at the other.
 ///
 /// ```
 /// use tower_token_refresh::FetchError;

@@ -81,8 +81,9 @@ use crate::error::BoxError;
 pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was.
     ///
-    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows: it does
-    /// not believe then that a login is required, and does not save a replacement that keeps the refresh token.
+    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows, and
+    /// does not save a replacement that keeps the refresh token. Where it has never had a token and has no refresh token to
+    /// present, it does not believe then that a login is required.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old

@@ -190,6 +190,22 @@ async fn a_resend_is_not_sent_with_a_token_that_has_expired_before_the_service_w
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_resend_whose_token_expires_before_the_service_is_ready_fails_as_the_next_refresh_does() {
+    let (clock, life) = (TestClock::new(), Duration::from_secs(600));
+    let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(life);
+    let session = Session::builder(authority.source()).clock(clock.clone()).build();
+    session.token().await.unwrap();
+    let (mock, mut handle) = tower_test::mock::pair();
+    let mut client = TokenRefreshLayer::new(session, origin()).layer(mock);
+    let call = resending(&mut client, &mut handle).await;
+    clock.advance(life);
+    authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    handle.allow(1);
+    assert_eq!(kind(&soon(call).await.unwrap_err()), ErrorKind::Transient);
+    assert_eq!(authority.counts().refreshes, 2);
+}
+
 /// The same for a request whose refusal is returned at once.
 #[tokio::test(start_paused = true)]
 async fn a_request_with_one_attempt_is_not_sent_with_a_token_that_has_expired_before_the_service_was_ready() {

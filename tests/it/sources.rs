@@ -20,19 +20,21 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
+use tokio_test::{assert_pending, assert_ready, task};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
-    ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
+    Error, ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
     oauth2::{ClientCredentials, TokenEndpoint},
     source::{AppToken, AuthorityClient, AuthorityError, Content, Failed},
     source_fn,
     store::{MemoryStore, TokenStore},
+    test_util::Phase,
 };
 
 use crate::{
     idp::{Bench, Idp, Say, UNSENDABLE, cool_down, json},
     script::within,
-    world::origin,
+    world::{World, origin},
 };
 
 fn grant(client: impl Into<AuthorityClient>) -> RefreshTokenGrant {
@@ -277,18 +279,29 @@ async fn a_session_behind_another_says_what_that_one_says_and_goes_on_when_it_do
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_behind_one_that_has_no_runtime_cools_down() {
+async fn a_session_behind_one_that_has_no_runtime_or_another_identity_cools_down() {
     let nowhere = std::thread::spawn(|| {
         let session = Session::builder(source_fn(async |_| Ok(Token::new("never")))).build();
-        tokio_test::assert_ready!(tokio_test::task::spawn(session.token()).poll()).unwrap_err()
+        assert_ready!(task::spawn(session.token()).poll()).unwrap_err()
     });
     let nowhere = nowhere.join().unwrap();
     assert_eq!(nowhere.kind(), ErrorKind::NoRuntime);
-    let (session, asked) = behind(move || nowhere.clone().into());
-    for _ in 0..3 {
-        assert!(session.token().await.unwrap_err().is_transient());
+    let world = World::revoked().await;
+    let late = world.api.hold(Phase::Answer);
+    let mut refused = task::spawn(world.get("/"));
+    assert_pending!(refused.poll());
+    within(late.waiting(1)).await;
+    world.session.login(Token::new("of-another")).await.unwrap();
+    late.open();
+    let changed = Error::of(&within(refused).await).unwrap().clone();
+    assert_eq!(changed.kind(), ErrorKind::SessionChanged);
+    for inner in [nowhere, changed] {
+        let (session, asked) = behind(move || inner.clone().into());
+        for _ in 0..3 {
+            assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Transient);
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 fn kind(class: &str) -> ErrorKind {
