@@ -97,6 +97,22 @@ async fn a_scope_resources_an_audience_and_more_are_sent_when_they_are_asked_for
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_parameter_that_is_given_again_replaces_the_one_before_unless_it_may_be_repeated() {
+    let idp = Idp::new([json(200, PAIR)]);
+    let mut endpoint = endpoint(&idp).resource("first").audience("first");
+    for (name, value) in [("device", "first"), ("resource", "next"), ("audience", "next"), ("device", "next")]
+    {
+        endpoint = endpoint.param(name, value).unwrap();
+    }
+    Bench::logged_in(RefreshTokenGrant::new(endpoint)).await.session.refresh().await.unwrap();
+    assert_eq!(
+        idp.bodies(),
+        ["grant_type=refresh_token&refresh_token=old-refresh&resource=first&audience=first&resource=next\
+          &audience=next&device=next"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_parameter_that_would_stand_twice_is_refused_when_it_is_built() {
     for name in ["grant_type", "refresh_token", "client_secret", "code", "scope", ""] {
         let refused = endpoint(&Idp::default()).param(name, "x").unwrap_err();

@@ -68,27 +68,27 @@ impl TokenEndpoint {
 
     /// The OAuth scope to ask for, names with spaces between. By default none is asked for; a refresh without one
     /// keeps what was granted. Replaces one that was asked for before: it may stand in a request once (RFC 6749 §3.2).
-    pub fn scope(mut self, scope: &str) -> Self {
-        self.params.retain(|(name, _)| name != "scope");
-        self.pushed("scope", scope.into())
+    pub fn scope(self, scope: &str) -> Self {
+        self.given("scope", scope.into())
     }
 
     /// A resource that the token is for (RFC 8707). May be called several times.
     pub fn resource(self, resource: &str) -> Self {
-        self.pushed("resource", resource.into())
+        self.given("resource", resource.into())
     }
 
-    /// An audience that the token is for, as Auth0 and others call it.
+    /// An audience that the token is for, as Auth0 and others call it. May be called several times, as RFC 8693 has it.
     pub fn audience(self, audience: &str) -> Self {
-        self.pushed("audience", audience.into())
+        self.given("audience", audience.into())
     }
 
-    /// One more parameter.
+    /// One more parameter. Replaces one of the same name, which may stand in a request once (RFC 6749 §3.2); but for `resource`
+    /// and `audience`, which may be repeated (RFC 8707 §2, RFC 8693 §2.1), here or by their methods.
     ///
     /// # Errors
     ///
     /// `Encode` for one that the grants and the client's authentication are made of, and for `scope`, which
-    /// [`scope`](Self::scope) sets: it may stand in a request once (RFC 6749 §3.2).
+    /// [`scope`](Self::scope) sets.
     pub fn param(self, name: &str, value: impl Into<Secret>) -> Result<Self, Error> {
         const OURS: [&str; 11] = [
             "grant_type",
@@ -106,7 +106,7 @@ impl TokenEndpoint {
         if OURS.contains(&name) {
             return Err(Error::new(ErrorKind::Encode, "this parameter is the grant's own or has a method"));
         }
-        Ok(self.pushed(name, value.into()))
+        Ok(self.given(name, value.into()))
     }
 
     /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
@@ -131,7 +131,11 @@ impl TokenEndpoint {
         self
     }
 
-    fn pushed(mut self, name: &str, value: Secret) -> Self {
+    /// In the place of one of the same name, unless there may be several.
+    fn given(mut self, name: &str, value: Secret) -> Self {
+        if !["resource", "audience"].contains(&name) {
+            self.params.retain(|(earlier, _)| earlier != name);
+        }
         self.params.push((name.to_owned(), value));
         self
     }
