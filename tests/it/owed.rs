@@ -152,7 +152,58 @@ async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_sa
     store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
     let error = within(ours.session.settle()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
+    within(ours.session.settle()).await.expect("it is known by now that it has been outdone");
     assert_eq!(store.access().await.as_deref(), Some("of-a-later-refresh"));
+}
+
+/// Whether a refresh brings the next refresh token is the authority's choice each time (RFC 6749 §6). Ours has brought none,
+/// so that its lease is not kept; the sibling's has.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_has_spent_nothing_and_is_owed_gives_way_to_one_that_has_spent_the_refresh_token() {
+    for how in ["refreshes", "waits", "settles"] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        let rotation = |rotation| drop(ours.authority.clone().rotation(rotation));
+        rotation(Rotation::Omitted);
+        store.set(|store| store.save = Fault::Error);
+        ours.session.refresh().await.unwrap();
+        rotation(Rotation::ReuseKillsFamily);
+        store.set(|store| store.save = Fault::None);
+        let theirs = within(sibling.session.refresh()).await.unwrap();
+        match how {
+            "waits" => tokio::time::sleep(Duration::from_secs(90)).await,
+            "settles" => within(ours.session.settle()).await.unwrap(),
+            _ => {}
+        }
+        let found = within(ours.session.refresh()).await.unwrap();
+        assert_eq!(found.access().expose(), theirs.access().expose(), "{how}");
+        assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()), "{how}");
+        within(ours.session.refresh()).await.unwrap();
+        let counts = ours.authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (3, 1, 0), "{how}");
+    }
+}
+
+/// It got there although the store could not say so, and so many have followed it that it is not remembered. While the lease
+/// is kept nobody else can have saved anything.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_does_not_give_way_to_an_earlier_part_of_it_however_long_ago_that_was() {
+    let store = Watched::default();
+    let (ours, _sibling) = siblings(&store).await;
+    store.set(|store| store.save_is_unanswered = true);
+    ours.session.refresh().await.unwrap();
+    store.set(|store| {
+        (store.load, store.save, store.save_is_unanswered) = (Fault::Error, Fault::Error, false)
+    });
+    for _ in 0..20 {
+        ours.session.refresh().await.unwrap();
+    }
+    store.set(|store| (store.load, store.save) = (Fault::None, Fault::None));
+    for _ in 0..2 {
+        let next = within(ours.session.refresh()).await.unwrap();
+        assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
+    }
+    assert_eq!(ours.authority.counts().presented_again(), 0);
 }
 
 /// The first is in the store, which could not say so: if that raised the number of what is owed, what a sibling saves next

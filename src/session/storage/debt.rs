@@ -160,13 +160,19 @@ impl Debt {
         self.has_to_look.swap(true, Ordering::Relaxed)
     }
 
-    /// Takes notice of what was found in the store, and says whether that is later. A session is of one login: where there is
-    /// anything of it, the login has got there, whatever the store has said, and that is the login or what has become of it.
-    pub(super) fn gives_way_to(&self, found: &Record) -> bool {
+    /// Takes notice of what was found in the store, and says whether that is later. `lost` is the number of the last lease
+    /// that counts no more. A session is of one login: where there is anything of it, the login has got there, whatever the
+    /// store has said, and that is the login or what has become of it.
+    pub(super) fn gives_way_to(&self, found: &Record, lost: Option<u64>) -> bool {
         if self.brings_a_login() && self.record.session == found.session {
             self.stands_for_itself();
         }
-        let is_later = self.record.revision < found.revision && !self.follows(found);
+        // While its lease is kept nobody else has refreshed: of the numbers up to its own there are only records of ours,
+        // of which not all are remembered.
+        let is_alone = self.keeps_the_lease && self.fence > lost;
+        let is_over_ours =
+            if is_alone { self.record.revision < found.revision } else { self.first <= found.revision };
+        let is_later = is_over_ours && !self.follows(found);
         !self.is_change() && (is_later || self.kind == Kind::Login)
     }
 
@@ -241,7 +247,7 @@ mod tests {
         Record { session: SessionId(session), revision, token: Some(StoredToken::new(access)) }
     }
 
-    /// The refresh of `first`, which brought `second` as revision 6.
+    /// The refresh of `first` under lease 1, which brought `second` as revision 6.
     fn refresh(owed: Option<&Debt>) -> Debt {
         Debt::of_refresh(record(1, 6, "second"), Some(StoredToken::new("first")), Some(1), owed)
     }
@@ -250,12 +256,30 @@ mod tests {
     fn a_refresh_gives_way_to_a_later_record_that_it_does_not_follow() {
         for (found, outdone) in [
             (record(1, 7, "others"), true),
-            (record(1, 6, "others"), false),
+            (record(1, 6, "others"), true),
+            (record(1, 6, "second"), true),
+            (record(1, 5, "others"), false),
             (record(1, 7, "first"), false),
             (record(2, 7, "first"), true),
             (Record { token: None, ..record(1, 7, "") }, true),
         ] {
-            assert_eq!(refresh(None).gives_way_to(&found), outdone, "{found:?}");
+            assert_eq!(refresh(None).gives_way_to(&found, None), outdone, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn while_its_lease_is_kept_a_refresh_gives_way_to_a_record_of_a_higher_number_only() {
+        let before = || with_refresh(1, 5, "first", "R1").token;
+        let spends = |fence| Debt::of_refresh(with_refresh(1, 6, "second", "R2"), before(), fence, None);
+        let others = |revision| with_refresh(1, revision, "others", "R9");
+        for (fence, lost, found, outdone) in [
+            (Some(2), None, others(6), false),
+            (Some(2), Some(1), others(6), false),
+            (Some(2), None, others(7), true),
+            (Some(2), Some(2), others(6), true),
+            (None, None, others(6), true),
+        ] {
+            assert_eq!(spends(fence).gives_way_to(&found, lost), outdone, "{fence:?} {lost:?} {found:?}");
         }
     }
 
@@ -289,9 +313,9 @@ mod tests {
     fn the_refresh_of_a_login_that_is_owed_stands_for_it_until_that_is_saved() {
         let login = Debt::of_login(record(1, 5, "first"));
         let refresh = refresh(Some(&login));
-        assert!(!refresh.gives_way_to(&record(2, 9, "others")));
+        assert!(!refresh.gives_way_to(&record(2, 9, "others"), None));
         refresh.stands_for_itself();
-        assert!(refresh.gives_way_to(&record(2, 9, "others")));
+        assert!(refresh.gives_way_to(&record(2, 9, "others"), None));
     }
 
     #[test]
@@ -307,7 +331,7 @@ mod tests {
             let login = Debt::of_login(record(1, 5, "first"));
             let replacement = Debt::of_replacement(record(1, 6, "elsewhere"), true, Some(&login));
             let debts = [&login, &refresh(Some(&login)), &refresh(Some(&replacement))];
-            assert_eq!(debts.map(|debt| debt.gives_way_to(&found)), expected, "{found:?}");
+            assert_eq!(debts.map(|debt| debt.gives_way_to(&found, None)), expected, "{found:?}");
         }
     }
 

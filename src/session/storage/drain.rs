@@ -142,7 +142,8 @@ impl Storage {
             }
         }
         let found = self.read_to_write().await?;
-        if matches!(&found, Ok(Some(found)) if debt.gives_way_to(found)) {
+        let lost = self.queue().lost;
+        if matches!(&found, Ok(Some(found)) if debt.gives_way_to(found, lost)) {
             return Err(failed_by(Superseded.into()));
         }
         if !is_wanted() {

@@ -187,7 +187,8 @@ impl Storage {
                     Err(unread) => (queue.seen.clone(), Err(unread)),
                 };
                 if let Some(found) = &found {
-                    queue.owed.take_if(|owed| owed.gives_way_to(found));
+                    let lost = queue.lost;
+                    queue.owed.take_if(|owed| owed.gives_way_to(found, lost));
                 }
                 let newest = match queue.owed.as_ref() {
                     Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
