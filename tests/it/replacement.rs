@@ -30,7 +30,7 @@ async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {
 }
 
 /// A session on this store, the answers to whose refreshes are on their way until the gate opens.
-fn with_slow_answers(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate) -> Session {
+fn with_slow_answers(authority: &ModelAuthority, store: &(impl TokenStore + Clone), gate: &Gate) -> Session {
     let (source, gate) = (authority.source(), gate.clone());
     let slow = source_fn(move |context: FetchContext| {
         let (source, gate, refreshes) = (source.clone(), gate.clone(), context.refresh_token().is_some());
@@ -132,6 +132,29 @@ async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spe
     let next = within(sibling.refresh()).await.unwrap();
     assert!(authority.is_alive(next.access().expose()));
     assert_eq!(presented_again_and_logins(&authority), (0, 1));
+}
+
+/// It has refreshed meanwhile, and that brought no refresh token (RFC 6749 §6): the one that it keeps is the same.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_is_owed_keeps_a_siblings_refresh_token_although_it_was_refreshed() {
+    let (sound, mut failing) = (Watched::default(), Watched::default());
+    failing.memory = sound.memory.clone();
+    let authority = ModelAuthority::new();
+    let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
+    let (ours, sibling) = (session(&failing), session(&sound));
+    within(ours.token()).await.unwrap();
+    within(sibling.token()).await.unwrap();
+    failing.set(|store| store.save = Fault::Error);
+    ours.replace(Token::new("elsewhere")).await.unwrap_err();
+    drop(authority.clone().rotation(Rotation::Omitted));
+    within(ours.refresh()).await.unwrap();
+    drop(authority.clone().rotation(Rotation::ReuseKillsFamily));
+    within(sibling.refresh()).await.unwrap();
+    failing.set(|store| store.save = Fault::None);
+    within(ours.refresh()).await.unwrap();
+    within(sibling.refresh()).await.unwrap();
+    let counts = authority.counts();
+    assert_eq!((counts.family_deaths, counts.logins), (0, 1));
 }
 
 /// A refresh that nobody waits for stands before the authority until the gate opens.

@@ -20,6 +20,8 @@ pub(super) struct Debt {
     /// store has. The first, which it has unless a write got there that seemed to fail, and the last ones.
     before: Vec<StoredToken>,
     kind: Kind,
+    /// A replacement brought no refresh token of its own, and what it has kept has not been spent since.
+    keeps: bool,
     /// It has a refresh token that came with a replacement: what a sibling has stored is not kept beside it.
     brings_its_own: bool,
     /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although that could
@@ -31,10 +33,7 @@ pub(super) struct Debt {
 enum Kind {
     Login,
     Logout,
-    Replacement {
-        /// It brought no refresh token of its own.
-        keeps: bool,
-    },
+    Replacement,
     Refresh {
         /// Of a login that was owed.
         of_login: bool,
@@ -54,7 +53,8 @@ impl Debt {
             keeps_the_lease: false,
             before: Vec::new(),
             kind,
-            brings_its_own: kind == Kind::Replacement { keeps: false },
+            keeps: false,
+            brings_its_own: false,
             has_to_look: AtomicBool::new(true),
         }
     }
@@ -79,7 +79,7 @@ impl Debt {
 
     /// A replacement, which keeps the refresh token or has its own, and what was owed until then.
     pub(super) fn of_replacement(record: Record, keeps: bool, owed: Option<&Debt>) -> Self {
-        let mut debt = Debt::of(record, Kind::Replacement { keeps });
+        let mut debt = Debt { keeps, brings_its_own: !keeps, ..Debt::of(record, Kind::Replacement) };
         if let Some(owed) = owed.filter(|_| keeps) {
             debt.takes_over(owed);
             if let (Some(own), Some(next)) = (&mut debt.record.token, &owed.record.token) {
@@ -103,8 +103,9 @@ impl Debt {
             |before: &StoredToken| record.token.as_ref().is_some_and(|own| has_same_refresh(own, before));
         let keeps_the_lease =
             refreshed.as_ref().is_some_and(|before| before.refresh.is_some() && !is_kept(before));
+        let keeps = owed.is_some_and(|owed| owed.keeps) && refreshed.as_ref().is_some_and(is_kept);
         let kind = Kind::Refresh { of_login: owed.is_some_and(Debt::brings_a_login) };
-        let mut debt = Debt { fence, is_change, keeps_the_lease, ..Debt::of(record, kind) };
+        let mut debt = Debt { fence, is_change, keeps_the_lease, keeps, ..Debt::of(record, kind) };
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
@@ -127,7 +128,7 @@ impl Debt {
     }
 
     fn keeps_what_is_there(&self) -> bool {
-        self.kind == Kind::Replacement { keeps: true } && !self.brings_its_own
+        self.keeps && !self.brings_its_own
     }
 
     fn takes_over(&mut self, owed: &Debt) {
