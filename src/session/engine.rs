@@ -33,8 +33,9 @@ use crate::{
     event::{Event, Observers},
     placement::Placement,
     reentry::Mark,
+    secret::Secret,
     source::{DynTokenSource, FailureClass},
-    store::Record,
+    store::{Record, StoredToken},
     sync::{ArcSwapOption, Guard, TryMutex},
     time::{Now, Timekeeper},
     timer::{in_time, timer},
@@ -286,12 +287,20 @@ impl Engine {
     }
 
     /// What a flight has brought that had lost: the next refresh token belongs to the replacement if that has kept the one
-    /// that was spent. `None`: it has not. To the store it is a refresh, and gives way as one does.
-    pub(crate) async fn hand_down(&self, by: &Flight, answer: &Token, fence: Option<u64>) -> Option<Written> {
+    /// that was spent. `None`: it has not. To the store it is a refresh, of what was presented, where memory may be behind;
+    /// and gives way as one does.
+    pub(crate) async fn hand_down(
+        &self,
+        by: &Flight,
+        presented: &Secret,
+        answer: &Token,
+        fence: Option<u64>,
+    ) -> Option<Written> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
         let record = self.storage.following(slot.known().record);
-        let before = slot.token().map(|before| before.stored());
+        let before =
+            slot.token().map(|before| StoredToken { refresh: Some(presented.clone()), ..before.stored() });
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));

@@ -242,11 +242,11 @@ async fn give_up(
     token: Token,
     fence: Option<u64>,
 ) -> Obtained {
-    let is_spent = |presented: &Secret| {
+    let is_spent = |presented: &&Secret| {
         !token.keeps_refresh_token() && !token.refresh().is_some_and(|next| next.same_as(presented))
     };
-    if presented.as_ref().is_some_and(is_spent) {
-        if let Some(written) = engine.hand_down(flight, &token, fence).await {
+    if let Some(spent) = presented.as_ref().filter(is_spent) {
+        if let Some(written) = engine.hand_down(flight, spent, &token, fence).await {
             // One that failed was reported and stays owed.
             let _ = engine.save_at_once(written).await;
             return Obtained::Nothing;

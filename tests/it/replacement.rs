@@ -134,6 +134,26 @@ async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spe
     assert_eq!(presented_again_and_logins(&authority), (0, 1));
 }
 
+/// What is presented is a sibling's, which memory has not seen, and another replacement of the sibling's keeps it.
+#[tokio::test(start_paused = true)]
+async fn a_siblings_replacement_gets_the_refresh_token_that_is_handed_down_although_memory_was_behind() {
+    let (authority, store, gate) = (ModelAuthority::new(), Watched::default(), Gate::new());
+    let ours = with_slow_answers(&authority, &store, &gate);
+    let sibling = Session::builder(authority.source()).store(store.clone()).build();
+    within(ours.token()).await.unwrap();
+    within(sibling.token()).await.unwrap();
+    within(sibling.refresh()).await.unwrap();
+    ours.replace(Token::new("elsewhere")).await.unwrap();
+    assert_pending!(task::spawn(ours.refresh()).poll());
+    within(gate.waiting(1)).await;
+    ours.replace(Token::new("elsewhere-again")).await.unwrap();
+    sibling.replace(Token::new("from-elsewhere-there")).await.unwrap();
+    gate.open();
+    orphans_end().await;
+    assert_eq!(store.access().await.as_deref(), Some("from-elsewhere-there"));
+    goes_on(&sibling, &authority).await;
+}
+
 /// It has refreshed meanwhile, and that brought no refresh token (RFC 6749 §6): the one that it keeps is the same.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_is_owed_keeps_a_siblings_refresh_token_although_it_was_refreshed() {
