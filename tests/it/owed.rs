@@ -658,3 +658,28 @@ async fn a_refresh_without_a_lease_is_written_again_by_the_next_one_only() {
     let next = world.session.refresh().await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
 }
+
+/// A sibling's replacement, which keeps the refresh token that this refresh has spent.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_stays_owed_while_what_is_in_its_way_cannot_be_read() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    let gate = ours.authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(ours.session.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    sibling.session.replace(Token::new("elsewhere")).await.unwrap();
+    store.set(|store| store.load = Fault::Error);
+    gate.open();
+    let refreshed = within(refresh).await.unwrap();
+    assert_eq!(ours.session.settle().await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.load = Fault::None);
+    ours.session.settle().await.unwrap();
+    let stored = store.load().await.unwrap().and_then(|record| record.token).expect("a token");
+    assert_eq!(stored.access.expose(), "elsewhere");
+    assert!(
+        stored
+            .refresh
+            .is_some_and(|refresh| Some(refresh.expose()) == refreshed.refresh().map(|it| it.expose()))
+    );
+}
