@@ -256,8 +256,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Timeout` when that time is over, `Store` if the last save failed, `NoRuntime` without a runtime or when it goes away,
-    /// `Reentrant` inside a source of this session.
+    /// `Timeout` when that time is over, `Store` if the last save failed, `NoRuntime` where it is called without a runtime, although
+    /// the session may be bound to one, or when that goes away, `Reentrant` inside a source of this session.
     pub async fn settle(&self) -> Result<(), Error> {
         if self.engine.mark().is_around_us() {
             return Err(reentry::error());
