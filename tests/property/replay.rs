@@ -16,6 +16,7 @@ const TWO: Config = Config {
     seed: 0,
     lifetime: None,
     rotation: Rotation::ReuseKillsFamily,
+    at_times: false,
     newest_only: false,
     certain: false,
     renewal: RenewalMode::Background,
@@ -318,4 +319,25 @@ fn a_login_that_a_sibling_still_owed_begins_the_doubling_anew() {
     let steps =
         [Fault(1, Save, Fails), Login(1, Alice), Pass(Duration::from_secs(1000)), Heal(1), Hammer(0, Sick)];
     holds(config, &steps);
+}
+
+/// Ours has brought no refresh token, so that its lease was not kept; the sibling's had the same number, and was written over.
+#[test]
+fn a_refresh_that_could_not_be_saved_does_not_outdo_the_refresh_of_a_sibling_that_brings_the_next_refresh_token()
+ {
+    could_not_be_saved_before_a_siblings_refresh(&[]);
+}
+
+/// It was forgotten that the refresh token is the one that the replacement has kept.
+#[test]
+fn the_refresh_of_a_replacement_that_could_not_be_saved_goes_on_with_a_siblings_refresh_token_too() {
+    could_not_be_saved_before_a_siblings_refresh(&[Replace(0, false), A_MOMENT]);
+}
+
+#[track_caller]
+fn could_not_be_saved_before_a_siblings_refresh(change: &[Step]) {
+    let before = [Login(0, Alice), A_MOMENT, Ask(1, Asked::Token), A_MOMENT, Fault(0, Save, Fails)];
+    let after = [Ask(0, Asked::Refresh), A_MOMENT, Ask(1, Asked::Refresh), A_MOMENT, Hammer(0, Sick)];
+    let steps = [&before, change, &after].concat();
+    holds(Config { seed: 0b10, at_times: true, ..TWO }, &steps);
 }

@@ -12,6 +12,8 @@ pub(crate) struct Config {
     /// How long an access token lives, in seconds.
     pub(crate) lifetime: Option<u64>,
     pub(crate) rotation: Rotation,
+    /// It brings the next refresh token at times only, as the bits of the seed say.
+    pub(crate) at_times: bool,
     pub(crate) newest_only: bool,
     /// A refused token is refused by a challenge that says so, or else by a bare 403.
     pub(crate) certain: bool,
@@ -188,14 +190,15 @@ pub(crate) fn configs() -> impl Strategy<Value = Config> {
     let renewal = select(&[RenewalMode::Background, RenewalMode::Inline, RenewalMode::Off]);
     (
         (any::<u64>(), select(&[None, Some(40), Some(300), Some(7200)]), rotation, any::<bool>(), renewal),
-        any::<[bool; 5]>(),
+        any::<[bool; 6]>(),
     )
         .prop_map(|((seed, lifetime, rotation, newest_only, renewal), others)| {
-            let [certain, password, sibling, tells, impatient] = others;
+            let [at_times, certain, password, sibling, tells, impatient] = others;
             Config {
                 seed,
                 lifetime,
                 rotation,
+                at_times: at_times && rotation == Rotation::ReuseKillsFamily,
                 newest_only,
                 certain,
                 renewal,

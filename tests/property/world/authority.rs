@@ -19,13 +19,13 @@ use tower::Service;
 use tower_token_refresh::{
     BoxError,
     source::Content,
-    test_util::{ModelAuthority, ModelBody},
+    test_util::{ModelAuthority, ModelBody, Rotation},
 };
 
 use super::holding::Holding;
 use crate::{
     checks::{Answered, Asking, Book, CallId, Pair, Pid},
-    steps::Outcome,
+    steps::{Config, Outcome},
 };
 
 /// What all processes share.
@@ -34,11 +34,25 @@ pub(super) struct Office {
     pub(super) model: ModelAuthority,
     pub(super) holding: Holding,
     script: Arc<Mutex<VecDeque<Outcome>>>,
+    /// Of the next calls, the first bit first: whether a refresh brings the next refresh token (RFC 6749 §6). `None`: all do
+    /// as the model does.
+    rotates: Arc<Mutex<Option<u64>>>,
 }
 
 impl Office {
-    pub(super) fn new(model: ModelAuthority) -> Self {
-        Office { model, holding: Holding::default(), script: Arc::default() }
+    pub(super) fn new(model: ModelAuthority, config: &Config) -> Self {
+        let rotates = Arc::new(Mutex::new(config.at_times.then_some(config.seed)));
+        Office { model, holding: Holding::default(), script: Arc::default(), rotates }
+    }
+
+    async fn works(&self, request: Request<ModelBody>) -> Answer {
+        let mut model = self.model.clone();
+        if let Some(rotates) = &mut *self.rotates.lock().unwrap() {
+            let rotation = if *rotates & 1 == 1 { Rotation::ReuseKillsFamily } else { Rotation::Omitted };
+            model = model.rotation(rotation);
+            *rotates = rotates.rotate_right(1);
+        }
+        model.call(request).await
     }
 
     pub(super) fn next(&self, outcome: Outcome) {
@@ -99,16 +113,15 @@ impl Line {
     }
 
     async fn work(&self, request: Request<ModelBody>) -> Answer {
-        let mut model = self.office.model.clone();
         match self.office.outcome() {
-            Outcome::Works => model.call(request).await,
+            Outcome::Works => self.office.works(request).await,
             Outcome::Late => {
                 self.office.holding.pass().await;
                 self.while_alive().await;
-                model.call(request).await
+                self.office.works(request).await
             }
             Outcome::LateAnswer => {
-                let answer = model.call(request).await;
+                let answer = self.office.works(request).await;
                 self.office.holding.pass().await;
                 answer
             }
@@ -125,7 +138,7 @@ impl Line {
             Outcome::Empty => Ok(answer(StatusCode::OK, "application/json", "{}")),
             Outcome::NoConnection => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
             Outcome::Lost => {
-                model.call(request).await?;
+                self.office.works(request).await?;
                 Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
             }
             Outcome::NeverAnswered => pending().await,

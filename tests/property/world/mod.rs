@@ -109,7 +109,7 @@ impl World {
             book: Book::new(config, clock.clone()),
             clock,
             true_clock,
-            office: Office::new(model),
+            office: Office::new(model, &config),
             hosts: Hosts { model: api, holding: Holding::default(), door: Door::default() },
             shelf: Shelf::default(),
             processes: Vec::new(),
