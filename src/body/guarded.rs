@@ -23,8 +23,8 @@ pub(super) struct Guarded<B> {
     backlog: Option<Box<Frames>>,
     /// The live body, while nobody else may come to read it.
     in_hand: Option<Pin<Box<Source<B>>>>,
-    /// What that has answered, if it has to be settled.
-    unsettled: Option<Poll<Item>>,
+    /// What that has answered last is not settled yet.
+    is_unsettled: bool,
     /// How much data this attempt has yielded.
     passed: u64,
 }
@@ -46,13 +46,17 @@ impl<B> Guarded<B> {
             shared,
             backlog: backlog.map(Box::new),
             in_hand: None,
-            unsettled: None,
+            is_unsettled: false,
             passed: 0,
         })
     }
 
     fn attempt(&self) -> Attempt {
         if self.backlog.is_none() { Attempt::First } else { Attempt::Second }
+    }
+
+    pub(super) fn is_in_hand(&self) -> bool {
+        self.in_hand.is_some()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -100,7 +104,10 @@ where
                 Some(frame)
             }
             polled => {
-                self.unsettled = Some(polled);
+                if let Poll::Ready(item) = polled {
+                    source.as_mut().put_back(item);
+                }
+                self.is_unsettled = true;
                 None
             }
         }
@@ -111,13 +118,15 @@ where
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, next: &mut Option<Next<B>>) -> Poll<Item> {
         let mut waker = None;
         loop {
-            if let Some(source) = self.in_hand.take() {
-                match self.unsettled.take() {
-                    None => self.give_back(source, Poll::Pending),
-                    Some(polled) => match self.settle(source, &polled, cx, next) {
+            if let Some(mut source) = self.in_hand.take() {
+                if mem::take(&mut self.is_unsettled) {
+                    let polled = source.as_mut().take_back();
+                    match self.settle(source, &polled, cx, next) {
                         None => return polled,
                         Some(source) => self.give_back(source, polled),
-                    },
+                    }
+                } else {
+                    self.give_back(source, Poll::Pending);
                 }
             }
             let backlog = self.backlog.as_ref().map_or(0, |backlog| backlog.len());

@@ -114,6 +114,17 @@ where
 
     /// Out of line, so that the way of a whole body stays short.
     #[inline(never)]
+    fn poll_in_hand(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
+            if let Some(frame) = guarded.read_on(cx) {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
+        self.poll_guarded(cx)
+    }
+
+    /// The same.
+    #[inline(never)]
     fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
         if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
             let mut next = None;
@@ -164,10 +175,8 @@ where
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
             Kind::Streamed(Streamed::Own(source)) => source.as_mut().poll_frame(cx),
-            Kind::Streamed(Streamed::Guarded(guarded)) => match guarded.read_on(cx) {
-                Some(frame) => Poll::Ready(Some(Ok(frame))),
-                None => self.poll_guarded(cx),
-            },
+            Kind::Streamed(Streamed::Guarded(guarded)) if guarded.is_in_hand() => self.poll_in_hand(cx),
+            Kind::Streamed(Streamed::Guarded(_)) => self.poll_guarded(cx),
         }
     }
 

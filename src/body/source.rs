@@ -61,6 +61,11 @@ impl<B> Source<B> {
     pub(super) fn put_back(self: Pin<&mut Self>, item: Item) {
         *self.project().unread = Some(item);
     }
+
+    /// Takes that again.
+    pub(super) fn take_back(self: Pin<&mut Self>) -> Poll<Item> {
+        self.project().unread.take().map_or(Poll::Pending, Poll::Ready)
+    }
 }
 
 impl<B> Source<B>
