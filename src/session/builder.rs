@@ -251,7 +251,7 @@ impl SessionBuilder {
             renewal: self.renewal,
             runtime: self.runtime,
             mark,
-            credential_changes: AtomicU64::new(0),
+            last_change: AtomicU64::new(0),
             pulse,
             follower: OneTask::default(),
         }))

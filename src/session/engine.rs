@@ -56,8 +56,8 @@ pub(crate) struct Engine {
     pub(super) renewal: Renewal,
     pub(super) runtime: Option<Handle>,
     pub(super) mark: Mark,
-    /// How often somebody has said that the source has other credentials.
-    pub(super) credential_changes: AtomicU64,
+    /// When somebody has last said that the source has other credentials; 0 if nobody has.
+    pub(super) last_change: AtomicU64,
     pub(super) pulse: watch::Sender<()>,
     /// The task that follows the store.
     pub(super) follower: OneTask,
@@ -329,15 +329,18 @@ impl Engine {
 
     /// There are other credentials: the next ask may start a fetch, whatever was said of the ones before.
     pub(crate) async fn forgive(&self) {
+        // Of all sessions together, because one source may serve several.
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let change = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         // First, so that no fetch starts without having heard of it.
-        self.credential_changes.fetch_add(1, Ordering::Relaxed);
+        self.last_change.fetch_max(change, Ordering::Relaxed);
         self.slot().await.forgive();
         self.pulse.send_replace(());
     }
 
     #[cfg(feature = "json")]
-    pub(crate) fn credential_changes(&self) -> u64 {
-        self.credential_changes.load(Ordering::Relaxed)
+    pub(crate) fn last_change(&self) -> u64 {
+        self.last_change.load(Ordering::Relaxed)
     }
 
     /// A store that fails stops no request: it is reported.

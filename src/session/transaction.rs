@@ -209,7 +209,7 @@ async fn fetch(
             fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
             mark: engine.mark(),
             #[cfg(feature = "json")]
-            changes: engine.credential_changes(),
+            last_change: engine.last_change(),
             #[cfg(feature = "json")]
             has_asked: refused.is_some(),
         };

@@ -22,9 +22,10 @@ pub struct FetchContext {
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
     pub(crate) mark: Mark,
-    /// How often somebody has said that there are other credentials, for sources that remember which were refused.
+    /// When somebody has last said that there are other credentials, for sources that remember which were refused: a number that
+    /// grows with each time, in whichever session; 0 if nobody has.
     #[cfg(feature = "json")]
-    pub(crate) changes: u64,
+    pub(crate) last_change: u64,
     /// Whether this fetch has asked already, without the refresh token.
     #[cfg(feature = "json")]
     pub(crate) has_asked: bool,
@@ -79,7 +80,7 @@ impl FetchContext {
             fruitless: 0,
             mark: Mark::new(),
             #[cfg(feature = "json")]
-            changes: 0,
+            last_change: 0,
             #[cfg(feature = "json")]
             has_asked: false,
         }

@@ -19,34 +19,35 @@ pub(super) struct Refused(Mutex<List>);
 #[derive(Default)]
 struct List {
     credentials: VecDeque<Vec<Secret>>,
-    /// After how many changes of the credentials they were refused.
-    changes: u64,
+    /// After which change of the credentials they were refused.
+    change: u64,
 }
 
 impl Refused {
-    /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as
-    /// [`FetchContext::changes`](super::FetchContext) counts it. Attempts may end in another order than they were begun in: what
-    /// one of before a change comes to says nothing of after it.
+    /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as far as its session
+    /// knows ([`FetchContext::last_change`](super::FetchContext)) and the others that share the source. Attempts may end in another
+    /// order than they were begun in: what one of before a change comes to says nothing of after it.
     pub(super) async fn try_with(
         &self,
-        changes: u64,
+        last_change: u64,
         credentials: Vec<Secret>,
         attempt: impl Future<Output = Result<Token, FetchError>>,
     ) -> Result<Token, FetchError> {
-        {
+        let change = {
             let mut list = self.list();
-            if list.changes < changes {
-                *list = List { changes, ..List::default() };
+            if list.change < last_change {
+                *list = List { change: last_change, ..List::default() };
             }
             if list.credentials.iter().any(|refused| are_same(refused, &credentials)) {
                 return Err(FetchError::login_required("the authority has refused these credentials before"));
             }
-        }
+            list.change
+        };
         let outcome = attempt.await;
         // One that allows no fallback speaks of the account or of its owner, who may have come round by the next time.
         if outcome.as_ref().is_err_and(FetchError::allows_fallback) {
             let mut list = self.list();
-            if list.changes == changes {
+            if list.change == change {
                 list.credentials.truncate(MOST - 1);
                 list.credentials.push_front(credentials);
             }

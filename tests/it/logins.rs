@@ -13,6 +13,7 @@ use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     oauth2::{PasswordGrant, TokenEndpoint},
     source::{AuthorityClient, Credentials, JsonAnswer, Verification, login::JsonVerify},
+    source_fn,
     test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority},
 };
 
@@ -336,6 +337,48 @@ async fn an_attempt_of_before_the_credentials_have_changed_does_not_forget_what_
     bench.session.login(Token::new("by-hand")).await.unwrap();
     assert!(bench.session.refresh().await.unwrap_err().is_login_required());
     assert_eq!(idp.asked().len(), 1);
+}
+
+/// One of several over the same source.
+fn session_over(login: &Arc<Password>) -> Session {
+    let login = login.clone();
+    Session::builder(source_fn(move |cx| {
+        let login = login.clone();
+        async move { login.fetch(cx).await }
+    }))
+    .build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_of_several_sessions_hears_from_each_that_the_credentials_have_changed() {
+    let idp = Idp::new([json(401, ""), json(401, ""), json(200, r#"{"access_token":"A"}"#)]);
+    let login =
+        Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::new(Mutex::new("right")))));
+    let [first, second] = [session_over(&login), session_over(&login)];
+    assert!(first.refresh().await.unwrap_err().is_login_required());
+    first.credentials_changed().await;
+    assert!(first.refresh().await.unwrap_err().is_login_required());
+    assert!(second.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(idp.asked().len(), 2, "what the first was refused with is not shown by the second");
+    second.credentials_changed().await;
+    second.refresh().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_of_several_sessions_remembers_what_was_refused_whichever_of_them_knows_of_a_change() {
+    let idp = Idp::new([json(200, r#"{"access_token":"A"}"#), json(401, "")]);
+    let login = Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())));
+    let [first, second] = [session_over(&login), session_over(&login)];
+    first.credentials_changed().await;
+    first.refresh().await.unwrap();
+    for _ in 0..3 {
+        for session in [&second, &first] {
+            assert!(session.refresh().await.unwrap_err().is_login_required());
+            session.login(Token::new("by-hand")).await.unwrap();
+        }
+        cool_down().await;
+    }
+    assert_eq!(idp.asked().len(), 2);
 }
 
 /// What nobody knows to be a refusal: three strikes, and a try every 15 minutes then.

@@ -47,7 +47,7 @@ impl Exchange {
         let request = post(&self.url, json::MEDIA_TYPE, json::object(members, &self.constants));
         let secrets = credentials.iter().map(|&(_, secret)| secret.clone()).collect();
         let attempt = self.client.ask(cx, request, &self.reading, Grant::Login);
-        self.refused.try_with(cx.changes, secrets, attempt).await
+        self.refused.try_with(cx.last_change, secrets, attempt).await
     }
 
     pub(super) async fn verify(&self, token: &Token) -> Verification {
