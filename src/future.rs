@@ -127,8 +127,8 @@ impl<T> Drop for Rare<T> {
 enum Stage<S> {
     /// A token: before the first attempt, or after a refusal.
     Wait,
-    /// The service to send with, having waited for this token: none while another thread is making one.
-    Ready { token: Arc<Issued>, service: Option<S> },
+    /// The service to send with: none while another thread is making one.
+    Ready { service: Option<S> },
     /// The refresh to be asked for, by a request that is not sent again.
     Tell { reason: NotResent },
 }
@@ -313,10 +313,10 @@ where
         let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
         match mem::replace(&mut detour.stage, Stage::Wait) {
             Stage::Wait => self.poll_wait(cx),
-            Stage::Ready { token, mut service } => {
-                let step = self.poll_ready(&token, &mut service, cx);
+            Stage::Ready { mut service } => {
+                let step = self.poll_ready(&mut service, cx);
                 if step.is_pending() {
-                    self.enter(Stage::Ready { token, service });
+                    self.enter(Stage::Ready { service });
                 }
                 step
             }
@@ -341,14 +341,14 @@ where
         let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
         detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
         Poll::Ready(match token {
-            Ok(token) => self.go_on(token),
+            Ok(_) => self.go_on(),
             Err(denied) => Step::End(self.denied(denied)),
         })
     }
 
     /// On to the next attempt. What is left of the one before goes first: the service may be waiting for what its response
     /// or its upload holds until it says that it is ready.
-    fn go_on(&mut self, token: Arc<Issued>) -> Step<S::Future, R> {
+    fn go_on(&mut self) -> Step<S::Future, R> {
         if let Some(detour) = &mut self.detour.0 {
             detour.refused = None;
             detour.held = None;
@@ -356,17 +356,12 @@ where
                 let head = self.head.get().map(Head::request);
                 detour.unsent = head.map(|head| head.map(|()| self.replay.take_over()));
             }
-            detour.stage = Stage::Ready { token, service: None };
+            detour.stage = Stage::Ready { service: None };
         }
         Step::Stage
     }
 
-    fn poll_ready(
-        &mut self,
-        token: &Issued,
-        service: &mut Option<S>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Step<S::Future, R>> {
+    fn poll_ready(&mut self, service: &mut Option<S>, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
         let service = match service {
             Some(service) => service,
             None => service.insert(ready!(self.common.poll_service(cx))),
@@ -374,7 +369,7 @@ where
         if let Err(error) = ready!(service.poll_ready(cx)) {
             return Poll::Ready(Step::End(Err(error.into())));
         }
-        let Some(token) = self.look_again(token) else {
+        let Some(token) = self.look_again() else {
             let acquire = self.acquire(Verdict::Suspect);
             if let Some(detour) = &mut self.detour.0 {
                 detour.has_waited_again = true;
@@ -392,8 +387,8 @@ where
         let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
         let told = match ready!(detour.acquire.poll_step(cx)) {
             // There is nothing to wait for, and so no need of a place.
-            Ok(Some(token)) if reason == NotResent::TooManyWaiting => {
-                return Poll::Ready(self.go_on(token));
+            Ok(Some(_)) if reason == NotResent::TooManyWaiting => {
+                return Poll::Ready(self.go_on());
             }
             told => told,
         };
@@ -420,15 +415,12 @@ where
     }
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
-    /// now, or it was condemned or has expired meanwhile and this request has not waited again yet. The one it has waited
-    /// for may have expired where a second attempt follows.
-    fn look_again(&self, acquired: &Issued) -> Option<Arc<Issued>> {
+    /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
+    fn look_again(&self) -> Option<Arc<Issued>> {
         let token = self.engine().present()?;
         let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
-        let may_have_expired = self.attempts == 0 && self.is_watched && token.stamp() == acquired.stamp();
-        let is_fresh = may_have_expired || !token.is_expired(self.engine().now());
-        let is_good = has_waited_again || (is_fresh && !token.is_condemned());
+        let is_good = has_waited_again || !(token.is_condemned() || token.is_expired(self.engine().now()));
         (is_same_identity && is_good).then_some(token)
     }
 

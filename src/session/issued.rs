@@ -301,10 +301,12 @@ impl Issued {
         self.damper.judge(self.stamp.generation, is_accepted);
     }
 
-    /// Whether its refusal starts no refresh. One that has expired was good for what it lived, and anybody's next request
+    /// Whether its refusal starts no refresh. One that has lived and expired was good for so long, and anybody's next request
     /// refreshes it.
     pub(crate) fn is_damped(&self, verdict: Verdict, now: Now) -> bool {
-        !self.is_expired(now) && self.damper.damps(verdict, self.stamp.generation, self.age(now))
+        let has_lived = self.age(now) >= Duration::from_secs(1);
+        !(has_lived && self.is_expired(now))
+            && self.damper.damps(verdict, self.stamp.generation, self.age(now))
     }
 
     fn age(&self, now: Now) -> Duration {

@@ -347,10 +347,12 @@ impl Slot {
     pub(crate) fn ended(&mut self, by: Finder<'_>, record: RecordHead) -> bool {
         let wanted = self.is_wanted(by);
         if wanted {
+            // Without a token it has not had the session that ends.
+            let last = if self.token.is_some() { self.record } else { record };
             self.leave();
             self.set_fetch(Fetch::LoggedOut);
             self.look_at = Some(Duration::ZERO);
-            self.ended = Some(self.record.session);
+            self.ended = Some(last.session);
             self.record = record;
         }
         wanted

@@ -13,7 +13,10 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take},
 };
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    token::Token,
+};
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 
@@ -112,15 +115,21 @@ pub(super) async fn look_for_a_sibling(
     None
 }
 
-/// What the store calls later than a refresh that was to be saved, if that is of use.
-pub(super) async fn look_for_the_later_one(
+/// What somebody who shares the store has put in the place of the session that a refresh was of: another login, or a logout.
+pub(super) async fn look_for_another_session(
     engine: &Engine,
-    plan: &Plan,
     base: RecordHead,
+    is_ours: impl Fn(&Token) -> bool,
 ) -> Option<Obtained> {
-    let reloaded = reload(base, &plan.known, engine.newest().await);
-    match take(engine, plan, reloaded, Provenance::Stored) {
-        Taken::Whole(obtained) => Some(obtained),
-        Taken::Base(..) => None,
+    let found = engine.newest().await.filter(|found| found.revision > base.revision)?;
+    let record = RecordHead { session: found.session, revision: found.revision };
+    match found.token {
+        None => Some(Obtained::Ended { record }),
+        Some(_) if found.session == base.session => None,
+        Some(token) if is_ours(&token.to_token()) => None,
+        Some(token) => {
+            let fresh = engine.reported(engine.sendable(token.to_token(), Provenance::Stored))?;
+            Some(Obtained::Replaced { fresh, record })
+        }
     }
 }

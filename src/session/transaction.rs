@@ -22,7 +22,7 @@ use super::{
     kernel::Finder,
     lease::Held,
     reload::{Taken, take},
-    reread::{Reread, has_something_else, look_for_a_sibling, look_for_the_later_one, reread},
+    reread::{Reread, has_something_else, look_for_a_sibling, look_for_another_session, reread},
     siblings,
     storage::is_caused_by,
 };
@@ -155,23 +155,18 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         let written =
             engine.storage.enqueue_refreshed(head.record(Some(to_save)), before, fence, Some(flight.clone()));
         // One that failed was reported and stays owed; the token is used all the same, unless somebody who shares the store
-        // has saved a later record.
+        // has logged in or out since.
         let saved = engine.save_at_once(written).await;
         if saved.is_err_and(|error| is_caused_by::<Superseded>(&error)) {
-            superseded_by = look_for_the_later_one(&engine, &plan, base).await;
+            let is_ours = |found: &Token| shares_a_grant(found, &token, refresh_token.as_ref());
+            superseded_by = look_for_another_session(&engine, base, is_ours).await;
         }
     }
     if flight.is_lost() {
         return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
     }
     if let Some(later) = superseded_by {
-        let goes_on = match &later {
-            Obtained::Replaced { fresh, .. } => shares_a_grant(&fresh.token, &token, refresh_token.as_ref()),
-            later => !matches!(later, Obtained::Ended { .. }),
-        };
-        if !goes_on {
-            engine.revoker.discard(token);
-        }
+        engine.revoker.discard(token);
         return Ok(later);
     }
     let fresh = fresh.map_err(Failure::transient)?;

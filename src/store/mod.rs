@@ -175,8 +175,8 @@ impl fmt::Display for Damaged {
 
 impl std::error::Error for Damaged {}
 
-/// Why a store refuses to save: it holds a later record. The session drops its own. A refresh takes over the later one at once,
-/// if there is a token in it that can be sent or a logout; else, and after any other change, the next refresh does.
+/// Why a store refuses to save: it holds a later record. The session drops its own. If that is another login, or a logout, the
+/// refresh that was to be saved takes it over; any other later record is taken over by the next refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superseded;
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio_test::{assert_pending, task};
@@ -15,7 +15,7 @@ use tower_token_refresh::{
     event::Event,
     session::{Changes, State},
     source_fn,
-    store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
+    store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Gate, TestClock},
 };
 
@@ -475,6 +475,70 @@ async fn what_is_superseded_by_a_login_with_the_same_grant_is_not_revoked() {
         sibling.login(Token::new("of-alice-again").refresh_token("R1")).await.unwrap();
     };
     let (refreshed, _, discarded) = superseded(login).await;
-    assert_eq!(refreshed.as_deref(), Ok("of-alice-again"));
+    assert_eq!(refreshed.as_deref(), Ok("refreshed"), "the refresh token of the login is spent");
     assert_eq!(discarded, [""; 0]);
+}
+
+/// A process that has had no token yet refreshes what it has found in the store.
+#[tokio::test(start_paused = true)]
+async fn the_first_refresh_of_a_process_is_superseded_as_any_other() {
+    for (logs_out, expected) in [(true, Err(ErrorKind::SessionEnded)), (false, Ok("of-bob".to_owned()))] {
+        let (store, gate, discarded) = (Watched::default(), Gate::new(), Arc::new(Mutex::new(Vec::new())));
+        let mut token = StoredToken::new("of-yesterday");
+        token.refresh = Some("R1".into());
+        token.expires_at = Some(SystemTime::UNIX_EPOCH);
+        store.save(&Record { session: SessionId(1), revision: 5, token: Some(token) }, None).await.unwrap();
+        let (held, revoked) = (gate.clone(), discarded.clone());
+        let source = source_fn(move |_: FetchContext| {
+            let gate = held.clone();
+            async move {
+                gate.pass().await;
+                Ok::<_, FetchError>(Token::new("refreshed").refresh_token("R2"))
+            }
+        });
+        let ours = Session::builder(source)
+            .store(store.clone())
+            .revoke_with(move |token| {
+                revoked.lock().unwrap().push(token.access().expose().to_owned());
+                std::future::ready(())
+            })
+            .build();
+        let mut first = task::spawn(ours.token());
+        assert_pending!(first.poll());
+        within(gate.waiting(1)).await;
+        let sibling = session("sibling", store.clone());
+        if logs_out {
+            sibling.logout().await.unwrap();
+        } else {
+            sibling.login(Token::new("of-bob")).await.unwrap();
+        }
+        gate.open();
+        let first = within(first).await.map(|token| token.access().expose().to_owned());
+        assert_eq!(first.map_err(|error| error.kind()), expected);
+        tokio::task::yield_now().await;
+        assert_eq!(*discarded.lock().unwrap(), ["refreshed"]);
+    }
+}
+
+/// Where only the newest token is good, that is the one which was fetched last, whoever has saved first.
+#[tokio::test(start_paused = true)]
+async fn what_a_siblings_refresh_has_superseded_is_used_by_those_who_wait_for_it() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let held = gate.clone();
+    let source = source_fn(move |_: FetchContext| {
+        let gate = held.clone();
+        async move {
+            gate.pass().await;
+            Ok::<_, FetchError>(Token::new("ours-2"))
+        }
+    });
+    let (ours, sibling) = (Session::builder(source).store(store.clone()).build(), session("sibling", store));
+    ours.login(Token::new("ours-1")).await.unwrap();
+    assert_eq!(access(&sibling).await, "ours-1");
+    let mut refresh = task::spawn(ours.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    assert_eq!(sibling.refresh().await.unwrap().access().expose(), "sibling-1");
+    gate.open();
+    assert_eq!(within(refresh).await.unwrap().access().expose(), "ours-2");
 }

@@ -256,3 +256,23 @@ async fn a_token_that_expires_under_way_is_refreshed_although_refreshes_are_damp
         assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
     }
 }
+
+/// They expire before they can be sent; the clock is a real one.
+#[tokio::test]
+async fn tokens_that_die_at_once_do_not_make_an_endpoint_dear_that_refuses_everything() {
+    for refusal in [forbidden(), invalid_token()] {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let count = fetches.clone();
+        let source = source_fn(move |_| {
+            let token = Token::new(format!("token-{}", count.fetch_add(1, Ordering::Relaxed)));
+            ready(Ok::<_, FetchError>(token.expires_in(Duration::from_nanos(1))))
+        });
+        let api = service_fn(|_: Request<ReplayBody<ModelBody>>| ready(Ok::<_, BoxError>(refusal.clone())));
+        let client = TokenRefreshLayer::new(Session::builder(source).build(), origin()).layer(api);
+        for _ in 0..10 {
+            client.clone().oneshot(get("/")).await.unwrap();
+        }
+        let fetches = fetches.load(Ordering::Relaxed);
+        assert!(fetches <= 30, "{fetches} fetches for ten requests");
+    }
+}
