@@ -403,6 +403,9 @@ mod tests {
             (400, r#"{"code":"WRONG_SECRET","error":"temporarily_unavailable"}"#, Transient),
             (429, r#"{"code":"WRONG_SECRET"}"#, Transient),
             (401, r#"{"code":""}"#, Ambiguous),
+            (403, r#"{"code":0}"#, Ambiguous),
+            (403, r#"{"code":"0"}"#, Ambiguous),
+            (403, r#"{"code":"0.0","error":"Forbidden"}"#, Configuration),
             (401, r#"{"message":"WRONG_SECRET"}"#, Ambiguous),
         ] {
             assert_eq!(class(&reading, Grant::Client, status, body), (expected, false), "{status} {body}");

@@ -131,18 +131,14 @@ impl JsonAnswer {
 
     /// The code of the error, and the business code as one.
     pub(super) fn codes(&self, document: &Json) -> [Option<Zeroizing<String>>; 2] {
-        [Some(&self.error), self.business_code.as_ref()].map(|pointer| document.at(pointer?)?.code())
+        [document.at(&self.error), self.bad_business_code(document)].map(|code| code?.code())
     }
 
-    /// What the business code says, if it is not 0.
+    /// What the business code says, if it is a number other than 0.
     pub(super) fn business_failure(&self, document: &Json) -> Option<BusinessFailure> {
-        let code = document.at(self.business_code.as_ref()?)?.number()?;
+        let code = self.bad_business_code(document)?.number()?;
         let is_transient = self.transient_codes.iter().any(|&transient| transient as f64 == code);
-        (code != 0.0).then_some(if is_transient {
-            BusinessFailure::Transient
-        } else {
-            BusinessFailure::Refused
-        })
+        Some(if is_transient { BusinessFailure::Transient } else { BusinessFailure::Refused })
     }
 
     /// The token of a success. `None` if it is none: nothing with a part of the wrong type is, lifetimes aside.
@@ -164,7 +160,7 @@ impl JsonAnswer {
             Some(Json::Text(code)) => !code.is_empty(),
             Some(_) => true,
         };
-        if access.is_empty() || has_error || self.has_bad_business_code(document) {
+        if access.is_empty() || has_error || self.bad_business_code(document).is_some() {
             return None;
         }
         let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
@@ -175,9 +171,9 @@ impl JsonAnswer {
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
-    fn has_bad_business_code(&self, document: &Json) -> bool {
-        let code = self.business_code.as_ref().and_then(|pointer| document.at(pointer));
-        code.is_some_and(|code| code.number() != Some(0.0))
+    /// What is in the place of the business code, unless it is 0, in quotes or without.
+    fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
+        document.at(self.business_code.as_ref()?).filter(|code| code.number() != Some(0.0))
     }
 }
 
