@@ -3,11 +3,16 @@
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-/// What a text says; `None` if it is not JSON. A byte order mark is skipped (RFC 8259 §8.1). What is damaged is replaced by
-/// U+FFFD, because a description must not hide the code beside it: what is not UTF-8, half of a surrogate pair (JavaScript
-/// writes it where it has cut a text), and a control character in quotes, which some servers do not escape.
+/// The text behind a byte order mark, if it has one (RFC 8259 §8.1).
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// What a text says; `None` if it is not JSON. A byte order mark is skipped. What is damaged is replaced by U+FFFD, because a
+/// description must not hide the code beside it: what is not UTF-8, half of a surrogate pair (JavaScript writes it where it has
+/// cut a text), and a control character in quotes, which some servers do not escape.
 pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = without_mark(text);
     serde_json::from_slice(text)
         .or_else(|_| serde_json::from_slice(&mended(Zeroizing::new(text.to_vec()))))
         .ok()

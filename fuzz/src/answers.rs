@@ -291,7 +291,7 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
     }
     let content_type = message.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let is_json = text.trim_ascii_start().starts_with(b"{");
+    let is_json = without_mark(&text).trim_ascii_start().starts_with(b"{");
     if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") && !is_json {
         let pairs = form_urlencoded::parse(&text);
         return Some(
@@ -306,8 +306,12 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
 
 /// Another reading of JSON behind a mark, with texts that are damaged.
 pub(crate) fn json(text: &[u8]) -> Option<Value> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = without_mark(text);
     repaired(text).or_else(|| if str::from_utf8(text).is_ok() { None } else { repaired(&of_two_bytes(text)) })
+}
+
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 fn repaired(text: &[u8]) -> Option<Value> {

@@ -203,6 +203,11 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
             "application/x-www-form-urlencoded",
             r#"{"access_token":"a","refresh_token":"r"}"#.into(),
         ),
+        Say::Answer(
+            200,
+            "application/x-www-form-urlencoded",
+            "\u{feff}{\"access_token\":\"a\",\"refresh_token\":\"r\"}".into(),
+        ),
     ] {
         let bench = Bench::logged_in(grant(Idp::new([answer.clone()]))).await;
         bench.session.refresh().await.unwrap();

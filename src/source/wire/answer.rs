@@ -6,7 +6,7 @@ use http_body::Body;
 use zeroize::Zeroizing;
 
 use super::{form, json::Json};
-use crate::{error::BoxError, media_type::media_type};
+use crate::{error::BoxError, json, media_type::media_type};
 
 /// An answer that has come whole.
 pub(in crate::source) struct Answer {
@@ -21,7 +21,7 @@ pub(in crate::source) struct Answer {
 impl Answer {
     pub(super) fn new(status: StatusCode, headers: HeaderMap, body: Zeroizing<Vec<u8>>) -> Self {
         // Some say of JSON that it is a form.
-        let is_form = is_form(&headers) && !body.trim_ascii_start().starts_with(b"{");
+        let is_form = is_form(&headers) && !json::without_mark(&body).trim_ascii_start().starts_with(b"{");
         let document = if is_form { Some(form::decode(&body)) } else { Json::parse(&body) };
         Answer { status, headers, body, document: document.map(Arc::new) }
     }

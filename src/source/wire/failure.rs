@@ -249,6 +249,7 @@ mod tests {
         assert_eq!(class("text/html", "x&error=invalid_grant"), (Ambiguous, false));
         // What is said to be one and is JSON.
         assert_eq!(class(form, " {\"error\":\"invalid_grant\"}"), (LoginRequired, true));
+        assert_eq!(class(form, "\u{feff} {\"error\":\"invalid_grant\"}"), (LoginRequired, true));
         assert_eq!(class(form, "{\"error\":\"invalid_grant\""), (Ambiguous, false));
     }
 
