@@ -16,11 +16,24 @@ pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     serde_json::from_slice(text)
         .or_else(|_| serde_json::from_slice(&mended(Zeroizing::new(text.to_vec()))))
         .ok()
-        .or_else(|| serde_json::from_slice(&mended(without_second_backslashes(text)?)).ok())
+        .or_else(|| {
+            std::str::from_utf8(text).err()?;
+            FIRST_BYTES.into_iter().find_map(|is_first| {
+                serde_json::from_slice(&mended(without_second_backslashes(text, is_first))).ok()
+            })
+        })
 }
 
 /// Takes the place of a byte that is no text where it stands: none in UTF-8.
 const NO_TEXT: u8 = 0xff;
+
+/// Which bytes are the first of two, in charsets whose second may be a backslash.
+const FIRST_BYTES: [fn(u8) -> bool; 2] = [
+    // Big5 and GBK.
+    |byte| !byte.is_ascii(),
+    // Shift_JIS, where half-width katakana are whole.
+    |byte| matches!(byte, 0x81..=0x9f | 0xe0..=0xfc),
+];
 
 fn mended(mut text: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     spoil_control_characters(&mut text);
@@ -36,20 +49,18 @@ fn mended(mut text: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     mended
 }
 
-/// A text in a charset of two bytes (Shift_JIS, Big5, GBK) without the backslashes that are the second byte of a character.
-/// `None` for UTF-8.
-fn without_second_backslashes(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    std::str::from_utf8(text).err()?;
+/// A text in a charset of two bytes without the backslashes that are the second byte of a character.
+fn without_second_backslashes(text: &[u8], is_first: fn(u8) -> bool) -> Zeroizing<Vec<u8>> {
     let mut text = Zeroizing::new(text.to_vec());
     let mut is_after_first = false;
     for byte in text.iter_mut() {
         let is_second = is_after_first && *byte >= 0x40;
-        is_after_first = !is_second && !byte.is_ascii();
+        is_after_first = !is_second && is_first(*byte);
         if is_second && *byte == b'\\' {
             *byte = NO_TEXT;
         }
     }
-    Some(text)
+    text
 }
 
 /// Spoils the control characters in quotes, which had to be escaped (RFC 8259 §7).

@@ -1,6 +1,7 @@
 //! What a token endpoint may answer.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -307,7 +308,11 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
 /// Another reading of JSON behind a mark, with texts that are damaged.
 pub(crate) fn json(text: &[u8]) -> Option<Value> {
     let text = without_mark(text);
-    repaired(text).or_else(|| if str::from_utf8(text).is_ok() { None } else { repaired(&of_two_bytes(text)) })
+    repaired(text).or_else(|| {
+        str::from_utf8(text).err()?;
+        let big5_or_gbk = || repaired(&of_two_bytes(text, &[0x80..=0xff]));
+        big5_or_gbk().or_else(|| repaired(&of_two_bytes(text, &[0x81..=0x9f, 0xe0..=0xfc])))
+    })
 }
 
 fn without_mark(text: &[u8]) -> &[u8] {
@@ -337,10 +342,11 @@ fn without_controls(text: &str) -> String {
 }
 
 /// The text without those characters of two bytes of which the second is a backslash.
-fn of_two_bytes(mut text: &[u8]) -> Vec<u8> {
+fn of_two_bytes(mut text: &[u8], first: &[RangeInclusive<u8>]) -> Vec<u8> {
     let mut shown = Vec::new();
     while !text.is_empty() {
-        let length = if matches!(text, [0x80..=0xff, 0x40..=0xff, ..]) { 2 } else { 1 };
+        let is_first = |byte| first.iter().any(|range| range.contains(byte));
+        let length = if matches!(text, [byte, 0x40..=0xff, ..] if is_first(byte)) { 2 } else { 1 };
         let (character, rest) = text.split_at(length);
         shown.extend_from_slice(if matches!(character, [_, b'\\']) { b"\xff\xff" } else { character });
         text = rest;

@@ -504,11 +504,12 @@ async fn no_byte_order_mark_no_message_in_another_charset_and_no_identity_coding
     let gbk = beside(b"\xb9\xfd\xc6\xda");
     // With a backslash of ASCII in a character.
     let (shift_jis, big5) = (beside(b"\x8b\x40\x94\x5c\x82\xaa"), beside(b"\xa6\xa8\xa5\x5c"));
+    let half_width = beside(b"\xb1\xb2\xb3\x95\x5c\x8e\xa6");
     let raw = beside(b"two\nlines\tand a tab");
     let marked = "\u{feff}{\"error_code\":7}".as_bytes().to_vec();
     let plain = br#"{"error_code":7}"#.to_vec();
     let codings = ["identity", "Identity", "", "identity, identity", "identity,,\tidentity "];
-    let bare = [gbk, shift_jis, big5, raw, marked].map(|bytes| (bytes, None));
+    let bare = [gbk, shift_jis, half_width, big5, raw, marked].map(|bytes| (bytes, None));
     for (bytes, coding) in bare.into_iter().chain(codings.map(|coding| (plain.clone(), Some(coding)))) {
         let mut answer = json(ModelBody::from(bytes.clone()));
         let coding = coding.map(HeaderValue::from_static);

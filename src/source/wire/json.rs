@@ -324,6 +324,9 @@ mod tests {
             (&b"\x8b\x40\x94\x5c\x82\xaa"[..], "\u{fffd}@\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
             (b"\x83\x5c\x81\x5b\x83\x58", "\u{fffd}\u{fffd}\u{fffd}[\u{fffd}X"),
             (b"C:\\\\\x95\x5c\\\\x", "C:\\\u{fffd}\u{fffd}\\x"),
+            // Shift_JIS with half-width katakana before a character and before an escape: ｱｲｳ表示, 表ｱｲｳ\"x\".
+            (b"\xb1\xb2\xb3\x95\x5c\x8e\xa6", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
+            (b"\x95\x5c\xb1\xb2\xb3\\\"x\\\"", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\"x\""),
             // Big5: 成功, at the end.
             (b"\xa6\xa8\xa5\x5c", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
             // GBK: 誠, and escapes behind characters of two bytes of which none is ASCII.
