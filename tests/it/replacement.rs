@@ -23,6 +23,7 @@ use crate::{
     identity::{orphans_end, stored_access},
     script::within,
     watched::{Fault, Watched, siblings},
+    world::World,
 };
 
 async fn refresh_token_ends(store: &MemoryStore) -> Option<SystemTime> {
@@ -492,4 +493,31 @@ async fn a_replacement_that_has_nothing_to_keep_is_saved_although_the_store_cann
     store.set(|store| store.load = Fault::Error);
     within(session.replace(Token::new("elsewhere"))).await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some("elsewhere"));
+}
+
+/// Two replacements of a sibling that has not seen our refresh: one before our save, one between its look and its write.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_outdone_between_its_look_and_its_write_loses_no_refresh_token() {
+    let theirs = Watched::default();
+    let (sibling, _) = siblings(&theirs).await;
+    let mut store = Watched::default();
+    store.memory = theirs.memory.clone();
+    let ours = World::with(sibling.authority.clone(), |session| session.store(store.clone()), |layer| layer);
+    ours.session.token().await.unwrap();
+    let gate = ours.authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(ours.session.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    sibling.session.replace(Token::new("elsewhere")).await.unwrap();
+    let looked = Gate::new();
+    store.set(|store| store.hold_load = Some(looked.clone()));
+    gate.open();
+    within(looked.waiting(1)).await;
+    sibling.session.replace(Token::new("elsewhere-again")).await.unwrap();
+    store.set(|store| store.hold_load = None);
+    looked.open();
+    within(refresh).await.unwrap();
+    within(ours.session.refresh()).await.unwrap();
+    within(ours.session.refresh()).await.unwrap();
+    assert_eq!(ours.authority.counts().family_deaths, 0);
 }

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Storage,
-    calls::{failed_by, is_caused_by},
+    calls::{failed, failed_by, is_caused_by},
     debt::Debt,
     queue::Write,
 };
@@ -189,8 +189,10 @@ impl Storage {
         // A store that cannot be read may be written all the same.
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
         match (self.write(&record, fence).await, found) {
-            // What is in the way cannot be read, and may be what was refreshed.
-            (Err(error), Err(unread)) if is_caused_by::<Superseded>(&error) => Err(unread),
+            // What is in the way cannot be read, or has come since, and may be what was refreshed.
+            (Err(error), found) if is_caused_by::<Superseded>(&error) => {
+                Err(found.err().unwrap_or_else(|| failed("somebody else has saved at the same moment")))
+            }
             (saved, _) => saved,
         }
     }
