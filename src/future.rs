@@ -362,6 +362,7 @@ where
     }
 
     fn poll_ready(&mut self, service: &mut Option<S>, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        let has_waited = service.is_some();
         let service = match service {
             Some(service) => service,
             None => service.insert(ready!(self.common.poll_service(cx))),
@@ -369,7 +370,7 @@ where
         if let Err(error) = ready!(service.poll_ready(cx)) {
             return Poll::Ready(Step::End(Err(error.into())));
         }
-        let Some(token) = self.look_again() else {
+        let Some(token) = self.look_again(has_waited) else {
             let acquire = self.acquire(Verdict::Suspect);
             if let Some(detour) = &mut self.detour.0 {
                 detour.has_waited_again = true;
@@ -416,11 +417,12 @@ where
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
     /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
-    fn look_again(&self) -> Option<Arc<Issued>> {
+    fn look_again(&self, has_waited: bool) -> Option<Arc<Issued>> {
         let token = self.engine().present()?;
         let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
-        let is_good = has_waited_again || !(token.is_condemned() || token.is_expired(self.engine().now()));
+        let has_expired = || has_waited && token.is_expired(self.engine().now());
+        let is_good = has_waited_again || !(token.is_condemned() || has_expired());
         (is_same_identity && is_good).then_some(token)
     }
 
