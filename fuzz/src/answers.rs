@@ -309,7 +309,7 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
 pub(crate) fn json(text: &[u8]) -> Option<Value> {
     let text = without_mark(text);
     repaired(text).or_else(|| {
-        str::from_utf8(text).err()?;
+        std::str::from_utf8(text).err()?;
         let big5_or_gbk = || repaired(&of_two_bytes(text, &[0x80..=0xff]));
         big5_or_gbk().or_else(|| repaired(&of_two_bytes(text, &[0x81..=0x9f, 0xe0..=0xfc])))
     })
