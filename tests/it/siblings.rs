@@ -418,10 +418,9 @@ async fn sessions_that_ask_for_a_longer_life_than_there_is_do_not_refresh_in_tur
     assert_eq!(fetches.load(Ordering::SeqCst), 2, "the second knew nothing of the first token's life");
 }
 
-/// Two sessions on a store that tells of nothing. The first has a refresh under way when the second one changes, and offers what
-/// nobody wants to whoever can revoke it.
-async fn superseded(change: impl AsyncFnOnce(&Session)) -> (Result<String, ErrorKind>, Session, Vec<String>) {
-    let (store, gate, discarded) = (Watched::default(), Gate::new(), Arc::new(Mutex::new(Vec::new())));
+/// A session whose fetch waits at the gate, and what it offers to whoever can revoke it.
+fn held(store: &Watched) -> (Session, Gate, Arc<Mutex<Vec<String>>>) {
+    let (gate, discarded) = (Gate::new(), Arc::new(Mutex::new(Vec::new())));
     let (held, revoked) = (gate.clone(), discarded.clone());
     let source = source_fn(move |context: FetchContext| {
         let gate = held.clone();
@@ -431,13 +430,20 @@ async fn superseded(change: impl AsyncFnOnce(&Session)) -> (Result<String, Error
             Ok::<_, FetchError>(Token::new("refreshed").refresh_token("R2"))
         }
     });
-    let ours = Session::builder(source)
+    let session = Session::builder(source)
         .store(store.clone())
         .revoke_with(move |token| {
             revoked.lock().unwrap().push(token.access().expose().to_owned());
             std::future::ready(())
         })
         .build();
+    (session, gate, discarded)
+}
+
+/// Two sessions on a store that tells of nothing. The first has a refresh under way when the second one changes.
+async fn superseded(change: impl AsyncFnOnce(&Session)) -> (Result<String, ErrorKind>, Session, Vec<String>) {
+    let store = Watched::default();
+    let (ours, gate, discarded) = held(&store);
     ours.login(Token::new("of-alice").refresh_token("R1")).await.unwrap();
     let sibling = session("sibling", store.clone());
     sibling.token().await.unwrap();
@@ -483,26 +489,12 @@ async fn what_is_superseded_by_a_login_with_the_same_grant_is_not_revoked() {
 #[tokio::test(start_paused = true)]
 async fn the_first_refresh_of_a_process_is_superseded_as_any_other() {
     for (logs_out, expected) in [(true, Err(ErrorKind::SessionEnded)), (false, Ok("of-bob".to_owned()))] {
-        let (store, gate, discarded) = (Watched::default(), Gate::new(), Arc::new(Mutex::new(Vec::new())));
+        let store = Watched::default();
         let mut token = StoredToken::new("of-yesterday");
         token.refresh = Some("R1".into());
         token.expires_at = Some(SystemTime::UNIX_EPOCH);
         store.save(&Record { session: SessionId(1), revision: 5, token: Some(token) }, None).await.unwrap();
-        let (held, revoked) = (gate.clone(), discarded.clone());
-        let source = source_fn(move |_: FetchContext| {
-            let gate = held.clone();
-            async move {
-                gate.pass().await;
-                Ok::<_, FetchError>(Token::new("refreshed").refresh_token("R2"))
-            }
-        });
-        let ours = Session::builder(source)
-            .store(store.clone())
-            .revoke_with(move |token| {
-                revoked.lock().unwrap().push(token.access().expose().to_owned());
-                std::future::ready(())
-            })
-            .build();
+        let (ours, gate, discarded) = held(&store);
         let mut first = task::spawn(ours.token());
         assert_pending!(first.poll());
         within(gate.waiting(1)).await;
