@@ -330,8 +330,8 @@ impl Engine {
     /// There are other credentials: the next ask may start a fetch, whatever was said of the ones before.
     pub(crate) async fn forgive(&self) {
         // Of all sessions together, because one source may serve several.
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let change = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let change = NEXT.fetch_add(1, Ordering::Relaxed);
         // First, so that no fetch starts without having heard of it.
         self.last_change.fetch_max(change, Ordering::Relaxed);
         self.slot().await.forgive();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode};
-use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{BoxError, Layer, Service, ServiceExt, limit::ConcurrencyLimit, steer::Steer};
 use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, ResponseFuture, Session, SkipRefresh, Token, TokenRefresh,
@@ -227,6 +227,25 @@ async fn a_request_with_one_attempt_is_not_sent_with_a_token_that_has_expired_be
     assert_pending!(call.poll());
     let (sent, _) = handle.next_request().await.unwrap();
     assert_eq!(credential(&sent), "Bearer token-2");
+}
+
+/// Or no token that lives shorter than its requests wait would ever be sent.
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_service_is_ready_is_sent_with_what_it_has_waited_for_though_that_has_expired() {
+    let (clock, fetches) = (TestClock::new(), Arc::default());
+    let session = tokens_of_ten_seconds(&clock, &fetches);
+    let (mock, mut handle) = tower_test::mock::pair::<Sent, Answer>();
+    let mut client = TokenRefreshLayer::new(session, origin()).layer(mock);
+    for n in 1..=2 {
+        let mut call = task::spawn(client.ready().await.unwrap().call(get("/me")));
+        assert_pending!(call.poll());
+        idle().await;
+        clock.advance(Duration::from_secs(10));
+        assert_pending!(call.poll());
+        let (sent, _) = assert_ready!(handle.poll_request()).unwrap();
+        assert_eq!(credential(&sent), format!("Bearer token-{n}"));
+        assert_eq!(fetches.lock().unwrap().len(), n);
+    }
 }
 
 /// It writes down how many fruitless refreshes each fetch was told of.

@@ -352,13 +352,17 @@ fn each_reason_against_a_second_attempt_has_words_of_its_own() {
 
 #[test]
 fn size_hint_is_exact_at_every_frame_of_both_attempts() {
-    let (feed, body) = Feed::exact(5);
-    for text in ["ab", "", "cde"] {
-        feed.data(text);
-    }
-    feed.close();
-    feed.announce_end();
-    let (mut first, mut replay) = record(body, LIMIT);
+    let body = || {
+        let (feed, body) = Feed::exact(5);
+        for text in ["ab", "", "cde"] {
+            feed.data(text);
+        }
+        feed.close();
+        feed.announce_end();
+        body
+    };
+    let (mut first, mut replay) = record(body(), LIMIT);
+    let (mut beyond_the_limit, _replay) = record(body(), 1);
     let lengths = |client: &mut Client<Fed>| {
         let mut seen = vec![client.size_hint().exact()];
         while !client.is_end_stream() {
@@ -368,7 +372,9 @@ fn size_hint_is_exact_at_every_frame_of_both_attempts() {
         assert_eq!(poll(client), Seen::End);
         seen
     };
-    assert_eq!(lengths(&mut first), [Some(5), Some(3), Some(3), Some(0)]);
+    for client in [&mut first, &mut beyond_the_limit] {
+        assert_eq!(lengths(client), [Some(5), Some(3), Some(3), Some(0)]);
+    }
     assert_eq!(replay.pause(), Ok(()));
     assert_eq!(lengths(&mut take_over(&mut replay)), [Some(5), Some(0)]);
 }

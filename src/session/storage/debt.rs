@@ -455,6 +455,22 @@ mod tests {
     }
 
     #[test]
+    fn only_what_goes_back_to_a_replacement_that_has_kept_the_refresh_token_needs_to_know_what_is_there() {
+        let first = || with_refresh(1, 6, "first", "R1");
+        for (owed, needs_to_know) in [
+            (Debt::of_login(first()), false),
+            (Debt::of_replacement(first(), false, None), false),
+            (Debt::of_replacement(first(), true, None), true),
+        ] {
+            let second = with_refresh(1, 7, "second", "R1");
+            let refresh = Debt::of_refresh(second, first().token, None, Some(&owed));
+            for debt in [owed, refresh] {
+                assert_eq!(debt.needs_to_know_what_is_there(), needs_to_know);
+            }
+        }
+    }
+
+    #[test]
     fn only_a_refresh_stands_for_itself_when_what_it_was_of_is_there() {
         let login = record(1, 5, "first");
         let refresh = refresh(Some(&Debt::of_login(login.clone())));
