@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tower::service_fn;
 use tower_token_refresh::{
     BoxError, Error, ErrorKind, FetchError, Password, RefreshTokenGrant, Session, Token,
-    oauth2::{ClientCredentials, PasswordGrant, TokenEndpoint},
+    oauth2::{ClientCredentialsGrant, PasswordGrant, TokenEndpoint},
     source::{AuthorityClient, Content, Credentials},
     store::{MemoryStore, StoredToken, TokenStore},
     test_util::TestClock,
@@ -122,7 +122,7 @@ impl Grant {
         } else {
             let endpoint = TokenEndpoint::new(client, url).dead_codes(["gone"]).blocked_codes(["banned"]);
             match self {
-                Grant::Client => Session::builder(ClientCredentials::new(endpoint)),
+                Grant::Client => Session::builder(ClientCredentialsGrant::new(endpoint)),
                 Grant::User => Session::builder(PasswordGrant::new(endpoint, alice)),
                 _ => Session::builder(RefreshTokenGrant::new(endpoint)),
             }

@@ -18,7 +18,9 @@ use tower_token_refresh::{
     ErrorKind, FetchError, Outcome, Session, TokenRefreshLayer, TokenSource,
     source::{
         AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
-        oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
+        oauth2::{
+            AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
+        },
     },
     store::{FileStore, MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, Rotation, TestClock},
@@ -140,7 +142,7 @@ async fn a_client_says_who_it_is_in_each_of_three_ways() {
     ];
     for (authenticated, header, form) in cases {
         let idp = Idp::new([json(200, LONE)]);
-        Bench::new(ClientCredentials::new(authenticated(endpoint(&idp)))).session.token().await.unwrap();
+        Bench::new(ClientCredentialsGrant::new(authenticated(endpoint(&idp)))).session.token().await.unwrap();
         let asked = idp.asked().remove(0);
         assert_eq!(asked.header("authorization"), header);
         assert_eq!(asked.body, format!("grant_type=client_credentials{form}"));
@@ -156,7 +158,7 @@ async fn passwords_and_codes_are_presented_as_forms() {
 
     let idp = Idp::new([json(200, PAIR)]);
     let source =
-        AuthorizationCode::new(endpoint(&idp).public_client("app"), "the code", "http://127.0.0.1:7/")
+        AuthorizationCodeGrant::new(endpoint(&idp).public_client("app"), "the code", "http://127.0.0.1:7/")
             .pkce_verifier("proof");
     Bench::new(source).session.token().await.unwrap();
     assert_eq!(
@@ -360,7 +362,7 @@ async fn a_dead_refresh_token_that_is_told_by_a_number_leads_to_one_login() {
 async fn a_client_that_was_refused_asks_again_because_nobody_can_log_in_for_it() {
     for code in ["access_denied", "invalid_grant", "mfa_required", "a_code_of_its_own"] {
         let idp = Idp::new([json(401, format!(r#"{{"error":"{code}"}}"#)), json(200, LONE)]);
-        let bench = Bench::new(ClientCredentials::new(endpoint(&idp)));
+        let bench = Bench::new(ClientCredentialsGrant::new(endpoint(&idp)));
         assert_eq!(bench.class().await, "Configuration", "{code}");
         cool_down().await;
         bench.session.token().await.expect(code);
@@ -371,7 +373,7 @@ async fn a_client_that_was_refused_asks_again_because_nobody_can_log_in_for_it()
 async fn a_client_that_gets_no_answer_asks_again_soon_because_it_has_spent_nothing() {
     for say in [json(502, ""), Say::Reset, Say::Truncated, Say::Hang] {
         let idp = Idp::new([say.clone(), json(200, LONE)]);
-        let bench = Bench::new(ClientCredentials::new(endpoint(&idp)));
+        let bench = Bench::new(ClientCredentialsGrant::new(endpoint(&idp)));
         assert_eq!(bench.class().await, "Transient", "{say:?}");
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(bench.session.token().await.is_ok(), "{say:?}");
@@ -392,7 +394,7 @@ async fn a_code_is_exchanged_once() {
         json(400, r#"{"error":"invalid_client"}"#),
     ] {
         let idp = Idp::new([say.clone()]);
-        let bench = Bench::new(AuthorizationCode::new(endpoint(&idp), "code", url));
+        let bench = Bench::new(AuthorizationCodeGrant::new(endpoint(&idp), "code", url));
         bench.session.refresh().await.unwrap_err();
         cool_down().await;
         let (class, error) = bench.failure().await;
@@ -402,7 +404,7 @@ async fn a_code_is_exchanged_once() {
     // What has not, has not.
     for say in [Say::Unreachable, Say::NotReady, json(503, ""), json(429, "")] {
         let idp = Idp::new([say.clone(), json(200, PAIR)]);
-        let bench = Bench::new(AuthorizationCode::new(endpoint(&idp), "code", url));
+        let bench = Bench::new(AuthorizationCodeGrant::new(endpoint(&idp), "code", url));
         bench.session.refresh().await.unwrap_err();
         cool_down().await;
         assert!(bench.session.refresh().await.is_ok(), "{say:?}");
@@ -410,7 +412,7 @@ async fn a_code_is_exchanged_once() {
     }
     // A request that went nowhere has not used it, whatever kind of failure that is.
     let endpoint = TokenEndpoint::new(Idp::default(), "http://id.test/oauth/token".parse().unwrap());
-    let bench = Bench::new(AuthorizationCode::new(endpoint, "code", url));
+    let bench = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", url));
     for _ in 0..2 {
         assert_eq!(bench.class().await, "Configuration");
         cool_down().await;
@@ -433,7 +435,7 @@ where
         }
     });
     let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
-    let bench = Bench::new(AuthorizationCode::new(endpoint, "code", "here"));
+    let bench = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "here"));
     for _ in 0..2 {
         bench.session.refresh().await.unwrap_err();
         cool_down().await;
@@ -461,7 +463,7 @@ async fn a_code_that_is_to_be_presented_again_is_not_sent_by_a_connection_that_c
         std::future::pending::<Result<Response<Full<Bytes>>, io::Error>>()
     });
     let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
-    let bench = Bench::new(AuthorizationCode::new(endpoint, "code", "http://127.0.0.1:7/"));
+    let bench = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"));
     bench.session.refresh().await.unwrap_err();
     cool_down().await;
     let again = bench.session.clone();
@@ -487,7 +489,7 @@ async fn what_has_become_of_a_code_does_not_depend_on_what_the_user_calls_the_fa
             let client =
                 AuthorityClient::new(idp.clone()).classify_failures(move |_| Some(call("as the user says")));
             let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
-            let bench = Bench::new(AuthorizationCode::new(endpoint, "code", "http://127.0.0.1:7/"));
+            let bench = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"));
             bench.session.refresh().await.unwrap_err();
             cool_down().await;
             assert_eq!(bench.session.refresh().await.is_ok(), presented == 2, "{say:?}");
@@ -530,7 +532,7 @@ async fn no_refresh_token_is_presented_twice_to_an_authority_that_detects_reuse(
 async fn lifetimes_of_any_size_are_no_reason_to_fetch_again() {
     for lifetime in ["0", "-1", "null", "\"\"", "1e300", "18446744073709551615", "\"3600\"", "3599.5", "{}"] {
         let idp = Idp::new([json(200, format!(r#"{{"access_token":"a","expires_in":{lifetime}}}"#))]);
-        let bench = Bench::new(ClientCredentials::new(endpoint(&idp)));
+        let bench = Bench::new(ClientCredentialsGrant::new(endpoint(&idp)));
         for _ in 0..3 {
             bench.session.token().await.unwrap();
         }
@@ -567,7 +569,7 @@ async fn the_type_of_a_token_survives_a_restart() {
         const TYPED: &str = r#"{"access_token":"a","token_type":"dpop","expires_in":3600}"#;
         let idp = Idp::new([json(200, TYPED)]);
         for start in ["first", "second"] {
-            let source = ClientCredentials::new(endpoint(&idp));
+            let source = ClientCredentialsGrant::new(endpoint(&idp));
             let session = Session::builder(source).store(store.clone()).build();
             assert_eq!(session.token().await.unwrap().kind(), Some("DPoP"), "{start}");
             session.settle().await.unwrap();

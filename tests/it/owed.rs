@@ -11,7 +11,7 @@ use tokio_test::{assert_pending, assert_ready_err, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, Session, Token,
     event::Event,
-    source::oauth2::ClientCredentials,
+    source::oauth2::ClientCredentialsGrant,
     store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
 };
@@ -464,7 +464,8 @@ async fn a_refresh_token_that_an_application_is_handed_all_the_same_keeps_no_sib
         json(200, format!(r#"{{"access_token":"access-{number}","refresh_token":"refresh-{number}"}}"#))
     };
     let idp = Idp::new((0..3).map(pair));
-    let session = || Session::builder(ClientCredentials::new(endpoint(&idp))).store(store.clone()).build();
+    let session =
+        || Session::builder(ClientCredentialsGrant::new(endpoint(&idp))).store(store.clone()).build();
     let (ours, sibling) = (session(), session());
     ours.token().await.unwrap();
     sibling.token().await.unwrap();

@@ -24,7 +24,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
     Error, ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
-    oauth2::{ClientCredentials, TokenEndpoint},
+    oauth2::{ClientCredentialsGrant, TokenEndpoint},
     source::{AppToken, AuthorityClient, AuthorityError, Content, Failed},
     source_fn,
     store::{MemoryStore, TokenStore},
@@ -457,7 +457,7 @@ async fn a_source_on_the_client_that_it_serves_fails_at_once() {
         })
     };
     let endpoint = TokenEndpoint::new(through, "https://api.test/token".parse().unwrap());
-    let session = Session::builder(ClientCredentials::new(endpoint)).store(store.clone()).build();
+    let session = Session::builder(ClientCredentialsGrant::new(endpoint)).store(store.clone()).build();
     let to_idp = idp.map_request(|request: Request<tower_token_refresh::ReplayBody<Content>>| {
         request.map(|_| unreachable!())
     });
@@ -478,7 +478,7 @@ async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_
     let login = async |url: &str, lets: fn(AuthorityClient) -> AuthorityClient| {
         let idp = Idp::new([json(200, ANSWER)]);
         let endpoint = TokenEndpoint::new(lets(AuthorityClient::new(idp.clone())), url.parse().unwrap());
-        let session = Session::builder(ClientCredentials::new(endpoint)).build();
+        let session = Session::builder(ClientCredentialsGrant::new(endpoint)).build();
         (within(session.token()).await.map_err(|error| error.kind()).map(drop), idp.bodies().len())
     };
     for url in [
@@ -507,7 +507,7 @@ async fn an_authority_that_cannot_be_asked_by_its_url_is_a_failure_of_the_config
     for (url, cause) in [("id.test", bare), ("id.test:443", bare), ("http://id.test/token", in_the_clear)] {
         let idp = Idp::default();
         let url: http::Uri = url.parse().unwrap();
-        let post = ClientCredentials::new(TokenEndpoint::new(idp.clone(), url.clone()));
+        let post = ClientCredentialsGrant::new(TokenEndpoint::new(idp.clone(), url.clone()));
         let get = AppToken::get(idp.clone(), url.clone()).credential("secret", "s");
         for bench in [Bench::new(post), Bench::new(get)] {
             let (class, error) = bench.failure().await;
@@ -585,6 +585,6 @@ async fn a_client_with_another_body_type_is_adapted_by_one_map() {
     let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let http =
         http.map_request(|request: Request<Content>| request.map(|content| Full::from(Bytes::from(content))));
-    let session = Session::builder(ClientCredentials::new(TokenEndpoint::new(http, uri))).build();
+    let session = Session::builder(ClientCredentialsGrant::new(TokenEndpoint::new(http, uri))).build();
     assert_eq!(session.token().await.unwrap().access().expose(), "a");
 }

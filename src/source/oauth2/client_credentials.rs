@@ -13,31 +13,31 @@ use crate::{
 ///
 /// ```
 /// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-/// use tower_token_refresh::{Session, source::{Content, oauth2::{ClientCredentials, TokenEndpoint}}};
+/// use tower_token_refresh::{Session, source::{Content, oauth2::{ClientCredentialsGrant, TokenEndpoint}}};
 ///
 /// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 /// # let secret = "from-the-environment";
 /// let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?)
 ///     .client_secret_basic("billing", secret)
 ///     .scope("invoices:read");
-/// let session = Session::builder(ClientCredentials::new(endpoint)).build();
+/// let session = Session::builder(ClientCredentialsGrant::new(endpoint)).build();
 /// # let _ = session;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct ClientCredentials {
+pub struct ClientCredentialsGrant {
     endpoint: TokenEndpoint,
 }
 
-impl ClientCredentials {
+impl ClientCredentialsGrant {
     /// A source that presents the client itself at this endpoint.
     pub fn new(endpoint: TokenEndpoint) -> Self {
-        ClientCredentials { endpoint }
+        ClientCredentialsGrant { endpoint }
     }
 }
 
-impl TokenSource for ClientCredentials {
+impl TokenSource for ClientCredentialsGrant {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         self.endpoint.present(&cx, Grant::Client, "client_credentials", &[]).await
     }

@@ -15,17 +15,17 @@ use crate::{
 /// A code that may have arrived is never presented again, because an authority takes that for theft; afterwards this
 /// source says that a login is required. The [module docs](super) show how a user logs in with it.
 #[must_use]
-pub struct AuthorizationCode {
+pub struct AuthorizationCodeGrant {
     endpoint: TokenEndpoint,
     code: Mutex<Option<Secret>>,
     redirect_uri: String,
     verifier: Option<Secret>,
 }
 
-impl AuthorizationCode {
+impl AuthorizationCodeGrant {
     /// A source that presents the code which came to this redirect URI, at this endpoint.
     pub fn new(endpoint: TokenEndpoint, code: impl Into<Secret>, redirect_uri: &str) -> Self {
-        AuthorizationCode {
+        AuthorizationCodeGrant {
             endpoint,
             code: Mutex::new(Some(code.into())),
             redirect_uri: redirect_uri.to_owned(),
@@ -44,7 +44,7 @@ impl AuthorizationCode {
     }
 }
 
-impl TokenSource for AuthorizationCode {
+impl TokenSource for AuthorizationCodeGrant {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         cx.wants_credentials()?;
         // Taken before it is sent, so that a fetch which is dropped halfway has used it.
@@ -61,8 +61,8 @@ impl TokenSource for AuthorizationCode {
     }
 }
 
-impl fmt::Debug for AuthorizationCode {
+impl fmt::Debug for AuthorizationCodeGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthorizationCode").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("AuthorizationCodeGrant").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }

@@ -3,9 +3,9 @@
 //! | source | `grant_type` | what it presents |
 //! |---|---|---|
 //! | [`RefreshTokenGrant`] | `refresh_token` | the session's refresh token; without one the next source of a chain is asked |
-//! | [`AuthorizationCode`] | `authorization_code` | the code of one redirect, once |
+//! | [`AuthorizationCodeGrant`] | `authorization_code` | the code of one redirect, once |
 //! | [`PasswordGrant`] | `password` | an account and a password, read from a closure at each login |
-//! | [`ClientCredentials`] | `client_credentials` | the client itself |
+//! | [`ClientCredentialsGrant`] | `client_credentials` | the client itself |
 //!
 //! Each goes to a [`TokenEndpoint`], which knows the client's own credentials. A user who logs in by a browser is a code, once, and
 //! a refresh token from then on:
@@ -13,7 +13,7 @@
 //! ```
 //! use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
 //! use tower_token_refresh::{Error, Session};
-//! use tower_token_refresh::source::{Content, oauth2::{AuthorizationCode, RefreshTokenGrant, TokenEndpoint}};
+//! use tower_token_refresh::source::{Content, oauth2::{AuthorizationCodeGrant, RefreshTokenGrant, TokenEndpoint}};
 //!
 //! let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
 //! let endpoint = TokenEndpoint::new(http, "https://id.example.com/oauth/token".parse()?).public_client("my-app");
@@ -22,7 +22,7 @@
 //!
 //! /// The user has come back from the browser, whoever was logged in before.
 //! async fn come_back(session: &Session, endpoint: TokenEndpoint, code: &str, verifier: &str) -> Result<(), Error> {
-//!     let code = AuthorizationCode::new(endpoint, code, "http://127.0.0.1:7777/").pkce_verifier(verifier);
+//!     let code = AuthorizationCodeGrant::new(endpoint, code, "http://127.0.0.1:7777/").pkce_verifier(verifier);
 //!     // The code has a session of its own, without a store: there is nothing else that it could bring.
 //!     session.login(Session::builder(code).build().token().await?).await
 //! }
@@ -50,8 +50,8 @@
 //! | 2xx with JSON or a form and neither token nor code, at a refresh | again later, carefully: the refresh token may be spent |
 //! | another 2xx without a token | again later |
 //!
-//! For [`ClientCredentials`] any code of a 4xx is a failure of the configuration, unless it is named to the endpoint or asks for
-//! another time, one without a code is a strike as at a refresh, and a lost answer is no reason for care: nothing is spent.
+//! For [`ClientCredentialsGrant`] any code of a 4xx is a failure of the configuration, unless it is named to the endpoint or asks
+//! for another time, one without a code is a strike as at a refresh, and a lost answer is no reason for care: nothing is spent.
 
 mod client_credentials;
 mod code;
@@ -60,6 +60,6 @@ mod password;
 mod refresh;
 
 pub use self::{
-    client_credentials::ClientCredentials, code::AuthorizationCode, endpoint::TokenEndpoint,
+    client_credentials::ClientCredentialsGrant, code::AuthorizationCodeGrant, endpoint::TokenEndpoint,
     password::PasswordGrant, refresh::RefreshTokenGrant,
 };

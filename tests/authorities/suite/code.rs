@@ -1,6 +1,6 @@
 //! A login by an authorization code, as after a redirect.
 
-use tower_token_refresh::{TokenSource, oauth2::AuthorizationCode, store::MemoryStore};
+use tower_token_refresh::{TokenSource, oauth2::AuthorizationCodeGrant, store::MemoryStore};
 
 use crate::{
     authority::Authority,
@@ -20,7 +20,7 @@ async fn a_code_of_oidc_provider_begins_a_grant_that_is_refreshed() {
     within(async {
         let authority = Authority::new(OIDC_PROVIDER).await;
         let code = authority.code(CHALLENGE).await;
-        let login = AuthorizationCode::new(authority.token_endpoint(authority.socket()), code, REDIRECT)
+        let login = AuthorizationCodeGrant::new(authority.token_endpoint(authority.socket()), code, REDIRECT)
             .pkce_verifier(VERIFIER);
         let world = World::with(authority, MemoryStore::new(), |grant| grant.or_else(login)).await;
         world.get_in(1).await;

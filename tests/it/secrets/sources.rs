@@ -12,7 +12,9 @@ use tower_token_refresh::{
         AuthorityClient, AuthorityError, Content, Credentials, Failed, JsonAnswer, LoginCode, Password,
         Verification,
         login::JsonVerify,
-        oauth2::{AuthorizationCode, ClientCredentials, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
+        oauth2::{
+            AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
+        },
     },
     test_util::ModelBody,
 };
@@ -104,10 +106,10 @@ async fn of_kind(kind: usize, seen: &Seen, idp: &Idp) -> Option<Session> {
         0 => session(seen, RefreshTokenGrant::new(basic)).await,
         1 => session(seen, PasswordGrant::new(post, credentials)).await,
         2 => {
-            let code = AuthorizationCode::new(post, "canary-code", "http://127.0.0.1/");
+            let code = AuthorizationCodeGrant::new(post, "canary-code", "http://127.0.0.1/");
             session(seen, code.pkce_verifier("canary-verifier")).await
         }
-        3 => session(seen, ClientCredentials::new(basic)).await,
+        3 => session(seen, ClientCredentialsGrant::new(basic)).await,
         4 => {
             let login = Password::new(client, url("login"), credentials).text("pin", "canary-pin");
             session(seen, login.answer(answer).verify_with(verify)).await
@@ -176,8 +178,8 @@ async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
     seen.has_no_canary_among(&[
         "AuthorityClient {",
         "AuthorityError {",
-        "AuthorizationCode {",
-        "ClientCredentials {",
+        "AuthorizationCodeGrant {",
+        "ClientCredentialsGrant {",
         "Content(",
         "Credentials {",
         "FetchContext {",
