@@ -73,11 +73,8 @@ fn next(content: &[u8], revision: u64) -> Record {
     token.kind = (number % 7 == 0).then(|| content.escape_ascii().to_string());
     token.expires_at = (number % 3 == 0).then_some(moment);
     token.refresh_expires_at = (number % 5 == 0).then_some(moment);
-    Record {
-        session: SessionId(u128::from(number) << 100 | 7),
-        revision: revision.saturating_add(1),
-        token: (number != u64::from(b'L')).then_some(token),
-    }
+    let session = SessionId(u128::from(number) << 100 | 7);
+    Record::new(session, revision.saturating_add(1), (number != u64::from(b'L')).then_some(token))
 }
 
 /// A record in parts that can be compared.

@@ -5,8 +5,24 @@ use std::{
 
 use crate::{random, secret::Secret, time::Now, token::Token};
 
-/// What a store keeps: one identity's token, or the mark that it has logged out.
+/// What a store keeps: one identity's token, or the mark that it has logged out. Later releases may add parts: begin with
+/// [`new`](Self::new).
+///
+/// A store of one's own keeps the parts and makes the record of them again:
+///
+/// ```
+/// use tower_token_refresh::store::{Record, SessionId, StoredToken};
+///
+/// let mut token = StoredToken::new("an-access-token");
+/// token.refresh = Some("a-refresh-token".into());
+/// let record = Record::new(SessionId(7), 1, token);
+/// assert_eq!(record.revision, 1);
+///
+/// let logged_out = Record::new(record.session, record.revision + 1, None);
+/// assert!(logged_out.token.is_none());
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Record {
     /// Made at login and kept through every refresh.
     pub session: SessionId,
@@ -17,7 +33,15 @@ pub struct Record {
     pub token: Option<StoredToken>,
 }
 
-/// A token as it is stored. Later releases may add parts: begin with [`new`](Self::new). Lifetimes are moments, because a duration means nothing to another process.
+impl Record {
+    /// A record of this session, with its token; `None` marks a logout.
+    pub fn new(session: SessionId, revision: u64, token: impl Into<Option<StoredToken>>) -> Self {
+        Record { session, revision, token: token.into() }
+    }
+}
+
+/// A token as it is stored. Later releases may add parts: begin with [`new`](Self::new). Lifetimes are moments, because a
+/// duration means nothing to another process.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct StoredToken {

@@ -35,7 +35,7 @@ async fn in_time<F: Future>(future: F) -> F::Output {
 }
 
 fn record(session: u128, revision: u64, access: &str) -> Record {
-    Record { session: SessionId(session), revision, token: Some(StoredToken::new(access)) }
+    Record::new(SessionId(session), revision, StoredToken::new(access))
 }
 
 fn world(store: impl TokenStore) -> World {

@@ -78,7 +78,7 @@ fn record(revision: u64) -> Record {
     token.refresh = Some(format!("refresh-{revision}").into());
     token.expires_at = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     token.refresh_expires_at = Some(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    Record { session: SessionId(0xfeed), revision, token: Some(token) }
+    Record::new(SessionId(0xfeed), revision, token)
 }
 
 fn refresh_token(record: &Record) -> Option<&str> {
@@ -103,12 +103,12 @@ async fn a_record_comes_back_as_it_was_saved() {
     assert_eq!(refresh_token(&found), Some("refresh-3"));
 
     let bare = StoredToken::new("\"quoted\"\n\u{1f511}");
-    store.save(&Record { token: Some(bare), ..record(4) }, Some(1)).await.unwrap();
+    store.save(&Record::new(SessionId(0xfeed), 4, bare), Some(1)).await.unwrap();
     let found = store.load().await.unwrap().unwrap().token.unwrap();
     assert_eq!(found.access.expose(), "\"quoted\"\n\u{1f511}");
     assert!(found.refresh.is_none() && found.expires_at.is_none() && found.refresh_expires_at.is_none());
 
-    store.save(&Record { token: None, ..record(5) }, Some(1)).await.unwrap();
+    store.save(&Record::new(SessionId(0xfeed), 5, None), Some(1)).await.unwrap();
     let found = store.load().await.unwrap().unwrap();
     assert_eq!((found.revision, found.token.is_none()), (5, true), "a logout is a record, too");
 }
@@ -371,7 +371,7 @@ async fn a_shared_store_refuses_what_came_too_late() {
         assert!(!late.is::<Superseded>());
         assert_eq!(store.load().await.unwrap().unwrap().revision, 5);
 
-        store.save(&Record { token: None, ..record(1) }, None).await.unwrap();
+        store.save(&Record::new(SessionId(0xfeed), 1, None), None).await.unwrap();
         let logout = store.load().await.unwrap().unwrap();
         assert_eq!((logout.revision, logout.token.is_none()), (7, true), "later than the refresh under way");
         assert!(store.save(&record(6), Some(second)).await.unwrap_err().is::<Superseded>());

@@ -148,8 +148,8 @@ async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_sa
     store.set(|store| store.save = Fault::None);
     let later = store.lock().await.unwrap();
     let found = store.load().await.unwrap().unwrap();
-    let token = Some(StoredToken::new("of-a-later-refresh"));
-    store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
+    let newer = Record::new(found.session, found.revision + 1, StoredToken::new("of-a-later-refresh"));
+    store.save(&newer, Some(later.fence())).await.unwrap();
     let error = within(ours.session.settle()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
     within(ours.session.settle()).await.expect("it is known by now that it has been outdone");
@@ -222,8 +222,8 @@ async fn refreshes_that_are_owed_are_not_counted_although_the_store_has_the_firs
     store.set(|store| store.save = Fault::None);
     let later = store.lock().await.unwrap();
     let found = store.load().await.unwrap().unwrap();
-    let token = Some(StoredToken::new("of-a-later-refresh"));
-    store.save(&Record { revision: found.revision + 1, token, ..found }, Some(later.fence())).await.unwrap();
+    let newer = Record::new(found.session, found.revision + 1, StoredToken::new("of-a-later-refresh"));
+    store.save(&newer, Some(later.fence())).await.unwrap();
     let newest = within(ours.session.refresh()).await.unwrap();
     assert_eq!(newest.access().expose(), "of-a-later-refresh");
     assert_eq!(ours.authority.counts().refreshes, 2);

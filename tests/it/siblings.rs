@@ -109,7 +109,7 @@ async fn what_a_sibling_still_saves_of_the_session_does_not_undo_a_logout() {
     access(&ours).await;
     ours.logout().await.unwrap();
     let left = store.load().await.unwrap().unwrap();
-    let late = Record { revision: left.revision + 5, token: Some(StoredToken::new("late")), ..left };
+    let late = Record::new(left.session, left.revision + 5, StoredToken::new("late"));
     store.save(&late, None).await.unwrap();
     let mut looks = ours.subscribe();
     next(&mut looks).await;
@@ -493,7 +493,7 @@ async fn the_first_refresh_of_a_process_is_superseded_as_any_other() {
         let mut token = StoredToken::new("of-yesterday");
         token.refresh = Some("R1".into());
         token.expires_at = Some(SystemTime::UNIX_EPOCH);
-        store.save(&Record { session: SessionId(1), revision: 5, token: Some(token) }, None).await.unwrap();
+        store.save(&Record::new(SessionId(1), 5, token), None).await.unwrap();
         let (ours, gate, discarded) = held(&store);
         let mut first = task::spawn(ours.token());
         assert_pending!(first.poll());

@@ -377,8 +377,7 @@ async fn a_login_or_logout_of_a_process_that_has_never_looked_into_the_store_is_
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_saved_while_a_refresh_reads_the_store_does_not_give_way_to_what_was_there_before() {
     let store = Watched::default();
-    let others =
-        Record { session: SessionId(7), revision: 9, token: Some(StoredToken::new("of-the-one-before")) };
+    let others = Record::new(SessionId(7), 9, StoredToken::new("of-the-one-before"));
     store.save(&others, None).await.unwrap();
     let world = world(&store);
     let (save, load) = (Gate::new(), Gate::new());
@@ -421,7 +420,7 @@ impl TokenStore for Plain {
 #[tokio::test(start_paused = true)]
 async fn a_login_is_saved_above_what_a_store_has_that_raises_nothing() {
     let store = Plain::default();
-    let others = Record { session: SessionId(7), revision: 9, token: None };
+    let others = Record::new(SessionId(7), 9, None);
     store.save(&others, None).await.unwrap();
     let world = World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer);
     world.session.login(Token::new("of-bob")).await.unwrap();
@@ -487,8 +486,8 @@ async fn a_replaced_token_without_a_refresh_token_keeps_the_one_before() {
 async fn a_first_record_is_taken_whatever_its_number() {
     for revision in [0, 1, u64::MAX] {
         let store = MemoryStore::new();
-        let token = Some(StoredToken::new("seeded"));
-        store.save(&Record { session: SessionId(1), revision, token }, Some(0)).await.unwrap();
+        let record = Record::new(SessionId(1), revision, StoredToken::new("seeded"));
+        store.save(&record, Some(0)).await.unwrap();
         let world = World::with(ModelAuthority::new(), |session| session.store(store), |layer| layer);
         assert_eq!(world.session.token().await.unwrap().access().expose(), "seeded", "{revision}");
     }
@@ -525,11 +524,12 @@ async fn a_grant_that_is_over_is_not_believed_before_a_sibling_has_had_time_to_s
         gate.waiting(1).await;
         world.authority.revoke_refresh();
         let siblings = world.authority.login().await.unwrap();
-        let token = Some(StoredToken::new(siblings.access().expose()));
+        let token = StoredToken::new(siblings.access().expose());
+        let theirs = Record::new(before.session, before.revision + 1, token);
         let saving = async {
             gate.open();
             tokio::time::sleep(delay).await;
-            store.save(&Record { revision: before.revision + 1, token, ..before }, None).await.unwrap();
+            store.save(&theirs, None).await.unwrap();
         };
         let (refreshed, ()) = within(async { tokio::join!(refresh, saving) }).await;
         assert_eq!(refreshed.unwrap().access().expose(), siblings.access().expose(), "{delay:?}");
@@ -541,8 +541,8 @@ async fn a_refresh_is_saved_above_the_record_of_another_identity_that_is_of_no_u
     let store = Watched::default();
     let world = world(&store);
     world.session.token().await.unwrap();
-    let unusable = Some(StoredToken::new("a line\nbreak"));
-    store.save(&Record { session: SessionId(7), revision: 9, token: unusable }, None).await.unwrap();
+    let unusable = StoredToken::new("a line\nbreak");
+    store.save(&Record::new(SessionId(7), 9, unusable), None).await.unwrap();
     let fresh = world.session.refresh().await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some(fresh.access().expose()));
 }
@@ -639,7 +639,7 @@ async fn an_empty_refresh_token_in_the_store_is_none() {
     let store = MemoryStore::new();
     let mut token = StoredToken::new("expired");
     (token.refresh, token.expires_at) = (Some("".into()), Some(SystemTime::UNIX_EPOCH));
-    store.save(&Record { session: SessionId(1), revision: 1, token: Some(token) }, None).await.unwrap();
+    store.save(&Record::new(SessionId(1), 1, token), None).await.unwrap();
     let session = Session::builder(source_fn(|cx: FetchContext| async move {
         assert!(cx.refresh_token().is_none(), "there is nothing to present");
         Ok::<_, FetchError>(Token::new("fetched"))
@@ -756,7 +756,7 @@ fn whoever_is_told_of_a_save_may_look_into_the_store_at_once() {
     let follower = Arc::new(PolledAtOnce(Mutex::new(Some(Box::pin(following)))));
     follower.clone().wake();
     std::thread::spawn(move || {
-        let record = Record { session: SessionId(1), revision: 1, token: None };
+        let record = Record::new(SessionId(1), 1, None);
         runtime().block_on(store.save(&record, None)).unwrap();
     });
     assert_eq!(news.recv_timeout(Duration::from_secs(10)), Ok(true));
@@ -802,8 +802,8 @@ async fn what_the_store_has_no_more_is_not_gone_back_to_although_it_cannot_be_re
     store.set(|store| (store.save, store.save_is_unanswered) = (Fault::None, false));
     gate.let_through(1);
     within(gate.arrived(2)).await;
-    let token = Some(StoredToken::new("of-bob"));
-    store.memory.save(&Record { session: SessionId(1), revision: 1, token }, None).await.unwrap();
+    let token = StoredToken::new("of-bob");
+    store.memory.save(&Record::new(SessionId(1), 1, token), None).await.unwrap();
     store.set(|store| store.load = Fault::Error);
     gate.open();
     within(refreshes).await.unwrap();

@@ -16,7 +16,7 @@ fn record() -> Record {
     token.refresh = Some("canary-refresh".into());
     token.kind = Some("canary-kind".into());
     (token.expires_at, token.refresh_expires_at) = (Some(UNIX_EPOCH), Some(UNIX_EPOCH));
-    Record { session: SessionId(7), revision: 1, token: Some(token) }
+    Record::new(SessionId(7), 1, token)
 }
 
 #[tokio::test(start_paused = true)]
