@@ -163,10 +163,16 @@ impl Token {
     }
 }
 
-/// What [`Token::refresh_token`] takes: authorities may or may not hand one out.
-pub trait OptionalSecret {
+/// What [`Token::refresh_token`] takes, because authorities may or may not hand one out: a [`Secret`], a text, or an `Option` of
+/// one. Sealed: no other type can be one.
+pub trait OptionalSecret: sealed::Sealed {
     /// The secret, if there is one.
     fn secret(self) -> Option<Secret>;
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "so nobody else can implement it")]
+    pub trait Sealed {}
 }
 
 /// A refresh token as it was given: an empty one is none.
@@ -176,6 +182,9 @@ pub(crate) fn given(refresh: impl OptionalSecret) -> Option<Secret> {
 
 macro_rules! optional_secret {
     ($($text:ty),*) => {$(
+        impl sealed::Sealed for $text {}
+        impl sealed::Sealed for Option<$text> {}
+
         impl OptionalSecret for $text {
             fn secret(self) -> Option<Secret> {
                 Some(self.into())
