@@ -243,15 +243,17 @@ impl Engine {
 
     /// Another identity.
     pub(crate) async fn login(&self, token: Sendable) -> Written {
-        let (change, flight, written) = {
+        let (change, flight, goes_on, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.login(token);
+            // Asked here: it may have ended its fetch before anybody looks again, and has not left the slot by then.
+            let goes_on = slot.is_flying();
             let written = self.storage.enqueue(self.publish(&change));
-            (change, flight, written)
+            (change, flight, goes_on, written)
         };
         match flight {
-            // It goes on, to hand the next refresh token down to this login.
-            Some(flight) if flight.spends(change.token.token().refresh()) => {
+            // To hand the next refresh token down to this login.
+            Some(flight) if goes_on => {
                 self.changed(Some(&change), None);
                 flight.lose();
             }

@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, Waker},
 };
 
 use loom::thread;
@@ -337,6 +337,25 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
         join(loser);
         assert_eq!(given_up.load(Ordering::Relaxed), 1);
         drop(held);
+    });
+}
+
+/// Who joined it would ask and be told to join it, over and over.
+#[test]
+fn login_with_the_grant_that_is_being_refreshed_leaves_no_flight_in_the_slot_that_has_landed() {
+    check_all(|| {
+        let (world, old) = World::with_token("old");
+        let refresh = world.refuse(&old);
+        let grant = Secret::from("grant");
+        assert!(refresh.flight.begins(vec![grant.clone()]));
+        let fetch = refresh.flight.clone();
+        let fetch = thread::spawn(move || fetch.has_presented_nothing());
+        world.login_with(&grant);
+        join(fetch);
+        let mut landing = refresh.flight.clone().landing();
+        let has_landed = Pin::new(&mut landing).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert_ne!(world.is_flying(), has_landed);
+        refresh.vanish();
     });
 }
 

@@ -18,7 +18,7 @@ use super::super::{
     record_head::RecordHead,
 };
 use crate::{
-    Error, ErrorKind, FetchError, Token, Verdict,
+    Error, ErrorKind, FetchError, Secret, Token, Verdict,
     source::FailureClass,
     source_fn,
     store::{MemoryStore, TokenStore},
@@ -97,6 +97,13 @@ impl World {
 
     pub(super) fn login(&self, token: &str) {
         drop(block_on(self.engine.login(self.sendable(token))));
+    }
+
+    /// A login that brings this refresh token.
+    pub(super) fn login_with(&self, refresh_token: &Secret) {
+        let token = Token::new("other").refresh_token(refresh_token.clone());
+        let token = self.engine.sendable(token, Provenance::New).expect("it can be sent");
+        drop(block_on(self.engine.login(token)));
     }
 
     pub(super) fn replace(&self, token: &str) {
