@@ -336,10 +336,12 @@ impl Slot {
 
     /// The end of the identity. The flight that is on is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
+        if !self.is_logged_out() {
+            self.record = self.record.following();
+        }
         let flight = self.leave();
         self.set_fetch(Fetch::LoggedOut);
         self.look_at = None;
-        self.record = self.record.following();
         (self.record, flight)
     }
 

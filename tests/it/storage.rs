@@ -199,6 +199,27 @@ async fn changes_that_a_later_one_has_overtaken_are_left_out_and_hold_a_logout_u
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_logs_out_twice_hears_each_time_what_becomes_of_it_in_the_store() {
+    let store = Watched::default();
+    let session = numbered().0.store(store.clone()).build();
+    session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    let (first, second) = tokio::join!(session.logout(), session.logout());
+    assert_eq!([first, second].map(|end| end.unwrap_err().kind()), [ErrorKind::Store; 2]);
+    assert_eq!(store.access().await.as_deref(), Some("token-1"));
+
+    store.set(|store| (store.save, store.delay) = (Fault::None, Duration::from_millis(50)));
+    let mut first = task::spawn(session.logout());
+    assert_pending!(first.poll());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut second = task::spawn(session.logout());
+    assert_pending!(second.poll());
+    within(first).await.unwrap();
+    assert_eq!(store.access().await, None, "its caller may end the process now");
+    within(second).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_logout_holds_in_memory_although_the_store_fails() {
     let store = Watched::default();
     let world = world(&store);

@@ -142,6 +142,10 @@ impl Debt {
         matches!(self.kind, Kind::Refresh { .. })
     }
 
+    pub(super) fn is_logout(&self) -> bool {
+        self.kind == Kind::Logout
+    }
+
     fn brings_a_login(&self) -> bool {
         matches!(self.kind, Kind::Login | Kind::Refresh { of_login: true })
     }

@@ -216,9 +216,13 @@ impl Storage {
         self.push(&mut self.queue(), Arc::new(Debt::of_login(record)), None, None)
     }
 
-    /// The same for a logout, and the token that it has ended in memory.
+    /// The same for a logout, and the token that it has ended in memory. One that is owed already is meant again: each caller
+    /// hears what becomes of it.
     pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> Written {
-        self.push(&mut self.queue(), Arc::new(Debt::of_logout(record, had)), None, None)
+        let mut queue = self.queue();
+        let owed = queue.owed.clone().filter(|owed| owed.is_logout());
+        let debt = owed.unwrap_or_else(|| Arc::new(Debt::of_logout(record, had)));
+        self.push(&mut queue, debt, None, None)
     }
 
     /// The same for a replacement, which keeps the refresh token or has its own.
