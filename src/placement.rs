@@ -197,9 +197,20 @@ impl fmt::Debug for Placement {
 /// What is sent with one token, ready to be put on any number of requests.
 #[derive(Clone)]
 pub(crate) enum Credential {
-    Header { name: HeaderName, value: HeaderValue },
-    Query { name: Arc<str>, pair: Secret },
-    Custom { attach: Arc<Custom>, token: Token },
+    Header {
+        name: HeaderName,
+        value: HeaderValue,
+    },
+    Query {
+        name: Arc<str>,
+        pair: Secret,
+    },
+    Custom {
+        attach: Arc<Custom>,
+        token: Token,
+    },
+    /// The token is only promised: whoever looks at its expiry does not come as far as here.
+    Missing,
 }
 
 impl Credential {
@@ -216,6 +227,10 @@ impl Credential {
                     Error::with_cause(ErrorKind::Encode, failed, cause)
                 })
             }
+            Credential::Missing => Err(Error::new(
+                ErrorKind::SessionChanged,
+                "somebody has logged in with a refresh token, which no access token has been got for yet",
+            )),
         }
     }
 

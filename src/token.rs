@@ -58,6 +58,21 @@ impl Token {
         }))
     }
 
+    /// For [`Session::login`](crate::Session::login) with nothing but a refresh token, from an environment variable or another
+    /// program perhaps: the first request gets the access token for it. Nowhere else is a token without an access token
+    /// accepted.
+    ///
+    /// ```
+    /// # use tower_token_refresh::{Error, Session, Token};
+    /// # async fn example(session: Session, refresh_token: String) -> Result<(), Error> {
+    /// session.login(Token::from_refresh_token(refresh_token)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_refresh_token(refresh: impl Into<Secret>) -> Self {
+        Token::new("").refresh_token(refresh.into())
+    }
+
     /// The lifetime counted from now on, as in `expires_in` of RFC 6749 §5.1. `None` and zero mean *unknown*.
     #[must_use]
     pub fn expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
@@ -112,7 +127,7 @@ impl Token {
         self
     }
 
-    /// The access token.
+    /// The access token. Empty [`from_refresh_token`](Self::from_refresh_token).
     pub fn access(&self) -> &Secret {
         &self.0.access
     }
@@ -128,6 +143,11 @@ impl Token {
     /// The type of the token, if it is known.
     pub fn kind(&self) -> Option<&str> {
         self.0.kind.as_deref()
+    }
+
+    /// Whether there is nothing to show to a server, and something to get it with.
+    pub(crate) fn has_only_refresh(&self) -> bool {
+        self.access().expose().is_empty() && self.refresh().is_some()
     }
 
     /// Whether the refresh token of before is still good: the answer did not speak of one.

@@ -201,7 +201,7 @@ impl Acquire {
         if self.changes < PATIENCE {
             return None;
         }
-        self.engine.present().filter(is_other)
+        self.engine.present().filter(|token| is_other(token) && !token.came_too_late())
     }
 }
 

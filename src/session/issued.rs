@@ -64,6 +64,8 @@ pub(crate) enum Provenance {
     New,
     /// From a caller who knows the moment of its end: nobody knows how long it has lived.
     Handed,
+    /// From a caller who has nothing but the refresh token.
+    Promised,
     /// From the store, at the start or by a refresh: it may have been revoked meanwhile, and nobody knows how long it has lived.
     Stored,
     /// From the store, where a sibling has put it just now.
@@ -76,8 +78,18 @@ impl Provenance {
         if token.moment_of_expiry().is_some() { Provenance::Handed } else { Provenance::New }
     }
 
+    /// Of the token of a login.
+    pub(crate) fn of_login(token: &Token) -> Self {
+        if token.has_only_refresh() { Provenance::Promised } else { Provenance::of_brought(token) }
+    }
+
     fn is_store(self) -> bool {
         matches!(self, Provenance::Stored | Provenance::Sibling)
+    }
+
+    /// Whether a token may come without what is shown to servers. It is dead, then, when it comes.
+    fn may_be_promise(self) -> bool {
+        self.is_store() || self == Provenance::Promised
     }
 }
 
@@ -89,8 +101,9 @@ impl Sendable {
         now: Now,
         provenance: Provenance,
     ) -> Result<Self, Error> {
-        let credential = placement.prepare(&token)?;
-        let left = remaining(&token, now, provenance);
+        let is_promise = token.has_only_refresh() && provenance.may_be_promise();
+        let credential = if is_promise { Credential::Missing } else { placement.prepare(&token)? };
+        let left = if is_promise { Some(Duration::ZERO) } else { remaining(&token, now, provenance) };
         let expiry = left.map(|left| Moment::after(now, left));
         let due = left.map(|left| Moment::after(now, renewal.wait(left, random::fraction())));
         let refresh_expires_at = refresh_expiry(&token, now);
@@ -112,7 +125,7 @@ impl Sendable {
         self.expiry.and_then(|expiry| UNIX_EPOCH.checked_add(expiry.wall))
     }
 
-    /// Whether it was dead already when it came, as only a stored token can be.
+    /// Whether it was dead already when it came, as only a stored token can be, or one that is only promised.
     pub(crate) fn came_too_late(&self) -> bool {
         self.expiry.is_some_and(|expiry| expiry.has_come(self.received))
     }

@@ -58,10 +58,7 @@ pub use self::{
     changes::{Changes, State},
     renewal::RenewalMode,
 };
-use self::{
-    issued::{Provenance, Sendable},
-    storage::Written,
-};
+use self::{issued::Provenance, storage::Written};
 use crate::{error::Error, reentry, source::TokenSource, token::Token};
 
 /// One identity's token, shared by all clones and by all layers made from them.
@@ -169,13 +166,17 @@ impl Session {
     /// exception is a refresh that is just spending the refresh token of this login: none other starts beside it, and the
     /// login gets the next refresh token that it brings.
     ///
+    /// With a token that was made [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here: the first
+    /// request, or [`token`](Self::token), does that, and tells whether the refresh token is any good.
+    ///
     /// # Errors
     ///
     /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
     /// use but was not saved; that is tried again under back-off. None if its place was taken before it was saved, by a refresh
     /// or by another login, replacement or logout, whose own call says what becomes of that.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
-        let token = self.sendable(token)?;
+        let provenance = Provenance::of_login(&token);
+        let token = self.engine.sendable(token, provenance)?;
         let written = self.engine.login(token).await;
         self.save(written).await
     }
@@ -203,7 +204,8 @@ impl Session {
     /// a refresh may have spent that one meanwhile. `SessionEnded` after a logout, and `SessionChanged` if somebody has
     /// logged in while the store was waited for.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
-        let token = self.sendable(token)?;
+        let provenance = Provenance::of_brought(&token);
+        let token = self.engine.sendable(token, provenance)?;
         let written = self.engine.replace(token).await?;
         self.save(written).await
     }
@@ -263,11 +265,6 @@ impl Session {
             return Err(reentry::error());
         }
         settle::in_time(&self.engine).await
-    }
-
-    fn sendable(&self, token: Token) -> Result<Sendable, Error> {
-        let provenance = Provenance::of_brought(&token);
-        self.engine.sendable(token, provenance)
     }
 
     fn acquire(&self, ask: Ask) -> Acquire {

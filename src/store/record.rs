@@ -45,7 +45,7 @@ impl Record {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct StoredToken {
-    /// The access token.
+    /// The access token. Empty after a login with nothing but a refresh token, until that has got one.
     pub access: Secret,
     /// The refresh token. An empty one is none.
     pub refresh: Option<Secret>,

@@ -313,6 +313,82 @@ async fn a_token_from_outside_is_accepted_by_an_empty_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_token_alone_is_a_login_whose_first_request_gets_the_access_token() {
+    let (world, store) = stored();
+    let brought = world.authority.login().await.unwrap();
+    let refresh_token = brought.refresh().unwrap();
+    world.session.login(Token::from_refresh_token(refresh_token.clone())).await.unwrap();
+    assert_eq!(world.authority.counts().refreshes, 0);
+    assert_eq!(stored_access(&store).await.as_deref(), Some(""));
+    let (one, other) = tokio::join!(world.get("/"), world.get("/"));
+    assert_eq!([one, other].map(|answer| answer.unwrap().status()), [StatusCode::OK; 2]);
+    assert_eq!((world.authority.counts().logins, world.authority.counts().refreshes), (1, 1));
+    let token = world.session.token().await.unwrap();
+    assert_eq!(stored_access(&store).await.as_deref(), Some(token.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_with_a_refresh_token_alone_is_gone_over_to_by_those_who_share_the_store() {
+    let store = MemoryStore::new();
+    let authority = ModelAuthority::new();
+    let session = || Session::builder(authority.source()).store(store.clone()).build();
+    let (ours, sibling) = (session(), session());
+    let alice = ours.token().await.unwrap();
+    sibling.token().await.unwrap();
+    let brought = authority.login().await.unwrap();
+    ours.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    // Which is what a process finds that is built later, too.
+    for session in [sibling, session(), ours] {
+        let token = session.refresh().await.unwrap();
+        assert!(!token.access().expose().is_empty());
+        assert!(!token.access().expose().eq(alice.access().expose()));
+    }
+    assert_eq!(authority.counts().logins, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_alone_that_is_no_good_is_told_by_the_first_who_asks() {
+    let (world, _) = stored();
+    world.session.login(Token::from_refresh_token("made-up")).await.unwrap();
+    assert_eq!(world.session.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+    assert_eq!(kind(&world.get("/").await.unwrap_err()), ErrorKind::LoginRequired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_waited_through_two_such_logins_waits_for_the_token_that_the_last_one_gets() {
+    let (world, _) = stored();
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let login = async || {
+        let brought = world.authority.login().await.unwrap();
+        let promised = Token::from_refresh_token(brought.refresh().unwrap().clone());
+        world.session.login(promised).await.unwrap();
+    };
+    login().await;
+    let mut call = task::spawn(world.get("/"));
+    for _ in 0..2 {
+        assert_pending!(call.poll());
+        within(gate.waiting(1)).await;
+        login().await;
+    }
+    assert_pending!(call.poll());
+    gate.open();
+    assert_eq!(within(call).await.unwrap().status(), StatusCode::OK);
+}
+
+/// It is no token for anybody else.
+#[tokio::test(start_paused = true)]
+async fn a_token_without_an_access_token_is_accepted_at_a_login_only() {
+    let bare = || Token::from_refresh_token("a-refresh-token");
+    let session = Session::builder(source_fn(move |_| async move { Ok::<_, FetchError>(bare()) })).build();
+    assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Encode);
+    let session = numbered().0.build();
+    assert_eq!(session.replace(bare()).await.unwrap_err().kind(), ErrorKind::Encode);
+    for nothing in [Token::from_refresh_token(""), Token::new("")] {
+        assert_eq!(session.login(nothing).await.unwrap_err().kind(), ErrorKind::Encode);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn generations_are_never_used_again_after_logout_and_login() {
     let world = World::new();
     let mut changes = world.session.subscribe();
