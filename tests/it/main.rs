@@ -5,6 +5,7 @@ mod attach;
 mod attack;
 mod file_store;
 mod flight;
+mod gateways;
 mod held;
 mod identity;
 mod idp;

@@ -23,6 +23,7 @@ use super::{
     reading::Reading,
 };
 use crate::{
+    body::Rebuild,
     error::{BoxError, Error, ErrorKind, causes},
     query,
     scope::is_in_the_clear,
@@ -278,9 +279,14 @@ pub(in crate::source) fn get<'a>(
 
 /// What is asked for: JSON, as it is. Without a word of it any coding would be acceptable (RFC 9110 §12.5.3), and an answer that
 /// cannot be read has spent what was presented.
+///
+/// A layer of another session in the client keeps nothing of what it can make once more. Else it would read the body in its `call`,
+/// which counts as sending it, before there is a connection or a token of that session's.
 fn request(uri: Uri, body: Zeroizing<Vec<u8>>) -> Request<Content> {
-    let mut request = Request::new(Content::new(body));
+    let content = Content::new(body);
+    let mut request = Request::new(content.clone());
     *request.uri_mut() = uri;
+    request.extensions_mut().insert(Rebuild::new(move || content.clone()));
     let headers = request.headers_mut();
     headers.insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -1,0 +1,118 @@
+//! Sources whose client has the layer of another session in it: an authority behind a gateway with tokens of its own.
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, service_fn, util::BoxCloneSyncService};
+use tower_token_refresh::{
+    BoxError, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session, Token,
+    TokenRefreshLayer,
+    oauth2::{AuthorizationCode, TokenEndpoint},
+    source::Content,
+    source_fn,
+};
+
+use crate::idp::Bench;
+
+type Client = BoxCloneSyncService<Request<Content>, Response<Full<Bytes>>, BoxError>;
+
+const PAIR: &str = r#"{"access_token":"a","refresh_token":"r","expires_in":3600}"#;
+
+/// A gateway before an authority, and how it goes at first.
+struct Gateway {
+    placement: Placement,
+    /// Which of the gateway session's own fetches fail, and in which way.
+    fails: Range<usize>,
+    fail: fn(&'static str) -> FetchError,
+    /// So many connections do not come about.
+    unreachable: usize,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        let placement = Placement::header("x-gateway").unwrap();
+        Gateway { placement, fails: 0..0, fail: FetchError::transient, unreachable: 0 }
+    }
+
+    /// A client, and how often anything was presented to the authority.
+    fn client(self) -> (Client, Arc<AtomicUsize>) {
+        let (fetches, calls) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let presented = Arc::new(AtomicUsize::new(0));
+        let source = source_fn(move |_: FetchContext| {
+            let is_bad = self.fails.contains(&fetches.fetch_add(1, Ordering::Relaxed));
+            std::future::ready(if is_bad { Err((self.fail)("not now")) } else { Ok(Token::new("gateway")) })
+        });
+        let seen = presented.clone();
+        let authority = service_fn(move |request: Request<ReplayBody<Content>>| {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            let seen = seen.clone();
+            async move {
+                if call < self.unreachable {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+                }
+                let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+                assert!(!body.is_empty());
+                seen.fetch_add(1, Ordering::Relaxed);
+                Ok(Response::new(Full::from(PAIR)))
+            }
+        });
+        let session = Session::builder(source).placement(self.placement).build();
+        let layer = TokenRefreshLayer::new(session, "https://id.test".parse::<Origin>().unwrap());
+        (BoxCloneSyncService::new(layer.layer(authority)), presented)
+    }
+}
+
+fn endpoint(client: Client) -> TokenEndpoint {
+    TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap())
+}
+
+fn code(endpoint: TokenEndpoint) -> Bench {
+    Bench::new(AuthorizationCode::new(endpoint, "code", "http://127.0.0.1:7/"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_layer_below_has_sent_was_not_sent() {
+    let away = || Gateway { fails: 0..1, ..Gateway::new() };
+    let unreachable = || Gateway { unreachable: 1, ..Gateway::new() };
+    // With a credential of its own, which no layer touches.
+    let basic = || Gateway { placement: Placement::bearer(), ..unreachable() };
+    for (case, gateway) in
+        [("away", &away as &dyn Fn() -> Gateway), ("unreachable", &unreachable), ("basic", &basic)]
+    {
+        let endpoint = || {
+            let (client, presented) = gateway().client();
+            let endpoint = endpoint(client);
+            let endpoint =
+                if case == "basic" { endpoint.client_secret_basic("me", "secret") } else { endpoint };
+            (endpoint, presented)
+        };
+        let ((of_code, codes), (of_refresh, refreshes)) = (endpoint(), endpoint());
+        let refresh = Bench::logged_in(RefreshTokenGrant::new(of_refresh)).await;
+        for (bench, presented) in [(code(of_code), codes), (refresh, refreshes)] {
+            assert_eq!(bench.class().await, "Transient", "{case}");
+            tokio::time::advance(Duration::from_secs(3)).await;
+            bench.session.refresh().await.expect(case);
+            assert_eq!(presented.load(Ordering::Relaxed), 1, "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_required_at_the_gateway_is_told() {
+    let gateway = Gateway { fails: 0..1, fail: FetchError::login_required, ..Gateway::new() };
+    let (client, presented) = gateway.client();
+    let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(client))).await;
+    let (class, error) = bench.failure().await;
+    assert_eq!((class.as_str(), error.is_login_required()), ("Transient", true));
+    assert_eq!(presented.load(Ordering::Relaxed), 0);
+}
