@@ -1,7 +1,7 @@
 //! Sources whose client has the layer of another session in it: an authority behind a gateway with tokens of its own.
 
 use std::{
-    io,
+    io, iter,
     ops::Range,
     sync::{
         Arc,
@@ -17,12 +17,12 @@ use tower::{Layer, service_fn, util::BoxCloneSyncService};
 use tower_token_refresh::{
     BoxError, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session, Token,
     TokenRefreshLayer,
-    oauth2::{AuthorizationCode, TokenEndpoint},
-    source::Content,
+    oauth2::{AuthorizationCode, PasswordGrant, TokenEndpoint},
+    source::{Content, Credentials, Password},
     source_fn,
 };
 
-use crate::idp::Bench;
+use crate::idp::{Bench, cool_down};
 
 type Client = BoxCloneSyncService<Request<Content>, Response<Full<Bytes>>, BoxError>;
 
@@ -36,12 +36,14 @@ struct Gateway {
     fail: fn(&'static str) -> FetchError,
     /// So many connections do not come about.
     unreachable: usize,
+    /// With what the first request is refused.
+    refusal: Option<&'static str>,
 }
 
 impl Gateway {
     fn new() -> Self {
         let placement = Placement::header("x-gateway").unwrap();
-        Gateway { placement, fails: 0..0, fail: FetchError::transient, unreachable: 0 }
+        Gateway { placement, fails: 0..0, fail: FetchError::transient, unreachable: 0, refusal: None }
     }
 
     /// A client, and how often anything was presented to the authority.
@@ -62,6 +64,9 @@ impl Gateway {
                 }
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 assert!(!body.is_empty());
+                if let Some(refusal) = self.refusal.filter(|_| call == 0) {
+                    return Ok(Response::builder().status(401).body(Full::from(refusal)).unwrap());
+                }
                 seen.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(Full::from(PAIR)))
             }
@@ -115,4 +120,34 @@ async fn a_login_that_is_required_at_the_gateway_is_told() {
     let (class, error) = bench.failure().await;
     assert_eq!((class.as_str(), error.is_login_required()), ("Transient", true));
     assert_eq!(presented.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_gateways_token_refuses_no_code_and_no_password() {
+    let alice = async || Ok(Credentials::new("alice", "wonderland"));
+    for (refusal, class) in [
+        ("<!doctype html><title>Sign in</title>", "Ambiguous"),
+        (r#"{"status":401,"error":"Unauthorized"}"#, "Ambiguous"),
+        // The authority's own word stands.
+        (r#"{"error":"invalid_grant"}"#, "LoginRequired"),
+    ] {
+        // The gateway's session gets no other token at first.
+        let client = || Gateway { fails: 1..2, refusal: Some(refusal), ..Gateway::new() }.client();
+        let (of_code, of_grant, of_password) = (client(), client(), client());
+        let password = Password::new(of_password.0, "https://id.test/login".parse().unwrap(), alice);
+        for (bench, presented) in [
+            (code(endpoint(of_code.0)), of_code.1),
+            (Bench::new(PasswordGrant::new(endpoint(of_grant.0), alice)), of_grant.1),
+            (Bench::new(password), of_password.1),
+        ] {
+            let (found, error) = bench.failure().await;
+            assert_eq!(found, class, "{refusal}");
+            let why = iter::successors(Some(&error as &dyn std::error::Error), |link| link.source()).last();
+            assert_eq!(why.unwrap().to_string(), "not now", "{refusal}");
+            cool_down().await;
+            assert_eq!(bench.session.refresh().await.is_ok(), class == "Ambiguous", "{refusal}");
+            let times = usize::from(class == "Ambiguous");
+            assert_eq!(presented.load(Ordering::Relaxed), times, "{refusal}");
+        }
+    }
 }

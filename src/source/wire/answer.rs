@@ -6,7 +6,12 @@ use http_body::Body;
 use zeroize::Zeroizing;
 
 use super::{form, json::Json};
-use crate::{error::BoxError, json, media_type::media_type};
+use crate::{
+    error::{BoxError, Error},
+    extension::RefreshFailure,
+    json,
+    media_type::media_type,
+};
 
 /// An answer that has come whole.
 pub(in crate::source) struct Answer {
@@ -16,6 +21,9 @@ pub(in crate::source) struct Answer {
     pub(super) body: Zeroizing<Vec<u8>>,
     /// The body, if it is JSON or (by its content type) a form.
     pub(super) document: Option<Arc<Json>>,
+    /// What the layer of another session in the client says: it is that session's token that was refused here, and why there is
+    /// no other.
+    pub(super) of_layer: Option<Error>,
 }
 
 impl Answer {
@@ -23,7 +31,7 @@ impl Answer {
         // Some say of JSON that it is a form.
         let is_form = is_form(&headers) && !json::without_mark(&body).trim_ascii_start().starts_with(b"{");
         let document = if is_form { Some(form::decode(&body)) } else { Json::parse(&body) };
-        Answer { status, headers, body, document: document.map(Arc::new) }
+        Answer { status, headers, body, document: document.map(Arc::new), of_layer: None }
     }
 
     /// Reads at most `limit` bytes of the body, beyond which it counts for nothing.
@@ -32,9 +40,10 @@ impl Answer {
         B: Body,
         B::Error: Into<BoxError>,
     {
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
         let body = bytes_of(body, limit).await?;
-        Ok(Answer::new(head.status, head.headers, body))
+        let of_layer = head.extensions.remove().map(|RefreshFailure(error)| error);
+        Ok(Answer { of_layer, ..Answer::new(head.status, head.headers, body) })
     }
 
     /// Whether it comes from a program that speaks of tokens, readable or not; a page is for people.

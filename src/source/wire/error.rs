@@ -28,13 +28,14 @@ pub struct AuthorityError {
     status: StatusCode,
     document: Option<Arc<Json>>,
     code: Option<Zeroizing<String>>,
-    /// What the user makes of it.
+    /// What the user makes of it, or else what the layer of another session in the client does.
     meaning: Option<BoxError>,
 }
 
 impl AuthorityError {
     pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>) -> Self {
-        AuthorityError { status: answer.status, document: answer.document.clone(), code, meaning: None }
+        let meaning = answer.of_layer.clone().map(BoxError::from);
+        AuthorityError { status: answer.status, document: answer.document.clone(), code, meaning }
     }
 
     pub(in crate::source) fn with_meaning(self, meaning: BoxError) -> Self {
@@ -106,7 +107,7 @@ pub(super) const CONFIGURATION: &[&str] = &[
 /// Codes for another time.
 pub(super) const TRANSIENT: &[&str] = &["temporarily_unavailable", "server_error", "slow_down"];
 
-const KNOWN: [&[&str]; 5] = [DEAD, BLOCKED, INTERACTION, CONFIGURATION, TRANSIENT];
+pub(super) const KNOWN: [&[&str]; 5] = [DEAD, BLOCKED, INTERACTION, CONFIGURATION, TRANSIENT];
 
 impl fmt::Display for AuthorityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,7 +129,8 @@ impl fmt::Debug for AuthorityError {
 }
 
 impl StdError for AuthorityError {
-    /// What a closure given to [`classify_failures`](super::AuthorityClient::classify_failures) has said of it.
+    /// What a closure given to [`classify_failures`](super::AuthorityClient::classify_failures) has said of it; or else, where the
+    /// client has the layer of another session in it, why that session has no other token for what was refused.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.meaning.as_deref().map(|meaning| meaning as _)
     }

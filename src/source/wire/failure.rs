@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{
     answer::Answer,
-    error::{AuthorityError, BLOCKED, CONFIGURATION, DEAD, INTERACTION, TRANSIENT},
+    error::{AuthorityError, BLOCKED, CONFIGURATION, DEAD, INTERACTION, KNOWN, TRANSIENT},
     fields::{BusinessFailure, JsonAnswer},
     retry_after::retry_after,
 };
@@ -57,6 +57,7 @@ pub(super) fn of_answer(fields: &JsonAnswer, codes: &Codes, grant: Grant, answer
         Meaning::NotProcessed => FetchError::transient(error).not_processed(),
         Meaning::Unanswered => FetchError::unanswered(error),
         Meaning::Ambiguous => FetchError::ambiguous(error),
+        Meaning::OfGateway => FetchError::ambiguous(error).not_processed(),
     };
     match retry_after(&answer.headers, SystemTime::now()) {
         Some(wait) => failure.retry_after(wait),
@@ -72,6 +73,7 @@ enum Meaning {
     NotProcessed,
     Unanswered,
     Ambiguous,
+    OfGateway,
 }
 
 fn meaning(
@@ -103,6 +105,8 @@ fn meaning(
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
+        // Where it says nothing of the grant or the client, what was refused is the token of the layer's session.
+        _ if answer.of_layer.is_some() && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
             // It may have been a refusal, also where it is a page: a strike.
