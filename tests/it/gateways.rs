@@ -17,7 +17,7 @@ use tower::{Layer, service_fn, util::BoxCloneSyncService};
 use tower_token_refresh::{
     BoxError, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session, Token,
     TokenRefreshLayer,
-    oauth2::{AuthorizationCode, PasswordGrant, TokenEndpoint},
+    oauth2::{AuthorizationCodeGrant, PasswordGrant, TokenEndpoint},
     source::{Content, Credentials, Password},
     source_fn,
 };
@@ -82,7 +82,7 @@ fn endpoint(client: Client) -> TokenEndpoint {
 }
 
 fn code(endpoint: TokenEndpoint) -> Bench {
-    Bench::new(AuthorizationCode::new(endpoint, "code", "http://127.0.0.1:7/"))
+    Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"))
 }
 
 #[tokio::test(start_paused = true)]
