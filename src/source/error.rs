@@ -187,7 +187,8 @@ impl FetchError {
             }
             FailureClass::Configuration => (ErrorKind::Configuration, "the authority refuses this client"),
             FailureClass::LoginRequired => {
-                (ErrorKind::LoginRequired, "the session is over: a login is required")
+                let message = "a login is required: there is nothing left to get a token with";
+                (ErrorKind::LoginRequired, message)
             }
         };
         Error::of_fetch(kind, message, self.cause, retry_after)

@@ -215,6 +215,14 @@ async fn without_a_refresh_token_the_authority_is_not_asked_for_a_refresh() {
     assert!(idp.asked().is_empty());
 }
 
+/// Nobody has logged in yet, so that there is no session that could be over.
+#[tokio::test(start_paused = true)]
+async fn who_has_never_logged_in_is_told_to_and_not_that_a_session_is_over() {
+    let bench = Bench::new(RefreshTokenGrant::new(endpoint(&Idp::default())));
+    let (_, error) = bench.failure().await;
+    assert_eq!(error.to_string(), "a login is required: there is nothing left to get a token with");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dead_refresh_token_leads_to_one_login_and_every_request_is_resent() {
     let authority = ModelAuthority::new();
