@@ -17,9 +17,9 @@ use crate::{secret::Secret, token::Token};
 /// Gets tokens for an application with its own credentials, where the platform does not speak OAuth 2.
 ///
 /// A refusal of the credentials is a failure of the configuration: the session is kept, cools down and asks again, because
-/// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow. What it says at
-/// status 200 by a text in the place of a business code is [transient](crate::ErrorKind::Transient), which comes to the same.
-/// A refresh token in the answer is dropped, because nobody would present it.
+/// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow. If the platform says it in
+/// a status-200 answer by a text instead of a business code, it is [`Transient`](crate::ErrorKind::Transient); the session
+/// cools down and asks again all the same. A refresh token in the answer is dropped, because nobody would present it.
 ///
 /// ```
 /// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
@@ -85,7 +85,8 @@ impl AppToken {
         self
     }
 
-    /// Where in the answer the parts are; as [`JsonAnswer::new`] says unless this is called.
+    /// Where in the answer the parts are; as [`JsonAnswer::new`] says unless this is called. Replaces all of it that was set
+    /// before, by a [preset](crate::preset) too: its pointers and its transient codes.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.reading.answer = answer;
         self

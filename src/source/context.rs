@@ -107,9 +107,13 @@ impl FetchContext {
     /// [finally](super::FetchError::without_fallback). Sources of this crate that log in do not ask for credentials a second time
     /// then, and one of your own need not either.
     ///
-    /// A source that asks for it here is taken to present it. The session learns of a refusal only if the fetch ends with it.
-    /// In a [chain](super::TokenSource::or_else) the next source may be asked then, and fail for the moment: so the source that
-    /// was refused has to remember that itself, as those of this crate do.
+    /// Calling this counts as presenting the refresh token: if the fetch then says that a login is required, the session takes
+    /// the refresh token for refused and does not offer it again, until another login. For a log line print the context,
+    /// `{cx:?}`: that shows whether there is one, and counts as nothing.
+    ///
+    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next source
+    /// may be asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this
+    /// crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.is_read.store(true, Ordering::Relaxed);
         self.refresh_token.as_ref()

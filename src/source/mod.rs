@@ -8,7 +8,7 @@
 //! use tower_token_refresh::{FetchContext, Session, Token, source_fn};
 //!
 //! let session = Session::builder(source_fn(|cx: FetchContext| async move {
-//!     let _old = cx.refresh_token();
+//!     let _presented = cx.refresh_token();
 //!     Ok(Token::new("fresh").expires_in(Duration::from_secs(7200)))
 //! }))
 //! .build();
@@ -58,7 +58,7 @@ pub trait TokenSource: Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// The session runs the future in a task of its own and drops it only at `abandon_after`, when the runtime shuts
-    /// down, or when a [`Session::replace`](crate::Session::replace) has made it needless; no caller's cancellation
+    /// down, or when a [`Session::replace`](crate::Session::replace) has made it unnecessary; no caller's cancellation
     /// reaches it.
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send;
 

@@ -58,7 +58,7 @@ impl Password {
         self
     }
 
-    /// Where in the answer the parts are.
+    /// Where in the answer the parts are. Replaces all of it that was set before.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.exchange.reading.answer = answer;
         self

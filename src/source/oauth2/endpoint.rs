@@ -112,7 +112,7 @@ impl TokenEndpoint {
     /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
     /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that, or `server_error`, which ServiceNow says at
     /// status 401 of a refresh token that has ended: without that word the session would try again for ever. They count in a
-    /// 200, too, but in no 5xx, and in the place of the [business code](JsonAnswer::business_code); one that is an integer is named by its digits.
+    /// 200, too, but in no 5xx, and in place of the [business code](JsonAnswer::business_code); one that is an integer is named by its digits.
     pub fn dead_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.dead.extend(codes.into_iter().map(Into::into));
         self
@@ -125,7 +125,8 @@ impl TokenEndpoint {
         self
     }
 
-    /// Where in the answer the parts are, for authorities that do not follow RFC 6749.
+    /// Where in the answer the parts are, for authorities that do not follow RFC 6749. Replaces all of it that was set before;
+    /// the `dead_codes` and `blocked_codes` stay.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.reading.answer = answer;
         self

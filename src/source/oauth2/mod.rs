@@ -33,25 +33,35 @@
 //! Chained behind the refresh token, a code would not be asked while a session is stored whose token or refresh token is good:
 //! nobody would have logged in.
 //!
-//! | answer | then |
-//! |---|---|
-//! | 400 or another 4xx with `invalid_grant`, or a code given to [`dead_codes`](TokenEndpoint::dead_codes) | the grant is over: the next source, or a login |
-//! | 4xx with `access_denied`, `mfa_required`, `interaction_required`, `login_required` … | the session is over; no source is asked. [`AuthorityError`](super::AuthorityError) tells more |
-//! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | a failure of the configuration: the session is kept |
-//! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | again later; the session is kept |
-//! | another 5xx, or no complete answer | the same, more carefully: the refresh token may be spent |
-//! | 407, 3xx | again later, a password after five minutes, and a strike: nobody knows who said that |
-//! | another 4xx, at a refresh | the same |
-//! | another 4xx, at a login with a password or a code | it is refused: presented over and over, it would lock the account |
-//! | 2xx with an error code, at a login | what a 4xx with that code means |
-//! | 4xx or 2xx with `server_error` | at a refresh again later. A login is refused by it at 401 and 403, and elsewhere it is a strike |
-//! | 2xx with neither token nor code, a page for people included, at a login | a strike: it may have been a refusal. A password is not presented again for five minutes |
-//! | 2xx with `invalid_grant`, at a refresh | what a 4xx with that code means |
-//! | 2xx with JSON or a form and neither token nor code, at a refresh | again later, carefully: the refresh token may be spent |
-//! | another 2xx without a token | again later |
+//! What an answer without a token means is one of the classes of [`FailureClass`](super::FailureClass):
 //!
-//! For [`ClientCredentialsGrant`] any code of a 4xx is a failure of the configuration, unless it is named to the endpoint or asks
-//! for another time, one without a code is a strike as at a refresh, and a lost answer is no reason for care: nothing is spent.
+//! | answer | class |
+//! |---|---|
+//! | 400 or another 4xx with `invalid_grant`, or a code given to [`dead_codes`](TokenEndpoint::dead_codes) | [`LoginRequired`]; the next source of a chain is asked first |
+//! | 4xx with `access_denied`, `mfa_required`, `interaction_required`, `login_required` …, or a code given to [`blocked_codes`](TokenEndpoint::blocked_codes) | [`LoginRequired`]; no other source is asked. [`AuthorityError`](super::AuthorityError) tells more |
+//! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | [`Configuration`] |
+//! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | [`Transient`] |
+//! | another 5xx, or no complete answer | [`Unanswered`]: what was presented may be spent |
+//! | 407, 3xx: perhaps not said by the authority | [`Ambiguous`]; a password is not presented again for five minutes |
+//! | another 4xx, at a refresh | [`Ambiguous`] |
+//! | another 4xx, at a login with a password or a code | [`LoginRequired`]: presented over and over, it would lock the account |
+//! | 2xx with an error code, at a login | that of a 4xx with that code |
+//! | 4xx or 2xx with `server_error`, at a refresh | [`Transient`] |
+//! | 4xx or 2xx with `server_error`, at a login | [`LoginRequired`] at 401 and 403, else [`Ambiguous`] |
+//! | 2xx with neither token nor code, a page for people included, at a login | [`Ambiguous`]: it may have been a refusal. A password is not presented again for five minutes |
+//! | 2xx with `invalid_grant`, at a refresh | [`LoginRequired`] |
+//! | 2xx with JSON or a form and neither token nor code, at a refresh | [`Unanswered`]: the refresh token may be spent |
+//! | another 2xx without a token | [`Transient`] |
+//!
+//! For [`ClientCredentialsGrant`], any error code of a 4xx is [`Configuration`], except codes given to `dead_codes` or
+//! `blocked_codes` and those that mean *later* (`server_error` among them). A 4xx without a code is [`Ambiguous`]. A lost
+//! answer is [`Transient`], because nothing was spent.
+//!
+//! [`LoginRequired`]: super::FailureClass::LoginRequired
+//! [`Configuration`]: super::FailureClass::Configuration
+//! [`Transient`]: super::FailureClass::Transient
+//! [`Unanswered`]: super::FailureClass::Unanswered
+//! [`Ambiguous`]: super::FailureClass::Ambiguous
 
 mod client_credentials;
 mod code;

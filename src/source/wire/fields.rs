@@ -58,7 +58,7 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// As of all of these: `Encode` for a text that does not begin with a slash.
+    /// As for every pointer here: `Encode` for a text that does not begin with a slash.
     pub fn access_token(mut self, pointer: &str) -> Result<Self, Error> {
         self.access_token = Pointer::parse(pointer)?;
         Ok(self)
@@ -171,7 +171,7 @@ impl JsonAnswer {
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
-    /// What is in the place of the business code, unless it is 0, in quotes or without.
+    /// What is in place of the business code, unless it is 0, in quotes or without.
     fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
         document.at(self.business_code.as_ref()?).filter(|code| code.number() != Some(0.0))
     }
