@@ -13,7 +13,7 @@
 //!         let token = Token::new(format!("token-of-{user}"));
 //!         async move { Ok(token) }
 //!     });
-//!     // Give it a `.store(..)` of this user's own: what is evicted begins again from what was saved.
+//!     // Give it a `.store(..)` of this user's own: with the default one an eviction logs the user out.
 //!     Session::builder(source).build()
 //! })
 //! .capacity(10_000)?
@@ -60,8 +60,8 @@
 //! 1. There is never more than one live session for a key. The map keeps a handle of each session that was used
 //!    lately, and knows every session that is alive, whoever keeps it so: one that was evicted while a request still
 //!    held it is found again.
-//! 2. A session is evicted when it is idle for too long, or was used less lately than any other of too many. It is not
-//!    while somebody else holds it, while a refresh is on, or while its store has not taken its latest token; such a
+//! 2. A session is evicted when it is idle for too long, or is the least recently used of too many. It is not while
+//!    somebody else holds it, while a refresh is in progress, or while its store has not taken its latest token; such a
 //!    token is saved in the background, again and again. The map is over its capacity by that many.
 //! 3. Eviction happens in [`get`](SessionMap::get), a few sessions at a time: there is no task, and no traffic means
 //!    no eviction.
@@ -89,6 +89,11 @@ use crate::{
 const BETWEEN_SAVES: Duration = Duration::from_secs(5);
 
 /// A session for each key, made when it is first asked for. Clones are the same map. See the [module docs](self).
+///
+/// Give each session a [store](crate::session::SessionBuilder::store) of its key's own. The default one is in memory and
+/// ends with the session, so that an eviction (by [`capacity`](SessionMapBuilder::capacity) or
+/// [`idle_after`](SessionMapBuilder::idle_after)) loses its tokens: a user who has logged in has to do so again, unless
+/// the source logs in by itself.
 ///
 /// `Hash`, `Eq`, `Clone` and `Drop` of the keys run under the map's lock: one of them that asks the map for anything waits
 /// for ever, and one that blocks holds everybody up.
@@ -216,8 +221,8 @@ pub struct SessionMapBuilder<K> {
 impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     /// How many sessions the map keeps alive; 1000 by default.
     ///
-    /// More than there are users at a time: a session that has made room for another knows nothing of what failed before, and asks its
-    /// authority at once when it comes back, where it would have cooled down.
+    /// Choose more than the number of users active at a time: an evicted session forgets its cooling and asks the
+    /// authority at once when it comes back. With the default store it loses its tokens, too: see [`SessionMap`].
     ///
     /// # Errors
     ///
@@ -230,7 +235,8 @@ impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
         Ok(self)
     }
 
-    /// For how long the map keeps a session alive that nobody asks for; an hour by default.
+    /// For how long the map keeps a session alive that nobody asks for; an hour by default. A session that is evicted then
+    /// loses its tokens if its store is the default one: see [`SessionMap`].
     ///
     /// # Errors
     ///
