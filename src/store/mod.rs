@@ -82,8 +82,8 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was.
     ///
     /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows, and
-    /// does not save a replacement that keeps the refresh token. Where it has never had a token and has no refresh token to
-    /// present, it does not believe then that a login is required.
+    /// does not save a replacement that keeps the refresh token. If it has never had a token, has no refresh token to present,
+    /// and its source says that a login is required, then the failure is `Store`, not `LoginRequired`.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
@@ -155,8 +155,8 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// Why a store cannot load what it holds: that is no record, but damaged, cut short or of a later format. The session reports
-/// it and goes on as if there were nothing, and whatever it saves takes its place.
+/// The stored data is not a record: damaged, cut short, or of a later format. The session reports it and goes on as if there
+/// were nothing, and whatever it saves takes its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged(&'static str);
 

@@ -73,6 +73,9 @@ pub struct FileStore {
 
 impl FileStore {
     /// A store in this file. Nothing is read or written before it is used.
+    ///
+    /// The directory must exist; otherwise each save fails. A session goes on in memory then, and of a refresh's save only
+    /// [observers](crate::event::Event::StoreFailed) and [`settle`](crate::Session::settle) tell.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         FileStore { path: path.into().into() }
     }
