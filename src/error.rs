@@ -40,8 +40,9 @@ pub enum ErrorKind {
     Configuration,
     /// The authority could not be asked or did not answer in full; trying again later may help.
     Transient,
-    /// The refresh took longer than `refresh_timeout`; it goes on up to `abandon_after`, and its result will be used. Also, while
-    /// it cools down, of one that was given up then; and of [`settle`](crate::Session::settle), for want of time.
+    /// The refresh took longer than `refresh_timeout`; it goes on up to `abandon_after`, and its result will be used. Also
+    /// returned while cooling down after a refresh that was given up at `abandon_after`, and by
+    /// [`settle`](crate::Session::settle) when its time runs out.
     Timeout,
     /// The authority has refused several times without saying that the session is over; a login is recommended.
     Stalled,

@@ -90,8 +90,11 @@ impl RefreshFailure {
 }
 
 impl Error {
-    /// What went wrong with the token in a call, if anything did: the error of ours in an `Err`, or the
-    /// [`RefreshFailure`] beside a refused response.
+    /// Why a call got no token, or no new one: the error of ours in an `Err`, or the [`RefreshFailure`] beside a refused
+    /// response.
+    ///
+    /// `None` does not mean that the token was accepted: of a request that was refused again, or was not sent again for
+    /// another reason than a failed refresh, only the [`Outcome`] says so.
     ///
     /// ```
     /// use http::Response;
@@ -102,10 +105,10 @@ impl Error {
     ///         Some(error) if error.is_login_required() => "run `acme login`",
     ///         Some(error) if error.is_transient() => "try again later",
     ///         Some(_) => "ask whoever set this up",
-    ///         None => "the token is not to blame",
+    ///         None => "no refresh has failed: look at the answer",
     ///     }
     /// }
-    /// # assert_eq!(advise(&Ok(Response::new(()))), "the token is not to blame");
+    /// # assert_eq!(advise(&Ok(Response::new(()))), "no refresh has failed: look at the answer");
     /// ```
     pub fn of<B>(result: &Result<Response<B>, BoxError>) -> Option<&Error> {
         match result {

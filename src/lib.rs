@@ -43,7 +43,7 @@
 //!
 //! | part | what it decides | default |
 //! |---|---|---|
-//! | [`TokenSource`] | how a token is got: [`source_fn`], `source::login` (passwords, codes), `source::oauth2` | – |
+//! | [`TokenSource`] | where tokens come from: [`source_fn`], `source::login` (passwords, codes), `source::oauth2` | – |
 //! | [`Session`] | who gets it, when, and who waits | – |
 //! | [`TokenStore`](store::TokenStore) | where it is kept | in memory |
 //! | [`Placement`] | where it goes on a request | `Authorization: Bearer …` |
@@ -68,8 +68,8 @@
 //!
 //! - A refusal names the token it refuses; one of an older token never starts a refresh.
 //! - A refresh runs in a task of its own. Callers that give up cancel nothing, and every caller gets an answer: the
-//!   resend's, or the refused response with a [`RefreshFailure`], or an [`Error`] where nothing was sent or a second
-//!   attempt could not be made.
+//!   resend's; or the refused response, whose [`Outcome`] says why it was not sent again (with a [`RefreshFailure`] if the
+//!   refresh failed); or an [`Error`] where nothing was sent or a second attempt could not be made.
 //! - A request is sent at most twice, and only with all of its body.
 //! - The new token is saved before anybody sees it; a result that comes after a logout changes nothing.
 //! - Only the authority's word ends a session, never a failure to reach it. A failed refresh cools down.

@@ -135,8 +135,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         let policy = &self.common.policy;
-        // The one move of the head, which is large: while nobody has seen it, and with a body in it for now that there is
-        // nothing to drop of.
+        // The head, which is large, is moved here, before anybody holds a reference to it: the compiler would copy it once
+        // more else. It gets an empty body for now.
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ReplayBody::default());
         let own = head.extensions().get::<Session>().cloned();
@@ -157,6 +157,7 @@ where
         } else {
             ReplayBody::passing(body)
         };
+        // The empty body owns nothing: forgetting it leaks nothing and saves its drop.
         mem::forget(mem::replace(head.body_mut(), body));
         let mut kept = Kept::default();
         let attached = at_hand(engine, |token| {

@@ -1,7 +1,7 @@
 //! What happens in a session, for logs and metrics.
 //!
-//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on; at `refresh_timeout`
-//! after they do, because they have waited long enough. Events carry generations, never tokens.
+//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on (at `refresh_timeout`,
+//! after: they have waited long enough). Events carry generations, never tokens.
 //!
 //! ```
 //! use std::error::Error as _;
@@ -13,7 +13,9 @@
 //!     // Write the argument's type, so that the compiler accepts the closure for every lifetime.
 //!     .observer(|event: &Event<'_>| match event {
 //!         // The error's own text says what kind of failure it is; its cause, which is your source's text, says more.
-//!         Event::RefreshFailed { error, .. } => eprintln!("{error}: {:?}", error.source().map(ToString::to_string)),
+//!         Event::RefreshFailed { error, .. } | Event::LoginRequired { error, .. } | Event::StoreFailed { error, .. } => {
+//!             eprintln!("{error}: {:?}", error.source().map(ToString::to_string));
+//!         }
 //!         other => eprintln!("{other:?}"),
 //!     })
 //!     .build();
@@ -24,7 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{error::Error, generation::Generation};
 
-/// Is told what happens.
+/// Receives a session's events.
 ///
 /// Called in the task that refreshes, in one of the session's own that follows the store or writes to it, or in that of
 /// the caller who logs in, logs out, replaces the token, settles or sends an [`Unscoped`](Event::Unscoped) request; never
