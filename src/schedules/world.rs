@@ -192,7 +192,7 @@ fn family_of(token: &str) -> &str {
     token.split('/').nth(1).unwrap_or_default()
 }
 
-/// A fetch that is on, until it ends or is dropped.
+/// A fetch in progress, until it ends or is dropped.
 struct On<'a>(&'a Ledger, &'a str);
 
 impl Drop for On<'_> {

@@ -45,7 +45,7 @@ pub(crate) enum Ask {
 /// What the kernel decides.
 pub(crate) enum Decision {
     Use(Arc<Issued>),
-    /// Wait for a flight that is on.
+    /// Wait for a flight in progress.
     Join(Flight),
     /// Start this flight; it is in the slot already.
     Start(Flight, Plan),

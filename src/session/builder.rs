@@ -88,10 +88,10 @@ impl SessionBuilder {
         self
     }
 
-    /// What to do with tokens that nobody wants any more (of a logout, that of the session and another one that was found
-    /// in the store; or brought by a refresh after its session has ended or changed): asking the authority to revoke
-    /// them, say (RFC 7009). Not offered are those that a login or [`replace`](Session::replace) takes the place of, nor what
-    /// a refresh brings after a replacement, or for a grant that has been logged in with again.
+    /// Called with tokens that are no longer needed, for example to revoke them at the authority (RFC 7009): the session's
+    /// token, and any other one found in the store, at a logout; and what a refresh brings after its session has ended or
+    /// changed. Not offered are those that a login or [`replace`](Session::replace) takes the place of, nor what a refresh
+    /// brings after a replacement, or for a grant that has been logged in with again.
     ///
     /// Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody waits for it,
     /// [`settle`](Session::settle) neither: a process that ends right after a logout has to wait by a means of its own. A
@@ -179,7 +179,7 @@ impl SessionBuilder {
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
     /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
     /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
-    /// without a pause for as long as it fails. That is for tests. Four waits stay whatever is set here: for as long as the
+    /// without a pause for as long as it fails. That is for tests. Four waits apply regardless: for as long as the
     /// authority asks, 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes after an answer to
     /// a login with a password that may have been its refusal, and 15 minutes while the session is
     /// [stalled](crate::ErrorKind::Stalled).

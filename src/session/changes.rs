@@ -13,14 +13,14 @@ use crate::{
     generation::Generation,
 };
 
-/// The state of a session as [`Changes`] tells it: what becomes of its refreshes. While one is on, or has failed, the token before may
-/// still be good and in use.
+/// The state of a session as [`Changes`] tells it: what becomes of its refreshes. While one is in progress, or has failed, the
+/// token before may still be good and in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
     /// There is no token yet.
     Empty,
-    /// A refresh is on.
+    /// A refresh is in progress.
     Refreshing,
     /// This token is in use.
     Issued(Generation),

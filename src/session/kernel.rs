@@ -124,7 +124,7 @@ impl Slot {
         &self.fetch
     }
 
-    /// Whether a fetch is on, whatever its waiters were told.
+    /// Whether a fetch is in progress, whatever its waiters were told.
     pub(crate) fn is_flying(&mut self) -> bool {
         matches!(self.fetch(), Fetch::Flight(_) | Fetch::Overdue(..))
     }
@@ -289,8 +289,8 @@ impl Slot {
         })
     }
 
-    /// A new token of the identity of this epoch, from outside. A flight that is on loses, and stays in the slot until its
-    /// fetch has ended, because no second one may run beside it. A session without a token goes on from what is stored.
+    /// A new token of the identity of this epoch, from outside. A flight in progress loses, and stays in the slot until
+    /// its fetch has ended, because no second one may run beside it. A session without a token goes on from what is stored.
     pub(crate) fn replace(
         &mut self,
         epoch: Epoch,
@@ -334,7 +334,7 @@ impl Slot {
         Some(token)
     }
 
-    /// The end of the identity. The flight that is on is returned to be released.
+    /// The end of the identity. The flight in progress is returned to be released.
     pub(crate) fn logout(&mut self) -> (RecordHead, Option<Flight>) {
         if !self.is_logged_out() {
             self.record = self.record.following();

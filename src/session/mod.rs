@@ -116,7 +116,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether this is the only handle: nobody uses the session, nobody waits for it, and no refresh is on.
+    /// Whether this is the only handle: nobody uses the session, nobody waits for it, and no refresh is in progress.
     #[cfg(feature = "session-map")]
     pub(crate) fn is_unshared(&self) -> bool {
         Arc::strong_count(&self.engine) == 1
@@ -145,7 +145,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`token`](Self::token); a failed refresh is none while the present token has not expired.
+    /// As [`token`](Self::token). A failed refresh is not an error as long as the present token has not expired.
     pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
         Ok(self.acquire(Ask::Last(time)).await?.token().clone())
     }
@@ -172,8 +172,9 @@ impl Session {
     /// # Errors
     ///
     /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
-    /// use but was not saved; that is tried again under back-off. None if its place was taken before it was saved, by a refresh
-    /// or by another login, replacement or logout, whose own call says what becomes of that.
+    /// use but was not saved; that is tried again under back-off. It is `Ok` if another login, replacement, logout or refresh
+    /// has superseded it before it was saved: such a call reports its own result, a refresh only an
+    /// [event](crate::event::Event::StoreFailed).
     pub async fn login(&self, token: Token) -> Result<(), Error> {
         let provenance = Provenance::of_login(&token);
         let token = self.engine.sendable(token, provenance)?;
@@ -216,8 +217,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same. None if a login has
-    /// taken its place before it was saved.
+    /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same. It is `Ok` if a
+    /// login has superseded it before it was saved: that call reports its own result.
     pub async fn logout(&self) -> Result<(), Error> {
         let written = self.engine.logout().await;
         self.save(written).await
@@ -252,7 +253,7 @@ impl Session {
         Changes::of(&self.engine)
     }
 
-    /// Waits until no refresh is on and everything is saved, for the end of a process. Bounded by the time that a
+    /// Waits until no refresh is in progress and everything is saved, for the end of a process. Bounded by the time that a
     /// refresh may take before it is given up. A refresh that a login or logout has made void is not waited for, and
     /// neither is [`revoke_with`](SessionBuilder::revoke_with).
     ///

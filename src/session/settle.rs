@@ -1,4 +1,4 @@
-//! The end of a process: no refresh is on, and everything is saved.
+//! The end of a process: no refresh is in progress, and everything is saved.
 
 use std::pin::pin;
 
@@ -20,7 +20,7 @@ pub(super) async fn in_time(engine: &Engine) -> Result<(), Error> {
         Err(if rings(limit).await {
             Error::new(ErrorKind::Timeout, "the session did not settle in time")
         } else {
-            Error::new(ErrorKind::NoRuntime, "the runtime has gone on which the session was to settle")
+            Error::new(ErrorKind::NoRuntime, "the runtime went away before the session had settled")
         })
     };
     select(pin!(settle(engine)), pin!(bound)).await.factor_first().0

@@ -71,7 +71,7 @@ struct Quiet {
     is_logged_out: bool,
 }
 
-/// Waits for the end of the refresh that is on, which looks into the store itself, and of our own writes, which may be
+/// Waits for the end of the refresh in progress, which looks into the store itself, and of our own writes, which may be
 /// read half-way. A session that nobody has any more is not kept for that.
 async fn quiet(session: &Weak<Engine>) -> Option<Quiet> {
     let mut pulse = session.upgrade()?.pulse().subscribe();

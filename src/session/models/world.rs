@@ -39,7 +39,7 @@ pub(super) struct World {
     pub(super) clock: Hand,
 }
 
-/// A refresh that is on, and what lives in its task.
+/// A refresh in progress, and what lives in its task.
 pub(super) struct Refresh {
     pub(super) flight: Flight,
     guard: Guard,
