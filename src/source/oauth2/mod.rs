@@ -33,6 +33,9 @@
 //! Chained behind the refresh token, a code would not be asked while a session is stored whose token or refresh token is good:
 //! nobody would have logged in.
 //!
+//! A program that is given a refresh token, by its environment perhaps, logs in with
+//! [`Token::from_refresh_token`](crate::Token::from_refresh_token).
+//!
 //! What an answer without a token means is one of the classes of [`FailureClass`](super::FailureClass):
 //!
 //! | answer | class |
