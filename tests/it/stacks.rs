@@ -11,7 +11,11 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet, yield_now},
+    time::timeout,
+};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{
     BoxError, Layer, Service, ServiceBuilder, ServiceExt,
@@ -19,7 +23,7 @@ use tower::{
     buffer::Buffer,
     discover::ServiceList,
     limit::{ConcurrencyLimit, GlobalConcurrencyLimitLayer, RateLimit, rate::Rate},
-    load::Constant,
+    load::{CompleteOnResponse, Constant, PendingRequests},
     load_shed::{LoadShed, error::Overloaded},
     retry::{Policy, Retry, RetryLayer},
     service_fn,
@@ -345,6 +349,75 @@ async fn a_request_that_has_to_wait_again_holds_no_permit() {
     assert_eq!(soon(call).await.unwrap().status(), StatusCode::OK);
     assert_eq!(soon(refused).await.unwrap().unwrap().status(), StatusCode::OK);
     assert_eq!(parts.api.requests().len(), 3);
+}
+
+/// Has the worker of a buffer keep a permit: it has made itself ready for a request whose caller gives up. Before that one is
+/// another, which is refused.
+async fn beside_one_that_was_given_up<S>(parts: &Parts, client: S) -> JoinHandle<Result<Answer, BoxError>>
+where
+    S: Service<Request<ModelBody>, Response = Answer, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    let judge = parts.api.hold(Phase::Judge);
+    let call = tokio::spawn(client.clone().oneshot(get("/me")));
+    judge.waiting(1).await;
+    let mut given_up = task::spawn(client.oneshot(get("/other")));
+    assert_pending!(given_up.poll());
+    yield_now().await;
+    drop(given_up);
+    judge.open();
+    call
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_permit_more_than_is_kept_outside_is_enough() {
+    // By a worker.
+    let parts = Parts::new().revoked().await;
+    let client = Buffer::new(parts.layer.layer(ConcurrencyLimit::new(parts.api.clone(), 2)), 8);
+    let call = beside_one_that_was_given_up(&parts, client.clone()).await;
+    assert_eq!(soon(call).await.unwrap().unwrap().status(), StatusCode::OK);
+
+    // By the endpoint that was not chosen, of its own limit.
+    let parts = Parts::new().revoked().await;
+    let endpoints = [0, 1].map(|_| {
+        let endpoint = parts.layer.layer(ConcurrencyLimit::new(parts.api.clone(), 2));
+        PendingRequests::new(endpoint, CompleteOnResponse::default())
+    });
+    let mut balance = Balance::new(ServiceList::new::<Request<ModelBody>>(endpoints));
+    let gate = parts.authority.hold(Endpoint::Refresh);
+    let first = tokio::spawn(balance.ready().await.unwrap().call(get("/me")));
+    gate.waiting(1).await;
+    let second = tokio::spawn(balance.ready().await.unwrap().call(get("/me")));
+    gate.open();
+    for call in [first, second] {
+        assert_eq!(soon(call).await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+
+    // By one that has shed, and is in the queue.
+    let parts = Parts::new().revoked().await;
+    let mut client = LoadShed::new(parts.layer.layer(ConcurrencyLimit::new(parts.api.clone(), 2)));
+    let judge = parts.api.hold(Phase::Judge);
+    let calls = [(); 2].map(|()| tokio::spawn(client.clone().oneshot(get("/me"))));
+    judge.waiting(2).await;
+    assert!(send(&mut client, get("/me")).await.unwrap_err().is::<Overloaded>());
+    judge.open();
+    for call in calls {
+        assert_eq!(soon(call).await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(send(&mut client, get("/me")).await.unwrap().status(), StatusCode::OK);
+}
+
+/// The wrong size: the only permit is kept, until the handle that has it is called.
+#[tokio::test(start_paused = true)]
+async fn a_total_timeout_bounds_the_wait_for_a_permit_that_is_kept_outside() {
+    let parts = Parts::new().revoked().await;
+    let client = Buffer::new(parts.layer.layer(ConcurrencyLimit::new(parts.api.clone(), 1)), 8);
+    let client = Timeout::new(client, SECOND);
+    let call = beside_one_that_was_given_up(&parts, client.clone()).await;
+    assert!(soon(call).await.unwrap().unwrap_err().is::<Elapsed>());
+    assert_eq!(soon(client.oneshot(get("/me"))).await.unwrap().status(), StatusCode::OK);
 }
 
 /// The wrong order: the permit is held while the request waits, and a source behind the same limiter never gets one.
