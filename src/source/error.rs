@@ -25,6 +25,26 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// }
 /// # assert!(parse("x").is_err());
 /// ```
+///
+/// It is no `std::error::Error` itself, because `?` makes each of those a transient failure. Whoever calls a source gets a
+/// [`BoxError`] by `?`, and in it the [`Error`] that callers of a session would get:
+///
+/// ```
+/// use tower_token_refresh::{BoxError, Error, FetchContext, FetchError, TokenSource, source::Cause, source_fn};
+///
+/// async fn try_out(source: impl TokenSource) -> Result<String, BoxError> {
+///     let token = source.fetch(FetchContext::new(Cause::Absent)).await?;
+///     Ok(token.access().expose().to_owned())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let nobody = source_fn(|_| async { Err(FetchError::login_required("nobody has logged in")) });
+/// let error = try_out(nobody).await.unwrap_err();
+/// assert!(Error::find(&*error).is_some_and(Error::is_login_required));
+/// assert_eq!(error.source().unwrap().to_string(), "nobody has logged in");
+/// # }
+/// ```
 pub struct FetchError {
     class: FailureClass,
     cause: BoxError,
@@ -198,6 +218,12 @@ impl FetchError {
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for FetchError {
     fn from(cause: E) -> Self {
         FetchError::transient(cause)
+    }
+}
+
+impl From<FetchError> for BoxError {
+    fn from(failure: FetchError) -> Self {
+        failure.into_error().into()
     }
 }
 
