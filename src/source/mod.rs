@@ -35,7 +35,7 @@ mod refused;
 #[cfg(feature = "json")]
 pub(crate) mod wire;
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 #[cfg(feature = "json")]
 pub use self::{
@@ -51,7 +51,7 @@ pub use self::{
 };
 use crate::token::Token;
 
-/// Asks an authority for tokens.
+/// Asks an authority for tokens. An `Arc` of a source is one, so that several sessions may share it.
 pub trait TokenSource: Send + Sync + 'static {
     /// Asks the authority for a token, once.
     ///
@@ -80,6 +80,17 @@ pub trait TokenSource: Send + Sync + 'static {
         Self: Sized,
     {
         OrElse::new(self, next)
+    }
+}
+
+/// One source for several sessions. What a source of this crate was refused it remembers for all of them.
+impl<T: TokenSource> TokenSource for Arc<T> {
+    fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
+        T::fetch(self, cx)
+    }
+
+    fn verify(&self, token: &Token) -> impl Future<Output = Verification> + Send {
+        T::verify(self, token)
     }
 }
 

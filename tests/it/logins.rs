@@ -13,7 +13,6 @@ use tower_token_refresh::{
     ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     oauth2::{PasswordGrant, TokenEndpoint},
     source::{AuthorityClient, Credentials, JsonAnswer, Verification, login::JsonVerify},
-    source_fn,
     test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority},
 };
 
@@ -339,22 +338,12 @@ async fn an_attempt_of_before_the_credentials_have_changed_does_not_forget_what_
     assert_eq!(idp.asked().len(), 1);
 }
 
-/// One of several over the same source.
-fn session_over(login: &Arc<Password>) -> Session {
-    let login = login.clone();
-    Session::builder(source_fn(move |cx| {
-        let login = login.clone();
-        async move { login.fetch(cx).await }
-    }))
-    .build()
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_source_of_several_sessions_hears_from_each_that_the_credentials_have_changed() {
     let idp = Idp::new([json(401, ""), json(401, ""), json(200, r#"{"access_token":"A"}"#)]);
     let login =
         Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::new(Mutex::new("right")))));
-    let [first, second] = [session_over(&login), session_over(&login)];
+    let [first, second] = [&login, &login].map(|login| Session::builder(login.clone()).build());
     assert!(first.refresh().await.unwrap_err().is_login_required());
     first.credentials_changed().await;
     assert!(first.refresh().await.unwrap_err().is_login_required());
@@ -368,7 +357,7 @@ async fn a_source_of_several_sessions_hears_from_each_that_the_credentials_have_
 async fn a_source_of_several_sessions_remembers_what_was_refused_whichever_of_them_knows_of_a_change() {
     let idp = Idp::new([json(200, r#"{"access_token":"A"}"#), json(401, "")]);
     let login = Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())));
-    let [first, second] = [session_over(&login), session_over(&login)];
+    let [first, second] = [&login, &login].map(|login| Session::builder(login.clone()).build());
     first.credentials_changed().await;
     first.refresh().await.unwrap();
     for _ in 0..3 {

@@ -53,7 +53,7 @@ impl TokenSource for Verifying {
 }
 
 /// A session on a store that another process has left a token in.
-async fn restarted(source: &Verifying) -> Session {
+async fn restarted(source: &(impl TokenSource + Clone)) -> Session {
     let store = MemoryStore::new();
     let before = Session::builder(source.clone()).store(store.clone()).build();
     before.login(Token::new("stored")).await.unwrap();
@@ -88,6 +88,20 @@ async fn a_stored_token_is_verified_in_the_background_and_replaced_only_if_it_is
         let expected = if fetches == 0 { "stored" } else { "fetched-0" };
         assert_eq!(session.token().await.unwrap().access().expose(), expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_several_sessions_share_fetches_and_verifies_for_each() {
+    let source = Verifying::saying(Verification::Invalid);
+    source.gate.open();
+    let shared = Arc::new(source.clone());
+    for fetched in ["fetched-0", "fetched-1"] {
+        let session = restarted(&shared).await;
+        session.start().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(session.token().await.unwrap().access().expose(), fetched);
+    }
+    assert_eq!(source.counts(), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
