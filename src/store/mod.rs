@@ -124,6 +124,7 @@ pub trait TokenStore: Send + Sync + 'static {
 }
 
 /// The right to refresh. It ends when it is dropped.
+#[must_use = "a lease ends when it is dropped"]
 pub struct Lease {
     fence: u64,
     guard: Box<dyn Any + Send>,

@@ -371,7 +371,7 @@ fn a_kept_lease_ends_with_the_session_wherever_its_store_is_followed() {
         session.refresh().await.unwrap();
         assert_pending!(task::spawn(store.lock()).poll(), "it is kept");
         drop(session);
-        within(store.lock()).await.unwrap();
+        drop(within(store.lock()).await.unwrap());
     });
 }
 
