@@ -69,6 +69,11 @@ impl Error {
         Error(Arc::new(Repr { kind, message, cause: Some(cause.into()), retry_after: None }))
     }
 
+    /// `Encode`, unless the value is fit to be used.
+    pub(crate) fn require(is_fit: bool, message: &'static str) -> Result<(), Self> {
+        if is_fit { Ok(()) } else { Err(Error::new(ErrorKind::Encode, message)) }
+    }
+
     /// A failed fetch, with what the authority said of the next one.
     pub(crate) fn of_fetch(
         kind: ErrorKind,

@@ -5,7 +5,7 @@ use tower_layer::Layer;
 
 use crate::{
     classify::Classify,
-    error::{Error, ErrorKind},
+    error::Error,
     policy::Policy,
     scope::{Origin, Scope},
     service::TokenRefresh,
@@ -84,12 +84,7 @@ impl TokenRefreshLayer {
     ///
     /// `Encode` for 0; [`without_replay`](Self::without_replay) turns the replay off.
     pub fn replay_limit(mut self, bytes: usize) -> Result<Self, Error> {
-        if bytes == 0 {
-            return Err(Error::new(
-                ErrorKind::Encode,
-                "a replay limit must be at least 1 byte; `without_replay` keeps none",
-            ));
-        }
+        Error::require(bytes > 0, "a replay limit must be at least 1 byte; `without_replay` keeps none")?;
         self.policy().replay_limit = bytes;
         Ok(self)
     }
@@ -128,9 +123,7 @@ impl TokenRefreshLayer {
     ///
     /// `Encode` for 0.
     pub fn max_held(mut self, requests: usize) -> Result<Self, Error> {
-        if requests == 0 {
-            return Err(Error::new(ErrorKind::Encode, "at least 1 refused request must be allowed to wait"));
-        }
+        Error::require(requests > 0, "at least 1 refused request must be allowed to wait")?;
         self.policy().max_held = requests;
         Ok(self)
     }

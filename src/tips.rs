@@ -43,7 +43,7 @@ use http::{Extensions, Response, StatusCode};
 
 use crate::{
     classify::ErrorCode,
-    error::{BoxError, Error, ErrorKind},
+    error::{BoxError, Error},
     extension::{Outcome, RefreshFailure},
 };
 
@@ -67,9 +67,7 @@ impl Tips {
         T: Into<Cow<'static, str>>,
     {
         let tips = Tips { texts: BTreeMap::new() }.with(texts);
-        if !tips.texts.contains_key(&UNKNOWN) {
-            return Err(Error::new(ErrorKind::Encode, "a catalogue of tips needs a text for code 1"));
-        }
+        Error::require(tips.texts.contains_key(&UNKNOWN), "a catalogue of tips needs a text for code 1")?;
         Ok(tips)
     }
 

@@ -3,7 +3,7 @@ use super::{
     challenge::is_token,
     standard::{by_status, judge},
 };
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// Only what a challenge of our scheme says: for servers that challenge by the book, and hosts that several kinds of
 /// credentials share.
@@ -40,12 +40,8 @@ impl Challenged {
     /// A scheme must be a token (RFC 9110 §5.6.2): letters, digits and ``!#$%&'*+-.^_`|~``.
     pub fn new(scheme: impl Into<String>) -> Result<Self, Error> {
         let scheme = scheme.into();
-        if !is_token(&scheme) {
-            return Err(Error::new(
-                ErrorKind::Encode,
-                "a scheme must be one word of letters, digits and !#$%&'*+-.^_`|~",
-            ));
-        }
+        let otherwise = "a scheme must be one word of letters, digits and !#$%&'*+-.^_`|~";
+        Error::require(is_token(&scheme), otherwise)?;
         Ok(Challenged { scheme, realm: None, errors: Vec::new() })
     }
 
@@ -94,9 +90,10 @@ impl Classify for Challenged {
 mod tests {
     use super::{
         super::tests::verdict,
-        Challenged, ErrorKind,
+        Challenged,
         Verdict::{self, Accept, Reject, Suspect},
     };
+    use crate::error::ErrorKind;
 
     #[track_caller]
     fn check(classifier: &Challenged, table: &[(u16, &[&str], Verdict)]) {

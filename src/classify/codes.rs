@@ -132,9 +132,7 @@ impl Codes {
         I: IntoIterator<Item: Into<ErrorCode>>,
     {
         let codes: Vec<_> = codes.into_iter().map(Into::into).collect();
-        if codes.is_empty() {
-            return Err(Error::new(ErrorKind::Encode, "a set of refused codes needs at least one code"));
-        }
+        Error::require(!codes.is_empty(), "a set of refused codes needs at least one code")?;
         Ok(Codes { codes, statuses: None, verdict })
     }
 }

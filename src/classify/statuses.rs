@@ -48,13 +48,11 @@ impl Statuses {
     {
         let statuses: Option<Vec<StatusCode>> =
             statuses.into_iter().map(|status| status.try_into().ok().filter(can_refuse)).collect();
-        match statuses {
-            None => Err(Error::new(ErrorKind::Encode, "a refused status must be 300 to 599 and not 407")),
-            Some(statuses) if statuses.is_empty() => {
-                Err(Error::new(ErrorKind::Encode, "a set of refused statuses needs at least one status"))
-            }
-            Some(statuses) => Ok(Statuses { statuses, verdict }),
-        }
+        let Some(statuses) = statuses else {
+            return Err(Error::new(ErrorKind::Encode, "a refused status must be 300 to 599 and not 407"));
+        };
+        Error::require(!statuses.is_empty(), "a set of refused statuses needs at least one status")?;
+        Ok(Statuses { statuses, verdict })
     }
 }
 

@@ -72,7 +72,7 @@ use tower_service::Service;
 use super::{LIMIT, PeekBody, body::poll_read};
 use crate::{
     classify::{ErrorCode, status_set},
-    error::{Error, ErrorKind},
+    error::Error,
     json,
     media_type::media_type,
 };
@@ -119,12 +119,8 @@ impl JsonCodeLayer {
         I: IntoIterator<Item: Into<String>>,
     {
         let pointers: Vec<String> = pointers.into_iter().map(Into::into).collect();
-        if pointers.is_empty() || pointers.iter().any(|pointer| !pointer.starts_with('/')) {
-            return Err(Error::new(
-                ErrorKind::Encode,
-                "at least one JSON pointer is needed, each beginning with `/`",
-            ));
-        }
+        let are_fit = !pointers.is_empty() && pointers.iter().all(|pointer| pointer.starts_with('/'));
+        Error::require(are_fit, "at least one JSON pointer is needed, each beginning with `/`")?;
         self.rules().pointers = pointers;
         Ok(self)
     }
@@ -143,12 +139,10 @@ impl JsonCodeLayer {
     pub fn content_type(mut self, content_type: impl Into<String>) -> Result<Self, Error> {
         let content_type = content_type.into();
         let is_one = content_type.split('/').count() == 2 && !content_type.contains([';', ' ']);
-        if !is_one || content_type.eq_ignore_ascii_case("text/event-stream") {
-            return Err(Error::new(
-                ErrorKind::Encode,
-                "a content type must be `type/subtype`, without parameters, and no event stream",
-            ));
-        }
+        Error::require(
+            is_one && !content_type.eq_ignore_ascii_case("text/event-stream"),
+            "a content type must be `type/subtype`, without parameters, and no event stream",
+        )?;
         self.rules().content_types.push(content_type);
         Ok(self)
     }
@@ -172,12 +166,7 @@ impl JsonCodeLayer {
     ///
     /// `Encode` for 0.
     pub fn limit(mut self, bytes: u64) -> Result<Self, Error> {
-        if bytes == 0 {
-            return Err(Error::new(
-                ErrorKind::Encode,
-                "at least 1 byte of a body must be allowed to be read",
-            ));
-        }
+        Error::require(bytes > 0, "at least 1 byte of a body must be allowed to be read")?;
         self.rules().limit = bytes;
         Ok(self)
     }

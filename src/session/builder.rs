@@ -188,12 +188,7 @@ impl SessionBuilder {
     ///
     /// `Encode` if `first` is longer than `most`.
     pub fn cooling(mut self, first: Duration, most: Duration) -> Result<Self, Error> {
-        if first > most {
-            return Err(Error::new(
-                ErrorKind::Encode,
-                "the first cooling must not be longer than the longest one",
-            ));
-        }
+        Error::require(first <= most, "the first cooling must not be longer than the longest one")?;
         self.limits.cooling = Backoff { first, most };
         Ok(self)
     }
@@ -259,7 +254,7 @@ impl SessionBuilder {
 }
 
 fn positive(limit: Duration, otherwise: &'static str) -> Result<Duration, Error> {
-    if limit.is_zero() { Err(Error::new(ErrorKind::Encode, otherwise)) } else { Ok(limit) }
+    Error::require(!limit.is_zero(), otherwise).map(|()| limit)
 }
 
 impl fmt::Debug for SessionBuilder {

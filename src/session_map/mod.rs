@@ -79,7 +79,7 @@ use futures_util::future::join_all;
 
 use self::shelf::{Found, Leaving, Limits, Shelf};
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     session::Session,
     time::{Clock, SystemClock},
     timer::timer,
@@ -228,9 +228,7 @@ impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     ///
     /// `Encode` for zero.
     pub fn capacity(mut self, sessions: usize) -> Result<Self, Error> {
-        if sessions == 0 {
-            return Err(Error::new(ErrorKind::Encode, "a session map must have room for a session"));
-        }
+        Error::require(sessions > 0, "a session map must have room for a session")?;
         self.limits.capacity = sessions;
         Ok(self)
     }
@@ -242,9 +240,7 @@ impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     ///
     /// `Encode` for zero.
     pub fn idle_after(mut self, time: Duration) -> Result<Self, Error> {
-        if time.is_zero() {
-            return Err(Error::new(ErrorKind::Encode, "a session must be kept for longer than no time"));
-        }
+        Error::require(!time.is_zero(), "a session must be kept for longer than no time")?;
         self.limits.idle_after = time;
         Ok(self)
     }

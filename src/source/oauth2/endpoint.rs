@@ -6,7 +6,7 @@ use http::{HeaderValue, Uri, header};
 use zeroize::Zeroizing;
 
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     secret::Secret,
     source::{
         AuthorityClient, FetchContext, FetchError, JsonAnswer,
@@ -103,9 +103,7 @@ impl TokenEndpoint {
             "scope",
             "",
         ];
-        if OURS.contains(&name) {
-            return Err(Error::new(ErrorKind::Encode, "this parameter is the grant's own or has a method"));
-        }
+        Error::require(!OURS.contains(&name), "this parameter is the grant's own or has a method")?;
         Ok(self.given(name, value.into()))
     }
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     body::Rebuild,
-    error::{BoxError, Error, ErrorKind, causes},
+    error::{BoxError, Error, causes},
     query,
     scope::is_in_the_clear,
     source::{FetchContext, FetchError},
@@ -117,9 +117,7 @@ impl AuthorityClient {
     ///
     /// `Encode` for zero.
     pub fn time_limit(mut self, limit: Duration) -> Result<Self, Error> {
-        if limit.is_zero() {
-            return Err(Error::new(ErrorKind::Encode, "a time limit must be longer than zero"));
-        }
+        Error::require(!limit.is_zero(), "a time limit must be longer than zero")?;
         self.time_limit = limit;
         Ok(self)
     }
@@ -130,9 +128,8 @@ impl AuthorityClient {
     ///
     /// `Encode` for zero and for more than 1 MiB.
     pub fn response_limit(mut self, bytes: usize) -> Result<Self, Error> {
-        if !(1..=1024 * 1024).contains(&bytes) {
-            return Err(Error::new(ErrorKind::Encode, "a response limit is between 1 byte and 1 MiB"));
-        }
+        let is_fit = (1..=1024 * 1024).contains(&bytes);
+        Error::require(is_fit, "a response limit is between 1 byte and 1 MiB")?;
         self.response_limit = bytes;
         Ok(self)
     }
