@@ -1,4 +1,4 @@
-//! Timers where there may be none: no runtime, one without timers, or one that goes away.
+//! A runtime and its timers where there may be none: no runtime, one without timers, or one that goes away.
 
 use std::{
     future::{Future, pending},
@@ -15,6 +15,11 @@ use tokio::{
 };
 
 use crate::error::{Error, ErrorKind};
+
+/// The runtime that a session is bound to, or the current one if it is bound to none.
+pub(crate) fn runtime(bound: Option<&Handle>) -> Option<Handle> {
+    bound.cloned().or_else(|| Handle::try_current().ok())
+}
 
 /// A timer of the current runtime.
 pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {

@@ -2,12 +2,11 @@
 
 use http::Uri;
 
+use super::VALID;
 use crate::{
     secret::Secret,
     source::{AppToken, AuthorityClient, JsonAnswer, oauth2::TokenEndpoint},
 };
-
-const VALID: &str = "the data of the presets is valid";
 
 /// What a platform answers that is too busy, or has been asked too often.
 const BUSY: [i64; 3] = [-1, 45_009, 45_011];

@@ -54,6 +54,8 @@ use crate::{
     session::SessionBuilder, source::TokenSource,
 };
 
+const VALID: &str = "the data of the presets is valid";
+
 /// Where a platform wants the token, and which of its answers refuse it. `L` is the layer that finds the evidence in
 /// the body of an answer.
 #[must_use]

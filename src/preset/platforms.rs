@@ -1,4 +1,4 @@
-use super::{JsonByDefaultLayer, Preset};
+use super::{JsonByDefaultLayer, Preset, VALID};
 use crate::{
     classify::{Classify, Codes, ErrorCode, Standard, Statuses},
     peek::{
@@ -7,8 +7,6 @@ use crate::{
     },
     placement::Placement,
 };
-
-const VALID: &str = "the data of the presets is valid";
 
 /// A mini program's own server: `Authorization: Basic base64(token + ":")`, a 403 for a refused token, error codes in
 /// `error_code` for [`Tips`](crate::Tips), and JSON as the content type of requests that name none.

@@ -38,7 +38,7 @@ use crate::{
     store::{Record, StoredToken},
     sync::{ArcSwapOption, Guard, TryMutex},
     time::{Now, Timekeeper},
-    timer::{in_time, timer},
+    timer::{self, in_time, timer},
     token::Token,
 };
 
@@ -120,7 +120,7 @@ impl Engine {
 
     /// The runtime to refresh on.
     pub(crate) fn runtime(&self) -> Option<Handle> {
-        self.runtime.clone().or_else(|| Handle::try_current().ok())
+        timer::runtime(self.runtime.as_ref())
     }
 
     /// The runtime to call the store on. Where there are no timers a call would fail for a reason that nobody understands.

@@ -308,9 +308,7 @@ impl Slot {
             None => self.set_fetch(Fetch::Idle),
         }
         let (base, before) = match (&self.token, stored) {
-            (None, Some(Record { session, revision, token: Some(stored) })) => {
-                (RecordHead { session, revision }, Some(stored))
-            }
+            (None, Some(found)) if found.token.is_some() => (found.head(), found.token),
             (present, _) => (self.record, present.as_ref().map(|present| present.stored())),
         };
         let token = match before {

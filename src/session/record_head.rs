@@ -9,6 +9,12 @@ pub(crate) struct RecordHead {
     pub(crate) revision: u64,
 }
 
+impl Record {
+    pub(crate) fn head(&self) -> RecordHead {
+        RecordHead { session: self.session, revision: self.revision }
+    }
+}
+
 impl RecordHead {
     /// The same session's next record. A store may hold the last number there is.
     pub(crate) fn following(self) -> Self {

@@ -32,17 +32,17 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
         let is_first = base.revision == 0 && known.present.is_none();
         is_first || found.revision > base.revision || is_uncounted(base, known, found)
     };
-    let Some(Record { session, revision, token }) = found.filter(is_news) else {
+    let Some(found) = found.filter(is_news) else {
         return Reloaded::Nothing(base);
     };
-    let head = RecordHead { session, revision };
-    match (token, &known.present) {
+    let head = found.head();
+    match (found.token, &known.present) {
         (Some(token), None) => Reloaded::Token(head, token),
-        (Some(token), Some(_)) if session == base.session => Reloaded::Token(head, token),
+        (Some(token), Some(_)) if head.session == base.session => Reloaded::Token(head, token),
         (Some(token), Some(_)) => Reloaded::Replaced(head, token),
         // Whoever logged out on this store, maybe without ever having looked into it: it is the user's word.
         (None, Some(_)) => Reloaded::Ended(head),
-        (None, None) => Reloaded::Nothing(RecordHead { revision, ..base }),
+        (None, None) => Reloaded::Nothing(RecordHead { revision: head.revision, ..base }),
     }
 }
 

@@ -122,7 +122,7 @@ pub(super) async fn look_for_another_session(
     is_ours: impl Fn(&Token) -> bool,
 ) -> Option<Obtained> {
     let found = engine.newest().await.filter(|found| found.revision > base.revision)?;
-    let record = RecordHead { session: found.session, revision: found.revision };
+    let record = found.head();
     match found.token {
         None => Some(Obtained::Ended { record }),
         Some(_) if found.session == base.session => None,

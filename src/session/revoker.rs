@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::{runtime::Handle, time::timeout};
 
-use crate::{reentry::Mark, token::Token};
+use crate::{reentry::Mark, timer, token::Token};
 
 /// Takes a token that nobody wants.
 pub(crate) type Revoke = dyn Fn(Token) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
@@ -20,8 +20,7 @@ pub(crate) struct Revoker {
 impl Revoker {
     /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
     pub(super) fn discard(&self, token: Token) {
-        let runtime = self.runtime.clone().or_else(|| Handle::try_current().ok());
-        if let (Some(revoke), Some(runtime)) = (&self.revoke, runtime) {
+        if let (Some(revoke), Some(runtime)) = (&self.revoke, timer::runtime(self.runtime.as_ref())) {
             let (limit, revoking) = (self.limit, self.mark.around(revoke(token)));
             runtime.spawn(async move { timeout(limit, revoking).await });
         }
