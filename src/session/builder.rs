@@ -15,7 +15,7 @@ use super::{
     one_task::OneTask,
     renewal::{Renewal, RenewalMode},
     revoker::{Revoke, Revoker},
-    storage::Storage,
+    storage::{Calls, Storage},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -224,15 +224,10 @@ impl SessionBuilder {
             runtime: self.runtime.clone(),
             mark,
         });
-        let storage = Storage::new(
-            self.store,
-            self.store_timeout,
-            self.lease_wait,
-            pulse.clone(),
-            observers.clone(),
-            revoker.clone(),
-            self.runtime.clone(),
-        );
+        let calls =
+            Calls { store: self.store.into(), timeout: self.store_timeout, lease_wait: self.lease_wait };
+        let storage =
+            Storage::new(calls, pulse.clone(), observers.clone(), revoker.clone(), self.runtime.clone());
         Session::of(Arc::new(Engine {
             cell: ArcSwapOption::empty(),
             slot: TryMutex::new(Slot::new(SessionId::random())),

@@ -13,10 +13,12 @@ use crate::{
     store::{DynTokenStore, Lease, Record},
 };
 
-pub(super) struct Calls {
-    pub(super) store: Arc<dyn DynTokenStore>,
-    pub(super) timeout: Duration,
-    pub(super) lease_wait: Duration,
+/// A store, and how long it may take.
+pub(crate) struct Calls {
+    pub(crate) store: Arc<dyn DynTokenStore>,
+    /// For each call but that for the lease.
+    pub(crate) timeout: Duration,
+    pub(crate) lease_wait: Duration,
 }
 
 impl Calls {

@@ -24,17 +24,19 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch};
 
+pub(crate) use self::{
+    calls::{Calls, is_caused_by},
+    queue::Written,
+};
 use self::{
-    calls::Calls,
     debt::Debt,
     queue::{Queue, Write},
 };
-pub(crate) use self::{calls::is_caused_by, queue::Written};
 use super::{flight::Flight, one_task::OneTask, record_head::RecordHead, revoker::Revoker};
 use crate::{
     error::Error,
     event::{Event, Observers},
-    store::{Damaged, DynTokenStore, Lease, Record, StoredToken},
+    store::{Damaged, Lease, Record, StoredToken},
     sync::{Mutex, MutexGuard, PoisonError, oneshot},
 };
 
@@ -58,16 +60,14 @@ pub(crate) struct Storage {
 
 impl Storage {
     pub(crate) fn new(
-        store: Box<dyn DynTokenStore>,
-        store_timeout: Duration,
-        lease_wait: Duration,
+        calls: Calls,
         pulse: watch::Sender<()>,
         observers: Arc<Observers>,
         revoker: Arc<Revoker>,
         bound: Option<Handle>,
     ) -> Self {
         Storage {
-            calls: Calls { store: store.into(), timeout: store_timeout, lease_wait },
+            calls,
             queue: Mutex::default(),
             pulse,
             observers,

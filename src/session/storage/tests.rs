@@ -12,7 +12,8 @@ use crate::{
 fn storage(store: impl TokenStore) -> Storage {
     let (limit, pulse) = (Duration::from_secs(1), watch::Sender::new(()));
     let revoker = Revoker { revoke: None, limit, runtime: None, mark: Mark::new() };
-    Storage::new(Box::new(store), limit, limit, pulse, Arc::default(), Arc::new(revoker), None)
+    let calls = Calls { store: Arc::new(store), timeout: limit, lease_wait: limit };
+    Storage::new(calls, pulse, Arc::default(), Arc::new(revoker), None)
 }
 
 /// The revision that follows 5 while these are owed.
