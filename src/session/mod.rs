@@ -217,8 +217,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same. It is `Ok` if a
-    /// login has superseded it before it was saved: that call reports its own result.
+    /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same, and is saved later
+    /// unless somebody has logged in elsewhere by then. It is `Ok` if a login has superseded it before it was saved: that
+    /// call reports its own result.
     pub async fn logout(&self) -> Result<(), Error> {
         let written = self.engine.logout().await;
         self.save(written).await

@@ -488,6 +488,79 @@ async fn a_logout_that_could_not_be_saved_is_saved_as_soon_as_the_store_works() 
     assert_eq!(store.access().await, None);
 }
 
+/// The user has logged out where the store failed, and logs in again at another replica.
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_is_owed_does_not_end_a_later_login_elsewhere() {
+    for had in [true, false] {
+        for settles in [false, true] {
+            let store = Watched::default();
+            let [ours, elsewhere] = [&store, &store].map(|store| world(store).session);
+            if had {
+                ours.login(Token::new("first").refresh_token("R1")).await.unwrap();
+            }
+            store.set(|store| store.save = Fault::Error);
+            assert_eq!(ours.logout().await.unwrap_err().kind(), ErrorKind::Store);
+            store.set(|store| store.save = Fault::None);
+            elsewhere.login(Token::new("again").refresh_token("R2")).await.unwrap();
+            if settles {
+                ours.settle().await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            assert_eq!(store.access().await.as_deref(), Some("again"), "{had} {settles}");
+            assert_eq!(ours.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+            ours.settle().await.expect("nothing is owed any more");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_is_there_although_the_store_could_not_say_so_does_not_end_the_next_login() {
+    let store = Watched::default();
+    let [ours, elsewhere] = [&store, &store].map(|store| world(store).session);
+    ours.login(Token::new("first").refresh_token("R1")).await.unwrap();
+    store.set(|store| store.save_is_unanswered = true);
+    assert_eq!(ours.logout().await.unwrap_err().kind(), ErrorKind::Store);
+    store.set(|store| store.save_is_unanswered = false);
+    assert_eq!(store.access().await, None, "it is there");
+    elsewhere.login(Token::new("again").refresh_token("R2")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(store.access().await.as_deref(), Some("again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_is_meant_again_ends_the_login_that_has_come_between() {
+    let store = Watched::default();
+    let [ours, elsewhere] = [&store, &store].map(|store| world(store).session);
+    ours.login(Token::new("first").refresh_token("R1")).await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    ours.logout().await.unwrap_err();
+    store.set(|store| store.save = Fault::None);
+    elsewhere.login(Token::new("again").refresh_token("R2")).await.unwrap();
+    ours.logout().await.unwrap();
+    assert_eq!(store.access().await, None);
+}
+
+/// It ends what was there when it was made, as far as it can know, whoever had put that there, and what is still saved of that.
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_is_owed_ends_the_login_that_was_there_before_it() {
+    for (is_known, load) in
+        [(true, Fault::None), (true, Fault::Error), (true, Fault::Hang), (false, Fault::Error)]
+    {
+        let store = Watched::default();
+        let [ours, elsewhere] = [&store, &store].map(|store| world(store).session);
+        if is_known {
+            ours.login(Token::new("first").refresh_token("R1")).await.unwrap();
+        }
+        elsewhere.login(Token::new("second").refresh_token("R2")).await.unwrap();
+        store.set(|store| (store.load, store.save) = (load, Fault::Error));
+        assert_eq!(ours.logout().await.unwrap_err().kind(), ErrorKind::Store);
+        store.set(|store| (store.load, store.save) = (Fault::None, Fault::None));
+        elsewhere.replace(Token::new("third").refresh_token("R3")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(store.access().await, None, "known: {is_known}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
     let store = Watched::default();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::store::{Record, StoredToken};
+use crate::store::{Record, SessionId, StoredToken};
 
 pub(super) struct Debt {
     pub(super) record: Record,
@@ -163,6 +163,11 @@ impl Debt {
     /// of a change, or where it is known.
     pub(super) fn begin(&self) -> bool {
         self.has_to_look.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether somebody has logged in since the first look for the sake of a logout, which ended this session then, and its own.
+    pub(super) fn is_before_the_login_of(&self, found: &Record, ended: SessionId) -> bool {
+        self.is_logout() && found.token.is_some() && ![ended, self.record.session].contains(&found.session)
     }
 
     /// Takes notice of what was found in the store, and says whether that is later. `lost` is the number of the last lease
@@ -337,6 +342,21 @@ mod tests {
             let replacement = Debt::of_replacement(record(1, 6, "elsewhere"), true, Some(&login));
             let debts = [&login, &refresh(Some(&login)), &refresh(Some(&replacement))];
             assert_eq!(debts.map(|debt| debt.gives_way_to(&found, None)), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_logout_is_before_the_login_of_any_session_that_it_has_not_ended() {
+        let (ended, logged_out) = (SessionId(2), Record { token: None, ..record(3, 9, "") });
+        let logout = Debt::of_logout(Record { token: None, ..record(1, 6, "") }, None);
+        for (found, expected) in [
+            (record(1, 9, "its own"), false),
+            (record(2, 9, "the one that was there"), false),
+            (record(3, 9, "later"), true),
+            (logged_out, false),
+        ] {
+            assert_eq!(logout.is_before_the_login_of(&found, ended), expected, "{found:?}");
+            assert!(!Debt::of_login(record(1, 6, "first")).is_before_the_login_of(&found, ended));
         }
     }
 

@@ -141,9 +141,8 @@ impl Storage {
                 saved => return saved,
             }
         }
-        let found = self.read_to_write().await?;
-        let lost = self.queue().lost;
-        if matches!(&found, Ok(Some(found)) if debt.gives_way_to(found, lost)) {
+        let found = self.read_to_write(debt).await?;
+        if matches!(&found, Ok(Some(found)) if self.queue().outdoes(found, debt)) {
             return Err(failed_by(Superseded.into()));
         }
         if !is_wanted() {
@@ -197,10 +196,16 @@ impl Storage {
         }
     }
 
-    async fn read_to_write(&self) -> Result<Result<Option<Record>, Error>, Error> {
+    async fn read_to_write(&self, debt: &Debt) -> Result<Result<Option<Record>, Error>, Error> {
         let found = self.read().await?;
         if let Ok(found) = &found {
-            self.queue().seen.clone_from(found);
+            let mut queue = self.queue();
+            queue.seen.clone_from(found);
+            if debt.is_logout() {
+                // Where there is nothing it ends nobody else's.
+                let there = found.as_ref().map_or(debt.record.session, |found| found.session);
+                queue.ended.get_or_insert(there);
+            }
         }
         Ok(found)
     }

@@ -186,9 +186,10 @@ impl Storage {
                     Ok(found) => (found, Ok(())),
                     Err(unread) => (queue.seen.clone(), Err(unread)),
                 };
-                if let Some(found) = &found {
-                    let lost = queue.lost;
-                    queue.owed.take_if(|owed| owed.gives_way_to(found, lost));
+                if let (Some(found), Some(owed)) = (&found, &queue.owed) {
+                    if queue.outdoes(found, owed) {
+                        queue.owed = None;
+                    }
                 }
                 let newest = match queue.owed.as_ref() {
                     Some(owed) if owed.is_change() => Some(owed.change_above(found.as_ref())),
@@ -222,6 +223,8 @@ impl Storage {
         let mut queue = self.queue();
         let owed = queue.owed.clone().filter(|owed| owed.is_logout());
         let debt = owed.unwrap_or_else(|| Arc::new(Debt::of_logout(record, had)));
+        // Whoever logs out ends what is there now.
+        queue.ended = None;
         self.push(&mut queue, debt, None, None)
     }
 

@@ -8,7 +8,7 @@ use super::{calls::failed, debt::Debt};
 use crate::{
     error::Error,
     session::flight::Flight,
-    store::{Lease, Record},
+    store::{Lease, Record, SessionId},
     sync::oneshot,
     timer::in_time,
 };
@@ -27,6 +27,8 @@ pub(super) struct Queue {
     pub(super) kept: Option<Lease>,
     /// The number of the last lease that the store says counts no more.
     pub(super) lost: Option<u64>,
+    /// Whose record the store had when it was first looked into to write the logout that is owed.
+    pub(super) ended: Option<SessionId>,
     /// That of the last lease under which nothing was found that outdoes what is owed.
     pub(super) confirmed: Option<u64>,
 }
@@ -35,6 +37,12 @@ impl Queue {
     /// Whether this is the newest record that is not known to be in the store.
     pub(super) fn owes(&self, debt: &Arc<Debt>) -> bool {
         self.owed.as_ref().is_some_and(|owed| Arc::ptr_eq(owed, debt))
+    }
+
+    /// Whether this is not to be written over what was found in the store.
+    pub(super) fn outdoes(&self, found: &Record, debt: &Debt) -> bool {
+        let is_before = self.ended.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
+        debt.gives_way_to(found, self.lost) || is_before
     }
 
     /// Whether what is owed can be written under another lease only.
