@@ -44,7 +44,8 @@ pub enum ErrorKind {
     /// returned while cooling down after a refresh that was given up at `abandon_after`, and by
     /// [`settle`](crate::Session::settle) when its time runs out.
     Timeout,
-    /// The authority has refused several times without saying that the session is over; a login is recommended.
+    /// The authority has refused several times without saying that the session is over; a login is recommended. One elsewhere on
+    /// the same store is found by whoever asks from five seconds later on, and a fetch is tried every 15 minutes.
     Stalled,
     /// The token store failed.
     Store,

@@ -12,6 +12,7 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -45,6 +46,8 @@ struct Core {
     gone: AtomicBool,
     /// Why there is nothing to fetch: it looks whether the store has something else, and only then it fetches.
     over: Option<Error>,
+    /// Until when that is so, if the session only cools down: what it finds has to be of use without a fetch.
+    until: Option<Duration>,
     revived: AtomicBool,
     /// It has refreshed nothing: the session's first token is the one that was stored, however old.
     found: AtomicBool,
@@ -67,21 +70,22 @@ struct State {
 
 impl Flight {
     pub(crate) fn new() -> Self {
-        Self::with(None)
+        Self::with(None, None)
     }
 
-    /// One of a session that is over.
-    pub(super) fn looking(over: Error) -> Self {
-        Self::with(Some(over))
+    /// One of a session that is over, or cools down until then.
+    pub(super) fn looking(over: Error, until: Option<Duration>) -> Self {
+        Self::with(Some(over), until)
     }
 
-    fn with(over: Option<Error>) -> Self {
+    fn with(over: Option<Error>, until: Option<Duration>) -> Self {
         Flight(Arc::new(Core {
             runtime: OnceLock::new(),
             state: Mutex::default(),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             over,
+            until,
             revived: AtomicBool::new(false),
             found: AtomicBool::new(false),
             forgiven: AtomicBool::new(false),
@@ -191,7 +195,12 @@ impl Flight {
         self.0.lost.load(Ordering::Acquire)
     }
 
-    /// Why the session is over, while it is not known that the store has something else.
+    /// Until when the session cools down that it looks for.
+    pub(super) fn cools_until(&self) -> Option<Duration> {
+        self.0.until
+    }
+
+    /// Why the session is over, or cools down, while it is not known that the store has something else.
     pub(super) fn over(&self) -> Option<&Error> {
         let is_revived = self.0.revived.load(Ordering::Acquire) || self.is_lost();
         self.0.over.as_ref().filter(|_| !is_revived)

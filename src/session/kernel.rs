@@ -36,7 +36,7 @@ pub(crate) struct Slot {
     record: RecordHead,
     /// The refresh tokens that the authority has refused, which are not presented again.
     refused: Vec<Secret>,
-    /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
+    /// From when on a session that is over, or cools down, looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
     /// The session that was ended elsewhere, if there has been no token since: only a login that is in the store goes on.
     ended: Option<SessionId>,
@@ -108,7 +108,9 @@ impl Slot {
     /// Why nothing is fetched, if the session is over.
     fn over(&self) -> Option<Error> {
         match &self.fetch {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => flight.over().cloned(),
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => {
+                flight.over().filter(|_| flight.cools_until().is_none()).cloned()
+            }
             Fetch::Dead(error) => Some(error.clone()),
             Fetch::LoggedOut => Some(ended()),
             Fetch::Idle | Fetch::Cooling { .. } => None,
@@ -148,22 +150,31 @@ impl Slot {
                 Decision::Join(flight)
             }
             Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
-            Fetch::Dead(error) => self.look(error.clone(), ask, now),
-            Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
-            Fetch::LoggedOut => self.look(self.left(), ask, now),
+            Fetch::Dead(error) => self.look(error.clone(), None, ask, now),
+            Fetch::Cooling { until, error } if now().monotonic < *until => {
+                self.look(error.clone(), Some(*until), ask, now)
+            }
+            Fetch::LoggedOut => self.look(self.left(), None, ask, now),
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
-                let flight = if self.ended.is_some() { Flight::looking(ended()) } else { Flight::new() };
+                let flight =
+                    if self.ended.is_some() { Flight::looking(ended(), None) } else { Flight::new() };
                 self.start(flight, ask, now())
             }
         }
     }
 
-    /// Nothing is fetched, but somebody may have logged in elsewhere.
-    fn look(&mut self, over: Error, ask: Ask, now: impl Fn() -> Now) -> Decision {
+    /// Nothing is fetched, but somebody may have logged in elsewhere. While it only cools down, a session needs that if it has no
+    /// token that can be sent.
+    fn look(&mut self, over: Error, until: Option<Duration>, ask: Ask, now: impl Fn() -> Now) -> Decision {
+        let now = now();
+        let is_refused = matches!(ask, Ask::Refuse { .. });
+        let has_one = !is_refused && self.token.as_ref().is_some_and(|token| token.is_usable(now));
         match self.look_at {
-            Some(at) if at <= now().monotonic => self.start(Flight::looking(over), ask, now()),
+            Some(at) if at <= now.monotonic && (until.is_none() || !has_one) => {
+                self.start(Flight::looking(over, until), ask, now)
+            }
             _ => Decision::Fail(over),
         }
     }
@@ -399,9 +410,11 @@ impl Slot {
 
     /// The flight ends and leaves the session as it was.
     fn end_flight(&mut self, flight: &Flight) {
-        self.end_fetch(match flight.over() {
-            Some(over) if over.kind() == ErrorKind::SessionEnded => Fetch::LoggedOut,
-            Some(over) if !flight.is_forgiven() => Fetch::Dead(over.clone()),
+        let is_forgiven = flight.is_forgiven();
+        self.end_fetch(match (flight.over().cloned(), flight.cools_until()) {
+            (Some(error), Some(until)) if !is_forgiven => Fetch::Cooling { until, error },
+            (Some(over), None) if over.kind() == ErrorKind::SessionEnded => Fetch::LoggedOut,
+            (Some(over), None) if !is_forgiven => Fetch::Dead(over),
             _ => Fetch::Idle,
         });
     }

@@ -13,10 +13,7 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take},
 };
-use crate::{
-    error::{Error, ErrorKind},
-    token::Token,
-};
+use crate::token::Token;
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 
@@ -64,20 +61,22 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
 }
 
-/// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
-pub(super) async fn has_something_else(engine: &Engine, plan: &Plan, over: &Error) -> bool {
+/// Whether a session that is over, or cools down, finds something else in the store than what it had: somebody has logged in,
+/// or out.
+pub(super) async fn has_something_else(engine: &Engine, plan: &Plan, is_cooling: bool) -> bool {
     // What is owed may have been outdone by what is there; else it has to be saved first.
     let (newest, read) = engine.storage.newest().await;
     if engine.reported(read).is_none() || !engine.storage.is_settled() {
         return false;
     }
     let Some(found) = newest else { return false };
-    if over.kind() == ErrorKind::SessionEnded && !plan.known.is_another_login(&found) {
+    if plan.known.ended.is_some() && !plan.known.is_another_login(&found) {
         return false;
     }
     let reloaded = reload(plan.known.record, &plan.known, Some(found));
     match take(engine, plan, reloaded, Provenance::Stored) {
         Taken::Whole(_) => true,
+        Taken::Base(..) if is_cooling => false,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);
             refresh_token.is_some_and(|refresh_token| plan.may_go_on_with(&refresh_token))

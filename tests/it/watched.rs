@@ -76,10 +76,14 @@ impl Watched {
 
     /// The access token that is there has expired.
     pub(crate) async fn expire(&self) {
-        let mut record = self.memory.load().await.unwrap().unwrap();
-        record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
-        self.memory.save(&record, None).await.unwrap();
+        expire(&self.memory).await;
     }
+}
+
+pub(crate) async fn expire(memory: &MemoryStore) {
+    let mut record = memory.load().await.unwrap().unwrap();
+    record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
+    memory.save(&record, None).await.unwrap();
 }
 
 impl TokenStore for Watched {

@@ -245,6 +245,29 @@ fn a_look_of_a_session_that_was_over_does_not_end_its_replacement() {
 }
 
 #[test]
+fn a_session_that_cools_down_looks_if_it_has_no_token_that_can_be_sent_and_cools_down_as_long_as_before() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    // Behind another session that was logged out.
+    let error = Error::new(ErrorKind::SessionEnded, "there");
+    let error = error.of_fetch_behind("there".into(), Some(Duration::from_secs(600)));
+    let failure = Failure { class: FailureClass::Transient, error };
+    slot.fail(&flight, &failure, NOW, &BACKOFF);
+    assert_eq!(decide(&mut slot, reject(stamp), later(4)), "fail", "it has just failed");
+    assert_eq!(decide(&mut slot, Ask::Force, later(5)), "fail", "there is one that can be sent");
+    for look in [5, 10] {
+        let looks = start_at(&mut slot, reject(stamp), later(look));
+        assert!(looks.over().is_some() && !slot.is_logged_out());
+        slot.fail(&looks, &failure, later(look), &BACKOFF);
+        assert_eq!(decide(&mut slot, reject(stamp), later(look + 4)), "fail");
+    }
+    let is_as_before =
+        |fetch: &Fetch| matches!(fetch, Fetch::Cooling { until, .. } if *until == later(600).monotonic);
+    assert!(is_as_before(slot.fetch()));
+    assert!(start_at(&mut slot, Ask::Force, later(600)).over().is_none(), "it fetches");
+}
+
+#[test]
 fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
