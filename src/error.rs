@@ -119,7 +119,8 @@ impl Error {
     }
 
     /// How long the authority, or the source, asked us to wait before the next try, ten minutes at most: no longer wait is
-    /// granted.
+    /// granted. It is the whole wait from the failure on: an error that is remembered while the session cools down does not
+    /// say how much of it is left.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
