@@ -63,7 +63,7 @@ pub enum Event<'a> {
     /// Another token is in use: one that was fetched, one from the store, or one that the caller brought.
     #[non_exhaustive]
     Issued {
-        /// The token before it.
+        /// The token before it of the same identity; none after a login.
         old: Option<Generation>,
         /// The new token.
         new: Generation,

@@ -473,6 +473,30 @@ async fn every_change_is_announced_once_before_the_waiters_go_on() {
     assert_eq!(count("LoggedOut"), 1);
 }
 
+#[tokio::test]
+async fn a_change_tells_the_generation_before_it_of_the_same_identity() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let observer = move |event: &Event<'_>| {
+        if let Event::Issued { old, new, .. } = event {
+            log.lock().unwrap().push((*old, *new));
+        }
+    };
+    let session = numbered().0.observer(observer).build();
+    for other in [None, Some("of-bob")] {
+        if let Some(other) = other {
+            session.login(Token::new(other)).await.unwrap();
+        }
+        session.refresh().await.unwrap();
+        session.replace(Token::new("elsewhere")).await.unwrap();
+    }
+    let told = told.lock().unwrap();
+    let before: Vec<_> = told.iter().map(|(old, _)| *old).collect();
+    let (first, second, of_bob, refreshed) = (told[0].1, told[1].1, told[2].1, told[3].1);
+    assert_eq!(before, [None, Some(first), None, Some(of_bob), Some(refreshed)]);
+    assert!(second > first);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_logout_during_a_look_after_a_logout_elsewhere_is_no_second_one() {
     let (store, gate, told) = (Watched::default(), Gate::new(), Arc::new(AtomicUsize::new(0)));
