@@ -47,8 +47,10 @@ pub(crate) struct Slot {
 #[derive(Clone, Copy)]
 pub(crate) enum Finder<'a> {
     Flight(&'a Flight),
-    /// A sibling's save was noticed. It counts if nothing has happened since the session stood at this record.
+    /// A sibling's save was noticed. It counts if nothing has happened since the session stood at this record; a second
+    /// logout leaves that as it is.
     Sibling {
+        epoch: Epoch,
         since: RecordHead,
     },
 }
@@ -456,7 +458,9 @@ impl Slot {
     pub(crate) fn is_wanted(&self, by: Finder<'_>) -> bool {
         match by {
             Finder::Flight(flight) => self.is_on(flight) && !flight.is_lost(),
-            Finder::Sibling { since } => self.record == since && self.flight().is_none(),
+            Finder::Sibling { epoch, since } => {
+                (self.epoch, self.record) == (epoch, since) && self.flight().is_none()
+            }
         }
     }
 

@@ -54,7 +54,7 @@ async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provena
     let revision = found.revision;
     let is_news = !is_logged_out || known.is_another_login(&found);
     let found = Some(found).filter(|_| is_news);
-    let by = Finder::Sibling { since: known.record };
+    let by = Finder::Sibling { epoch: known.epoch, since: known.record };
     let reloaded = reload(known.record, &known, found);
     // Nothing was refused, and nobody asks for a new one.
     let plan = Plan { cause: Cause::Renewal, known, refused: Vec::new() };

@@ -341,3 +341,21 @@ fn could_not_be_saved_before_a_siblings_refresh(change: &[Step]) {
     let steps = [&before, change, &after].concat();
     holds(Config { seed: 0b10, at_times: true, ..TWO }, &steps);
 }
+
+/// The second logout left the record as it was, so that the login elsewhere, found by a look that was on, counted after it.
+#[test]
+fn a_login_elsewhere_that_was_being_looked_for_does_not_undo_a_second_logout() {
+    let steps = [
+        Logout(0),
+        Run(2),
+        Fault(0, Load, Hangs),
+        Login(1, Alice),
+        Pass(Duration::from_millis(5100)),
+        Pass(Duration::from_millis(5100)),
+        Logout(0),
+        Run(1),
+        Fault(0, Load, Fails),
+        Request(0, Get, Nowhere),
+    ];
+    holds(Config { tells: true, ..TWO }, &steps);
+}

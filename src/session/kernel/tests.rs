@@ -528,18 +528,20 @@ fn revisions_end_at_the_last_number() {
 #[test]
 fn what_a_sibling_has_saved_counts_only_if_nothing_has_happened_since() {
     let (mut slot, _) = issued();
-    let since = slot.record;
+    let now = |slot: &Slot| Finder::Sibling { epoch: slot.epoch, since: slot.record };
+    let since = now(&slot);
     replace(&mut slot);
     let record = slot.record.following();
-    assert!(slot.publish(Finder::Sibling { since }, sendable(), record).is_none(), "a token from outside");
-    let since = slot.record;
+    assert!(slot.publish(since, sendable(), record).is_none(), "a token from outside");
+    let since = now(&slot);
     let flight = start(&mut slot, Ask::Force);
-    assert!(
-        slot.publish(Finder::Sibling { since }, sendable(), record).is_none(),
-        "a flight finds it itself"
-    );
+    assert!(slot.publish(since, sendable(), record).is_none(), "a flight finds it itself");
     slot.release(Finder::Flight(&flight));
-    assert!(slot.publish(Finder::Sibling { since }, sendable(), record).is_some());
+    assert!(slot.publish(since, sendable(), record).is_some());
+    slot.logout();
+    let since = now(&slot);
+    slot.logout();
+    assert!(slot.adopt(since, sendable(), record).is_none(), "a second logout");
 }
 
 #[test]
