@@ -1,7 +1,7 @@
 //! Sources whose client has the layer of another session in it: an authority behind a gateway with tokens of its own.
 
 use std::{
-    io, iter,
+    future, io, iter,
     ops::Range,
     sync::{
         Arc,
@@ -18,7 +18,7 @@ use tower_token_refresh::{
     BoxError, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session, Token,
     TokenRefreshLayer,
     oauth2::{AuthorizationCodeGrant, PasswordGrant, TokenEndpoint},
-    source::{Content, Credentials, Password},
+    source::{Content, Credentials, JsonAnswer, Password},
     source_fn,
 };
 
@@ -34,16 +34,29 @@ struct Gateway {
     /// Which of the gateway session's own fetches fail, and in which way.
     fails: Range<usize>,
     fail: fn(&'static str) -> FetchError,
+    /// Instead they hang, and its session waits for them so long.
+    hangs: Option<Duration>,
     /// So many connections do not come about.
     unreachable: usize,
-    /// With what the first request is refused.
+    /// With what the first requests are refused.
     refusal: Option<&'static str>,
+    refusals: usize,
+    layered: fn(TokenRefreshLayer) -> TokenRefreshLayer,
 }
 
 impl Gateway {
     fn new() -> Self {
         let placement = Placement::header("x-gateway").unwrap();
-        Gateway { placement, fails: 0..0, fail: FetchError::transient, unreachable: 0, refusal: None }
+        Gateway {
+            placement,
+            fails: 0..0,
+            fail: FetchError::transient,
+            hangs: None,
+            unreachable: 0,
+            refusal: None,
+            refusals: 1,
+            layered: |layer| layer,
+        }
     }
 
     /// A client, and how often anything was presented to the authority.
@@ -51,8 +64,15 @@ impl Gateway {
         let (fetches, calls) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let presented = Arc::new(AtomicUsize::new(0));
         let source = source_fn(move |_: FetchContext| {
-            let is_bad = self.fails.contains(&fetches.fetch_add(1, Ordering::Relaxed));
-            std::future::ready(if is_bad { Err((self.fail)("not now")) } else { Ok(Token::new("gateway")) })
+            let fetch = fetches.fetch_add(1, Ordering::Relaxed);
+            let is_bad = self.fails.contains(&fetch);
+            async move {
+                match self.hangs {
+                    Some(_) if is_bad => future::pending().await,
+                    None if is_bad => Err((self.fail)("not now")),
+                    _ => Ok(Token::new(format!("gateway-{fetch}"))),
+                }
+            }
         });
         let seen = presented.clone();
         let authority = service_fn(move |request: Request<ReplayBody<Content>>| {
@@ -64,15 +84,20 @@ impl Gateway {
                 }
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 assert!(!body.is_empty());
-                if let Some(refusal) = self.refusal.filter(|_| call == 0) {
+                if let Some(refusal) = self.refusal.filter(|_| call < self.refusals) {
                     return Ok(Response::builder().status(401).body(Full::from(refusal)).unwrap());
                 }
                 seen.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(Full::from(PAIR)))
             }
         });
-        let session = Session::builder(source).placement(self.placement).build();
-        let layer = TokenRefreshLayer::new(session, "https://id.test".parse::<Origin>().unwrap());
+        let session = Session::builder(source).placement(self.placement);
+        let session = match self.hangs {
+            Some(limit) => session.refresh_timeout(limit).unwrap(),
+            None => session,
+        };
+        let layer = TokenRefreshLayer::new(session.build(), "https://id.test".parse::<Origin>().unwrap());
+        let layer = (self.layered)(layer);
         (BoxCloneSyncService::new(layer.layer(authority)), presented)
     }
 }
@@ -84,6 +109,23 @@ fn endpoint(client: Client) -> TokenEndpoint {
 fn code(endpoint: TokenEndpoint) -> Bench {
     Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"))
 }
+
+fn login(client: Client) -> Password {
+    Password::new(client, "https://id.test/login".parse().unwrap(), alice)
+}
+
+async fn alice() -> Result<Credentials, FetchError> {
+    Ok(Credentials::new("alice", "wonderland"))
+}
+
+/// The source did not take it for a refusal of what it presented, and presents it again.
+async fn is_not_refused(bench: Bench) {
+    assert_eq!(bench.class().await, "Ambiguous");
+    cool_down().await;
+    bench.session.refresh().await.expect("it is presented again");
+}
+
+const PAGE: &str = "<!doctype html><title>Sign in</title>";
 
 #[tokio::test(start_paused = true)]
 async fn what_no_layer_below_has_sent_was_not_sent() {
@@ -124,9 +166,8 @@ async fn a_login_that_is_required_at_the_gateway_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_gateways_token_refuses_no_code_and_no_password() {
-    let alice = async || Ok(Credentials::new("alice", "wonderland"));
     for (refusal, class) in [
-        ("<!doctype html><title>Sign in</title>", "Ambiguous"),
+        (PAGE, "Ambiguous"),
         (r#"{"status":401,"error":"Unauthorized"}"#, "Ambiguous"),
         // The authority's own word stands.
         (r#"{"error":"invalid_grant"}"#, "LoginRequired"),
@@ -134,11 +175,10 @@ async fn a_refusal_of_the_gateways_token_refuses_no_code_and_no_password() {
         // The gateway's session gets no other token at first.
         let client = || Gateway { fails: 1..2, refusal: Some(refusal), ..Gateway::new() }.client();
         let (of_code, of_grant, of_password) = (client(), client(), client());
-        let password = Password::new(of_password.0, "https://id.test/login".parse().unwrap(), alice);
         for (bench, presented) in [
             (code(endpoint(of_code.0)), of_code.1),
             (Bench::new(PasswordGrant::new(endpoint(of_grant.0), alice)), of_grant.1),
-            (Bench::new(password), of_password.1),
+            (Bench::new(login(of_password.0)), of_password.1),
         ] {
             let (found, error) = bench.failure().await;
             assert_eq!(found, class, "{refusal}");
@@ -150,4 +190,13 @@ async fn a_refusal_of_the_gateways_token_refuses_no_code_and_no_password() {
             assert_eq!(presented.load(Ordering::Relaxed), times, "{refusal}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_business_code_of_the_gateway_refuses_no_code_and_no_password() {
+    let refusal = Some(r#"{"code":401,"msg":"the token of the gateway has expired"}"#);
+    let client = || Gateway { fails: 1..2, refusal, ..Gateway::new() }.client().0;
+    let answer = || JsonAnswer::new().business_code("/code").unwrap();
+    is_not_refused(code(endpoint(client()).answer(answer()))).await;
+    is_not_refused(Bench::new(login(client()).answer(answer()))).await;
 }

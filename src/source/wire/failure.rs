@@ -103,10 +103,11 @@ fn meaning(
         _ if is_configured(blocked) => Meaning::Final,
         _ if is_configured(dead) => Meaning::Dead,
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
+        // Where it says nothing of the grant or the client, what was refused is the token of the layer's session. A number may be
+        // the gateway's.
+        _ if answer.of_layer.is_some() && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
-        // Where it says nothing of the grant or the client, what was refused is the token of the layer's session.
-        _ if answer.of_layer.is_some() && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
             // It may have been a refusal, also where it is a page: a strike.
