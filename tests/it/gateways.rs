@@ -200,3 +200,38 @@ async fn a_business_code_of_the_gateway_refuses_no_code_and_no_password() {
     is_not_refused(code(endpoint(client()).answer(answer()))).await;
     is_not_refused(Bench::new(login(client()).answer(answer()))).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_the_layer_may_not_send_again_refuses_no_code_and_no_password() {
+    let refused = |refusals| Gateway { refusal: Some(PAGE), refusals, ..Gateway::new() };
+    let no_resend: fn(TokenRefreshLayer) -> _ = |layer| layer.resend_if(|_, _, _| false);
+    let forbidden = || Gateway { layered: no_resend, ..refused(1) }.client().0;
+    is_not_refused(code(endpoint(forbidden()))).await;
+    is_not_refused(Bench::new(login(forbidden()))).await;
+
+    // A refusal of the second attempt is not of the gateway's token, which is new. The next one starts no refresh.
+    let (client, presented) = refused(3).client();
+    assert_eq!(code(endpoint(client.clone())).class().await, "LoginRequired");
+    is_not_refused(code(endpoint(client))).await;
+    assert_eq!(presented.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_inner_one_of_two_gateways_refuses_no_code() {
+    let layer = async |header, next: fn() -> Result<Token, FetchError>| {
+        let session = Session::builder(source_fn(move |_| future::ready(next())))
+            .placement(Placement::header(header).unwrap())
+            .build();
+        session.login(Token::new("first")).await.unwrap();
+        TokenRefreshLayer::new(session, "https://id.test".parse::<Origin>().unwrap())
+    };
+    // The outer layer sends it again, and what it says is that this was refused, too.
+    let outer = layer("x-outer", || Ok(Token::new("second"))).await;
+    let inner = layer("x-inner", || Err(FetchError::transient("not now"))).await;
+    let authority = service_fn(|_: Request<ReplayBody<ReplayBody<Content>>>| {
+        let refusal = Response::builder().status(401).body(Full::<Bytes>::from(PAGE));
+        future::ready(Ok::<_, io::Error>(refusal.unwrap()))
+    });
+    let client = BoxCloneSyncService::new(outer.layer(inner.layer(authority)));
+    assert_eq!(code(endpoint(client)).class().await, "Ambiguous");
+}

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{form, json::Json};
 use crate::{
     error::{BoxError, Error},
-    extension::RefreshFailure,
+    extension::{Outcome, RefreshFailure},
     json,
     media_type::media_type,
 };
@@ -21,9 +21,11 @@ pub(in crate::source) struct Answer {
     pub(super) body: Zeroizing<Vec<u8>>,
     /// The body, if it is JSON or (by its content type) a form.
     pub(super) document: Option<Arc<Json>>,
-    /// What the layer of another session in the client says: it is that session's token that was refused here, and why there is
-    /// no other.
-    pub(super) of_layer: Option<Error>,
+    /// What the layer of another session in the client says: it is that session's token that was refused here, and the request
+    /// was not sent with another.
+    pub(super) is_of_layer: bool,
+    /// Why there is no other, if that is the reason.
+    pub(super) failure_of_layer: Option<Error>,
 }
 
 impl Answer {
@@ -31,7 +33,8 @@ impl Answer {
         // Some say of JSON that it is a form.
         let is_form = is_form(&headers) && !json::without_mark(&body).trim_ascii_start().starts_with(b"{");
         let document = if is_form { Some(form::decode(&body)) } else { Json::parse(&body) };
-        Answer { status, headers, body, document: document.map(Arc::new), of_layer: None }
+        let document = document.map(Arc::new);
+        Answer { status, headers, body, document, is_of_layer: false, failure_of_layer: None }
     }
 
     /// Reads at most `limit` bytes of the body, beyond which it counts for nothing.
@@ -42,8 +45,11 @@ impl Answer {
     {
         let (mut head, body) = response.into_parts();
         let body = bytes_of(body, limit).await?;
-        let of_layer = head.extensions.remove().map(|RefreshFailure(error)| error);
-        Ok(Answer { of_layer, ..Answer::new(head.status, head.headers, body) })
+        let failure_of_layer = head.extensions.remove().map(|RefreshFailure(error)| error);
+        // A second refusal is none of that session's token, which was new.
+        let was_not_resent = |outcome: &Outcome| outcome.not_resent.is_some();
+        let is_of_layer = failure_of_layer.is_some() || head.extensions.get().is_some_and(was_not_resent);
+        Ok(Answer { is_of_layer, failure_of_layer, ..Answer::new(head.status, head.headers, body) })
     }
 
     /// Whether it comes from a program that speaks of tokens, readable or not; a page is for people.

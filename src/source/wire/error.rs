@@ -34,7 +34,7 @@ pub struct AuthorityError {
 
 impl AuthorityError {
     pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>) -> Self {
-        let meaning = answer.of_layer.clone().map(BoxError::from);
+        let meaning = answer.failure_of_layer.clone().map(BoxError::from);
         AuthorityError { status: answer.status, document: answer.document.clone(), code, meaning }
     }
 

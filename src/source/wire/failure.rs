@@ -105,7 +105,7 @@ fn meaning(
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
         // Where it says nothing of the grant or the client, what was refused is the token of the layer's session. A number may be
         // the gateway's.
-        _ if answer.of_layer.is_some() && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
+        _ if answer.is_of_layer && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
