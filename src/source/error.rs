@@ -184,6 +184,9 @@ impl FetchError {
         match inner {
             // A mistake in the program: nobody is to be told to try again.
             Some(error) if error.kind() == ErrorKind::Reentrant => return error,
+            // What the authority has said itself is told; the session of a gateway is only behind it.
+            #[cfg(feature = "json")]
+            Some(_) if self.cause.is::<AuthorityError>() => {}
             // Another session's, and nothing else was said: whoever is to log in there has to hear of it. Not that it had no
             // runtime, or that somebody else has logged in there: ours has one, and cools down.
             Some(error)

@@ -15,8 +15,8 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, service_fn, util::BoxCloneSyncService};
 use tower_token_refresh::{
-    BoxError, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session, Token,
-    TokenRefreshLayer,
+    BoxError, Error, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session,
+    Token, TokenRefreshLayer,
     oauth2::{AuthorizationCodeGrant, PasswordGrant, TokenEndpoint},
     source::{Content, Credentials, JsonAnswer, Password},
     source_fn,
@@ -214,6 +214,21 @@ async fn a_refusal_that_the_layer_may_not_send_again_refuses_no_code_and_no_pass
     assert_eq!(code(endpoint(client.clone())).class().await, "LoginRequired");
     is_not_refused(code(endpoint(client))).await;
     assert_eq!(presented.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_authority_says_itself_is_told_and_not_the_gateways_login() {
+    let refused = |refusal| {
+        let gateway = Gateway { fails: 1..2, fail: FetchError::login_required, ..Gateway::new() };
+        code(endpoint(Gateway { refusal: Some(refusal), ..gateway }.client().0))
+    };
+    let (class, error) = refused(r#"{"error":"temporarily_unavailable"}"#).failure().await;
+    assert_eq!((class.as_str(), error.is_login_required()), ("Transient", false));
+
+    // Behind another session's error it is that session's authority that has spoken, and the error says what it means.
+    let (_, error) = refused(r#"{"error":"invalid_grant"}"#).failure().await;
+    let behind = BoxError::from(FetchError::from(error));
+    assert!(Error::find(&*behind).is_some_and(Error::is_login_required));
 }
 
 #[tokio::test(start_paused = true)]
