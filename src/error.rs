@@ -45,7 +45,7 @@ pub enum ErrorKind {
     /// [`settle`](crate::Session::settle) when its time runs out.
     Timeout,
     /// The authority has refused several times without saying that the session is over; a login is recommended. One elsewhere on
-    /// the same store is found by whoever asks from five seconds later on, and a fetch is tried every 15 minutes.
+    /// the same store is looked for when somebody asks, every five seconds at most, and a fetch is tried every 15 minutes.
     Stalled,
     /// The token store failed.
     Store,

@@ -396,7 +396,12 @@ where
         let Some(mut response) = detour.refused.take() else {
             return Poll::Ready(Step::End(Err(polled_again())));
         };
-        if let Err(Denied::Failed(error)) = told {
+        let failure = match told {
+            Err(Denied::Failed(error)) => Some(error),
+            Err(Denied::Damped) => None,
+            Ok(_) => detour.acquire.over(),
+        };
+        if let Some(error) = failure {
             response.extensions_mut().insert(RefreshFailure(error));
         }
         Poll::Ready(Step::End(Ok(self.deliver(response, true, Some(reason)))))
@@ -416,14 +421,14 @@ where
     }
 
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
-    /// now, or it was condemned or has expired meanwhile and this request has not waited again yet.
+    /// now, or has only promised one, or it was condemned or has expired meanwhile and this request has not waited again yet.
     fn look_again(&self, has_waited: bool) -> Option<Arc<Issued>> {
         let token = self.engine().present()?;
         let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
         let has_expired = || has_waited && token.is_expired(self.engine().now());
         let is_good = has_waited_again || !(token.is_condemned() || has_expired());
-        (is_same_identity && is_good).then_some(token)
+        (is_same_identity && is_good && !token.came_too_late()).then_some(token)
     }
 
     /// Looks at the answer of an attempt. `None`: it is the caller's as it came, and the end.

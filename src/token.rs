@@ -62,10 +62,14 @@ impl Token {
     /// program perhaps: the first request gets the access token for it. Nowhere else is a token without an access token
     /// accepted.
     ///
+    /// Once: at a later start the store may have the next refresh token, and a login would put the spent one over that.
+    ///
     /// ```
     /// # use tower_token_refresh::{Error, Session, Token};
     /// # async fn example(session: Session, refresh_token: String) -> Result<(), Error> {
-    /// session.login(Token::from_refresh_token(refresh_token)).await?;
+    /// if session.token().await.is_err_and(|error| error.is_login_required()) {
+    ///     session.login(Token::from_refresh_token(refresh_token)).await?;
+    /// }
     /// # Ok(())
     /// # }
     /// ```

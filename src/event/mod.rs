@@ -60,7 +60,7 @@ impl Observers {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Another token is in use: one that was fetched, one from the store, or one that the caller brought.
+    /// Another token is in use: one that was fetched, one from the store, or one that the caller brought, be it a refresh token alone.
     #[non_exhaustive]
     Issued {
         /// The token before it of the same identity; none after a login.

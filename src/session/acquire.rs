@@ -135,6 +135,11 @@ impl Acquire {
         self.refused.as_ref()
     }
 
+    /// Why there is nothing to fetch, if what is waited for only looks whether that is still so.
+    pub(crate) fn over(&self) -> Option<Error> {
+        self.wait.as_ref()?.landing.flight().over().cloned()
+    }
+
     /// Asks, without waiting for what the ask may start. `None`: there is a flight to wait for now.
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Issued>>, Denied>> {
         let engine = &self.engine;
@@ -165,14 +170,21 @@ impl Acquire {
                     return Poll::Ready(Err(Denied::Failed(error)));
                 };
                 drop(slot);
-                if plan.cause == Cause::Refused {
-                    self.refused = plan.known.present.clone();
-                }
+                let cooling = flight.cooling();
                 flight.runs_on(&runtime);
-                self.wait = Some(Wait::new(flight.clone(), engine));
+                if cooling.is_none() {
+                    if plan.cause == Cause::Refused {
+                        self.refused = plan.known.present.clone();
+                    }
+                    self.wait = Some(Wait::new(flight.clone(), engine));
+                }
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse().send_replace(());
-                Ok(None)
+                match cooling {
+                    // It is for those who come after.
+                    Some((_, error)) => Err(Denied::Failed(error)),
+                    None => Ok(None),
+                }
             }
             Decision::Fail(error) => Err(Denied::Failed(error)),
             Decision::Damped => Err(Denied::Damped),

@@ -95,7 +95,7 @@ impl SessionBuilder {
     ///
     /// Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody waits for it,
     /// [`settle`](Session::settle) neither: a process that ends right after a logout has to wait by a means of its own. A
-    /// token may be offered twice.
+    /// token may be offered twice, and one that was only a refresh token without an access token.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,

@@ -200,6 +200,12 @@ impl Flight {
         self.0.until
     }
 
+    /// Until when the session cools down, and why: nobody waits for the look so long.
+    pub(super) fn cooling(&self) -> Option<(Duration, Error)> {
+        let over = self.over().filter(|_| !self.is_forgiven());
+        self.cools_until().zip(over.cloned())
+    }
+
     /// Why the session is over, or cools down, while it is not known that the store has something else.
     pub(super) fn over(&self) -> Option<&Error> {
         let is_revived = self.0.revived.load(Ordering::Acquire) || self.is_lost();

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use super::{
     ask::{Ask, Change, Decision, Failure, Known, Plan, answers},
@@ -148,7 +148,12 @@ impl Slot {
         match &self.fetch {
             Fetch::Flight(flight) => {
                 let flight = flight.clone();
-                self.condemn_if_rejected(ask);
+                match flight.cooling() {
+                    Some((until, error)) if now().monotonic < until => return Decision::Fail(error),
+                    // The token is what there is, as long as nothing is found.
+                    _ if flight.over().is_some() => {}
+                    _ => self.condemn_if_rejected(ask),
+                }
                 Decision::Join(flight)
             }
             Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
@@ -183,7 +188,7 @@ impl Slot {
 
     fn start(&mut self, flight: Flight, ask: Ask, now: Now) -> Decision {
         self.set_fetch(Fetch::Flight(flight.clone()));
-        if let (Ask::Refuse { .. }, Some(refused)) = (ask, &self.token) {
+        if let (Ask::Refuse { .. }, Some(refused), None) = (ask, &self.token, flight.cooling()) {
             refused.leave_unjudged();
         }
         Decision::Start(flight, self.plan(ask, now))
@@ -213,9 +218,19 @@ impl Slot {
         if !self.is_wanted(by) {
             return None;
         }
-        self.set_fetch(Fetch::Idle);
+        let failures = mem::take(&mut self.failures);
         let damper = self.token.as_ref().map(|token| token.hand_damper_on(&fresh));
-        Some(self.issue(fresh, record, damper.unwrap_or_default()))
+        let change = self.issue(fresh, record, damper.unwrap_or_default());
+        let then = match by.flight().and_then(Flight::cooling) {
+            // It has looked into the store. The authority has said nothing since.
+            Some((until, error)) => {
+                self.failures = failures;
+                Fetch::Cooling { until, error }
+            }
+            None => Fetch::Idle,
+        };
+        self.set_fetch(then);
+        Some(change)
     }
 
     /// The flight's waiters have waited long enough.
@@ -240,8 +255,13 @@ impl Slot {
         if !concerns_us && !self.is_wanted(Finder::Flight(flight)) {
             return None;
         }
-        if flight.is_forgiven() && flight.over().is_some_and(|over| over.kind() != ErrorKind::SessionEnded) {
-            // Nobody was asked with the credentials that there are now: whoever waits decides again.
+        let decides_again = match (flight.over(), flight.cools_until()) {
+            (None, _) => false,
+            (Some(over), None) => flight.is_forgiven() && over.kind() != ErrorKind::SessionEnded,
+            (Some(_), Some(until)) => flight.is_forgiven() || until <= now.monotonic,
+        };
+        if decides_again {
+            // Nobody was asked with the credentials that there are now, or as soon as somebody may be: whoever waits does.
             return None;
         }
         let (class, mut error) = (failure.class, failure.error.clone());
@@ -436,7 +456,7 @@ impl Slot {
     }
 
     fn set_fetch(&mut self, then: Fetch) {
-        self.spent.push(std::mem::replace(&mut self.fetch, then));
+        self.spent.push(mem::replace(&mut self.fetch, then));
     }
 
     pub(crate) fn has_spent(&self) -> bool {
@@ -446,7 +466,7 @@ impl Slot {
     /// What the fetch half was before, and may be the last to remember errors: their causes are somebody else's, and may do
     /// anything when they are dropped.
     pub(crate) fn spent(&mut self) -> Vec<Fetch> {
-        std::mem::take(&mut self.spent)
+        mem::take(&mut self.spent)
     }
 
     /// The token in use, if its refresh token is the one that the flight spends.

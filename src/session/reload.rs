@@ -37,6 +37,10 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
     };
     let head = found.head();
     match (found.token, &known.present) {
+        // A login that nothing has been got for yet: whoever has no token goes over to it all the same.
+        (Some(token), None) if head.session != base.session && token.to_token().has_only_refresh() => {
+            Reloaded::Replaced(head, token)
+        }
         (Some(token), None) => Reloaded::Token(head, token),
         (Some(token), Some(_)) if head.session == base.session => Reloaded::Token(head, token),
         (Some(token), Some(_)) => Reloaded::Replaced(head, token),

@@ -100,7 +100,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             if plan.known.is_blank() {
                 flight.finds();
             }
-            flight.revive();
+            if !is_cooling {
+                flight.revive();
+            }
             return Ok(obtained);
         }
         Taken::Base(base, before) => (base, before),

@@ -347,6 +347,40 @@ async fn a_login_with_a_refresh_token_alone_is_gone_over_to_by_those_who_share_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_login_with_a_refresh_token_alone_ends_a_logout_in_another_process() {
+    let (authority, store) = (ModelAuthority::new(), MemoryStore::new());
+    let session = || Session::builder(authority.source()).store(store.clone()).build();
+    let (ours, sibling) = (session(), session());
+    ours.token().await.unwrap();
+    ours.logout().await.unwrap();
+    let brought = authority.login().await.unwrap();
+    sibling.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    within(ours.token()).await.unwrap();
+    assert_eq!((authority.counts().logins, authority.counts().refreshes), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_with_a_refresh_token_alone_is_found_by_a_refresh_whose_grant_has_ended() {
+    let (authority, store) = (ModelAuthority::new(), Watched::default());
+    let session = || Session::builder(authority.source()).store(store.clone()).build();
+    let sibling = session();
+    sibling.token().await.unwrap();
+    store.expire().await;
+    authority.revoke_refresh();
+    let brought = authority.login().await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    let ours = session();
+    let mut call = task::spawn(ours.token());
+    assert_pending!(call.poll());
+    within(gate.waiting(1)).await;
+    sibling.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    gate.open();
+    within(call).await.unwrap();
+    assert_eq!(authority.counts().logins, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_token_alone_that_is_no_good_is_told_by_the_first_who_asks() {
     let (world, _) = stored();
     world.session.login(Token::from_refresh_token("made-up")).await.unwrap();

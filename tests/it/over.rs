@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
@@ -448,16 +448,17 @@ fn patience() -> FetchError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_login_that_a_stalled_session_recommends_is_found_by_the_next_who_asks() {
+async fn the_login_that_a_stalled_session_recommends_is_found_as_soon_as_somebody_asks() {
     let store = Silent::default();
     let (daemon, fetches) = failing(&store, || FetchError::ambiguous("a page of a proxy"));
     for _ in 0..3 {
         daemon.token().await.unwrap_err();
         sleep(6 * MINUTE).await;
     }
-    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::Stalled);
+    assert_eq!(told_at_once(&daemon).await, ErrorKind::Stalled);
     session(&store).0.login(Token::new("second")).await.unwrap();
     sleep(Duration::from_secs(5)).await;
+    assert_eq!(told_at_once(&daemon).await, ErrorKind::Stalled);
     assert_eq!(access(&daemon).await, "second");
     assert_eq!(fetches.load(Ordering::SeqCst), 3);
 }
@@ -478,9 +479,47 @@ async fn the_token_that_a_sibling_has_got_is_used_while_ours_cools_down() {
         }
         sibling.refresh().await.unwrap();
         sleep(Duration::from_secs(5)).await;
+        assert_eq!(told_at_once(&daemon).await, ErrorKind::Transient);
         assert_eq!(access(&daemon).await, "refreshed");
-        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+        assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::Transient);
+        assert_eq!(
+            fetches.load(Ordering::SeqCst),
+            1,
+            "the authority has not said that it may be asked again"
+        );
+        sleep(10 * MINUTE).await;
+        daemon.refresh().await.unwrap_err();
+        assert_eq!(fetches.load(Ordering::SeqCst), 2);
     }
+}
+
+/// A store that hangs keeps nobody from the error, nor from the fetch as soon as there may be one.
+#[tokio::test(start_paused = true)]
+async fn a_look_of_a_session_that_cools_down_holds_nobody_up() {
+    let (store, fetches) = (Watched::default(), AtomicUsize::new(0));
+    let source = source_fn(move |_: FetchContext| {
+        let is_first = fetches.fetch_add(1, Ordering::SeqCst) == 0;
+        let failure = || FetchError::transient("429").retry_after(Duration::from_secs(7));
+        async move { if is_first { Err(failure()) } else { Ok(Token::new("first")) } }
+    });
+    let session = Session::builder(source).store(store.clone()).build();
+    session.token().await.unwrap_err();
+    sleep(Duration::from_secs(6)).await;
+    store.set(|store| store.load = Fault::Hang);
+    for _ in 0..2 {
+        assert_eq!(told_at_once(&session).await, ErrorKind::Transient);
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(within(session.token()).await.unwrap().access().expose(), "first");
+}
+
+/// The error, and time for the look.
+async fn told_at_once(session: &Session) -> ErrorKind {
+    let start = Instant::now();
+    let error = within(session.token()).await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    sleep(Duration::from_millis(1)).await;
+    error.kind()
 }
 
 /// What is there is what the session has had, be it in memory or only in the store.
@@ -524,12 +563,12 @@ async fn a_session_that_cools_down_asks_for_nothing_when_the_token_that_it_has_f
     session(&store).0.login(Token::new("second").refresh_token("good")).await.unwrap();
     sleep(Duration::from_secs(5)).await;
     let (lease, looks) = (store.memory.lock().await.unwrap(), store.loads.load(Ordering::SeqCst));
-    let mut asks = task::spawn(daemon.token());
-    assert_pending!(asks.poll());
+    assert!(daemon.token().await.unwrap_err().is_transient());
     until(|| store.loads.load(Ordering::SeqCst) > looks).await;
     expire(&store.memory).await;
     drop(lease);
-    assert!(within(asks).await.unwrap_err().is_transient());
+    assert_eq!(told_at_once(&daemon).await, ErrorKind::Transient);
+    assert_eq!(told_at_once(&daemon).await, ErrorKind::Transient);
     assert_eq!(fetches.load(Ordering::SeqCst), 1);
 }
 

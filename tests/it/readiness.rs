@@ -229,6 +229,36 @@ async fn a_request_with_one_attempt_is_not_sent_with_a_token_that_has_expired_be
     assert_eq!(credential(&sent), "Bearer token-2");
 }
 
+/// Nor with one that was only promised, by somebody who has a refresh token.
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_service_was_not_ready_through_two_logins_waits_for_the_token_that_the_last_one_gets()
+{
+    let authority = ModelAuthority::new();
+    let (session, mut client, mut handle) = mocked(&authority).await;
+    let login = async || {
+        let brought = authority.login().await.unwrap();
+        session.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    };
+    client.ready().await.unwrap();
+    login().await;
+    let mut call = task::spawn(client.call(get("/me")));
+    handle.allow(0);
+    assert_pending!(call.poll());
+    for _ in 0..2 {
+        session.token().await.unwrap();
+        assert_pending!(call.poll(), "for the service");
+        login().await;
+        handle.allow(1);
+        assert_pending!(call.poll(), "for the token");
+        handle.allow(0);
+    }
+    session.token().await.unwrap();
+    handle.allow(1);
+    assert_pending!(call.poll());
+    let (sent, _) = assert_ready!(handle.poll_request()).unwrap();
+    assert_eq!(credential(&sent), format!("Bearer {}", session.token().await.unwrap().access().expose()));
+}
+
 /// Or no token that lives shorter than its requests wait would ever be sent.
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_service_is_ready_is_sent_with_what_it_has_waited_for_though_that_has_expired() {

@@ -268,10 +268,16 @@ async fn what_is_never_resent_is_refreshed_for_at_each_real_refusal_and_seldom_w
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_not_resent_is_told_why_there_will_be_no_new_token() {
-    for (failure, kind) in [
+    let patience = |text| FetchError::transient(text).retry_after(Duration::from_secs(60));
+    // Later on it looks into the store whether there is something to go on with.
+    let waits = [0, 6].map(Duration::from_secs);
+    for ((failure, kind), wait) in [
         (FetchError::login_required as fn(&'static str) -> FetchError, ErrorKind::LoginRequired),
-        (FetchError::transient, ErrorKind::Transient),
-    ] {
+        (patience, ErrorKind::Transient),
+    ]
+    .into_iter()
+    .flat_map(|failure| waits.map(|wait| (failure, wait)))
+    {
         let fetches = AtomicUsize::new(0);
         let source = source_fn(move |_: FetchContext| {
             let is_first = fetches.fetch_add(1, Ordering::Relaxed) == 0;
@@ -280,6 +286,7 @@ async fn whoever_is_not_resent_is_told_why_there_will_be_no_new_token() {
         let session = Session::builder(source).build();
         session.token().await.unwrap();
         session.refresh().await.unwrap_err();
+        tokio::time::sleep(wait).await;
         let lab = Lab::new([status(401), status(401)]);
         let layer = limited(TokenRefreshLayer::new(session, origin()));
         for (layer, reason) in [

@@ -5,7 +5,7 @@ use super::{
     },
     *,
 };
-use crate::{placement::Placement, token::Token};
+use crate::{placement::Placement, store::StoredToken, token::Token};
 
 const NOW: Now = Now { monotonic: Duration::from_secs(1000), wall: Duration::from_secs(1_000_000) };
 
@@ -268,6 +268,34 @@ fn a_session_that_cools_down_looks_if_it_has_no_token_that_can_be_sent_and_cools
 }
 
 #[test]
+fn other_credentials_during_a_look_of_a_session_that_cools_down_are_asked_with_whatever_it_cools_for() {
+    for kind in [ErrorKind::Transient, ErrorKind::SessionEnded] {
+        let (mut slot, stamp) = issued();
+        let flight = start(&mut slot, reject(stamp));
+        let error = Error::new(kind, "behind another session")
+            .of_fetch_behind("there".into(), Some(Duration::from_secs(600)));
+        let failure = Failure { class: FailureClass::Transient, error };
+        slot.fail(&flight, &failure, NOW, &BACKOFF);
+        let looks = start_at(&mut slot, reject(stamp), later(5));
+        slot.forgive();
+        assert!(slot.fail(&looks, &failure, later(5), &BACKOFF).is_none(), "its waiters ask again");
+        slot.release(Finder::Flight(&looks));
+        assert!(start_at(&mut slot, reject(stamp), later(5)).over().is_none(), "it fetches");
+    }
+}
+
+#[test]
+fn a_refusal_during_a_look_of_a_dead_session_condemns_no_token() {
+    let (mut slot, stamp) = issued();
+    let flight = start(&mut slot, reject(stamp));
+    let error = Error::new(ErrorKind::LoginRequired, "the grant is over");
+    slot.fail(&flight, &Failure { class: FailureClass::LoginRequired, error }, NOW, &BACKOFF);
+    start_at(&mut slot, reject(stamp), later(5));
+    assert_eq!(decide(&mut slot, reject(stamp), later(5)), "join");
+    assert_eq!(decide(&mut slot, Ask::Need, later(5)), "use");
+}
+
+#[test]
 fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
@@ -383,6 +411,20 @@ fn nothing_is_fetched_after_a_logout_until_a_login() {
     assert!(slot.replace(slot.epoch, sendable(), None).is_err());
     slot.login(sendable());
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
+}
+
+#[test]
+fn a_replacement_goes_on_from_the_token_that_is_stored_and_not_from_a_logout() {
+    for token in [Some(StoredToken::new("stored")), None] {
+        let mut slot = empty();
+        let (own, is_stored) = (slot.record, token.is_some());
+        let found = Record { session: SessionId(2), revision: 7, token };
+        let (change, _) = slot
+            .replace(slot.epoch(), sendable(), Some(found.clone()))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let base = if is_stored { found.head() } else { own };
+        assert_eq!(change.record, base.following());
+    }
 }
 
 #[test]

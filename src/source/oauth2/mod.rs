@@ -34,7 +34,7 @@
 //! nobody would have logged in.
 //!
 //! A program that is given a refresh token, by its environment perhaps, logs in with
-//! [`Token::from_refresh_token`](crate::Token::from_refresh_token).
+//! [`Token::from_refresh_token`](crate::Token::from_refresh_token), once.
 //!
 //! What an answer without a token means is one of the classes of [`FailureClass`](super::FailureClass):
 //!
