@@ -44,8 +44,8 @@ pub enum ErrorKind {
     /// returned while cooling down after a refresh that was given up at `abandon_after`, and by
     /// [`settle`](crate::Session::settle) when its time runs out.
     Timeout,
-    /// The authority has refused several times without saying that the session is over; a login is recommended. One elsewhere on
-    /// the same store is looked for when somebody asks, every five seconds at most, and a fetch is tried every 15 minutes.
+    /// The authority has refused several times without saying that the session is over; a login is recommended. A fetch is
+    /// tried every 15 minutes, and finds a login that somebody has made elsewhere on the same store.
     Stalled,
     /// The token store failed.
     Store,

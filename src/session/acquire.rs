@@ -137,7 +137,8 @@ impl Acquire {
 
     /// Why there is nothing to fetch, if what is waited for only looks whether that is still so.
     pub(crate) fn over(&self) -> Option<Error> {
-        self.wait.as_ref()?.landing.flight().over().cloned()
+        let flight = self.wait.as_ref()?.landing.flight();
+        flight.over().filter(|_| !flight.is_forgiven()).cloned()
     }
 
     /// Asks, without waiting for what the ask may start. `None`: there is a flight to wait for now.
@@ -170,21 +171,14 @@ impl Acquire {
                     return Poll::Ready(Err(Denied::Failed(error)));
                 };
                 drop(slot);
-                let cooling = flight.cooling();
-                flight.runs_on(&runtime);
-                if cooling.is_none() {
-                    if plan.cause == Cause::Refused {
-                        self.refused = plan.known.present.clone();
-                    }
-                    self.wait = Some(Wait::new(flight.clone(), engine));
+                if plan.cause == Cause::Refused {
+                    self.refused = plan.known.present.clone();
                 }
+                flight.runs_on(&runtime);
+                self.wait = Some(Wait::new(flight.clone(), engine));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse().send_replace(());
-                match cooling {
-                    // It is for those who come after.
-                    Some((_, error)) => Err(Denied::Failed(error)),
-                    None => Ok(None),
-                }
+                Ok(None)
             }
             Decision::Fail(error) => Err(Denied::Failed(error)),
             Decision::Damped => Err(Denied::Damped),

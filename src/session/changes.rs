@@ -37,21 +37,17 @@ pub enum State {
 impl State {
     fn of(slot: &mut Slot) -> Self {
         match slot.fetch() {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => match flight.over() {
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => match flight.over().map(Error::kind) {
                 None => State::Refreshing,
-                Some(error) if flight.cools_until().is_some() => State::cooling(error),
-                Some(over) if over.kind() == ErrorKind::SessionEnded => State::LoggedOut,
+                Some(ErrorKind::SessionEnded) => State::LoggedOut,
                 Some(_) => State::LoginRequired,
             },
-            Fetch::Cooling { error, .. } => State::cooling(error),
+            Fetch::Cooling { error, .. } if error.kind() == ErrorKind::Stalled => State::Stalled,
+            Fetch::Cooling { .. } => State::Cooling,
             Fetch::Dead(_) => State::LoginRequired,
             Fetch::LoggedOut => State::LoggedOut,
             Fetch::Idle => slot.token().map_or(State::Empty, |token| State::Issued(token.stamp().generation)),
         }
-    }
-
-    fn cooling(error: &Error) -> Self {
-        if error.kind() == ErrorKind::Stalled { State::Stalled } else { State::Cooling }
     }
 }
 

@@ -12,7 +12,6 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -46,8 +45,6 @@ struct Core {
     gone: AtomicBool,
     /// Why there is nothing to fetch: it looks whether the store has something else, and only then it fetches.
     over: Option<Error>,
-    /// Until when that is so, if the session only cools down: what it finds has to be of use without a fetch.
-    until: Option<Duration>,
     revived: AtomicBool,
     /// It has refreshed nothing: the session's first token is the one that was stored, however old.
     found: AtomicBool,
@@ -70,22 +67,21 @@ struct State {
 
 impl Flight {
     pub(crate) fn new() -> Self {
-        Self::with(None, None)
+        Self::with(None)
     }
 
-    /// One of a session that is over, or cools down until then.
-    pub(super) fn looking(over: Error, until: Option<Duration>) -> Self {
-        Self::with(Some(over), until)
+    /// One of a session that is over.
+    pub(super) fn looking(over: Error) -> Self {
+        Self::with(Some(over))
     }
 
-    fn with(over: Option<Error>, until: Option<Duration>) -> Self {
+    fn with(over: Option<Error>) -> Self {
         Flight(Arc::new(Core {
             runtime: OnceLock::new(),
             state: Mutex::default(),
             lost: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             over,
-            until,
             revived: AtomicBool::new(false),
             found: AtomicBool::new(false),
             forgiven: AtomicBool::new(false),
@@ -195,18 +191,7 @@ impl Flight {
         self.0.lost.load(Ordering::Acquire)
     }
 
-    /// Until when the session cools down that it looks for.
-    pub(super) fn cools_until(&self) -> Option<Duration> {
-        self.0.until
-    }
-
-    /// Until when the session cools down, and why: nobody waits for the look so long.
-    pub(super) fn cooling(&self) -> Option<(Duration, Error)> {
-        let over = self.over().filter(|_| !self.is_forgiven());
-        self.cools_until().zip(over.cloned())
-    }
-
-    /// Why the session is over, or cools down, while it is not known that the store has something else.
+    /// Why the session is over, while it is not known that the store has something else.
     pub(super) fn over(&self) -> Option<&Error> {
         let is_revived = self.0.revived.load(Ordering::Acquire) || self.is_lost();
         self.0.over.as_ref().filter(|_| !is_revived)

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ask::{Ask, Change, Decision, Failure, Known, Plan, answers},
@@ -36,7 +36,7 @@ pub(crate) struct Slot {
     record: RecordHead,
     /// The refresh tokens that the authority has refused, which are not presented again.
     refused: Vec<Secret>,
-    /// From when on a session that is over, or cools down, looks into the store when it is asked; never after a logout of its own.
+    /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
     /// The session that was ended elsewhere, if there has been no token since: only a login that is in the store goes on.
     ended: Option<SessionId>,
@@ -110,9 +110,7 @@ impl Slot {
     /// Why nothing is fetched, if the session is over.
     fn over(&self) -> Option<Error> {
         match &self.fetch {
-            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => {
-                flight.over().filter(|_| flight.cools_until().is_none()).cloned()
-            }
+            Fetch::Flight(flight) | Fetch::Overdue(flight, _) => flight.over().cloned(),
             Fetch::Dead(error) => Some(error.clone()),
             Fetch::LoggedOut => Some(ended()),
             Fetch::Idle | Fetch::Cooling { .. } => None,
@@ -148,39 +146,33 @@ impl Slot {
         match &self.fetch {
             Fetch::Flight(flight) => {
                 let flight = flight.clone();
-                match flight.cooling() {
-                    Some((until, error)) if now().monotonic < until => return Decision::Fail(error),
-                    // The token is what there is, as long as nothing is found.
-                    _ if flight.over().is_some() => {}
-                    _ => self.condemn_if_rejected(ask),
+                // Where nothing is fetched, the token is what there is.
+                if flight.over().is_none() {
+                    self.condemn_if_rejected(ask);
                 }
                 Decision::Join(flight)
             }
             Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
-            Fetch::Dead(error) => self.look(error.clone(), None, ask, now),
-            Fetch::Cooling { until, error } if now().monotonic < *until => {
-                self.look(error.clone(), Some(*until), ask, now)
-            }
-            Fetch::LoggedOut => self.look(self.left(), None, ask, now),
+            Fetch::Dead(error) => self.look(error.clone(), ask, now),
+            Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
+            Fetch::LoggedOut => self.look(self.left(), ask, now),
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
-                let flight =
-                    if self.ended.is_some() { Flight::looking(ended(), None) } else { Flight::new() };
+                let flight = if self.ended.is_some() { Flight::looking(ended()) } else { Flight::new() };
                 self.start(flight, ask, now())
             }
         }
     }
 
-    /// Nothing is fetched, but somebody may have logged in elsewhere. While it only cools down, a session needs that if it has no
-    /// token that can be sent.
-    fn look(&mut self, over: Error, until: Option<Duration>, ask: Ask, now: impl Fn() -> Now) -> Decision {
+    /// Nothing is fetched, but somebody may have logged in elsewhere.
+    fn look(&mut self, over: Error, ask: Ask, now: impl Fn() -> Now) -> Decision {
         let now = now();
-        let is_refused = matches!(ask, Ask::Refuse { .. });
-        let has_one = !is_refused && self.token.as_ref().is_some_and(|token| token.is_usable(now));
         match self.look_at {
-            Some(at) if at <= now.monotonic && (until.is_none() || !has_one) => {
-                self.start(Flight::looking(over, until), ask, now)
+            Some(at) if at <= now.monotonic => {
+                // Whatever becomes of this one: its runtime may have gone.
+                self.look_at = Some(now.monotonic.saturating_add(BETWEEN_LOOKS));
+                self.start(Flight::looking(over), ask, now)
             }
             _ => Decision::Fail(over),
         }
@@ -188,7 +180,7 @@ impl Slot {
 
     fn start(&mut self, flight: Flight, ask: Ask, now: Now) -> Decision {
         self.set_fetch(Fetch::Flight(flight.clone()));
-        if let (Ask::Refuse { .. }, Some(refused), None) = (ask, &self.token, flight.cooling()) {
+        if let (Ask::Refuse { .. }, Some(refused)) = (ask, &self.token) {
             refused.leave_unjudged();
         }
         Decision::Start(flight, self.plan(ask, now))
@@ -218,19 +210,9 @@ impl Slot {
         if !self.is_wanted(by) {
             return None;
         }
-        let failures = mem::take(&mut self.failures);
+        self.set_fetch(Fetch::Idle);
         let damper = self.token.as_ref().map(|token| token.hand_damper_on(&fresh));
-        let change = self.issue(fresh, record, damper.unwrap_or_default());
-        let then = match by.flight().and_then(Flight::cooling) {
-            // It has looked into the store. The authority has said nothing since.
-            Some((until, error)) => {
-                self.failures = failures;
-                Fetch::Cooling { until, error }
-            }
-            None => Fetch::Idle,
-        };
-        self.set_fetch(then);
-        Some(change)
+        Some(self.issue(fresh, record, damper.unwrap_or_default()))
     }
 
     /// The flight's waiters have waited long enough.
@@ -255,13 +237,8 @@ impl Slot {
         if !concerns_us && !self.is_wanted(Finder::Flight(flight)) {
             return None;
         }
-        let decides_again = match (flight.over(), flight.cools_until()) {
-            (None, _) => false,
-            (Some(over), None) => flight.is_forgiven() && over.kind() != ErrorKind::SessionEnded,
-            (Some(_), Some(until)) => flight.is_forgiven() || until <= now.monotonic,
-        };
-        if decides_again {
-            // Nobody was asked with the credentials that there are now, or as soon as somebody may be: whoever waits does.
+        if flight.is_forgiven() && flight.over().is_some_and(|over| over.kind() != ErrorKind::SessionEnded) {
+            // Nobody was asked with the credentials that there are now: whoever waits decides again.
             return None;
         }
         let (class, mut error) = (failure.class, failure.error.clone());
@@ -432,11 +409,9 @@ impl Slot {
 
     /// The flight ends and leaves the session as it was.
     fn end_flight(&mut self, flight: &Flight) {
-        let is_forgiven = flight.is_forgiven();
-        self.end_fetch(match (flight.over().cloned(), flight.cools_until()) {
-            (Some(error), Some(until)) if !is_forgiven => Fetch::Cooling { until, error },
-            (Some(over), None) if over.kind() == ErrorKind::SessionEnded => Fetch::LoggedOut,
-            (Some(over), None) if !is_forgiven => Fetch::Dead(over),
+        self.end_fetch(match flight.over() {
+            Some(over) if over.kind() == ErrorKind::SessionEnded => Fetch::LoggedOut,
+            Some(over) if !flight.is_forgiven() => Fetch::Dead(over.clone()),
             _ => Fetch::Idle,
         });
     }
@@ -456,7 +431,7 @@ impl Slot {
     }
 
     fn set_fetch(&mut self, then: Fetch) {
-        self.spent.push(mem::replace(&mut self.fetch, then));
+        self.spent.push(std::mem::replace(&mut self.fetch, then));
     }
 
     pub(crate) fn has_spent(&self) -> bool {
@@ -466,7 +441,7 @@ impl Slot {
     /// What the fetch half was before, and may be the last to remember errors: their causes are somebody else's, and may do
     /// anything when they are dropped.
     pub(crate) fn spent(&mut self) -> Vec<Fetch> {
-        mem::take(&mut self.spent)
+        std::mem::take(&mut self.spent)
     }
 
     /// The token in use, if its refresh token is the one that the flight spends.

@@ -61,9 +61,8 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
 }
 
-/// Whether a session that is over, or cools down, finds something else in the store than what it had: somebody has logged in,
-/// or out.
-pub(super) async fn has_something_else(engine: &Engine, plan: &Plan, is_cooling: bool) -> bool {
+/// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
+pub(super) async fn has_something_else(engine: &Engine, plan: &Plan) -> bool {
     // What is owed may have been outdone by what is there; else it has to be saved first.
     let (newest, read) = engine.storage.newest().await;
     if engine.reported(read).is_none() || !engine.storage.is_settled() {
@@ -76,7 +75,6 @@ pub(super) async fn has_something_else(engine: &Engine, plan: &Plan, is_cooling:
     let reloaded = reload(plan.known.record, &plan.known, Some(found));
     match take(engine, plan, reloaded, Provenance::Stored) {
         Taken::Whole(_) => true,
-        Taken::Base(..) if is_cooling => false,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);
             refresh_token.is_some_and(|refresh_token| plan.may_go_on_with(&refresh_token))

@@ -86,9 +86,8 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 }
 
 async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtained, Failure> {
-    let is_cooling = flight.cools_until().is_some();
     if let Some(over) = flight.over() {
-        if !has_something_else(&engine, &plan, is_cooling).await {
+        if !has_something_else(&engine, &plan).await {
             return Err(Failure::of_the_end(over));
         }
     }
@@ -100,9 +99,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             if plan.known.is_blank() {
                 flight.finds();
             }
-            if !is_cooling {
-                flight.revive();
-            }
+            flight.revive();
             return Ok(obtained);
         }
         Taken::Base(base, before) => (base, before),
@@ -111,7 +108,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let stored = stored.filter(|stored| !stored.is_among(&plan.refused));
     if let Some(over) = flight.over() {
         // What the first look has found may be gone by now, because somebody else had the lease.
-        if is_cooling || !stored.as_ref().is_some_and(|stored| plan.may_go_on_with(stored)) {
+        if !stored.as_ref().is_some_and(|stored| plan.may_go_on_with(stored)) {
             return Err(Failure::of_the_end(over));
         }
         flight.revive();
@@ -266,7 +263,7 @@ fn shares_a_grant(present: &Token, fetched: &Token, presented: Option<&Secret>) 
 }
 
 impl Failure {
-    /// The session is over, or cools down, as before.
+    /// The session is over, as it was before.
     fn of_the_end(over: &Error) -> Self {
         Failure { class: FailureClass::LoginRequired, error: over.clone() }
     }

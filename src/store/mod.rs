@@ -108,9 +108,8 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
     /// The session then loads it and goes over to it, instead of finding out by a refusal or by its next refresh.
     ///
-    /// A store that cannot tell never resolves it; that is the default. A session that is over, or that cools down without a token that
-    /// can be sent, then looks into the store when it is asked for one, every five seconds at most, unless its own process has
-    /// logged it out.
+    /// A store that cannot tell never resolves it; that is the default. A session that is over then looks into the store when it
+    /// is asked for a token, every five seconds at most, unless its own process has logged it out.
     ///
     /// A session waits for this on each tokio runtime that it has refreshed or been changed on, because it cannot know which
     /// of them goes on; one that is [bound](crate::session::SessionBuilder::on_current_runtime) to a runtime waits there only.

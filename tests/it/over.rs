@@ -1,4 +1,4 @@
-//! A session that is over, or cools down, on a store that does not tell of changes: somebody may log in elsewhere.
+//! A session that is over, on a store that does not tell of changes: somebody may log in elsewhere.
 
 use std::{
     sync::{
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
@@ -24,7 +24,6 @@ use crate::{
     watched::{Fault, Watched, expire},
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Counts the looks, and tells of nothing.
@@ -432,168 +431,22 @@ async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewh
     }
 }
 
-/// A session whose every fetch fails like this, and how many there were.
-fn failing(store: &Silent, failure: fn() -> FetchError) -> (Session, Arc<AtomicUsize>) {
-    let fetches = Arc::new(AtomicUsize::new(0));
-    let counted = fetches.clone();
-    let source = source_fn(move |_: FetchContext| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async move { Err::<Token, _>(failure()) }
-    });
-    (Session::builder(source).store(store.clone()).build(), fetches)
-}
-
-fn patience() -> FetchError {
-    FetchError::transient("429").retry_after(10 * MINUTE)
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_login_that_a_stalled_session_recommends_is_found_as_soon_as_somebody_asks() {
-    let store = Silent::default();
-    let (daemon, fetches) = failing(&store, || FetchError::ambiguous("a page of a proxy"));
-    for _ in 0..3 {
-        daemon.token().await.unwrap_err();
-        sleep(6 * MINUTE).await;
-    }
-    assert_eq!(told_at_once(&daemon).await, ErrorKind::Stalled);
-    session(&store).0.login(Token::new("second")).await.unwrap();
-    sleep(Duration::from_secs(5)).await;
-    assert_eq!(told_at_once(&daemon).await, ErrorKind::Stalled);
-    assert_eq!(access(&daemon).await, "second");
-    assert_eq!(fetches.load(Ordering::SeqCst), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_token_that_a_sibling_has_got_is_used_while_ours_cools_down() {
-    for has_had_one in [false, true] {
-        let store = Silent::default();
-        let (daemon, fetches) = failing(&store, patience);
-        if has_had_one {
-            daemon.login(Token::new("first").refresh_token("good").expires_in(HOUR)).await.unwrap();
-            sleep(HOUR).await;
-        }
-        daemon.token().await.unwrap_err();
-        let sibling = session(&store).0;
-        if !has_had_one {
-            sibling.login(Token::new("first").refresh_token("good")).await.unwrap();
-        }
-        sibling.refresh().await.unwrap();
-        sleep(Duration::from_secs(5)).await;
-        assert_eq!(told_at_once(&daemon).await, ErrorKind::Transient);
-        assert_eq!(access(&daemon).await, "refreshed");
-        assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::Transient);
-        assert_eq!(
-            fetches.load(Ordering::SeqCst),
-            1,
-            "the authority has not said that it may be asked again"
-        );
-        sleep(10 * MINUTE).await;
-        daemon.refresh().await.unwrap_err();
-        assert_eq!(fetches.load(Ordering::SeqCst), 2);
-    }
-}
-
-/// A store that hangs keeps nobody from the error, nor from the fetch as soon as there may be one.
-#[tokio::test(start_paused = true)]
-async fn a_look_of_a_session_that_cools_down_holds_nobody_up() {
-    let (store, fetches) = (Watched::default(), AtomicUsize::new(0));
-    let source = source_fn(move |_: FetchContext| {
-        let is_first = fetches.fetch_add(1, Ordering::SeqCst) == 0;
-        let failure = || FetchError::transient("429").retry_after(Duration::from_secs(7));
-        async move { if is_first { Err(failure()) } else { Ok(Token::new("first")) } }
-    });
-    let session = Session::builder(source).store(store.clone()).build();
-    session.token().await.unwrap_err();
-    sleep(Duration::from_secs(6)).await;
-    store.set(|store| store.load = Fault::Hang);
-    for _ in 0..2 {
-        assert_eq!(told_at_once(&session).await, ErrorKind::Transient);
-    }
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(within(session.token()).await.unwrap().access().expose(), "first");
-}
-
-/// The error, and time for the look.
-async fn told_at_once(session: &Session) -> ErrorKind {
-    let start = Instant::now();
-    let error = within(session.token()).await.unwrap_err();
-    assert_eq!(start.elapsed(), Duration::ZERO);
-    sleep(Duration::from_millis(1)).await;
-    error.kind()
-}
-
-/// What is there is what the session has had, be it in memory or only in the store.
-#[tokio::test(start_paused = true)]
-async fn whoever_asks_a_session_that_cools_down_costs_a_look_now_and_then_and_nothing_else() {
-    for is_in_memory in [false, true] {
-        let store = Silent::default();
-        let (daemon, fetches) = failing(&store, patience);
-        let whose = if is_in_memory { &daemon } else { &session(&store).0 };
-        whose.login(Token::new("first").refresh_token("R1").expires_in(HOUR)).await.unwrap();
-        expire(&store.memory).await;
-        sleep(HOUR).await;
-        daemon.token().await.unwrap_err();
-        let looks = store.loads.load(Ordering::SeqCst);
-        let looks = || store.loads.load(Ordering::SeqCst) - looks;
-        let mut changes = daemon.subscribe();
-        assert_eq!(changes.next().await, Some(State::Cooling));
-        let following = tokio::spawn(async move { changes.next().await });
-        for n in 1..600 {
-            sleep(Duration::from_millis(100)).await;
-            assert!(within(daemon.token()).await.unwrap_err().is_transient());
-            assert!(n >= 50 || looks() == 0, "a short cooling costs none");
-        }
-        assert!((10..=12).contains(&looks()), "{} looks in a minute", looks());
-        assert!(!following.is_finished(), "nothing has changed");
-        sleep(9 * MINUTE - Duration::from_secs(1)).await;
-        daemon.token().await.unwrap_err();
-        assert_eq!(fetches.load(Ordering::SeqCst), 1, "nobody is asked before the time");
-        sleep(Duration::from_secs(2)).await;
-        daemon.token().await.unwrap_err();
-        assert_eq!(fetches.load(Ordering::SeqCst), 2, "and then without a delay");
-    }
-}
-
-/// Somebody else had the lease, and the token has expired meanwhile.
-#[tokio::test(start_paused = true)]
-async fn a_session_that_cools_down_asks_for_nothing_when_the_token_that_it_has_found_is_gone_again() {
-    let store = Silent::default();
-    let (daemon, fetches) = failing(&store, patience);
-    daemon.token().await.unwrap_err();
-    session(&store).0.login(Token::new("second").refresh_token("good")).await.unwrap();
-    sleep(Duration::from_secs(5)).await;
-    let (lease, looks) = (store.memory.lock().await.unwrap(), store.loads.load(Ordering::SeqCst));
-    assert!(daemon.token().await.unwrap_err().is_transient());
-    until(|| store.loads.load(Ordering::SeqCst) > looks).await;
-    expire(&store.memory).await;
-    drop(lease);
-    assert_eq!(told_at_once(&daemon).await, ErrorKind::Transient);
-    assert_eq!(told_at_once(&daemon).await, ErrorKind::Transient);
-    assert_eq!(fetches.load(Ordering::SeqCst), 1);
-}
-
 /// It has found a login since, which it could not refresh.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_logged_out_elsewhere_takes_nothing_of_before_while_it_waits_for_another_login() {
-    for (failure, kind) in [
-        (patience as fn() -> FetchError, ErrorKind::Transient),
-        (|| FetchError::login_required("the grant is over"), ErrorKind::LoginRequired),
-    ] {
-        let store = Silent::default();
-        let (daemon, _) = failing(&store, failure);
-        let [sibling, elsewhere] = std::array::from_fn(|_| session(&store).0);
-        daemon.login(Token::new("first")).await.unwrap();
-        access(&sibling).await;
-        elsewhere.logout().await.unwrap();
-        assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
-        elsewhere.login(Token::new("second").refresh_token("R2")).await.unwrap();
-        expire(&store.memory).await;
-        sleep(HOUR).await;
-        assert_eq!(daemon.token().await.unwrap_err().kind(), kind);
-        sibling.replace(Token::new("third")).await.unwrap();
-        sleep(Duration::from_secs(5)).await;
-        assert_eq!(daemon.token().await.unwrap_err().kind(), kind);
-    }
+    let store = Silent::default();
+    let [daemon, sibling, elsewhere] = std::array::from_fn(|_| session(&store).0);
+    daemon.login(Token::new("first")).await.unwrap();
+    access(&sibling).await;
+    elsewhere.logout().await.unwrap();
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    elsewhere.login(Token::new("second").refresh_token("bad")).await.unwrap();
+    expire(&store.memory).await;
+    sleep(HOUR).await;
+    assert!(daemon.token().await.unwrap_err().is_login_required());
+    sibling.replace(Token::new("third")).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert!(daemon.token().await.unwrap_err().is_login_required());
 }
 
 #[tokio::test(start_paused = true)]

@@ -245,51 +245,21 @@ fn a_look_of_a_session_that_was_over_does_not_end_its_replacement() {
 }
 
 #[test]
-fn a_session_that_cools_down_looks_if_it_has_no_token_that_can_be_sent_and_cools_down_as_long_as_before() {
+fn a_look_whose_runtime_is_gone_is_not_made_again_at_once() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
-    // Behind another session that was logged out.
-    let error = Error::new(ErrorKind::SessionEnded, "there");
-    let error = error.of_fetch_behind("there".into(), Some(Duration::from_secs(600)));
-    let failure = Failure { class: FailureClass::Transient, error };
-    slot.fail(&flight, &failure, NOW, &BACKOFF);
-    assert_eq!(decide(&mut slot, reject(stamp), later(4)), "fail", "it has just failed");
-    assert_eq!(decide(&mut slot, Ask::Force, later(5)), "fail", "there is one that can be sent");
-    for look in [5, 10] {
-        let looks = start_at(&mut slot, reject(stamp), later(look));
-        assert!(looks.over().is_some() && !slot.is_logged_out());
-        slot.fail(&looks, &failure, later(look), &BACKOFF);
-        assert_eq!(decide(&mut slot, reject(stamp), later(look + 4)), "fail");
-    }
-    let is_as_before =
-        |fetch: &Fetch| matches!(fetch, Fetch::Cooling { until, .. } if *until == later(600).monotonic);
-    assert!(is_as_before(slot.fetch()));
-    assert!(start_at(&mut slot, Ask::Force, later(600)).over().is_none(), "it fetches");
-}
-
-#[test]
-fn other_credentials_during_a_look_of_a_session_that_cools_down_are_asked_with_whatever_it_cools_for() {
-    for kind in [ErrorKind::Transient, ErrorKind::SessionEnded] {
-        let (mut slot, stamp) = issued();
-        let flight = start(&mut slot, reject(stamp));
-        let error = Error::new(kind, "behind another session")
-            .of_fetch_behind("there".into(), Some(Duration::from_secs(600)));
-        let failure = Failure { class: FailureClass::Transient, error };
-        slot.fail(&flight, &failure, NOW, &BACKOFF);
-        let looks = start_at(&mut slot, reject(stamp), later(5));
-        slot.forgive();
-        assert!(slot.fail(&looks, &failure, later(5), &BACKOFF).is_none(), "its waiters ask again");
-        slot.release(Finder::Flight(&looks));
-        assert!(start_at(&mut slot, reject(stamp), later(5)).over().is_none(), "it fetches");
-    }
+    fail(&mut slot, &flight, FailureClass::LoginRequired, NOW);
+    let look = start_at(&mut slot, Ask::Force, later(5));
+    drop(look.guard(tokio::sync::watch::Sender::default()));
+    assert_eq!(decide(&mut slot, Ask::Force, later(9)), "fail");
+    assert_eq!(decide(&mut slot, Ask::Force, later(10)), "start");
 }
 
 #[test]
 fn a_refusal_during_a_look_of_a_dead_session_condemns_no_token() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
-    let error = Error::new(ErrorKind::LoginRequired, "the grant is over");
-    slot.fail(&flight, &Failure { class: FailureClass::LoginRequired, error }, NOW, &BACKOFF);
+    fail(&mut slot, &flight, FailureClass::LoginRequired, NOW);
     start_at(&mut slot, reject(stamp), later(5));
     assert_eq!(decide(&mut slot, reject(stamp), later(5)), "join");
     assert_eq!(decide(&mut slot, Ask::Need, later(5)), "use");
