@@ -15,8 +15,8 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, service_fn, util::BoxCloneSyncService};
 use tower_token_refresh::{
-    BoxError, Error, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody, Session,
-    Token, TokenRefreshLayer,
+    Answer, BoxError, Error, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody,
+    Session, Token, TokenRefreshLayer, Verdict,
     oauth2::{AuthorizationCodeGrant, PasswordGrant, TokenEndpoint},
     source::{Content, Credentials, JsonAnswer, Password},
     source_fn,
@@ -40,6 +40,7 @@ struct Gateway {
     unreachable: usize,
     /// With what the first requests are refused.
     refusal: Option<&'static str>,
+    status: u16,
     refusals: usize,
     layered: fn(TokenRefreshLayer) -> TokenRefreshLayer,
 }
@@ -54,6 +55,7 @@ impl Gateway {
             hangs: None,
             unreachable: 0,
             refusal: None,
+            status: 401,
             refusals: 1,
             layered: |layer| layer,
         }
@@ -85,7 +87,7 @@ impl Gateway {
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 assert!(!body.is_empty());
                 if let Some(refusal) = self.refusal.filter(|_| call < self.refusals) {
-                    return Ok(Response::builder().status(401).body(Full::from(refusal)).unwrap());
+                    return Ok(Response::builder().status(self.status).body(Full::from(refusal)).unwrap());
                 }
                 seen.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(Full::from(PAIR)))
@@ -199,6 +201,31 @@ async fn a_business_code_of_the_gateway_refuses_no_code_and_no_password() {
     let answer = || JsonAnswer::new().business_code("/code").unwrap();
     is_not_refused(code(endpoint(client()).answer(answer()))).await;
     is_not_refused(Bench::new(login(client()).answer(answer()))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_by_a_proxy_a_redirect_or_an_error_of_the_gateway_uses_up_no_code() {
+    let by_status: fn(TokenRefreshLayer) -> _ = |layer| {
+        layer.classifier(|answer: &Answer<'_>| match answer.status().as_u16() {
+            302 | 407 | 500 => Verdict::Reject,
+            _ => Verdict::Accept,
+        })
+    };
+    let refused = |status, refusal| {
+        let placement = Placement::header("proxy-authorization").unwrap();
+        let gateway = Gateway { placement, fails: 1..2, layered: by_status, ..Gateway::new() };
+        endpoint(Gateway { status, refusal: Some(refusal), ..gateway }.client().0)
+    };
+    for (status, refusal) in [(407, PAGE), (302, ""), (500, r#"{"error":"the token has expired"}"#)] {
+        is_not_refused(code(refused(status, refusal))).await;
+    }
+    // Who speaks of the grant has seen it, also in words of its own.
+    for refusal in [r#"{"error":"invalid_grant"}"#, r#"{"error":"gone"}"#] {
+        let bench = code(refused(500, refusal).dead_codes(["gone"]));
+        assert_eq!(bench.class().await, "Unanswered", "{refusal}");
+        cool_down().await;
+        assert_eq!(bench.class().await, "LoginRequired", "{refusal}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,7 +45,7 @@
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | [`Configuration`] |
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | [`Transient`] |
 //! | another 5xx, or no complete answer | [`Unanswered`]: what was presented may be spent |
-//! | 407, 3xx, and what the layer of another session in the client has [not sent again](crate::Outcome::not_resent) and is without a code of OAuth 2: not said by the authority, perhaps | [`Ambiguous`]; a password is not presented again for five minutes |
+//! | 407, 3xx, and what the layer of another session in the client has [not sent again](crate::Outcome::not_resent), be it another 5xx, and is without a code of OAuth 2 or one that was given a meaning: not said by the authority, perhaps | [`Ambiguous`]; a password is not presented again for five minutes |
 //! | another 4xx, at a refresh | [`Ambiguous`] |
 //! | another 4xx, at a login with a password or a code | [`LoginRequired`]: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | that of a 4xx with that code |

@@ -87,11 +87,16 @@ fn meaning(
     let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code.as_str()));
     let is_configured = |codes: &[String]| said.iter().flatten().any(|code| codes.contains(code));
     let is_user = matches!(grant, Grant::User | Grant::Login);
+    let is_named =
+        is_configured(blocked) || is_configured(dead) || business == Some(BusinessFailure::Transient);
     match answer.status {
         StatusCode::REQUEST_TIMEOUT
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS
         | StatusCode::SERVICE_UNAVAILABLE => Meaning::NotProcessed,
+        // At any status: where it says nothing of the grant or the client, what was refused is the token of the layer's session.
+        // A number that nobody has named may be the gateway's.
+        _ if answer.is_of_layer && !is_named && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         status if status.is_server_error() && (!grant.is_spent() || is(&["temporarily_unavailable"])) => {
             Meaning::Transient
         }
@@ -103,9 +108,6 @@ fn meaning(
         _ if is_configured(blocked) => Meaning::Final,
         _ if is_configured(dead) => Meaning::Dead,
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
-        // Where it says nothing of the grant or the client, what was refused is the token of the layer's session. A number may be
-        // the gateway's.
-        _ if answer.is_of_layer && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
