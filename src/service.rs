@@ -135,8 +135,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         let policy = &self.common.policy;
-        // The head, which is large, is moved here, before anybody holds a reference to it: the compiler would copy it once
-        // more else. It gets an empty body for now.
+        // The head, which is large, is moved here, before anybody holds a reference to it: otherwise the compiler would copy it
+        // once more. It gets an empty body for now.
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ReplayBody::default());
         let own = head.extensions().get::<Session>().cloned();
