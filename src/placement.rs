@@ -107,9 +107,8 @@ impl Placement {
     pub fn header_with_scheme(name: impl TryInto<HeaderName>, scheme: &str) -> Result<Self, Error> {
         let name = header_name(name)?;
         // Schemes and header names have the same grammar, that of a token.
-        if HeaderName::from_bytes(scheme.as_bytes()).is_err() {
-            return Err(refused("a scheme must be one word of letters, digits and !#$%&'*+-.^_`|~"));
-        }
+        let is_fit = HeaderName::from_bytes(scheme.as_bytes()).is_ok();
+        Error::require(is_fit, "a scheme must be one word of letters, digits and !#$%&'*+-.^_`|~")?;
         Ok(Placement(Form::Header { name, scheme: Some(scheme.into()) }))
     }
 
@@ -126,9 +125,7 @@ impl Placement {
     /// An empty name is refused.
     pub fn query(name: impl Into<String>) -> Result<Self, Error> {
         let name = name.into();
-        if name.is_empty() {
-            return Err(refused("a query parameter needs a name of at least one character"));
-        }
+        Error::require(!name.is_empty(), "a query parameter needs a name of at least one character")?;
         Ok(Placement(Form::Query(name.into())))
     }
 
@@ -148,13 +145,11 @@ impl Placement {
     /// Builds what is sent with a token, once for all requests that send it.
     pub(crate) fn prepare(&self, token: &Token) -> Result<Credential, Error> {
         let access = token.access().expose();
-        if access.is_empty() {
-            return Err(refused("the token is empty: it must have at least one visible ASCII character"));
-        }
-        let visible = access.bytes().all(|byte| byte.is_ascii_graphic());
-        if !visible && !matches!(self.0, Form::Custom(_)) {
-            return Err(refused("the token holds something else than visible ASCII characters"));
-        }
+        let empty = "the token is empty: it must have at least one visible ASCII character";
+        Error::require(!access.is_empty(), empty)?;
+        let is_visible = access.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_fit = is_visible || matches!(self.0, Form::Custom(_));
+        Error::require(is_fit, "the token holds something else than visible ASCII characters")?;
         match &self.0 {
             Form::Header { name, scheme: None } => Ok(Credential::header(name, access)),
             Form::Header { name, scheme: Some(scheme) } => {
@@ -297,9 +292,8 @@ impl fmt::Debug for Credential {
 }
 
 fn basic(access: &str) -> Result<Zeroizing<String>, Error> {
-    if access.contains(':') {
-        return Err(refused("the token holds a colon, which ends the user name in basic authentication"));
-    }
+    let colon = "the token holds a colon, which ends the user name in basic authentication";
+    Error::require(!access.contains(':'), colon)?;
     let user_and_password = Zeroizing::new([access, ":"].concat());
     // Large enough at once: a buffer that grows leaves a copy of its text behind, unzeroized.
     let mut value = Zeroizing::new(String::with_capacity(16 + 2 * access.len()));
@@ -311,9 +305,8 @@ fn basic(access: &str) -> Result<Zeroizing<String>, Error> {
 fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
     let name =
         name.try_into().map_err(|_| refused("a header name must be letters, digits and !#$%&'*+-.^_`|~"))?;
-    if OF_HTTP.contains(&name) {
-        return Err(refused("this header is HTTP's own: it says where a message goes or where it ends"));
-    }
+    let of_http = "this header is HTTP's own: it says where a message goes or where it ends";
+    Error::require(!OF_HTTP.contains(&name), of_http)?;
     Ok(name)
 }
 
