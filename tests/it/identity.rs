@@ -312,12 +312,16 @@ async fn a_token_from_outside_is_accepted_by_an_empty_session() {
     }
 }
 
+/// A refresh token of a login of its own, and nothing else.
+pub(crate) async fn promised(authority: &ModelAuthority) -> Token {
+    let brought = authority.login().await.unwrap();
+    Token::from_refresh_token(brought.refresh().unwrap().clone())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_alone_is_a_login_whose_first_request_gets_the_access_token() {
     let (world, store) = stored();
-    let brought = world.authority.login().await.unwrap();
-    let refresh_token = brought.refresh().unwrap();
-    world.session.login(Token::from_refresh_token(refresh_token.clone())).await.unwrap();
+    world.session.login(promised(&world.authority).await).await.unwrap();
     assert_eq!(world.authority.counts().refreshes, 0);
     assert_eq!(stored_access(&store).await.as_deref(), Some(""));
     let (one, other) = tokio::join!(world.get("/"), world.get("/"));
@@ -335,8 +339,7 @@ async fn a_login_with_a_refresh_token_alone_is_gone_over_to_by_those_who_share_t
     let (ours, sibling) = (session(), session());
     let alice = ours.token().await.unwrap();
     sibling.token().await.unwrap();
-    let brought = authority.login().await.unwrap();
-    ours.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    ours.login(promised(&authority).await).await.unwrap();
     // Which is what a process finds that is built later, too.
     for session in [sibling, session(), ours] {
         let token = session.refresh().await.unwrap();
@@ -353,8 +356,7 @@ async fn a_login_with_a_refresh_token_alone_ends_a_logout_in_another_process() {
     let (ours, sibling) = (session(), session());
     ours.token().await.unwrap();
     ours.logout().await.unwrap();
-    let brought = authority.login().await.unwrap();
-    sibling.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    sibling.login(promised(&authority).await).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     within(ours.token()).await.unwrap();
     assert_eq!((authority.counts().logins, authority.counts().refreshes), (2, 1));
@@ -368,13 +370,13 @@ async fn a_login_with_a_refresh_token_alone_is_found_by_a_refresh_whose_grant_ha
     sibling.token().await.unwrap();
     store.expire().await;
     authority.revoke_refresh();
-    let brought = authority.login().await.unwrap();
+    let promised = promised(&authority).await;
     let gate = authority.hold(Endpoint::Refresh);
     let ours = session();
     let mut call = task::spawn(ours.token());
     assert_pending!(call.poll());
     within(gate.waiting(1)).await;
-    sibling.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
+    sibling.login(promised).await.unwrap();
     gate.open();
     within(call).await.unwrap();
     assert_eq!(authority.counts().logins, 2);
@@ -392,11 +394,7 @@ async fn a_refresh_token_alone_that_is_no_good_is_told_by_the_first_who_asks() {
 async fn a_request_that_has_waited_through_two_such_logins_waits_for_the_token_that_the_last_one_gets() {
     let (world, _) = stored();
     let gate = world.authority.hold(Endpoint::Refresh);
-    let login = async || {
-        let brought = world.authority.login().await.unwrap();
-        let promised = Token::from_refresh_token(brought.refresh().unwrap().clone());
-        world.session.login(promised).await.unwrap();
-    };
+    let login = async || world.session.login(promised(&world.authority).await).await.unwrap();
     login().await;
     let mut call = task::spawn(world.get("/"));
     for _ in 0..2 {

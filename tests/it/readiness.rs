@@ -22,6 +22,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
+    identity::promised,
     stacks::{Answer, Parts, SECOND, Sent, kind, reserve, send, soon},
     world::{get, origin},
 };
@@ -235,10 +236,7 @@ async fn a_request_whose_service_was_not_ready_through_two_logins_waits_for_the_
 {
     let authority = ModelAuthority::new();
     let (session, mut client, mut handle) = mocked(&authority).await;
-    let login = async || {
-        let brought = authority.login().await.unwrap();
-        session.login(Token::from_refresh_token(brought.refresh().unwrap().clone())).await.unwrap();
-    };
+    let login = async || session.login(promised(&authority).await).await.unwrap();
     client.ready().await.unwrap();
     login().await;
     let mut call = task::spawn(client.call(get("/me")));
