@@ -13,9 +13,11 @@ use http::{Request, StatusCode};
 use show::show;
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    BoxError, Origin, Password, RefreshTokenGrant, Session, TokenRefreshLayer, TokenSource,
-    oauth2::TokenEndpoint,
-    source::Credentials,
+    BoxError, Origin, Session, TokenRefreshLayer, TokenSource,
+    source::{
+        Credentials, Password,
+        oauth2::{RefreshTokenGrant, TokenEndpoint},
+    },
     store::FileStore,
     test_util::{ModelApi, ModelAuthority, ModelBody, Rotation, TestClock},
 };

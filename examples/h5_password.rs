@@ -18,8 +18,8 @@ use hyper_util::{
 };
 use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
-    BoxError, Error, Origin, Outcome, Password, ReplayBody, Session, TokenRefreshLayer,
-    source::{Content, Credentials},
+    BoxError, Error, Origin, Outcome, ReplayBody, Session, TokenRefreshLayer,
+    source::{Content, Credentials, Password},
     store::{MemoryStore, TokenStore},
     test_util::{ModelApi, ModelAuthority},
 };

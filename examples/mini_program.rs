@@ -24,10 +24,10 @@ use hyper_util::{
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    BoxError, Codes, Error, JsonCodeLayer, LoginCode, Origin, Outcome, ReplayBody, Secret, Session, Tips,
+    BoxError, Codes, Error, JsonCodeLayer, Origin, Outcome, ReplayBody, Secret, Session, Tips,
     TokenRefreshLayer, preset,
     session::State,
-    source::{Content, JsonAnswer},
+    source::{Content, JsonAnswer, LoginCode},
     store::MemoryStore,
     test_util::{ModelApi, ModelAuthority, Refusal, Route},
 };
@@ -136,7 +136,7 @@ fn launch(server: &Server, storage: &MemoryStore) -> Result<Session, BoxError> {
         }
     };
     // The answer has a token and nothing else; it lives for two hours.
-    let answer = JsonAnswer::new().access_token("/token")?.lifetime(Duration::from_secs(2 * 3600));
+    let answer = JsonAnswer::new().access_token("/token")?.default_lifetime(Duration::from_secs(2 * 3600));
     let source =
         LoginCode::mini_program(phone, format!("{}/token", server.base).parse()?, code)?.answer(answer);
     Ok(preset::mini_program().session(source).store(storage.clone()).build())

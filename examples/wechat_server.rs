@@ -55,7 +55,8 @@ fn app(base: &str, id: &str) -> Result<App, BoxError> {
     let api: Client<_, ReplayBody<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
     let wechat = preset::wechat();
     // Without `url` it is the platform's own.
-    let source = preset::wechat_token(tokens, id, "its-secret").url(format!("{base}/cgi-bin/token").parse()?);
+    let source =
+        preset::wechat_source(tokens, id, "its-secret").url(format!("{base}/cgi-bin/token").parse()?);
     let session = wechat.session(source).build();
     let layers = wechat.layer(session, base.parse::<Origin>()?);
     Ok(ServiceBuilder::new().boxed_clone().layer(layers).service(api))

@@ -32,7 +32,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A value cannot be used as given: a token with a line break, an origin with a path, a limit of zero.
-    Encode,
+    InvalidValue,
     /// There is nothing left to get a token with: somebody has to log in.
     LoginRequired,
     /// The authority refuses this client or its request as such, or cannot be asked by the URL it was given; the session is
@@ -70,9 +70,9 @@ impl Error {
         Error(Arc::new(Repr { kind, message, cause: Some(cause.into()), retry_after: None }))
     }
 
-    /// `Encode`, unless the value is fit to be used.
+    /// `InvalidValue`, unless the value is fit to be used.
     pub(crate) fn require(is_fit: bool, message: &'static str) -> Result<(), Self> {
-        if is_fit { Ok(()) } else { Err(Error::new(ErrorKind::Encode, message)) }
+        if is_fit { Ok(()) } else { Err(Error::new(ErrorKind::InvalidValue, message)) }
     }
 
     /// A failed fetch, with what the authority said of the next one.

@@ -82,7 +82,7 @@ impl TokenRefreshLayer {
     ///
     /// # Errors
     ///
-    /// `Encode` for 0; [`without_replay`](Self::without_replay) turns the replay off.
+    /// `InvalidValue` for 0; [`without_replay`](Self::without_replay) turns the replay off.
     pub fn replay_limit(mut self, bytes: usize) -> Result<Self, Error> {
         Error::require(bytes > 0, "a replay limit must be at least 1 byte; `without_replay` keeps none")?;
         self.policy().replay_limit = bytes;
@@ -121,7 +121,7 @@ impl TokenRefreshLayer {
     ///
     /// # Errors
     ///
-    /// `Encode` for 0.
+    /// `InvalidValue` for 0.
     pub fn max_held(mut self, requests: usize) -> Result<Self, Error> {
         Error::require(requests > 0, "at least 1 refused request must be allowed to wait")?;
         self.policy().max_held = requests;

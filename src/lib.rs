@@ -134,9 +134,6 @@ pub use self::peek::json::JsonCodeLayer;
 #[cfg(feature = "session-map")]
 #[doc(inline)]
 pub use self::session_map::SessionMap;
-#[cfg(feature = "json")]
-#[doc(inline)]
-pub use self::source::{LoginCode, Password, oauth2, oauth2::RefreshTokenGrant};
 #[doc(inline)]
 pub use self::{
     body::ReplayBody,
@@ -152,7 +149,7 @@ pub use self::{
     secret::Secret,
     service::TokenRefresh,
     session::Session,
-    source::{Cause, FetchContext, FetchError, TokenSource, source_fn},
+    source::{FetchContext, FetchError, TokenSource, source_fn},
     tips::Tips,
     token::{OptionalSecret, Token},
 };

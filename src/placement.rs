@@ -219,7 +219,7 @@ impl Credential {
             Credential::Custom { attach, token } => {
                 with_head(request, |head| attach(head, token)).map(|()| true).map_err(|cause| {
                     let failed = "the custom placement could not attach the token";
-                    Error::with_cause(ErrorKind::Encode, failed, cause)
+                    Error::with_cause(ErrorKind::InvalidValue, failed, cause)
                 })
             }
             Credential::Missing => Err(Error::new(
@@ -320,7 +320,7 @@ const OF_HTTP: [HeaderName; 6] = [
 ];
 
 fn refused(message: &'static str) -> Error {
-    Error::new(ErrorKind::Encode, message)
+    Error::new(ErrorKind::InvalidValue, message)
 }
 
 #[cfg(test)]
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn basic_refuses_a_token_with_a_colon() {
         let error = Placement::basic().prepare(&Token::new("user:word")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(Placement::bearer().prepare(&Token::new("user:word")).is_ok());
     }
 
@@ -399,7 +399,7 @@ mod tests {
     fn an_empty_token_is_an_error_and_not_an_empty_credential() {
         for placement in forms().into_iter().chain([Placement::custom(|_, _| Ok(()))]) {
             let error = placement.prepare(&Token::new("")).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Encode, "{placement:?}");
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{placement:?}");
         }
     }
 
@@ -409,7 +409,7 @@ mod tests {
             let token = Token::new(format!("canary{bad}canary"));
             for placement in forms() {
                 let error = placement.prepare(&token).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Encode, "{placement:?} {bad:?}");
+                assert_eq!(error.kind(), ErrorKind::InvalidValue, "{placement:?} {bad:?}");
                 assert!(!format!("{error} {error:?} {:?}", error.source()).contains("canary"));
             }
         }
@@ -497,7 +497,7 @@ mod tests {
         for uri in ["*".to_owned(), "api.example.com:443".to_owned(), format!("/{}", "x".repeat(65_530))] {
             let mut request = request(&uri);
             let error = credential.attach(&mut request).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Encode);
+            assert_eq!(error.kind(), ErrorKind::InvalidValue);
             assert!(!format!("{error} {error:?} {:?}", error.source()).contains("canary"));
             assert_eq!(request.uri().to_string(), uri, "unchanged");
         }
@@ -567,7 +567,7 @@ mod tests {
         let credential = credential(&Placement::custom(|_, _| Err("no key at hand".into())), "canary");
         let mut request = request("/p");
         let error = credential.attach(&mut request).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert_eq!(error.source().unwrap().to_string(), "no key at hand");
         assert_eq!(request.uri().path(), "/p");
     }
@@ -581,14 +581,14 @@ mod tests {
     #[test]
     fn an_unfit_name_is_refused_when_the_placement_is_built() {
         for name in ["", "x api", "x:api", "é", "x\r\n"] {
-            assert_eq!(Placement::header(name).unwrap_err().kind(), ErrorKind::Encode, "{name:?}");
+            assert_eq!(Placement::header(name).unwrap_err().kind(), ErrorKind::InvalidValue, "{name:?}");
             assert_eq!(
                 Placement::header_with_scheme("x-api", name).unwrap_err().kind(),
-                ErrorKind::Encode,
+                ErrorKind::InvalidValue,
                 "{name:?}"
             );
         }
-        assert_eq!(Placement::query("").unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(Placement::query("").unwrap_err().kind(), ErrorKind::InvalidValue);
     }
 
     #[test]

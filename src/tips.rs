@@ -61,7 +61,7 @@ impl Tips {
     ///
     /// # Errors
     ///
-    /// `Encode` if there is none for code 1.
+    /// `InvalidValue` if there is none for code 1.
     pub fn new<T>(texts: impl IntoIterator<Item = (i64, T)>) -> Result<Self, Error>
     where
         T: Into<Cow<'static, str>>,

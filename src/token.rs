@@ -160,14 +160,14 @@ impl Token {
     }
 
     /// The lifetime that [`expires_in`](Self::expires_in) was told, counted from when the token was fetched, which may have
-    /// been long ago: see [`moment_of_expiry`](Self::moment_of_expiry). `None`: unknown.
+    /// been long ago: see [`expiry`](Self::expiry). `None`: unknown.
     pub fn lifetime(&self) -> Option<Duration> {
         self.0.lifetime
     }
 
     /// The moment that [`expires_at`](Self::expires_at) was told. A token that a session hands out has its end here, if that is
     /// known, so that its life does not begin anew in another session.
-    pub fn moment_of_expiry(&self) -> Option<SystemTime> {
+    pub fn expiry(&self) -> Option<SystemTime> {
         self.0.expires_at
     }
 
@@ -178,7 +178,7 @@ impl Token {
 
     /// The moment that [`refresh_expires_at`](Self::refresh_expires_at) was told, or at which the refresh token dies of a token
     /// that a session hands out, if that is known.
-    pub fn moment_of_refresh_expiry(&self) -> Option<SystemTime> {
+    pub fn refresh_expiry(&self) -> Option<SystemTime> {
         self.0.refresh_expires_at
     }
 

@@ -8,9 +8,11 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use tokio::sync::watch;
 use tower::{BoxError, Layer};
 use tower_token_refresh::{
-    FetchError, RefreshTokenGrant, ReplayBody, Session, SessionMap, TokenRefresh,
-    oauth2::TokenEndpoint,
-    source::{AuthorityClient, Content},
+    FetchError, ReplayBody, Session, SessionMap, TokenRefresh,
+    source::{
+        AuthorityClient, Content,
+        oauth2::{RefreshTokenGrant, TokenEndpoint},
+    },
     source_fn,
 };
 

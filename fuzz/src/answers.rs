@@ -11,9 +11,11 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
 use tower::service_fn;
 use tower_token_refresh::{
-    BoxError, Error, ErrorKind, FetchError, Password, RefreshTokenGrant, Session, Token,
-    oauth2::{ClientCredentialsGrant, PasswordGrant, TokenEndpoint},
-    source::{AuthorityClient, Content, Credentials},
+    BoxError, Error, ErrorKind, FetchError, Session, Token,
+    source::{
+        AuthorityClient, Content, Credentials, Password,
+        oauth2::{ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
+    },
     store::{MemoryStore, StoredToken, TokenStore},
     test_util::TestClock,
 };
@@ -169,7 +171,7 @@ async fn refresh(
             let refresh = refresh.filter(|_| grant != Grant::Client).or(kept);
             assert_eq!(stored, (access.to_owned(), refresh.map(str::to_owned)));
         }
-        Err(error) if error.kind() == ErrorKind::Encode => {
+        Err(error) if error.kind() == ErrorKind::InvalidValue => {
             let (access, refresh) = self::token(document.as_ref().unwrap()).unwrap();
             assert!(message.status.is_success() && !is_sendable(access));
             let refresh = refresh.filter(|_| grant != Grant::Client).unwrap_or(OLD.1);

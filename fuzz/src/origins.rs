@@ -22,8 +22,8 @@ pub fn origins(input: &[u8]) {
             assert_eq!(plain(&parsed.to_string()), Some(read));
             Scope::from(parsed)
         }
-        Err(_) => match Scope::danger_plain_http(origin) {
-            Ok(scope) => scope,
+        Err(_) => match Origin::danger_plain_http(origin) {
+            Ok(origin) => Scope::from(origin),
             Err(_) => return,
         },
     };

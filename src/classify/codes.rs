@@ -94,7 +94,7 @@ impl Codes {
     ///
     /// # Errors
     ///
-    /// `Encode` for an empty set, which would never refresh.
+    /// `InvalidValue` for an empty set, which would never refresh.
     pub fn reject<I>(codes: I) -> Result<Self, Error>
     where
         I: IntoIterator<Item: Into<ErrorCode>>,
@@ -118,7 +118,7 @@ impl Codes {
     ///
     /// # Errors
     ///
-    /// `Encode` for an empty set and for a number that is no status.
+    /// `InvalidValue` for an empty set and for a number that is no status.
     pub fn at<I>(mut self, statuses: I) -> Result<Self, Error>
     where
         I: IntoIterator<Item: TryInto<StatusCode>>,
@@ -151,9 +151,9 @@ where
     I: IntoIterator<Item: TryInto<StatusCode>>,
 {
     let statuses: Option<Vec<_>> = statuses.into_iter().map(|status| status.try_into().ok()).collect();
-    statuses
-        .filter(|statuses| !statuses.is_empty())
-        .ok_or_else(|| Error::new(ErrorKind::Encode, "at least one status is needed, each of 100 to 999"))
+    statuses.filter(|statuses| !statuses.is_empty()).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidValue, "at least one status is needed, each of 100 to 999")
+    })
 }
 
 #[cfg(test)]
@@ -225,7 +225,7 @@ mod tests {
             Codes::reject([1]).unwrap().at([0_u16; 0]).unwrap_err(),
             Codes::reject([1]).unwrap().at([200, 99]).unwrap_err(),
         ] {
-            assert_eq!(error.kind(), ErrorKind::Encode);
+            assert_eq!(error.kind(), ErrorKind::InvalidValue);
             assert!(error.to_string().contains("at least one"));
         }
     }

@@ -49,7 +49,10 @@ impl Statuses {
         let statuses: Option<Vec<StatusCode>> =
             statuses.into_iter().map(|status| status.try_into().ok().filter(can_refuse)).collect();
         let Some(statuses) = statuses else {
-            return Err(Error::new(ErrorKind::Encode, "a refused status must be 300 to 599 and not 407"));
+            return Err(Error::new(
+                ErrorKind::InvalidValue,
+                "a refused status must be 300 to 599 and not 407",
+            ));
         };
         Error::require(!statuses.is_empty(), "a set of refused statuses needs at least one status")?;
         Ok(Statuses { statuses, verdict })
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn an_empty_set_is_refused_with_what_is_allowed() {
         let error = Statuses::reject([0_u16; 0]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains("at least one"));
     }
 
@@ -98,7 +101,7 @@ mod tests {
     fn a_status_that_cannot_refuse_is_refused_with_what_is_allowed() {
         for status in [0, 99, 100, 200, 299, 407, 600, 999, 1000] {
             let error = Statuses::suspect([401, status]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Encode, "{status}");
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{status}");
             assert!(error.to_string().contains("300 to 599 and not 407"));
         }
         assert!(Statuses::reject([300, 599]).is_ok());

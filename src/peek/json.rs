@@ -113,7 +113,7 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `Encode` for an empty list, and for a pointer that does not begin with `/`.
+    /// `InvalidValue` for an empty list, and for a pointer that does not begin with `/`.
     pub fn pointers<I>(mut self, pointers: I) -> Result<Self, Error>
     where
         I: IntoIterator<Item: Into<String>>,
@@ -135,7 +135,7 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `Encode` for `text/event-stream`, whose end nobody can wait for, and for what is no `type/subtype`.
+    /// `InvalidValue` for `text/event-stream`, whose end nobody can wait for, and for what is no `type/subtype`.
     pub fn content_type(mut self, content_type: impl Into<String>) -> Result<Self, Error> {
         let content_type = content_type.into();
         let is_one = content_type.split('/').count() == 2 && !content_type.contains([';', ' ']);
@@ -151,7 +151,7 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `Encode` for an empty set and for a number that is no status.
+    /// `InvalidValue` for an empty set and for a number that is no status.
     pub fn statuses<I>(mut self, statuses: I) -> Result<Self, Error>
     where
         I: IntoIterator<Item: TryInto<StatusCode>>,
@@ -164,7 +164,7 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `Encode` for 0.
+    /// `InvalidValue` for 0.
     pub fn limit(mut self, bytes: u64) -> Result<Self, Error> {
         Error::require(bytes > 0, "at least 1 byte of a body must be allowed to be read")?;
         self.rules().limit = bytes;

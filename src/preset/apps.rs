@@ -13,7 +13,7 @@ const BUSY: [i64; 3] = [-1, 45_009, 45_011];
 
 /// Tokens for WeChat's server API. Each one ends the one before after five minutes: use one session for an application,
 /// in all processes, or [`StableToken`](super::StableToken).
-pub fn wechat_token(
+pub fn wechat_source(
     client: impl Into<AuthorityClient>,
     app_id: impl Into<Secret>,
     secret: impl Into<Secret>,
@@ -35,7 +35,7 @@ pub(super) fn stable_token(client: AuthorityClient, app_id: Secret, secret: Secr
 }
 
 /// Tokens for one application of a company at WeCom.
-pub fn wecom_token(
+pub fn wecom_source(
     client: impl Into<AuthorityClient>,
     corp_id: impl Into<Secret>,
     secret: impl Into<Secret>,
@@ -47,7 +47,7 @@ pub fn wecom_token(
 }
 
 /// Tokens for the old API of DingTalk.
-pub fn dingtalk_old_token(
+pub fn dingtalk_old_source(
     client: impl Into<AuthorityClient>,
     app_key: impl Into<Secret>,
     secret: impl Into<Secret>,
@@ -59,7 +59,7 @@ pub fn dingtalk_old_token(
 }
 
 /// Tokens for the new API of DingTalk.
-pub fn dingtalk_token(
+pub fn dingtalk_source(
     client: impl Into<AuthorityClient>,
     app_key: impl Into<Secret>,
     secret: impl Into<Secret>,
@@ -75,7 +75,7 @@ pub fn dingtalk_token(
 }
 
 /// Tokens of a tenant for an application that a company has made for itself at Feishu.
-pub fn feishu_token(
+pub fn feishu_source(
     client: impl Into<AuthorityClient>,
     app_id: impl Into<Secret>,
     secret: impl Into<Secret>,

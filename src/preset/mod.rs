@@ -5,13 +5,13 @@
 //!
 //! | platform | preset | source |
 //! |---|---|---|
-//! | a mini program's own server | [`mini_program`] | [`LoginCode::mini_program`](crate::LoginCode::mini_program) |
-//! | WeChat server API | [`wechat`] | [`wechat_token`], or [`StableToken`] |
-//! | WeCom | [`wecom`] | [`wecom_token`] |
-//! | DingTalk, old API | [`dingtalk_old`] | [`dingtalk_old_token`] |
-//! | DingTalk, new API | [`dingtalk`] | [`dingtalk_token`] |
-//! | Feishu, tenant | [`feishu`] | [`feishu_token`] |
-//! | Slack, rotating tokens | [`slack`] | [`RefreshTokenGrant`](crate::RefreshTokenGrant) at [`slack_endpoint`] |
+//! | a mini program's own server | [`mini_program`] | [`LoginCode::mini_program`](crate::source::LoginCode::mini_program) |
+//! | WeChat server API | [`wechat`] | [`wechat_source`], or [`StableToken`] |
+//! | WeCom | [`wecom`] | [`wecom_source`] |
+//! | DingTalk, old API | [`dingtalk_old`] | [`dingtalk_old_source`] |
+//! | DingTalk, new API | [`dingtalk`] | [`dingtalk_source`] |
+//! | Feishu, tenant | [`feishu`] | [`feishu_source`] |
+//! | Slack, rotating tokens | [`slack`] | [`RefreshTokenGrant`](crate::source::oauth2::RefreshTokenGrant) at [`slack_endpoint`] |
 //! | an OAuth 2 resource server | [`oauth2`] | any of [`oauth2`](crate::source::oauth2) |
 //! | gRPC | [`grpc`] | any |
 //!
@@ -26,7 +26,7 @@
 //! # type Sent = ReplayBody<Full<bytes::Bytes>>;
 //! # let api: Client<HttpConnector, Sent> = Client::builder(TokioExecutor::new()).build_http();
 //! let wechat = preset::wechat();
-//! let session = wechat.session(preset::wechat_token(http, "my-app", "its-secret")).build();
+//! let session = wechat.session(preset::wechat_source(http, "my-app", "its-secret")).build();
 //! let client = ServiceBuilder::new()
 //!     .layer(wechat.layer(session, "https://api.weixin.qq.com".parse::<Origin>()?))
 //!     .service(api);
@@ -44,7 +44,9 @@ mod stable_token;
 use std::fmt;
 
 pub use self::{
-    apps::{dingtalk_old_token, dingtalk_token, feishu_token, slack_endpoint, wechat_token, wecom_token},
+    apps::{
+        dingtalk_old_source, dingtalk_source, feishu_source, slack_endpoint, wechat_source, wecom_source,
+    },
     json_by_default::{JsonByDefault, JsonByDefaultLayer},
     platforms::{dingtalk, dingtalk_old, feishu, grpc, mini_program, oauth2, slack, wechat, wecom},
     stable_token::StableToken,

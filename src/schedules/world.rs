@@ -20,9 +20,10 @@ use tower_layer::Layer;
 
 use super::body::Trickle;
 use crate::{
-    BoxError, Cause, Error, ErrorKind, FetchContext, FetchError, Origin, RefreshFailure, ReplayBody, Session,
-    Token, TokenRefreshLayer,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Origin, RefreshFailure, ReplayBody, Session, Token,
+    TokenRefreshLayer,
     session::Engine,
+    source::Cause,
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
     sync::turns::{Dice, below, in_turn},

@@ -39,7 +39,6 @@ use http::Uri;
 pub use self::origin::Origin;
 #[cfg(feature = "json")]
 pub(crate) use self::origin::is_in_the_clear;
-use crate::error::Error;
 
 /// The origins to which the credential may be shown.
 ///
@@ -64,15 +63,6 @@ struct Part {
 type Predicate = Arc<dyn Fn(&Uri) -> bool + Send + Sync>;
 
 impl Scope {
-    /// The scope of one [`Origin::danger_plain_http`].
-    ///
-    /// # Errors
-    ///
-    /// As that.
-    pub fn danger_plain_http(origin: &str) -> Result<Self, Error> {
-        Ok(Origin::danger_plain_http(origin)?.into())
-    }
-
     /// Both scopes together.
     #[must_use]
     pub fn and(mut self, other: impl Into<Scope>) -> Self {
@@ -191,9 +181,9 @@ mod tests {
         ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
             assert!(Origin::try_from(&uri(text)).is_err(), "{text} as a URI");
-            assert!(Scope::danger_plain_http(text).unwrap().contains(&uri(text)), "{text}");
+            assert!(Scope::from(Origin::danger_plain_http(text).unwrap()).contains(&uri(text)), "{text}");
         }
-        assert!(Scope::danger_plain_http("http://api.example.com/v1").is_err());
+        assert!(Origin::danger_plain_http("http://api.example.com/v1").is_err());
     }
 
     #[test]

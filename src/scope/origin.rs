@@ -244,7 +244,7 @@ fn address_v6(host: &str) -> Option<Ipv6Addr> {
 }
 
 fn refused(message: &'static str) -> Error {
-    Error::new(ErrorKind::Encode, message)
+    Error::new(ErrorKind::InvalidValue, message)
 }
 
 #[cfg(test)]
@@ -317,7 +317,7 @@ pub(super) mod tests {
             ("http://api.example.com", "plain http"),
         ] {
             let error = text.parse::<Origin>().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Encode, "{text}");
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{text}");
             assert!(error.to_string().contains(word), "{text}: {error}");
         }
     }

@@ -139,7 +139,7 @@ impl SessionBuilder {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn refresh_timeout(mut self, limit: Duration) -> Result<Self, Error> {
         self.limits.refresh = positive(limit, "a refresh timeout must be longer than zero")?;
         Ok(self)
@@ -150,7 +150,7 @@ impl SessionBuilder {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn abandon_after(mut self, limit: Duration) -> Result<Self, Error> {
         self.limits.abandon = positive(limit, "a refresh must be given more time than zero")?;
         Ok(self)
@@ -160,7 +160,7 @@ impl SessionBuilder {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn store_timeout(mut self, limit: Duration) -> Result<Self, Error> {
         self.store_timeout = positive(limit, "a store timeout must be longer than zero")?;
         Ok(self)
@@ -170,7 +170,7 @@ impl SessionBuilder {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn lease_wait(mut self, limit: Duration) -> Result<Self, Error> {
         self.lease_wait = positive(limit, "a lease wait must be longer than zero")?;
         Ok(self)
@@ -186,7 +186,7 @@ impl SessionBuilder {
     ///
     /// # Errors
     ///
-    /// `Encode` if `first` is longer than `most`.
+    /// `InvalidValue` if `first` is longer than `most`.
     pub fn cooling(mut self, first: Duration, most: Duration) -> Result<Self, Error> {
         Error::require(first <= most, "the first cooling must not be longer than the longest one")?;
         self.limits.cooling = Backoff { first, most };

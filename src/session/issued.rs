@@ -75,7 +75,7 @@ pub(crate) enum Provenance {
 impl Provenance {
     /// Of a token that a caller brings.
     pub(crate) fn of_brought(token: &Token) -> Self {
-        if token.moment_of_expiry().is_some() { Provenance::Handed } else { Provenance::New }
+        if token.expiry().is_some() { Provenance::Handed } else { Provenance::New }
     }
 
     /// Of the token of a login.
@@ -142,7 +142,7 @@ impl Sendable {
     /// The same, and the token itself says when it dies: whoever is handed it, another session perhaps, does not know since
     /// when its lifetime counts.
     fn dated(self) -> Self {
-        let expires_at = self.expires_at().or(self.token.moment_of_expiry());
+        let expires_at = self.expires_at().or(self.token.expiry());
         let token = self.token.expires_at(expires_at).refresh_expires_at(self.refresh_expires_at);
         Sendable { token, ..self }
     }
@@ -163,7 +163,7 @@ impl Sendable {
 /// one that has just come counts as unknown then, because a clock may be wrong: the server decides whether it is good. A
 /// lifetime beside such a moment may have been over for long.
 fn remaining(token: &Token, now: Now, provenance: Provenance) -> Option<Duration> {
-    let Some(moment) = token.moment_of_expiry() else { return token.lifetime() };
+    let Some(moment) = token.expiry() else { return token.lifetime() };
     let by_wall = moment.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(now.wall);
     let left = token.lifetime().map_or(by_wall, |lifetime| lifetime.min(by_wall));
     (provenance.is_store() || !left.is_zero()).then_some(left)
@@ -173,7 +173,7 @@ fn remaining(token: &Token, now: Now, provenance: Provenance) -> Option<Duration
 fn refresh_expiry(token: &Token, now: Now) -> Option<SystemTime> {
     let counted = token.refresh_lifetime().and_then(|lifetime| now.wall.checked_add(lifetime));
     let counted = counted.and_then(|moment| UNIX_EPOCH.checked_add(moment));
-    let said = token.moment_of_refresh_expiry();
+    let said = token.refresh_expiry();
     counted.into_iter().chain(said).min()
 }
 

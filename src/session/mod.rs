@@ -171,7 +171,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Encode` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
+    /// `InvalidValue` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
     /// use but was not saved; that is tried again under back-off. It is `Ok` if another login, replacement, logout or refresh
     /// has superseded it before it was saved: such a call reports its own result, a refresh only an
     /// [event](crate::event::Event::StoreFailed).

@@ -226,7 +226,7 @@ impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn capacity(mut self, sessions: usize) -> Result<Self, Error> {
         Error::require(sessions > 0, "a session map must have room for a session")?;
         self.limits.capacity = sessions;
@@ -238,7 +238,7 @@ impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn idle_after(mut self, time: Duration) -> Result<Self, Error> {
         Error::require(!time.is_zero(), "a session must be kept for longer than no time")?;
         self.limits.idle_after = time;

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Lease, Record, TokenStore};
+use super::{Lease, Numbers, Record, TokenStore};
 use crate::error::BoxError;
 
 /// Keeps the record in this process. Clones are one store.
@@ -41,8 +41,8 @@ impl TokenStore for MemoryStore {
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         let revision = {
             let mut kept = self.kept();
-            let stored = kept.record.as_ref().map_or(0, |stored| stored.revision);
-            let admitted = record.admit(fence, kept.leases, stored)?;
+            let revision = kept.record.as_ref().map_or(0, |stored| stored.revision);
+            let admitted = record.admit(fence, Numbers { lease: kept.leases, revision })?;
             kept.record.insert(admitted).revision
         };
         // Not under the lock: it wakes those who follow the store, and what they do then may bring them here.

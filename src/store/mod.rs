@@ -26,6 +26,7 @@ pub use self::file::FileStore;
 pub use self::{
     memory::MemoryStore,
     record::{Record, SessionId, StoredToken},
+    rules::Numbers,
 };
 use crate::error::BoxError;
 
@@ -41,7 +42,7 @@ use crate::error::BoxError;
 ///
 /// use tower_token_refresh::{
 ///     BoxError,
-///     store::{Lease, Record, TokenStore},
+///     store::{Lease, Numbers, Record, TokenStore},
 /// };
 ///
 /// #[derive(Default)]
@@ -65,7 +66,7 @@ use crate::error::BoxError;
 ///         // A database does this in one transaction.
 ///         let mut row = self.row.lock().map_err(|_| "the table is broken")?;
 ///         let revision = row.record.as_ref().map_or(0, |stored| stored.revision);
-///         row.record = Some(record.admit(fence, row.lease, revision)?);
+///         row.record = Some(record.admit(fence, Numbers { lease: row.lease, revision })?);
 ///         Ok(())
 ///     }
 ///

@@ -3,11 +3,19 @@
 use super::{LeaseLost, Record, Superseded};
 use crate::error::BoxError;
 
+/// The numbers of a store that is shared, for [`Record::admit`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// That of the last lease that was handed out; 0 if none was.
+    pub lease: u64,
+    /// The revision of the record that is kept; 0 if there is none.
+    pub revision: u64,
+}
+
 impl Record {
     /// For a store that is shared, when this record is to be [saved](super::TokenStore::save) with this `fence`: the record to keep.
     ///
-    /// `lease` is the number of the last lease that was handed out, 0 if none was. `revision` is that of the record that is
-    /// kept now, 0 if there is none. From reading these two until the record is kept, nobody else may save or be given a lease.
+    /// From reading the `last` numbers of the store until the record is kept, nobody else may save or be given a lease.
     ///
     /// A refresh saves under a lease and gives way to whatever came after it. A login or logout saves without one and is
     /// obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is stored, so
@@ -20,12 +28,14 @@ impl Record {
     /// # Errors
     ///
     /// [`LeaseLost`] or [`Superseded`], which `save` hands on.
-    pub fn admit(&self, fence: Option<u64>, lease: u64, revision: u64) -> Result<Record, BoxError> {
+    pub fn admit(&self, fence: Option<u64>, last: Numbers) -> Result<Record, BoxError> {
         match fence {
-            Some(fence) if fence < lease => Err(LeaseLost.into()),
-            Some(_) if self.revision < revision => Err(Superseded.into()),
+            Some(fence) if fence < last.lease => Err(LeaseLost.into()),
+            Some(_) if self.revision < last.revision => Err(Superseded.into()),
             Some(_) => Ok(self.clone()),
-            None => Ok(Record { revision: self.revision.max(revision.saturating_add(2)), ..self.clone() }),
+            None => {
+                Ok(Record { revision: self.revision.max(last.revision.saturating_add(2)), ..self.clone() })
+            }
         }
     }
 }
@@ -39,8 +49,8 @@ mod tests {
         Record { session: SessionId(1), revision, token: None }
     }
 
-    fn revision(record: u64, fence: Option<u64>, leases: u64, stored: u64) -> Option<u64> {
-        of(record).admit(fence, leases, stored).ok().map(|record| record.revision)
+    fn revision(record: u64, fence: Option<u64>, lease: u64, stored: u64) -> Option<u64> {
+        of(record).admit(fence, Numbers { lease, revision: stored }).ok().map(|record| record.revision)
     }
 
     #[test]
@@ -66,8 +76,8 @@ mod tests {
 
     #[test]
     fn only_a_later_record_makes_a_save_pointless() {
-        let by_lease = of(6).admit(Some(1), 2, 0).unwrap_err();
+        let by_lease = of(6).admit(Some(1), Numbers { lease: 2, revision: 0 }).unwrap_err();
         assert!(by_lease.is::<LeaseLost>(), "under the next lease it may be saved");
-        assert!(of(6).admit(Some(2), 2, 7).unwrap_err().is::<Superseded>());
+        assert!(of(6).admit(Some(2), Numbers { lease: 2, revision: 7 }).unwrap_err().is::<Superseded>());
     }
 }

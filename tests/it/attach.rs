@@ -188,7 +188,7 @@ async fn a_token_that_cannot_be_sent_is_an_error_that_nobody_sees_the_text_of() 
         );
         let failure = lab.send(get("/me")).await.unwrap_err();
         let error = failure.downcast_ref::<Error>().expect("the error is ours");
-        assert_eq!(error.kind(), ErrorKind::Encode, "{placement:?} {text:?}");
+        assert_eq!(error.kind(), ErrorKind::InvalidValue, "{placement:?} {text:?}");
         let heard = heard.lock().unwrap().clone();
         assert!(heard.contains("RefreshFailed"), "{heard}");
         let said = format!("{error} {error:?} {:?} {heard}", error.source());
@@ -204,7 +204,7 @@ async fn a_head_that_has_no_room_for_the_credential_is_an_error() {
     let lab = Lab::new([status(401), status(200)]);
     for _ in 0..2 {
         let error = lab.send(request.clone()).await.unwrap_err();
-        assert_eq!(Error::find(&*error).unwrap().kind(), ErrorKind::Encode);
+        assert_eq!(Error::find(&*error).unwrap().kind(), ErrorKind::InvalidValue);
         // At first there was none, and the request had to wait for it.
         lab.session.token().await.unwrap();
     }
@@ -228,7 +228,7 @@ async fn a_token_that_cannot_be_sent_does_not_replace_the_one_there_is() {
     let response = lab.send(get("/me")).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let failure: &RefreshFailure = response.extensions().get().unwrap();
-    assert_eq!(failure.error().kind(), ErrorKind::Encode);
+    assert_eq!(failure.error().kind(), ErrorKind::InvalidValue);
     let record = store.load().await.unwrap().unwrap();
     assert_eq!(record.token.unwrap().access.expose(), "first");
     assert_eq!(lab.session.token().await.unwrap().access().expose(), "first");
@@ -415,7 +415,7 @@ async fn a_credential_that_does_not_fit_is_an_error_and_nothing_is_sent() {
     for _ in ["while there is no token", "with a token"] {
         let failure = lab.send(request.clone()).await.unwrap_err();
         let error = Error::find(&*failure).unwrap();
-        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(!format!("{error} {error:?}").contains("token-1"));
     }
     assert_eq!((lab.sent().len(), lab.fetches()), (0, 1));

@@ -15,10 +15,12 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, service_fn, util::BoxCloneSyncService};
 use tower_token_refresh::{
-    Answer, BoxError, Error, FetchContext, FetchError, Origin, Placement, RefreshTokenGrant, ReplayBody,
-    Session, Token, TokenRefreshLayer, Verdict,
-    oauth2::{AuthorizationCodeGrant, PasswordGrant, TokenEndpoint},
-    source::{Content, Credentials, JsonAnswer, Password},
+    Answer, BoxError, Error, FetchContext, FetchError, Origin, Placement, ReplayBody, Session, Token,
+    TokenRefreshLayer, Verdict,
+    source::{
+        Content, Credentials, JsonAnswer, Password,
+        oauth2::{AuthorizationCodeGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
+    },
     source_fn,
 };
 

@@ -412,11 +412,11 @@ async fn a_request_that_has_waited_through_two_such_logins_waits_for_the_token_t
 async fn a_token_without_an_access_token_is_accepted_at_a_login_only() {
     let bare = || Token::from_refresh_token("a-refresh-token");
     let session = Session::builder(source_fn(move |_| async move { Ok::<_, FetchError>(bare()) })).build();
-    assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Encode);
+    assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::InvalidValue);
     let session = numbered().0.build();
-    assert_eq!(session.replace(bare()).await.unwrap_err().kind(), ErrorKind::Encode);
+    assert_eq!(session.replace(bare()).await.unwrap_err().kind(), ErrorKind::InvalidValue);
     for nothing in [Token::from_refresh_token(""), Token::new("")] {
-        assert_eq!(session.login(nothing).await.unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(session.login(nothing).await.unwrap_err().kind(), ErrorKind::InvalidValue);
     }
 }
 

@@ -10,9 +10,12 @@ use std::{
 
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    ErrorKind, FetchError, LoginCode, Password, Secret, Session, Token, TokenRefreshLayer, TokenSource,
-    oauth2::{PasswordGrant, TokenEndpoint},
-    source::{AuthorityClient, Credentials, JsonAnswer, Verification, login::JsonVerify},
+    ErrorKind, FetchError, Secret, Session, Token, TokenRefreshLayer, TokenSource,
+    source::{
+        AuthorityClient, Credentials, JsonAnswer, LoginCode, Password, Verification,
+        login::JsonVerify,
+        oauth2::{PasswordGrant, TokenEndpoint},
+    },
     test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority},
 };
 
@@ -68,7 +71,7 @@ async fn a_lifetime_that_only_the_user_knows_is_that_of_answers_without_one() {
         [r#"{"token":"one"}"#, r#"{"token":"two","expires_in":60}"#, r#"{"token":"three","expires_in":0}"#];
     let idp = Idp::new(says.map(|say| json(200, say)));
     let two_hours = 7200 * SECOND;
-    let answer = JsonAnswer::new().access_token("/token").unwrap().lifetime(two_hours);
+    let answer = JsonAnswer::new().access_token("/token").unwrap().default_lifetime(two_hours);
     let bench = Bench::new(mini_program(&idp).answer(answer));
     assert_eq!(bench.session.token().await.unwrap().lifetime(), Some(two_hours));
     tokio::time::advance(7199 * SECOND).await;
@@ -78,7 +81,7 @@ async fn a_lifetime_that_only_the_user_knows_is_that_of_answers_without_one() {
     assert_eq!((two.access().expose(), two.lifetime()), ("two", Some(60 * SECOND)));
     assert_eq!(bench.session.refresh().await.unwrap().lifetime(), Some(two_hours));
 
-    let unknown = JsonAnswer::new().access_token("/token").unwrap().lifetime(Duration::ZERO);
+    let unknown = JsonAnswer::new().access_token("/token").unwrap().default_lifetime(Duration::ZERO);
     let bench = Bench::new(mini_program(&Idp::new([json(200, says[0])])).answer(unknown));
     assert_eq!(bench.session.token().await.unwrap().lifetime(), None);
 }
@@ -484,7 +487,7 @@ async fn a_preset_needs_a_url_that_can_be_extended() {
                 source.verify(&Token::new("T")).await;
                 assert_eq!(Some(idp.asked()[0].head.uri.to_string().as_str()), verify, "{url}");
             }
-            Err(error) => assert_eq!((error.kind(), verify), (ErrorKind::Encode, None), "{url}"),
+            Err(error) => assert_eq!((error.kind(), verify), (ErrorKind::InvalidValue, None), "{url}"),
         }
     }
 }

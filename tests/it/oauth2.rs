@@ -118,7 +118,7 @@ async fn a_parameter_that_is_given_again_replaces_the_one_before_unless_it_may_b
 async fn a_parameter_that_would_stand_twice_is_refused_when_it_is_built() {
     for name in ["grant_type", "refresh_token", "client_secret", "code", "scope", ""] {
         let refused = endpoint(&Idp::default()).param(name, "x").unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Encode, "{name}");
+        assert_eq!(refused.kind(), ErrorKind::InvalidValue, "{name}");
     }
 }
 

@@ -581,7 +581,7 @@ fn options_that_make_no_sense_are_refused() {
         layer().content_type("json"),
         layer().content_type("text/plain; charset=utf-8"),
     ] {
-        assert_eq!(result.unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidValue);
     }
 }
 

@@ -16,12 +16,12 @@ use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, RefreshTokenGrant, ReplayBody, Session,
-    Token, TokenRefreshLayer, TokenSource,
+    ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody, Session, Token,
+    TokenRefreshLayer, TokenSource,
     peek::grpc::Unary,
     preset::{self, Preset, StableToken},
     session::SessionBuilder,
-    source::{AppToken, Cause, Content, LoginCode},
+    source::{AppToken, Cause, Content, LoginCode, oauth2::RefreshTokenGrant},
     source_fn,
 };
 
@@ -217,7 +217,7 @@ async fn wechat_takes_its_token_in_the_query_and_refuses_it_at_status_200() {
     let case = |refusal| Case {
         preset: preset::wechat,
         source: |platform| {
-            at("/cgi-bin/token", |url| preset::wechat_token(platform, "my-app", "my secret").url(url))
+            at("/cgi-bin/token", |url| preset::wechat_source(platform, "my-app", "my secret").url(url))
         },
         token_call: "GET https://api.test/cgi-bin/token?appid=my-app&secret=my+secret&grant_type=client_credential",
         token: r#"{"access_token":"TOKEN","expires_in":7200}"#,
@@ -235,7 +235,9 @@ async fn wechat_takes_its_token_in_the_query_and_refuses_it_at_status_200() {
 async fn wecom_refuses_a_token_as_expired_or_as_invalid() {
     let case = |refusal| Case {
         preset: preset::wecom,
-        source: |platform| at("/cgi-bin/gettoken", |url| preset::wecom_token(platform, "corp", "s").url(url)),
+        source: |platform| {
+            at("/cgi-bin/gettoken", |url| preset::wecom_source(platform, "corp", "s").url(url))
+        },
         token_call: "GET https://api.test/cgi-bin/gettoken?corpid=corp&corpsecret=s",
         token: r#"{"errcode":0,"errmsg":"ok","access_token":"TOKEN","expires_in":7200}"#,
         refusal: (200, refusal),
@@ -255,7 +257,7 @@ async fn the_old_api_of_dingtalk_takes_its_token_in_the_query() {
 async fn dingtalk_old(refusal: &'static str, other: &'static str) {
     Case {
         preset: preset::dingtalk_old,
-        source: |platform| at("/gettoken", |url| preset::dingtalk_old_token(platform, "key", "s").url(url)),
+        source: |platform| at("/gettoken", |url| preset::dingtalk_old_source(platform, "key", "s").url(url)),
         token_call: "GET https://api.test/gettoken?appkey=key&appsecret=s",
         token: r#"{"errcode":0,"access_token":"TOKEN","expires_in":7200}"#,
         refusal: (200, refusal),
@@ -279,7 +281,7 @@ async fn the_new_api_of_dingtalk_takes_its_token_in_a_header_of_its_own() {
     Case {
         preset: preset::dingtalk,
         source: |platform| {
-            at("/v1.0/oauth2/accessToken", |url| preset::dingtalk_token(platform, "key", "s").url(url))
+            at("/v1.0/oauth2/accessToken", |url| preset::dingtalk_source(platform, "key", "s").url(url))
         },
         token_call: r#"POST https://api.test/v1.0/oauth2/accessToken {"appKey":"key","appSecret":"s"}"#,
         token: r#"{"accessToken":"TOKEN","expireIn":7200}"#,
@@ -295,7 +297,7 @@ async fn the_new_api_of_dingtalk_takes_its_token_in_a_header_of_its_own() {
 async fn feishu_refuses_a_bearer_token_by_a_code_at_status_400() {
     let case = |refusal| Case {
         preset: preset::feishu,
-        source: |platform| at("/internal", |url| preset::feishu_token(platform, "app", "s").url(url)),
+        source: |platform| at("/internal", |url| preset::feishu_source(platform, "app", "s").url(url)),
         token_call: r#"POST https://api.test/internal {"app_id":"app","app_secret":"s"}"#,
         token: r#"{"code":0,"msg":"ok","tenant_access_token":"TOKEN","expire":7200}"#,
         refusal: (400, refusal),
@@ -440,7 +442,7 @@ async fn two_applications_in_one_process_know_nothing_of_each_other() {
     let (one, two) =
         (Platform::handing_out([token("a1"), token("a2")]), Platform::handing_out([token("b1")]));
     let client = |platform: &Platform, app: &str| {
-        let session = preset::wechat().session(preset::wechat_token(platform.clone(), app, "s")).build();
+        let session = preset::wechat().session(preset::wechat_source(platform.clone(), app, "s")).build();
         client(preset::wechat(), session, platform.api())
     };
     let (first, second) = (client(&one, "one"), client(&two, "two"));
@@ -478,7 +480,7 @@ async fn a_wrong_secret_and_a_busy_platform_cost_a_bounded_number_of_token_calls
     ] {
         let platform = Platform::handing_out(vec![answer; 100]);
         let session = preset::wechat()
-            .session(preset::wechat_token(platform.clone(), "canary-id", "canary-secret"))
+            .session(preset::wechat_source(platform.clone(), "canary-id", "canary-secret"))
             .build();
         for _ in 0..3600 {
             let error = session.token().await.unwrap_err();
@@ -490,7 +492,7 @@ async fn a_wrong_secret_and_a_busy_platform_cost_a_bounded_number_of_token_calls
         }
         let calls = platform.token_calls().len();
         assert!((2..=90).contains(&calls), "{calls} token calls in an hour");
-        let debug = format!("{:?}", preset::wechat_token(platform, "canary-id", "canary-secret"));
+        let debug = format!("{:?}", preset::wechat_source(platform, "canary-id", "canary-secret"));
         assert!(!debug.contains("canary"), "{debug}");
     }
 }

@@ -11,8 +11,9 @@ use std::{
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    Cause, FetchContext, FetchError, Session, Token,
+    FetchContext, FetchError, Session, Token,
     session::{RenewalMode, SessionBuilder, State},
+    source::Cause,
     source_fn,
     store::{MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, ModelAuthority, Phase, Refusal, TestClock},

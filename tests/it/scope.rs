@@ -72,7 +72,7 @@ async fn a_request_to_another_origin_needs_no_token_and_no_session() {
 async fn each_origin_of_a_scope_gets_the_credential_and_a_predicate_narrows_it() {
     let files = Scope::from("https://cdn.test".parse::<Origin>().unwrap())
         .only(|uri| uri.path().starts_with("/private/"));
-    let scope = files.and(origin()).and(Scope::danger_plain_http("http://mesh.test:8080").unwrap());
+    let scope = files.and(origin()).and(Origin::danger_plain_http("http://mesh.test:8080").unwrap());
     let uris = [
         ("https://api.test/", true),
         ("https://API.test:443/p", true),

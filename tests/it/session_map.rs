@@ -458,8 +458,8 @@ fn a_maker_may_ask_for_another_key() {
 #[test]
 fn limits_of_zero_are_refused_and_debug_shows_no_key() {
     let builder = || SessionMap::builder(|_: &String| -> Session { unreachable!("nobody asks") });
-    assert_eq!(builder().capacity(0).unwrap_err().kind(), ErrorKind::Encode);
-    assert_eq!(builder().idle_after(Duration::ZERO).unwrap_err().kind(), ErrorKind::Encode);
+    assert_eq!(builder().capacity(0).unwrap_err().kind(), ErrorKind::InvalidValue);
+    assert_eq!(builder().idle_after(Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidValue);
     assert!(builder().build().is_empty());
     let map = SessionMap::builder(|_: &String| Ledger::default().session(1)).build();
     map.get(&"canary".to_owned());

@@ -23,9 +23,11 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchError, LoginCode, RefreshTokenGrant, Secret, Session, Token, TokenRefreshLayer,
-    oauth2::{ClientCredentialsGrant, TokenEndpoint},
-    source::{AppToken, AuthorityClient, AuthorityError, Content, Failed},
+    Error, ErrorKind, FetchError, Secret, Session, Token, TokenRefreshLayer,
+    source::{
+        AppToken, AuthorityClient, AuthorityError, Content, Failed, LoginCode,
+        oauth2::{ClientCredentialsGrant, RefreshTokenGrant, TokenEndpoint},
+    },
     source_fn,
     store::{MemoryStore, TokenStore},
     test_util::Phase,
@@ -313,7 +315,7 @@ fn kind(class: &str) -> ErrorKind {
     match class {
         "LoginRequired" => ErrorKind::LoginRequired,
         "Configuration" => ErrorKind::Configuration,
-        UNSENDABLE => ErrorKind::Encode,
+        UNSENDABLE => ErrorKind::InvalidValue,
         _ => ErrorKind::Transient,
     }
 }
@@ -334,10 +336,10 @@ async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
     assert_eq!(began.elapsed().as_secs(), 3);
 
     for bytes in [0, 1024 * 1024 + 1, usize::MAX] {
-        assert_eq!(client(&idp).response_limit(bytes).unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(client(&idp).response_limit(bytes).unwrap_err().kind(), ErrorKind::InvalidValue);
     }
     assert!(client(&idp).response_limit(1024 * 1024).is_ok());
-    assert_eq!(client(&idp).time_limit(Duration::ZERO).unwrap_err().kind(), ErrorKind::Encode);
+    assert_eq!(client(&idp).time_limit(Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidValue);
 }
 
 #[tokio::test(start_paused = true)]

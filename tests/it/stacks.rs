@@ -318,7 +318,7 @@ async fn a_request_that_cannot_be_sent_holds_no_permit() {
         reserve(&mut client);
         let mut call = Box::pin(client.call(get("/me")));
         let error = soon(&mut call).await.unwrap_err();
-        assert_eq!(kind(&error), ErrorKind::Encode);
+        assert_eq!(kind(&error), ErrorKind::InvalidValue);
         assert_eq!(limit.available_permits(), 1);
         assert!(parts.api.requests().is_empty());
     }

@@ -72,7 +72,7 @@ async fn an_unknown_code_keeps_its_number_and_gets_the_text_of_code_1() {
 fn a_catalogue_without_code_1_is_refused() {
     for texts in [vec![], vec![(0, "fine"), (10006, "the token has expired")]] {
         let error = Tips::new(texts).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains("code 1"));
     }
     let loaded = Tips::new([(1, String::from("from a file")), (1, String::from("twice"))]).unwrap();

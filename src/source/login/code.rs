@@ -32,7 +32,7 @@ use crate::{
 ///     Ok(Secret::from(wx_login().await?))
 /// })?;
 /// // The answer does not say that its token lives for two hours.
-/// let answer = JsonAnswer::new().access_token("/token")?.lifetime(Duration::from_secs(2 * 3600));
+/// let answer = JsonAnswer::new().access_token("/token")?.default_lifetime(Duration::from_secs(2 * 3600));
 /// let source = source.answer(answer);
 /// let session = Session::builder(source).build();
 /// # let _ = session;
@@ -61,11 +61,11 @@ impl LoginCode {
 
     /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`,
     /// and a stored token is verified at the same URL with `/verify` at its end. Its lifetime is unknown, so that it is not
-    /// renewed ahead, unless [`JsonAnswer::lifetime`] says it.
+    /// renewed ahead, unless [`JsonAnswer::default_lifetime`] says it.
     ///
     /// # Errors
     ///
-    /// `Encode` for a URL that takes no such ending.
+    /// `InvalidValue` for a URL that takes no such ending.
     pub fn mini_program<F, Fut>(client: impl Into<AuthorityClient>, url: Uri, code: F) -> Result<Self, Error>
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -134,6 +134,6 @@ impl fmt::Debug for LoginCode {
 fn below(url: &Uri, step: &str) -> Result<Uri, Error> {
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}/{step}{query}", url.path().trim_end_matches('/'));
-    let unfit = |_| Error::new(ErrorKind::Encode, "a URL for tokens has a scheme, a host and a path");
+    let unfit = |_| Error::new(ErrorKind::InvalidValue, "a URL for tokens has a scheme, a host and a path");
     with_path_and_query(url, path.as_bytes()).map_err(unfit)
 }

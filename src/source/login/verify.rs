@@ -41,7 +41,7 @@ impl JsonVerify {
     ///
     /// # Errors
     ///
-    /// `Encode` for what is no pointer.
+    /// `InvalidValue` for what is no pointer.
     pub fn valid(mut self, pointer: &str) -> Result<Self, Error> {
         self.valid = Pointer::parse(pointer)?;
         Ok(self)

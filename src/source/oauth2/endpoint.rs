@@ -87,7 +87,7 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// `Encode` for one that the grants and the client's authentication are made of, and for `scope`, which
+    /// `InvalidValue` for one that the grants and the client's authentication are made of, and for `scope`, which
     /// [`scope`](Self::scope) sets.
     pub fn param(self, name: &str, value: impl Into<Secret>) -> Result<Self, Error> {
         const OURS: [&str; 11] = [

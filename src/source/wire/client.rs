@@ -115,7 +115,7 @@ impl AuthorityClient {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero.
+    /// `InvalidValue` for zero.
     pub fn time_limit(mut self, limit: Duration) -> Result<Self, Error> {
         Error::require(!limit.is_zero(), "a time limit must be longer than zero")?;
         self.time_limit = limit;
@@ -126,7 +126,7 @@ impl AuthorityClient {
     ///
     /// # Errors
     ///
-    /// `Encode` for zero and for more than 1 MiB.
+    /// `InvalidValue` for zero and for more than 1 MiB.
     pub fn response_limit(mut self, bytes: usize) -> Result<Self, Error> {
         let is_fit = (1..=1024 * 1024).contains(&bytes);
         Error::require(is_fit, "a response limit is between 1 byte and 1 MiB")?;

@@ -28,7 +28,7 @@ pub struct JsonAnswer {
     access_token: Pointer,
     refresh_token: Pointer,
     expires_in: Pointer,
-    lifetime: Option<Duration>,
+    default_lifetime: Option<Duration>,
     refresh_expires_in: Vec<Pointer>,
     token_type: Pointer,
     error: Pointer,
@@ -43,7 +43,7 @@ impl JsonAnswer {
             access_token: Pointer::member("access_token"),
             refresh_token: Pointer::member("refresh_token"),
             expires_in: Pointer::member("expires_in"),
-            lifetime: None,
+            default_lifetime: None,
             refresh_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
                 .map(Pointer::member)
                 .into(),
@@ -58,7 +58,7 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// As for every pointer here: `Encode` for a text that does not begin with a slash.
+    /// As for every pointer here: `InvalidValue` for a text that does not begin with a slash.
     pub fn access_token(mut self, pointer: &str) -> Result<Self, Error> {
         self.access_token = Pointer::parse(pointer)?;
         Ok(self)
@@ -68,26 +68,26 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// `Encode` for what is no pointer.
+    /// `InvalidValue` for what is no pointer.
     pub fn refresh_token(mut self, pointer: &str) -> Result<Self, Error> {
         self.refresh_token = Pointer::parse(pointer)?;
         Ok(self)
     }
 
     /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*, or that of
-    /// [`lifetime`](Self::lifetime). A number beyond what a float holds (`1e400`) makes the whole answer unreadable.
+    /// [`default_lifetime`](Self::default_lifetime). A number beyond what a float holds (`1e400`) makes the whole answer unreadable.
     ///
     /// # Errors
     ///
-    /// `Encode` for what is no pointer.
+    /// `InvalidValue` for what is no pointer.
     pub fn expires_in(mut self, pointer: &str) -> Result<Self, Error> {
         self.expires_in = Pointer::parse(pointer)?;
         Ok(self)
     }
 
     /// The lifetime of access tokens whose answer does not say it, where it is known from elsewhere. Zero means *unknown*.
-    pub fn lifetime(mut self, lifetime: Duration) -> Self {
-        self.lifetime = Some(lifetime);
+    pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
+        self.default_lifetime = Some(lifetime);
         self
     }
 
@@ -95,7 +95,7 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// `Encode` for what is no pointer.
+    /// `InvalidValue` for what is no pointer.
     pub fn refresh_expires_in(mut self, pointer: &str) -> Result<Self, Error> {
         self.refresh_expires_in = vec![Pointer::parse(pointer)?];
         Ok(self)
@@ -106,7 +106,7 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// `Encode` for what is no pointer.
+    /// `InvalidValue` for what is no pointer.
     pub fn error(mut self, pointer: &str) -> Result<Self, Error> {
         self.error = Pointer::parse(pointer)?;
         Ok(self)
@@ -117,7 +117,7 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// `Encode` for what is no pointer.
+    /// `InvalidValue` for what is no pointer.
     pub fn business_code(mut self, pointer: &str) -> Result<Self, Error> {
         self.business_code = Some(Pointer::parse(pointer)?);
         Ok(self)
@@ -166,7 +166,7 @@ impl JsonAnswer {
         let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
         let token = Token::new(access)
             .refresh_token((!refresh.is_empty()).then_some(refresh))
-            .expires_in(document.at(&self.expires_in).and_then(duration).or(self.lifetime))
+            .expires_in(document.at(&self.expires_in).and_then(duration).or(self.default_lifetime))
             .refresh_expires_in(refresh_lifetime.and_then(duration));
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }

@@ -167,7 +167,7 @@ impl Pointer {
 
     pub(in crate::source) fn parse(text: &str) -> Result<Self, Error> {
         let Some(steps) = text.strip_prefix('/') else {
-            return Err(Error::new(ErrorKind::Encode, "a JSON pointer begins with a slash"));
+            return Err(Error::new(ErrorKind::InvalidValue, "a JSON pointer begins with a slash"));
         };
         Ok(Pointer(steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect()))
     }

@@ -11,19 +11,10 @@ use fs4::{FileExt, TryLockError};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::atomic::{self, at};
-use crate::random;
+use crate::{random, store::Numbers};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-
-/// What the file beside the record holds; it outlives that.
-#[derive(Clone, Copy)]
-pub(super) struct Numbers {
-    /// That of the last lease.
-    pub(super) lease: u64,
-    /// The highest revision that a record was given.
-    pub(super) revision: u64,
-}
 
 /// A lock file that is ours until this is dropped.
 pub(super) struct Locked(File);
@@ -54,8 +45,9 @@ impl Locked {
         }
     }
 
-    /// What the file holds. What is no number, or is not there, counts as zero: only a power failure can leave that, and
-    /// neither a lease nor a process that knows a record survives one.
+    /// What the file holds, which outlives the record beside it; the revision is the highest that a record was given. What
+    /// is no number, or is not there, counts as zero: only a power failure can leave that, and neither a lease nor a process
+    /// that knows a record survives one.
     pub(super) fn numbers(&mut self) -> io::Result<Numbers> {
         let mut text = Vec::new();
         self.0.rewind()?;

@@ -14,11 +14,8 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use self::{
-    atomic::at,
-    lock::{Locked, Numbers},
-};
-use super::{Damaged, Lease, Record, TokenStore};
+use self::{atomic::at, lock::Locked};
+use super::{Damaged, Lease, Numbers, Record, TokenStore};
 use crate::error::BoxError;
 
 /// Keeps the record in a file, which any number of processes may share.
@@ -109,7 +106,7 @@ impl FileStore {
         let highest = last.revision.max(stored);
         // The file may have been lost, and what was in it still be known to others, whom a login has to outdo.
         let outdone = if fence.is_some() { stored } else { highest };
-        let record = record.admit(fence, last.lease, outdone)?;
+        let record = record.admit(fence, Numbers { revision: outdone, ..last })?;
         locked.put(Numbers { revision: highest.max(record.revision), ..last })?;
         let replaced = atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record));
         Ok(replaced.map_err(|error| at(&self.path, error))?)

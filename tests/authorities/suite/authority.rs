@@ -15,8 +15,10 @@ use hyper_util::{
 use serde_json::Value;
 use tower_token_refresh::{
     FetchError, Origin, Session, Token,
-    oauth2::{PasswordGrant, TokenEndpoint},
-    source::Credentials,
+    source::{
+        Credentials,
+        oauth2::{PasswordGrant, TokenEndpoint},
+    },
 };
 
 use crate::kind::Kind;

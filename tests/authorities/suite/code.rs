@@ -1,6 +1,6 @@
 //! A login by an authorization code, as after a redirect.
 
-use tower_token_refresh::{TokenSource, oauth2::AuthorizationCodeGrant, store::MemoryStore};
+use tower_token_refresh::{TokenSource, source::oauth2::AuthorizationCodeGrant, store::MemoryStore};
 
 use crate::{
     authority::Authority,

@@ -19,7 +19,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_token_refresh::{
     BoxError, Outcome, ReplayBody, Session, TokenRefreshLayer, TokenSource,
     event::Event,
-    oauth2::RefreshTokenGrant,
+    source::oauth2::RefreshTokenGrant,
     store::{MemoryStore, TokenStore},
     test_util::{Gate, TestClock},
 };

@@ -15,10 +15,12 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt, timeout::Timeout};
 use tower_token_refresh::{
-    BoxError, Error, ErrorKind, FetchContext, FetchError, Origin, Outcome, RefreshTokenGrant, Session, Token,
-    TokenRefreshLayer, TokenSource,
-    oauth2::TokenEndpoint,
-    source::{AuthorityClient, Content},
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Origin, Outcome, Session, Token, TokenRefreshLayer,
+    TokenSource,
+    source::{
+        AuthorityClient, Content,
+        oauth2::{RefreshTokenGrant, TokenEndpoint},
+    },
     test_util::{ModelAuthority, TestClock},
 };
 
