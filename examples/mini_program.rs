@@ -24,8 +24,7 @@ use hyper_util::{
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    BoxError, Codes, Error, JsonCodeLayer, Origin, Outcome, ReplayBody, Secret, Session, Tips,
-    TokenRefreshLayer, preset,
+    BoxError, Codes, Error, Origin, Outcome, ReplayBody, Secret, Session, Tips, preset,
     session::State,
     source::{Content, JsonAnswer, LoginCode},
     store::MemoryStore,
@@ -146,14 +145,9 @@ fn launch(server: &Server, storage: &MemoryStore) -> Result<Session, BoxError> {
 /// which one speaks of the token.
 fn client(server: &Server, session: Session) -> Result<Pages, BoxError> {
     let plain: Client<_, ReplayBody<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
-    let layer = TokenRefreshLayer::new(session, server.base.parse::<Origin>()?)
-        .classifier(Codes::reject([TOKEN_EXPIRED])?.at([403])?);
-    Ok(ServiceBuilder::new()
-        .boxed_clone()
-        .layer(layer)
-        .layer(preset::JsonByDefaultLayer::new())
-        .layer(JsonCodeLayer::new())
-        .service(plain))
+    let (layer, below) = preset::mini_program().layer(session, server.base.parse::<Origin>()?);
+    let layer = layer.classifier(Codes::reject([TOKEN_EXPIRED])?.at([403])?);
+    Ok(ServiceBuilder::new().boxed_clone().layer(layer).layer(below).service(plain))
 }
 
 async fn until(is_so: impl Fn() -> bool) {

@@ -175,6 +175,9 @@ impl Session {
     /// use but was not saved; that is tried again under back-off. It is `Ok` if another login, replacement, logout or refresh
     /// has superseded it before it was saved: such a call reports its own result, a refresh only an
     /// [event](crate::event::Event::StoreFailed).
+    ///
+    /// Do not repeat the call then: a refresh may have spent this login's refresh token meanwhile, and a second login would
+    /// bring it back.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
         let provenance = Provenance::of_login(&token);
         let token = self.engine.sendable(token, provenance)?;
@@ -254,9 +257,10 @@ impl Session {
         Changes::of(&self.engine)
     }
 
-    /// Waits until no refresh is in progress and everything is saved, for the end of a process. Bounded by the time that a
-    /// refresh may take before it is given up. A refresh that a login or logout has made void is not waited for, and
-    /// neither is [`revoke_with`](SessionBuilder::revoke_with).
+    /// Waits until no refresh is in progress and everything is saved, for the end of a process. Bounded by
+    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, and the time that the writes
+    /// left to do may take. A refresh that a login or logout has made void is not waited for, and neither is
+    /// [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///
