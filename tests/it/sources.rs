@@ -557,14 +557,16 @@ async fn raw(last: &'static str, answer: &'static str) -> http::Uri {
     uri
 }
 
+/// Where nobody listens.
+async fn nobody() -> http::Uri {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap()
+}
+
 #[tokio::test]
 async fn over_sockets_a_lost_answer_is_told_from_a_request_that_was_never_sent() {
-    let nobody = {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap()
-    };
     let cases = [
-        (nobody, "Transient"),
+        (nobody().await, "Transient"),
         (raw("old-refresh", "").await, "Unanswered"),
         (
             raw("old-refresh", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"access_token\":\"a\"}").await,
@@ -576,6 +578,20 @@ async fn over_sockets_a_lost_answer_is_told_from_a_request_that_was_never_sent()
         let http: Client<_, Content> = Client::builder(TokioExecutor::new()).build_http();
         let bench = Bench::logged_in(RefreshTokenGrant::new(TokenEndpoint::new(http, uri))).await;
         assert_eq!(bench.class().await, class);
+    }
+}
+
+#[tokio::test]
+async fn over_sockets_a_lost_answer_to_a_get_is_told_from_one_that_was_never_sent() {
+    for (uri, text) in [
+        (nobody().await, "the authority cannot be asked as it is configured"),
+        (raw("\r\n\r\n", "").await, "the authority refuses this client"),
+    ] {
+        let http: Client<_, Content> = Client::builder(TokioExecutor::new()).build_http();
+        let client = AuthorityClient::new(http)
+            .classify_failures(|_| Some(FetchError::configuration("as the user says")));
+        let bench = Bench::new(AppToken::get(client, uri).credential("secret", "s"));
+        assert_eq!(bench.failure().await.1.to_string(), text);
     }
 }
 

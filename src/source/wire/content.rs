@@ -38,7 +38,9 @@ const REVOKED: u8 = 3;
 
 impl Content {
     pub(in crate::source) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Content { bytes: Bytes::from_owner(bytes), reading: Arc::default() }
+        // An empty one is sent without anybody reading it.
+        let step = if bytes.is_empty() { TAKEN } else { UNREAD };
+        Content { bytes: Bytes::from_owner(bytes), reading: Arc::new(AtomicU8::new(step)) }
     }
 
     pub(super) fn progress(&self) -> Progress {
