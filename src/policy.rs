@@ -1,10 +1,10 @@
 //! What a layer was told, as its services and their response futures read it.
 
+#[cfg(all(test, token_refresh_loom))]
+mod models;
+
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     head::{Head, Kept, Line},
     scope::{Origin, Scope},
     session::Session,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 /// What all services of one layer share.
@@ -144,10 +145,9 @@ pub(crate) struct Held(Arc<AtomicUsize>);
 
 impl Held {
     pub(crate) fn one_more(policy: &Policy) -> Option<Held> {
-        let held = Held(policy.held.clone());
-        let before = held.0.fetch_add(1, Ordering::Relaxed);
-        // Dropping it takes it off the count again.
-        (before < policy.max_held).then_some(held)
+        let one_more = |held| (held < policy.max_held).then(|| held + 1);
+        let counted = policy.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        counted.is_ok().then(|| Held(policy.held.clone()))
     }
 }
 
