@@ -114,7 +114,7 @@ impl Timekeeper {
 
     /// When, by the monotonic clock, packed, the wall clock is read again.
     pub(crate) fn next_wall_reading(&self) -> u64 {
-        self.wall_read_at.load(Ordering::Relaxed).saturating_add(SECOND)
+        self.wall_read_at.load(Ordering::Acquire).saturating_add(SECOND)
     }
 
     /// Both clocks read afresh, for the moment at which a token is issued.
@@ -126,7 +126,8 @@ impl Timekeeper {
     fn read_wall(&self, monotonic: Duration) -> Duration {
         let wall = self.clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.wall.store(packed(wall), Ordering::Relaxed);
-        self.wall_read_at.store(packed(monotonic), Ordering::Relaxed);
+        // Whoever sees the moment must see what was read then.
+        self.wall_read_at.store(packed(monotonic), Ordering::Release);
         wall
     }
 }
