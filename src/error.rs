@@ -70,9 +70,14 @@ impl Error {
         Error(Arc::new(Repr { kind, message, cause: Some(cause.into()), retry_after: None }))
     }
 
-    /// `InvalidValue`, unless the value is fit to be used.
+    /// `InvalidValue`: a value that cannot be used as given.
+    pub(crate) fn unfit(message: &'static str) -> Self {
+        Error::new(ErrorKind::InvalidValue, message)
+    }
+
+    /// The same, unless the value is fit to be used.
     pub(crate) fn require(is_fit: bool, message: &'static str) -> Result<(), Self> {
-        if is_fit { Ok(()) } else { Err(Error::new(ErrorKind::InvalidValue, message)) }
+        if is_fit { Ok(()) } else { Err(Error::unfit(message)) }
     }
 
     /// A failed fetch, with what the authority said of the next one.

@@ -254,7 +254,7 @@ fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> Re
 
 #[cold]
 fn no_room(_: MaxSizeReached) -> Error {
-    refused("the head has no room for another header")
+    Error::unfit("the head has no room for another header")
 }
 
 /// False if there is one of that name.
@@ -263,7 +263,7 @@ fn append(uri: &mut Uri, name: &str, pair: &Secret) -> Result<bool, Error> {
         return Ok(false);
     }
     let unfit = "the URI cannot take the query parameter: it is too long or has no path";
-    *uri = query::with(uri, pair.expose().as_bytes()).map_err(|_| refused(unfit))?;
+    *uri = query::with(uri, pair.expose().as_bytes()).map_err(|_| Error::unfit(unfit))?;
     Ok(true)
 }
 
@@ -303,8 +303,9 @@ fn basic(access: &str) -> Result<Zeroizing<String>, Error> {
 }
 
 fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
-    let name =
-        name.try_into().map_err(|_| refused("a header name must be letters, digits and !#$%&'*+-.^_`|~"))?;
+    let name = name
+        .try_into()
+        .map_err(|_| Error::unfit("a header name must be letters, digits and !#$%&'*+-.^_`|~"))?;
     let of_http = "this header is HTTP's own: it says where a message goes or where it ends";
     Error::require(!OF_HTTP.contains(&name), of_http)?;
     Ok(name)
@@ -318,10 +319,6 @@ const OF_HTTP: [HeaderName; 6] = [
     header::TE,
     header::UPGRADE,
 ];
-
-fn refused(message: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidValue, message)
-}
 
 #[cfg(test)]
 mod tests {

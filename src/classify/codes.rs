@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use http::StatusCode;
 
 use super::{Answer, Classify, Verdict};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// Response extension: the error code that a layer below found in the answer's body.
 ///
@@ -151,9 +151,9 @@ where
     I: IntoIterator<Item: TryInto<StatusCode>>,
 {
     let statuses: Option<Vec<_>> = statuses.into_iter().map(|status| status.try_into().ok()).collect();
-    statuses.filter(|statuses| !statuses.is_empty()).ok_or_else(|| {
-        Error::new(ErrorKind::InvalidValue, "at least one status is needed, each of 100 to 999")
-    })
+    statuses
+        .filter(|statuses| !statuses.is_empty())
+        .ok_or_else(|| Error::unfit("at least one status is needed, each of 100 to 999"))
 }
 
 #[cfg(test)]
@@ -161,6 +161,7 @@ mod tests {
     use http::{Method, Response, Uri};
 
     use super::*;
+    use crate::error::ErrorKind;
 
     fn verdict(classifier: &dyn Classify, status: u16, code: impl Into<Option<ErrorCode>>) -> Verdict {
         let mut response = Response::builder().status(status).body(()).unwrap();

@@ -1,7 +1,7 @@
 use http::StatusCode;
 
 use super::{Answer, Classify, Verdict};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// Exactly these statuses; the default rules and all challenges are left aside.
 ///
@@ -49,10 +49,7 @@ impl Statuses {
         let statuses: Option<Vec<StatusCode>> =
             statuses.into_iter().map(|status| status.try_into().ok().filter(can_refuse)).collect();
         let Some(statuses) = statuses else {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
-                "a refused status must be 300 to 599 and not 407",
-            ));
+            return Err(Error::unfit("a refused status must be 300 to 599 and not 407"));
         };
         Error::require(!statuses.is_empty(), "a set of refused statuses needs at least one status")?;
         Ok(Statuses { statuses, verdict })
@@ -72,6 +69,7 @@ fn can_refuse(status: &StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::verdict, *};
+    use crate::error::ErrorKind;
 
     #[test]
     fn the_set_replaces_the_default_and_does_not_add_to_it() {

@@ -6,7 +6,7 @@ use std::{
 
 use http::Uri;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// A scheme, a host and a port: `https://api.example.com`, the same as `https://API.example.com:443/`.
 ///
@@ -56,35 +56,39 @@ impl Origin {
     /// As [`Origin`], except for the plain `http`.
     pub fn danger_plain_http(text: &str) -> Result<Self, Error> {
         if text.contains('#') {
-            return Err(refused("an origin has no fragment: write `https://host` or `https://host:port`"));
+            return Err(Error::unfit(
+                "an origin has no fragment: write `https://host` or `https://host:port`",
+            ));
         }
         match text.parse() {
             Ok(uri) => Self::of(&uri),
-            Err(_) => Err(refused("an origin is written `https://host` or `https://host:port`")),
+            Err(_) => Err(Error::unfit("an origin is written `https://host` or `https://host:port`")),
         }
     }
 
     fn of(uri: &Uri) -> Result<Self, Error> {
         if uri.scheme().is_none() {
-            return Err(refused("an origin needs its scheme: write `https://host` or `https://host:port`"));
+            return Err(Error::unfit(
+                "an origin needs its scheme: write `https://host` or `https://host:port`",
+            ));
         }
         if !matches!(uri.path(), "" | "/") {
-            return Err(refused(
+            return Err(Error::unfit(
                 "an origin has no path: write `https://host`, and narrow it with `Scope::only`",
             ));
         }
         if uri.query().is_some() {
-            return Err(refused("an origin has no query: write `https://host` or `https://host:port`"));
+            return Err(Error::unfit("an origin has no query: write `https://host` or `https://host:port`"));
         }
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(refused(
+            return Err(Error::unfit(
                 "an origin has no user information: write `https://host` or `https://host:port`",
             ));
         }
         let scheme =
-            Scheme::of(uri).ok_or_else(|| refused("the scheme of an origin is `https` or `http`"))?;
+            Scheme::of(uri).ok_or_else(|| Error::unfit("the scheme of an origin is `https` or `http`"))?;
         let (_, host, port) = target(uri).ok_or_else(|| {
-            refused("the port of an origin is a number up to 65535, or left out for the default")
+            Error::unfit("the port of an origin is a number up to 65535, or left out for the default")
         })?;
         Ok(Origin { scheme, host: Host::parse(host)?, port })
     }
@@ -95,7 +99,7 @@ impl Origin {
 
     fn secure(self) -> Result<Self, Error> {
         if self.scheme == Scheme::Http && !self.host.is_loopback() {
-            return Err(refused(
+            return Err(Error::unfit(
                 "plain http is allowed for this machine only: write `https://`, or use `Origin::danger_plain_http`",
             ));
         }
@@ -182,12 +186,12 @@ impl Host {
         if host.starts_with('[') {
             return match address_v6(host) {
                 Some(address) => Ok(Host::V6(address)),
-                None => Err(refused("the host in brackets is not an IPv6 address without a zone")),
+                None => Err(Error::unfit("the host in brackets is not an IPv6 address without a zone")),
             };
         }
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if host.is_empty() || !host.bytes().all(is_name) {
-            return Err(refused(
+            return Err(Error::unfit(
                 "the host of an origin is a name of ASCII letters, digits, `-`, `_` and `.`, or an IP address",
             ));
         }
@@ -243,15 +247,12 @@ fn address_v6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-fn refused(message: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidValue, message)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     pub(in crate::scope) fn origin(text: &str) -> Origin {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))

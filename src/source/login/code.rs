@@ -4,7 +4,7 @@ use http::Uri;
 
 use super::{JsonVerify, exchange::Exchange};
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     query::with_path_and_query,
     secret::Secret,
     source::{
@@ -134,6 +134,6 @@ impl fmt::Debug for LoginCode {
 fn below(url: &Uri, step: &str) -> Result<Uri, Error> {
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}/{step}{query}", url.path().trim_end_matches('/'));
-    let unfit = |_| Error::new(ErrorKind::InvalidValue, "a URL for tokens has a scheme, a host and a path");
+    let unfit = |_| Error::unfit("a URL for tokens has a scheme, a host and a path");
     with_path_and_query(url, path.as_bytes()).map_err(unfit)
 }

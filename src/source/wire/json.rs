@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-use crate::{
-    error::{Error, ErrorKind},
-    json,
-};
+use crate::{error::Error, json};
 
 pub(in crate::source) const MEDIA_TYPE: &str = "application/json";
 
@@ -167,7 +164,7 @@ impl Pointer {
 
     pub(in crate::source) fn parse(text: &str) -> Result<Self, Error> {
         let Some(steps) = text.strip_prefix('/') else {
-            return Err(Error::new(ErrorKind::InvalidValue, "a JSON pointer begins with a slash"));
+            return Err(Error::unfit("a JSON pointer begins with a slash"));
         };
         Ok(Pointer(steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect()))
     }
