@@ -1,5 +1,4 @@
 use std::{
-    collections::VecDeque,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,10 +10,7 @@ use tokio::time::Instant;
 use super::apps::stable_token;
 use crate::{
     secret::Secret,
-    source::{
-        AppToken, AuthorityClient, AuthorityError, Cause, FetchContext, FetchError, TokenSource,
-        wire::json::Scalar,
-    },
+    source::{AppToken, AuthorityClient, AuthorityError, Cause, FetchContext, FetchError, TokenSource},
     token::Token,
 };
 
@@ -33,7 +29,7 @@ pub struct StableToken {
 struct Forced {
     last: Option<Instant>,
     /// When WeChat has forced one, or may have.
-    granted: VecDeque<Instant>,
+    granted: Vec<Instant>,
 }
 
 const FORCED_A_DAY: usize = 20;
@@ -69,7 +65,7 @@ impl StableToken {
             return None;
         }
         forced.last = Some(now);
-        forced.granted.push_back(now);
+        forced.granted.push(now);
         Some(now)
     }
 
@@ -88,7 +84,7 @@ impl TokenSource for StableToken {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         let was_refused_again = cx.cause() == Cause::Refused && cx.fruitless() > 0;
         let moment = if was_refused_again { self.force() } else { None };
-        let outcome = self.app.ask(&cx, Some(("force_refresh", Scalar::Bool(moment.is_some())))).await;
+        let outcome = self.app.ask(&cx, Some(("force_refresh", moment.is_some()))).await;
         if outcome.as_ref().is_err_and(is_without_effect) {
             self.forced().granted.retain(|granted| Some(*granted) != moment);
         }

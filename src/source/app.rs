@@ -102,11 +102,11 @@ impl AppToken {
     pub(crate) async fn ask(
         &self,
         cx: &FetchContext,
-        more: Option<(&str, Scalar)>,
+        more: Option<(&str, bool)>,
     ) -> Result<Token, FetchError> {
         let secrets = self.credentials.iter().map(|(name, secret)| (name.as_str(), secret.expose()));
         let mut others = self.constants.clone();
-        others.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        others.extend(more.map(|(name, value)| (name.to_owned(), Scalar::Bool(value))));
         let request = match self.sends {
             Sends::Json => post(&self.url, json::MEDIA_TYPE, json::object(secrets, &others)),
             Sends::Query => {

@@ -33,7 +33,7 @@ pub mod oauth2;
 #[cfg(feature = "json")]
 mod refused;
 #[cfg(feature = "json")]
-pub(crate) mod wire;
+mod wire;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 

@@ -172,7 +172,7 @@ impl Pointer {
 
 /// A value in a request that is no secret.
 #[derive(Clone, Debug)]
-pub(crate) enum Scalar {
+pub(in crate::source) enum Scalar {
     Text(String),
     Number(i64),
     Bool(bool),

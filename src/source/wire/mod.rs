@@ -7,7 +7,7 @@ mod error;
 mod failure;
 mod fields;
 pub(super) mod form;
-pub(crate) mod json;
+pub(super) mod json;
 mod reading;
 mod retry_after;
 
