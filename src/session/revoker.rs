@@ -1,13 +1,14 @@
 //! What becomes of tokens that nobody wants any more.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{reentry::Mark, timer, token::Token};
 
 /// Takes a token that nobody wants.
-pub(crate) type Revoke = dyn Fn(Token) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+pub(crate) type Revoke = dyn Fn(Token) -> BoxFuture<'static, ()> + Send + Sync;
 
 pub(crate) struct Revoker {
     pub(super) revoke: Option<Box<Revoke>>,

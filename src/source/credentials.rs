@@ -1,6 +1,8 @@
 //! Credentials that a closure of the user's brings.
 
-use std::{future::Future, pin::Pin};
+use std::future::Future;
+
+use futures_util::future::BoxFuture;
 
 use super::FetchError;
 use crate::secret::Secret;
@@ -19,8 +21,7 @@ impl Credentials {
     }
 }
 
-pub(super) type Provider<T> =
-    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<T, FetchError>> + Send>> + Send + Sync>;
+pub(super) type Provider<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T, FetchError>> + Send + Sync>;
 
 pub(super) fn provider<T, F, Fut>(provide: F) -> Provider<T>
 where

@@ -35,7 +35,9 @@ mod refused;
 #[cfg(feature = "json")]
 mod wire;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
+
+use futures_util::future::BoxFuture;
 
 #[cfg(feature = "json")]
 pub use self::{
@@ -139,18 +141,16 @@ impl<F> fmt::Debug for SourceFn<F> {
 
 /// The object-safe face of [`TokenSource`].
 pub(crate) trait DynTokenSource: Send + Sync {
-    fn fetch(&self, cx: FetchContext) -> Answer<'_, Result<Token, FetchError>>;
-    fn verify<'a>(&'a self, token: &'a Token) -> Answer<'a, Verification>;
+    fn fetch(&self, cx: FetchContext) -> BoxFuture<'_, Result<Token, FetchError>>;
+    fn verify<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Verification>;
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
 impl<T: TokenSource> DynTokenSource for T {
-    fn fetch(&self, cx: FetchContext) -> Answer<'_, Result<Token, FetchError>> {
+    fn fetch(&self, cx: FetchContext) -> BoxFuture<'_, Result<Token, FetchError>> {
         Box::pin(TokenSource::fetch(self, cx))
     }
 
-    fn verify<'a>(&'a self, token: &'a Token) -> Answer<'a, Verification> {
+    fn verify<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Verification> {
         Box::pin(TokenSource::verify(self, token))
     }
 }

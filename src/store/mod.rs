@@ -18,8 +18,9 @@ use std::{
     future::Future,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
 };
+
+use futures_util::future::BoxFuture;
 
 #[cfg(feature = "file")]
 pub use self::file::FileStore;
@@ -205,28 +206,26 @@ impl std::error::Error for LeaseLost {}
 
 /// The object-safe face of [`TokenStore`].
 pub(crate) trait DynTokenStore: Send + Sync {
-    fn load(&self) -> Answer<'_, Option<Record>>;
-    fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> Answer<'a, ()>;
-    fn lock(&self) -> Answer<'_, Lease>;
-    fn changed(&self, known: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+    fn load(&self) -> BoxFuture<'_, Result<Option<Record>, BoxError>>;
+    fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> BoxFuture<'a, Result<(), BoxError>>;
+    fn lock(&self) -> BoxFuture<'_, Result<Lease, BoxError>>;
+    fn changed(&self, known: u64) -> BoxFuture<'_, ()>;
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
-
 impl<T: TokenStore> DynTokenStore for T {
-    fn load(&self) -> Answer<'_, Option<Record>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Record>, BoxError>> {
         Box::pin(TokenStore::load(self))
     }
 
-    fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> Answer<'a, ()> {
+    fn save<'a>(&'a self, record: &'a Record, fence: Option<u64>) -> BoxFuture<'a, Result<(), BoxError>> {
         Box::pin(TokenStore::save(self, record, fence))
     }
 
-    fn lock(&self) -> Answer<'_, Lease> {
+    fn lock(&self) -> BoxFuture<'_, Result<Lease, BoxError>> {
         Box::pin(TokenStore::lock(self))
     }
 
-    fn changed(&self, known: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn changed(&self, known: u64) -> BoxFuture<'_, ()> {
         Box::pin(TokenStore::changed(self, known))
     }
 }

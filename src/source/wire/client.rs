@@ -1,14 +1,6 @@
-use std::{
-    error::Error as StdError,
-    fmt,
-    future::{Future, poll_fn},
-    io,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error as StdError, fmt, future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::future::{BoxFuture, Either, select};
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body::Body;
 use tower_service::Service;
@@ -74,9 +66,7 @@ pub struct AuthorityClient {
     may_go_in_the_clear: bool,
 }
 
-type Sending = dyn Fn(Request<Content>, usize) -> Pin<Box<dyn Future<Output = Result<Answer, BoxError>> + Send>>
-    + Send
-    + Sync;
+type Sending = dyn Fn(Request<Content>, usize) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
 
 type Classify = dyn Fn(&Failed<'_>) -> Option<FetchError> + Send + Sync;
 
