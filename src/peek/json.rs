@@ -147,7 +147,7 @@ impl JsonCodeLayer {
         Ok(self)
     }
 
-    /// At which statuses bodies are read; at all, unless this is called. Replaces those before.
+    /// At which statuses bodies are read; at every one, unless this is called. Replaces those before.
     ///
     /// # Errors
     ///

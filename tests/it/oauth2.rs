@@ -116,9 +116,17 @@ async fn a_parameter_that_is_given_again_replaces_the_one_before_unless_it_may_b
 
 #[tokio::test(start_paused = true)]
 async fn a_parameter_that_would_stand_twice_is_refused_when_it_is_built() {
-    for name in ["grant_type", "refresh_token", "client_secret", "code", "scope", ""] {
+    for (name, why) in [
+        ("grant_type", "the grant's own"),
+        ("refresh_token", "the grant's own"),
+        ("client_secret", "the grant's own"),
+        ("code", "the grant's own"),
+        ("scope", "has a method"),
+        ("", "a name of at least one character"),
+    ] {
         let refused = endpoint(&Idp::default()).param(name, "x").unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidValue, "{name}");
+        assert!(refused.to_string().contains(why), "{name}: {refused}");
     }
 }
 

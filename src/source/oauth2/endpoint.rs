@@ -87,10 +87,10 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for one that the grants and the client's authentication are made of, and for `scope`, which
-    /// [`scope`](Self::scope) sets.
+    /// `InvalidValue` for one that the grants and the client's authentication are made of, for `scope`, which
+    /// [`scope`](Self::scope) sets, and for an empty name.
     pub fn param(self, name: &str, value: impl Into<Secret>) -> Result<Self, Error> {
-        const OURS: [&str; 11] = [
+        const OURS: [&str; 10] = [
             "grant_type",
             "refresh_token",
             "username",
@@ -101,8 +101,8 @@ impl TokenEndpoint {
             "client_id",
             "client_secret",
             "scope",
-            "",
         ];
+        Error::require(!name.is_empty(), "a parameter needs a name of at least one character")?;
         Error::require(!OURS.contains(&name), "this parameter is the grant's own or has a method")?;
         Ok(self.given(name, value.into()))
     }

@@ -63,7 +63,7 @@ fn optional<T>(value: &mut Value, read: fn(&mut Value) -> Option<T>) -> Option<O
     if value.is_null() { Some(None) } else { read(value).map(Some) }
 }
 
-/// Takes the text out, so that no copy of it stays behind.
+/// Moves the text out of the tree, which would else be copied.
 fn secret(value: &mut Value) -> Option<Secret> {
     match value.take() {
         Value::String(text) => Some(text.into()),
