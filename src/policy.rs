@@ -34,7 +34,7 @@ pub(crate) struct Policy {
     pub(crate) held: Arc<AtomicUsize>,
 }
 
-pub(crate) type ResendPredicate = dyn Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync;
+type ResendPredicate = dyn Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync;
 
 impl Policy {
     pub(crate) fn new(session: Session, scope: Scope) -> Self {

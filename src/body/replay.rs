@@ -59,10 +59,7 @@ where
     /// A body of which up to `limit` bytes are kept; nothing, if it can be rebuilt.
     // Always, because what it returns is large to move.
     #[inline(always)]
-    pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>)
-    where
-        B: 'static,
-    {
+    pub(crate) fn recording(body: B, limit: usize, rebuild: Option<Rebuild<B>>) -> (Self, Replay<B>) {
         if let Some(rebuild) = rebuild {
             return Self::guarded(body, Second::Rebuild(rebuild));
         }

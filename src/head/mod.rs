@@ -29,7 +29,7 @@ pub(crate) struct Line {
 impl Head {
     /// Without the header fields and extensions if the request is not sent again.
     #[inline]
-    pub(crate) fn of<B>(request: &Request<B>, is_whole: bool) -> Box<Self> {
+    fn of<B>(request: &Request<B>, is_whole: bool) -> Box<Self> {
         let more = is_whole.then(|| (request.headers(), request.extensions()));
         Self::written(request.method(), request.uri(), request.version(), more)
     }
@@ -70,7 +70,7 @@ impl Head {
     }
 
     /// Leaves it to the next request.
-    pub(crate) fn put_back(self: Box<Self>) {
+    fn put_back(self: Box<Self>) {
         spare::put_back(self);
     }
 }
