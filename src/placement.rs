@@ -46,7 +46,6 @@
 
 use std::{fmt, mem, sync::Arc};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri,
     header::{self, AUTHORIZATION, MaxSizeReached},
@@ -56,7 +55,7 @@ use zeroize::Zeroizing;
 use crate::{
     error::{BoxError, Error, ErrorKind},
     query,
-    secret::Secret,
+    secret::{self, Secret},
     token::Token,
 };
 
@@ -151,11 +150,16 @@ impl Placement {
         let is_fit = is_visible || matches!(self.0, Form::Custom(_));
         Error::require(is_fit, "the token holds something else than visible ASCII characters")?;
         match &self.0 {
-            Form::Header { name, scheme: None } => Ok(Credential::header(name, access)),
+            Form::Header { name, scheme: None } => Ok(Credential::header(name, access.to_owned().into())),
             Form::Header { name, scheme: Some(scheme) } => {
-                Ok(Credential::header(name, &Zeroizing::new([scheme, " ", access].concat())))
+                Ok(Credential::header(name, [scheme, " ", access].concat().into()))
             }
-            Form::Basic => Ok(Credential::header(&AUTHORIZATION, &basic(access)?)),
+            Form::Basic => {
+                let colon = "the token holds a colon, which ends the user name in basic authentication";
+                Error::require(!access.contains(':'), colon)?;
+                let user_and_password = Zeroizing::new([access, ":"].concat());
+                Ok(Credential::header(&AUTHORIZATION, secret::basic(user_and_password.as_bytes())))
+            }
             Form::Query(name) => {
                 Ok(Credential::Query { name: Arc::clone(name), pair: query::pair(name, access) })
             }
@@ -229,12 +233,8 @@ impl Credential {
         }
     }
 
-    /// `value` is made of visible ASCII characters and single spaces.
-    fn header(name: &HeaderName, value: &str) -> Self {
-        let mut value = HeaderValue::from_str(value).expect("visible ASCII is a header value");
-        value.set_sensitive(true);
-        // A clone, because what has been cloned before takes longer to clone than its clones do.
-        Credential::Header { name: name.clone(), value: value.clone() }
+    fn header(name: &HeaderName, text: Zeroizing<String>) -> Self {
+        Credential::Header { name: name.clone(), value: secret::header_value(text) }
     }
 }
 
@@ -291,17 +291,6 @@ impl fmt::Debug for Credential {
     }
 }
 
-fn basic(access: &str) -> Result<Zeroizing<String>, Error> {
-    let colon = "the token holds a colon, which ends the user name in basic authentication";
-    Error::require(!access.contains(':'), colon)?;
-    let user_and_password = Zeroizing::new([access, ":"].concat());
-    // Large enough at once: a buffer that grows leaves a copy of its text behind, unzeroized.
-    let mut value = Zeroizing::new(String::with_capacity(16 + 2 * access.len()));
-    value.push_str("Basic ");
-    BASE64_STANDARD.encode_string(user_and_password.as_bytes(), &mut value);
-    Ok(value)
-}
-
 fn header_name(name: impl TryInto<HeaderName>) -> Result<HeaderName, Error> {
     let name = name
         .try_into()
@@ -324,6 +313,7 @@ const OF_HTTP: [HeaderName; 6] = [
 mod tests {
     use std::error::Error as _;
 
+    use base64::{Engine, prelude::BASE64_STANDARD};
     use http::{HeaderMap, Method, Uri, Version};
 
     use super::*;

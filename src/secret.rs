@@ -2,6 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::HeaderValue;
 use zeroize::Zeroizing;
 
 /// A token, refresh token, password or code.
@@ -45,6 +48,24 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
     }
+}
+
+/// A header value of visible ASCII characters and spaces, marked sensitive. Its clones share the text, which is overwritten
+/// when the last of them is dropped.
+pub(crate) fn header_value(text: Zeroizing<String>) -> HeaderValue {
+    let text = Bytes::from_owner(text);
+    let mut value = HeaderValue::from_maybe_shared(text).expect("visible ASCII is a header value");
+    value.set_sensitive(true);
+    value
+}
+
+/// `Basic …` of a user name and a password with a colon between them (RFC 7617).
+pub(crate) fn basic(user_and_password: &[u8]) -> Zeroizing<String> {
+    // Large enough at once: a buffer that grows leaves a copy of its text behind, unzeroized.
+    let mut text = Zeroizing::new(String::with_capacity(8 + 2 * user_and_password.len()));
+    text.push_str("Basic ");
+    BASE64_STANDARD.encode_string(user_and_password, &mut text);
+    text
 }
 
 #[cfg(test)]

@@ -1,13 +1,11 @@
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
 use zeroize::Zeroizing;
 
 use crate::{
     error::Error,
-    secret::Secret,
+    secret::{self, Secret},
     source::{
         AuthorityClient, FetchContext, FetchError, JsonAnswer,
         wire::{Grant, Reading, form, post},
@@ -178,11 +176,5 @@ fn basic(id: &str, secret: &Secret) -> HeaderValue {
     form::push(&mut pair, id);
     pair.push(b':');
     form::push(&mut pair, secret.expose());
-    let mut text = Zeroizing::new(String::with_capacity(pair.len() * 2 + 8));
-    text.push_str("Basic ");
-    STANDARD.encode_string(&*pair, &mut text);
-    let mut value =
-        HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("base64 fits into a header");
-    value.set_sensitive(true);
-    value
+    secret::header_value(secret::basic(&pair))
 }
