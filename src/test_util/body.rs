@@ -1,4 +1,4 @@
-//! The body of the models' answers.
+//! What the models answer with.
 
 use std::{
     convert::Infallible,
@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
 /// Bytes that are all there. `Debug` tells how many, never which.
@@ -52,4 +53,17 @@ impl fmt::Debug for ModelBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ModelBody({} bytes)", self.0.len())
     }
+}
+
+pub(super) const JSON: &str = "application/json";
+
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    text: impl Into<Bytes>,
+) -> Response<ModelBody> {
+    let mut response = Response::new(ModelBody::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }

@@ -1,5 +1,7 @@
 //! `application/x-www-form-urlencoded`, as much of it as forms and queries need.
 
+use crate::query;
+
 /// All values of one name, decoded.
 pub(super) fn values<'a>(form: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
     form.split('&').filter_map(move |pair| {
@@ -9,26 +11,7 @@ pub(super) fn values<'a>(form: &'a str, name: &'a str) -> impl Iterator<Item = S
 }
 
 fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match (first, hex_pair(tail)) {
-            (b'%', Some(byte)) => {
-                rest = &tail[2..];
-                byte
-            }
-            (b'+', _) => b' ',
-            _ => first,
-        });
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn hex_pair(text: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let (high, low) = (digit(*text.first()?)?, digit(*text.get(1)?)?);
-    u8::try_from(high * 16 + low).ok()
+    String::from_utf8_lossy(&query::decode(text.as_bytes()).collect::<Vec<_>>()).into_owned()
 }
 
 #[cfg(test)]

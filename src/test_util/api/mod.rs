@@ -22,7 +22,7 @@ use tower_service::Service;
 pub use self::refusal::Refusal;
 use super::{
     authority::ModelAuthority,
-    body::ModelBody,
+    body::{JSON, ModelBody, answer},
     form,
     gate::Gate,
     record::{InFlight, Log, ReceivedRequest},
@@ -286,12 +286,12 @@ fn accept(head: &Parts, account: Option<String>, body: Bytes) -> Response<ModelB
     if head.uri.path() == "/echo" {
         return Response::new(body.into());
     }
-    let answer = serde_json::json!({
+    let object = serde_json::json!({
         "method": head.method.as_str(),
         "path": head.uri.path(),
         "account": account,
         "length": body.len(),
         "checksum": ModelApi::checksum(&body),
     });
-    refusal::json(StatusCode::OK, answer.to_string())
+    answer(StatusCode::OK, JSON, object.to_string())
 }

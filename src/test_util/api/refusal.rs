@@ -1,9 +1,9 @@
 //! How an API says no.
 
 use bytes::Bytes;
-use http::{Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::test_util::body::ModelBody;
+use crate::test_util::body::{JSON, ModelBody, answer};
 
 /// The answer to a request without a good token.
 #[derive(Clone, Debug)]
@@ -25,9 +25,8 @@ impl Refusal {
     pub(super) fn answer(&self) -> Response<ModelBody> {
         match *self {
             Refusal::Unauthorized => {
-                let mut response = json(StatusCode::UNAUTHORIZED, r#"{"error":"invalid_token"}"#.to_owned());
-                let challenge =
-                    http::HeaderValue::from_static(r#"Bearer realm="model", error="invalid_token""#);
+                let mut response = answer(StatusCode::UNAUTHORIZED, JSON, r#"{"error":"invalid_token"}"#);
+                let challenge = HeaderValue::from_static(r#"Bearer realm="model", error="invalid_token""#);
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
                 response
             }
@@ -37,17 +36,10 @@ impl Refusal {
                 response
             }
             Refusal::ForbiddenCode(code) => {
-                json(StatusCode::FORBIDDEN, format!(r#"{{"error_code":{code}}}"#))
+                answer(StatusCode::FORBIDDEN, JSON, format!(r#"{{"error_code":{code}}}"#))
             }
-            Refusal::Errcode(code) => json(StatusCode::OK, format!(r#"{{"errcode":{code}}}"#)),
+            Refusal::Errcode(code) => answer(StatusCode::OK, JSON, format!(r#"{{"errcode":{code}}}"#)),
             Refusal::Custom(ref response) => response.clone().map(ModelBody::from),
         }
     }
-}
-
-pub(super) fn json(status: StatusCode, text: String) -> Response<ModelBody> {
-    let mut response = Response::new(ModelBody::from(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    response
 }

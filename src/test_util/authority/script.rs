@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::test_util::{body::ModelBody, gate::Gate};
+use crate::test_util::{
+    body::{JSON, ModelBody, answer},
+    gate::Gate,
+};
 
 /// What the authority can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,15 +83,6 @@ pub(super) fn oauth_error(status: StatusCode, code: &str) -> Response<ModelBody>
 pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Response<ModelBody> {
     answer(status, JSON, value.to_string())
 }
-
-fn answer(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<ModelBody> {
-    let mut response = Response::new(ModelBody::from(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-const JSON: &str = "application/json";
 
 /// The gates and failures of every endpoint.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use serde_json::{Value, json};
 use tower_service::Service;
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::BoxError,
+    media_type::media_type,
     test_util::{body::ModelBody, form},
 };
 
@@ -198,8 +199,7 @@ fn invalid_grant() -> Response<ModelBody> {
 }
 
 fn is_form(head: &Parts) -> bool {
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"))
+    media_type(&head.headers).is_some_and(|it| it.eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
 fn object(body: &[u8]) -> Option<Value> {
