@@ -184,6 +184,29 @@ async fn a_refresh_that_has_spent_nothing_and_is_owed_gives_way_to_one_that_has_
     }
 }
 
+/// The sibling's has the number that ours has, and its lease is the later one: ours takes another after it.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_of_a_refresh_is_not_written_over_a_siblings_that_cannot_be_read() {
+    let store = Watched::default();
+    let (ours, sibling) = siblings(&store).await;
+    let rotation = |rotation| drop(ours.authority.clone().rotation(rotation));
+    rotation(Rotation::Omitted);
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    rotation(Rotation::ReuseKillsFamily);
+    store.set(|store| store.save = Fault::None);
+    let theirs = within(sibling.session.refresh()).await.unwrap();
+    store.set(|store| store.load = Fault::Error);
+    for _ in 0..2 {
+        let error = within(ours.session.settle()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Store);
+    }
+    assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()));
+    store.set(|store| store.load = Fault::None);
+    within(ours.session.settle()).await.unwrap();
+    assert_eq!(ours.session.refresh().await.unwrap().access().expose(), theirs.access().expose());
+}
+
 /// It got there although the store could not say so, and so many have followed it that it is not remembered. While the lease
 /// is kept nobody else can have saved anything.
 #[tokio::test(start_paused = true)]

@@ -134,7 +134,7 @@ impl Storage {
 
     /// Saves what is owed, unless it gives way to what is there or is not wanted any more.
     async fn save(&self, debt: &Debt, fence: Option<u64>, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
-        let has_to_look = debt.begin();
+        let has_to_look = debt.begin() || fence > debt.fence;
         if !has_to_look {
             match self.write(&debt.record, fence).await {
                 Err(error) if is_caused_by::<Superseded>(&error) => {}
@@ -185,7 +185,12 @@ impl Storage {
         found: Result<Option<Record>, Error>,
         fence: Option<u64>,
     ) -> Result<(), Error> {
-        // A store that cannot be read may be written all the same.
+        let found = match found {
+            // Others may have had the lease since, and have saved under the same number.
+            Err(unread) if fence > debt.fence => return Err(unread),
+            // Else a store that cannot be read may be written all the same.
+            found => found,
+        };
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
         match (self.write(&record, fence).await, found) {
             // What is in the way cannot be read, or has come since, and may be what was refreshed.

@@ -29,7 +29,7 @@ pub(super) struct Queue {
     pub(super) lost: Option<u64>,
     /// Whose record the store had when it was first looked into to write the logout that is owed.
     pub(super) ended: Option<SessionId>,
-    /// That of the last lease under which nothing was found that outdoes what is owed.
+    /// The number of the last lease that was held to write what is owed again: others may have had it before.
     pub(super) confirmed: Option<u64>,
 }
 
