@@ -13,7 +13,7 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     secret::Secret,
     source::{Cause, FailureClass},
-    store::{Record, SessionId},
+    store::SessionId,
     time::Now,
 };
 
@@ -80,6 +80,8 @@ pub(crate) struct Known {
     /// The session that was ended elsewhere. The record of that logout may be of another one: whoever logs out need not have
     /// looked.
     pub(crate) ended: Option<SessionId>,
+    /// Here or elsewhere, and there has been no token since.
+    pub(crate) is_logged_out: bool,
     pub(crate) present: Option<Arc<Issued>>,
 }
 
@@ -87,11 +89,6 @@ impl Known {
     /// Whether there has never been a token.
     pub(crate) fn is_blank(&self) -> bool {
         self.present.is_none() && self.ended.is_none()
-    }
-
-    /// After a logout only another login counts.
-    pub(crate) fn is_another_login(&self, found: &Record) -> bool {
-        found.session != self.record.session && Some(found.session) != self.ended
     }
 }
 

@@ -479,7 +479,13 @@ impl Slot {
     }
 
     pub(crate) fn known(&self) -> Known {
-        Known { epoch: self.epoch, record: self.record, ended: self.ended, present: self.token.clone() }
+        Known {
+            epoch: self.epoch,
+            record: self.record,
+            ended: self.ended,
+            is_logged_out: self.is_logged_out() || self.ended.is_some(),
+            present: self.token.clone(),
+        }
     }
 
     fn plan(&self, ask: Ask, now: Now) -> Plan {

@@ -26,11 +26,13 @@ pub(crate) enum Reloaded {
 
 /// Only a record with a higher revision than memory's counts; or one of the same that has another token: a refresh that
 /// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it finds, and one
-/// that has seen no record takes a first one of any number.
+/// that has seen no record takes a first one of any number. After a logout only another login counts.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
     let is_news = |found: &Record| {
+        let is_another_login = found.session != known.record.session && Some(found.session) != known.ended;
         let is_first = base.revision == 0 && known.present.is_none();
-        is_first || found.revision > base.revision || is_uncounted(base, known, found)
+        let is_later = is_first || found.revision > base.revision || is_uncounted(base, known, found);
+        is_later && (is_another_login || !known.is_logged_out)
     };
     let Some(found) = found.filter(is_news) else {
         return Reloaded::Nothing(base);
@@ -132,7 +134,7 @@ mod tests {
         let found = Record { session, revision, token: access.map(StoredToken::new) };
         let (what, head) = match reload(
             base,
-            &Known { epoch: Epoch::default(), record: base, ended: None, present },
+            &Known { epoch: Epoch::default(), record: base, ended: None, is_logged_out: false, present },
             Some(found),
         ) {
             Reloaded::Nothing(head) => ("nothing", head),
@@ -181,6 +183,7 @@ mod tests {
                 epoch: Epoch::default(),
                 record: base,
                 ended: None,
+                is_logged_out: false,
                 present: Some(issued(of(ours).to_token())),
             };
             let found = Record { session: OURS, revision: 5, token: Some(of(found)) };

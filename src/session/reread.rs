@@ -68,11 +68,7 @@ pub(super) async fn has_something_else(engine: &Engine, plan: &Plan) -> bool {
     if engine.reported(read).is_none() || !engine.storage.is_settled() {
         return false;
     }
-    let Some(found) = newest else { return false };
-    if plan.known.ended.is_some() && !plan.known.is_another_login(&found) {
-        return false;
-    }
-    let reloaded = reload(plan.known.record, &plan.known, Some(found));
+    let reloaded = reload(plan.known.record, &plan.known, newest);
     match take(engine, plan, reloaded, Provenance::Stored) {
         Taken::Whole(_) => true,
         Taken::Base(_, before) => {

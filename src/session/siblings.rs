@@ -26,10 +26,10 @@ async fn until_the_end(session: Weak<Engine>, pause: Duration) {
     loop {
         let Some(news) = session.upgrade().map(|engine| engine.storage.changed(seen)) else { return };
         let news = news.await;
-        let Some(quiet) = quiet(&session).await else { return };
+        let Some((engine, known)) = quiet(&session).await else { return };
         // What is there at the first look may have been there for long.
         let provenance = if seen == 0 { Provenance::Stored } else { Provenance::Sibling };
-        match look(quiet, provenance).await {
+        match look(engine, known, provenance).await {
             Look::Overtaken => {}
             Look::Found(revision) if news.is_ok() && revision != seen => seen = revision,
             // A store that fails, or that calls for nothing, is not asked again at once.
@@ -48,32 +48,23 @@ enum Look {
 }
 
 /// Goes over to what is in the store, if it is newer.
-async fn look(Quiet { engine, known, is_logged_out }: Quiet, provenance: Provenance) -> Look {
-    let engine = &engine;
+async fn look(engine: Arc<Engine>, known: Known, provenance: Provenance) -> Look {
     let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return Look::Nothing };
     let revision = found.revision;
-    let is_news = !is_logged_out || known.is_another_login(&found);
-    let found = Some(found).filter(|_| is_news);
     let by = Finder::Sibling { epoch: known.epoch, since: known.record };
-    let reloaded = reload(known.record, &known, found);
+    let reloaded = reload(known.record, &known, Some(found));
     // Nothing was refused, and nobody asks for a new one.
     let plan = Plan { cause: Cause::Renewal, known, refused: Vec::new() };
-    let is_wanted = match take(engine, &plan, reloaded, provenance) {
+    let is_wanted = match take(&engine, &plan, reloaded, provenance) {
         Taken::Whole(obtained) => engine.conclude(by, obtained).await,
         Taken::Base(..) => engine.slot().await.is_wanted(by),
     };
     if is_wanted { Look::Found(revision) } else { Look::Overtaken }
 }
 
-struct Quiet {
-    engine: Arc<Engine>,
-    known: Known,
-    is_logged_out: bool,
-}
-
 /// Waits for the end of the refresh in progress, which looks into the store itself, and of our own writes, which may be
 /// read half-way. A session that nobody has any more is not kept for that.
-async fn quiet(session: &Weak<Engine>) -> Option<Quiet> {
+async fn quiet(session: &Weak<Engine>) -> Option<(Arc<Engine>, Known)> {
     let mut pulse = session.upgrade()?.pulse().subscribe();
     loop {
         pulse.mark_unchanged();
@@ -83,13 +74,13 @@ async fn quiet(session: &Weak<Engine>) -> Option<Quiet> {
             // A session that is over gets none. What gives way to a later record is owed no more then.
             engine.newest().await;
         }
-        let quiet = {
+        let known = {
             let mut slot = engine.slot().await;
             let is_quiet = !slot.is_flying() && engine.storage.is_settled();
-            is_quiet.then(|| (slot.known(), slot.is_logged_out()))
+            is_quiet.then(|| slot.known())
         };
-        if let Some((known, is_logged_out)) = quiet {
-            return Some(Quiet { engine, known, is_logged_out });
+        if let Some(known) = known {
+            return Some((engine, known));
         }
         drop(engine);
         // This task ends with the session.

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::sleep;
@@ -15,13 +15,13 @@ use tower_token_refresh::{
     event::Event,
     session::State,
     source_fn,
-    store::{Lease, MemoryStore, Record, TokenStore},
+    store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::Gate,
 };
 
 use crate::{
     script::{numbered, until, within},
-    watched::{Fault, Watched, expire},
+    watched::{Fault, Watched},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -51,7 +51,7 @@ impl TokenStore for Silent {
 type Noted = Arc<Mutex<Vec<String>>>;
 
 /// A session whose authority knows no refresh token but `good`, and what was presented to it.
-fn session(store: &Silent) -> (Session, Noted) {
+fn session(store: &(impl TokenStore + Clone)) -> (Session, Noted) {
     let noted = Noted::default();
     let notes = noted.clone();
     let source = source_fn(move |context: FetchContext| {
@@ -434,19 +434,53 @@ async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewh
 /// It has found a login since, which it could not refresh.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_logged_out_elsewhere_takes_nothing_of_before_while_it_waits_for_another_login() {
-    let store = Silent::default();
-    let [daemon, sibling, elsewhere] = std::array::from_fn(|_| session(&store).0);
+    for tells in [false, true] {
+        let store = Watched::default();
+        let silent = Silent { memory: store.memory.clone(), ..Silent::default() };
+        store.set(|store| store.tells = tells);
+        let (daemon, [sibling, elsewhere]) = (session(&store).0, [&silent; 2].map(|store| session(store).0));
+        daemon.login(Token::new("first")).await.unwrap();
+        access(&sibling).await;
+        elsewhere.logout().await.unwrap();
+        assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+        let mut expired = StoredToken::new("second");
+        (expired.refresh, expired.expires_at) = (Some("bad".into()), Some(SystemTime::UNIX_EPOCH));
+        let logout = store.load().await.unwrap().unwrap();
+        store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
+        sleep(HOUR).await;
+        assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::LoginRequired, "{tells}");
+        sibling.replace(Token::new("third")).await.unwrap();
+        sleep(HOUR).await;
+        assert!(daemon.token().await.is_err_and(|error| error.is_login_required()), "tells: {tells}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_before_a_logout_is_taken_in_the_place_of_the_next_login_whose_refresh_is_refused() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let held = gate.clone();
+    let source = source_fn(move |_: FetchContext| {
+        let held = held.clone();
+        async move {
+            held.pass().await;
+            Err::<Token, _>(FetchError::login_required("the grant is over"))
+        }
+    });
+    let daemon = Session::builder(source).store(store.clone()).build();
+    let [sibling, elsewhere] = [&store; 2].map(|store| session(store).0);
     daemon.login(Token::new("first")).await.unwrap();
     access(&sibling).await;
     elsewhere.logout().await.unwrap();
     assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
     elsewhere.login(Token::new("second").refresh_token("bad")).await.unwrap();
-    expire(&store.memory).await;
+    store.expire().await;
     sleep(HOUR).await;
-    assert!(daemon.token().await.unwrap_err().is_login_required());
+    let mut asks = task::spawn(daemon.token());
+    assert_pending!(asks.poll());
+    within(gate.waiting(1)).await;
     sibling.replace(Token::new("third")).await.unwrap();
-    sleep(Duration::from_secs(5)).await;
-    assert!(daemon.token().await.unwrap_err().is_login_required());
+    gate.open();
+    assert_eq!(within(asks).await.unwrap_err().kind(), ErrorKind::LoginRequired);
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,14 +76,10 @@ impl Watched {
 
     /// The access token that is there has expired.
     pub(crate) async fn expire(&self) {
-        expire(&self.memory).await;
+        let mut record = self.memory.load().await.unwrap().unwrap();
+        record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
+        self.memory.save(&record, None).await.unwrap();
     }
-}
-
-pub(crate) async fn expire(memory: &MemoryStore) {
-    let mut record = memory.load().await.unwrap().unwrap();
-    record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
-    memory.save(&record, None).await.unwrap();
 }
 
 impl TokenStore for Watched {

@@ -267,7 +267,8 @@ impl Storage {
         Written { done: written, limit: self.time_to_write().saturating_add(self.calls.timeout) }
     }
 
-    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any. A write that is under way with an earlier one is refused then, and made again with this.
+    /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any. A write
+    /// that is under way with an earlier one is refused then, and made again with this.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
         let mut queue = self.queue();
         queue.confirmed = queue.confirmed.max(lease);
