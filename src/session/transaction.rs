@@ -121,7 +121,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some((refresh_token, fetched)) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
         return Ok(Obtained::Nothing);
     };
-    let mut token = match fetched {
+    let token = match fetched {
         Ok(token) => token,
         Err(error) if error.class() != FailureClass::LoginRequired => {
             return Err(Failure { class: error.class(), error: error.into_error() });
@@ -141,10 +141,11 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     if flight.is_lost() {
         return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
     }
-    if token.keeps_refresh_token() {
-        token = token.refresh_token(refresh_token.clone());
+    let mut whole = token.clone();
+    if whole.keeps_refresh_token() {
+        whole = whole.refresh_token(refresh_token.clone());
     }
-    let fresh = engine.sendable(token.clone(), Provenance::New);
+    let fresh = engine.sendable(whole, Provenance::New);
     let to_save = match &fresh {
         Ok(fresh) => Some(fresh.stored()),
         Err(_unusable) => before.clone().and_then(|before| before.rotated(&token)),

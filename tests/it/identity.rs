@@ -594,6 +594,41 @@ async fn tokens_that_come_too_late_are_offered_to_whoever_can_revoke_them() {
     }
 }
 
+/// The refresh token that it was got with may be of use to somebody else.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_too_late_is_offered_for_revocation_as_the_authority_has_sent_it() {
+    for is_being_saved in [false, true] {
+        let (store, gate, revoked) = (Watched::default(), Gate::new(), Arc::new(Mutex::new(Vec::new())));
+        let (held, noted) = (gate.clone(), revoked.clone());
+        let source = source_fn(move |context: FetchContext| {
+            let gate = held.clone();
+            async move {
+                assert!(context.refresh_token().is_some());
+                if !is_being_saved {
+                    gate.pass().await;
+                }
+                Ok::<_, FetchError>(Token::new("late"))
+            }
+        });
+        let session = Session::builder(source)
+            .store(store.clone())
+            .revoke_with(move |token| {
+                let parts = [Some(token.access()), token.refresh()];
+                noted.lock().unwrap().push(parts.map(|part| part.map(|part| part.expose().to_owned())));
+                std::future::ready(())
+            })
+            .build();
+        session.login(Token::new("first").refresh_token("R1")).await.unwrap();
+        store.set(|store| store.hold_save = Some(gate.clone()));
+        assert_pending!(task::spawn(session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        assert_pending!(task::spawn(session.login(Token::new("of-bob"))).poll());
+        gate.open();
+        orphans_end().await;
+        assert_eq!(*revoked.lock().unwrap(), [[Some("late".to_owned()), None]], "saved: {is_being_saved}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_logout_offers_what_it_finds_in_the_store_for_revocation_as_well() {
     for has_looked in [false, true] {
