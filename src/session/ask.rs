@@ -10,6 +10,7 @@ use super::{
 use crate::{
     classify::Verdict,
     error::Error,
+    event::Event,
     generation::{Epoch, Generation, Stamp},
     secret::Secret,
     source::{Cause, FailureClass},
@@ -97,6 +98,12 @@ pub(crate) struct Change {
     pub(crate) old: Option<Generation>,
     pub(crate) token: Arc<Issued>,
     pub(crate) record: RecordHead,
+}
+
+impl Change {
+    pub(super) fn event(&self) -> Event<'static> {
+        Event::Issued { old: self.old, new: self.token.stamp().generation }
+    }
 }
 
 /// What comes of a look into the store, or of a fetch.

@@ -160,51 +160,35 @@ impl Engine {
     pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) -> bool {
         match obtained {
             Obtained::Fetched(change) => {
-                self.changed(Some(&change), by.flight());
+                self.changed(Some(change.event()), by.flight());
                 true
             }
             Obtained::Token { fresh, record } => {
-                self.finish(by, |slot| slot.publish(by, fresh, record)).await
+                self.finish(by, |slot| Some(slot.publish(by, fresh, record)?.event())).await
             }
             Obtained::Replaced { fresh, record } => {
-                self.finish(by, |slot| slot.adopt(by, fresh, record)).await
+                self.finish(by, |slot| Some(slot.adopt(by, fresh, record)?.event())).await
             }
-            Obtained::Ended { record } => self.ended(by, record).await,
+            Obtained::Ended { record } => {
+                self.finish(by, |slot| slot.ended(by, record).then_some(Event::LoggedOut)).await
+            }
             Obtained::Nothing => self.finish(by, |_| None).await,
         }
     }
 
-    async fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Change>) -> bool {
-        let change = {
+    async fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Event<'static>>) -> bool {
+        let news = {
             let mut slot = self.slot().await;
-            let change = change(&mut slot);
-            match &change {
-                Some(change) => self.cell.store(Some(change.token.clone())),
+            let news = change(&mut slot);
+            match news {
+                Some(_) => self.cell.store(slot.token().cloned()),
                 None => slot.release(by),
             }
-            change
+            news
         };
-        self.changed(change.as_ref(), by.flight());
-        change.is_some()
-    }
-
-    /// Ends the session, because its end was found in the store.
-    async fn ended(&self, by: Finder<'_>, record: RecordHead) -> bool {
-        let ended = {
-            let mut slot = self.slot().await;
-            let ended = slot.ended(by, record);
-            if ended {
-                self.cell.store(None);
-            } else {
-                slot.release(by);
-            }
-            ended
-        };
-        if ended {
-            self.announce(&Event::LoggedOut);
-        }
-        self.changed(None, by.flight());
-        ended
+        let counts = news.is_some();
+        self.changed(news, by.flight());
+        counts
     }
 
     /// Ends a flight that has brought nothing.
@@ -254,10 +238,10 @@ impl Engine {
         match flight {
             // To hand the next refresh token down to this login.
             Some(flight) if goes_on => {
-                self.changed(Some(&change), None);
+                self.changed(Some(change.event()), None);
                 flight.lose();
             }
-            flight => self.changed(Some(&change), flight.as_ref()),
+            flight => self.changed(Some(change.event()), flight.as_ref()),
         }
         written
     }
@@ -277,7 +261,7 @@ impl Engine {
             let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
             (change, flight, written)
         };
-        self.changed(Some(&change), None);
+        self.changed(Some(change.event()), None);
         if let Some(flight) = flight {
             flight.lose();
             // The fetch that spends the refresh token which the replacement has kept goes on, to hand the next one down.
@@ -319,10 +303,7 @@ impl Engine {
             let had = token.as_ref().map(|token| token.stored());
             (is_news, token, flight, self.storage.enqueue_logout(head.record(None), had))
         };
-        if is_news {
-            self.announce(&Event::LoggedOut);
-        }
-        self.changed(None, flight.as_ref());
+        self.changed(is_news.then_some(Event::LoggedOut), flight.as_ref());
         if let Some(token) = token {
             self.revoker.discard(token.token().clone());
         }
@@ -406,9 +387,9 @@ impl Engine {
 
     /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
     /// whoever waits for its lease, or for one that was kept.
-    fn changed(&self, change: Option<&Change>, flight: Option<&Flight>) {
-        if let Some(change) = change {
-            self.announce(&Event::Issued { old: change.old, new: change.token.stamp().generation });
+    fn changed(&self, news: Option<Event<'_>>, flight: Option<&Flight>) {
+        if let Some(news) = &news {
+            self.announce(news);
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
