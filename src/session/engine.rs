@@ -328,10 +328,7 @@ impl Engine {
 
     /// A store that fails stops no request: it is reported.
     pub(crate) fn reported<T>(&self, result: Result<T, Error>) -> Option<T> {
-        if let Err(error) = &result {
-            self.announce(&Event::StoreFailed { error });
-        }
-        result.ok()
+        result.inspect_err(|error| self.announce(&Event::StoreFailed { error })).ok()
     }
 
     /// What is in the store, or owed to it.
@@ -379,10 +376,7 @@ impl Engine {
             self.storage.write_again();
             Err(unknown)
         });
-        if let Err(error) = &saved {
-            self.announce(&Event::StoreFailed { error });
-        }
-        saved
+        saved.inspect_err(|error| self.announce(&Event::StoreFailed { error }))
     }
 
     /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
