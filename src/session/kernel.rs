@@ -155,7 +155,7 @@ impl Slot {
             Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
             Fetch::Dead(error) => self.look(error.clone(), ask, now),
             Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
-            Fetch::LoggedOut => self.look(self.left(), ask, now),
+            Fetch::LoggedOut => self.look(ended(), ask, now),
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
@@ -503,10 +503,8 @@ impl Slot {
 
     /// Why a request of an earlier epoch gets no token.
     fn left(&self) -> Error {
-        match self.over() {
-            Some(over) if self.is_logged_out() => over,
-            _ => Error::new(ErrorKind::SessionChanged, "another identity has logged in"),
-        }
+        let changed = || Error::new(ErrorKind::SessionChanged, "another identity has logged in");
+        self.over().filter(|over| over.kind() == ErrorKind::SessionEnded).unwrap_or_else(changed)
     }
 }
 
