@@ -49,6 +49,14 @@ pub(crate) struct Stamp {
     pub(crate) generation: Generation,
 }
 
+impl Stamp {
+    /// Whether the other is that of a later token of the same identity.
+    #[inline]
+    pub(crate) fn is_before(self, other: Stamp) -> bool {
+        self.epoch == other.epoch && self.generation < other.generation
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

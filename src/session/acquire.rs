@@ -199,9 +199,7 @@ impl Acquire {
     /// The present token, for a caller that has waited often enough.
     fn settle_for(&self) -> Option<Arc<Issued>> {
         let is_other = |token: &Arc<Issued>| match self.ask {
-            Ask::Refuse { stamp, .. } => {
-                token.stamp().epoch == stamp.epoch && token.stamp().generation > stamp.generation
-            }
+            Ask::Refuse { stamp, .. } => stamp.is_before(token.stamp()),
             _ => true,
         };
         if self.changes < PATIENCE {

@@ -126,11 +126,7 @@ pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bo
     match ask {
         Ask::Need => token.is_usable(now()),
         Ask::Take => !token.is_condemned() && !token.came_too_late(),
-        Ask::Refuse { stamp, .. } => {
-            token.stamp().epoch == stamp.epoch
-                && token.stamp().generation > stamp.generation
-                && token.is_usable(now())
-        }
+        Ask::Refuse { stamp, .. } => stamp.is_before(token.stamp()) && token.is_usable(now()),
         Ask::Renew => {
             let now = now();
             token.is_usable(now) && !token.is_due(now)

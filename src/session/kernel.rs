@@ -19,7 +19,7 @@ use super::{
 use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
-    generation::{Epoch, Stamp},
+    generation::Epoch,
     secret::Secret,
     source::{Cause, FailureClass},
     store::{Record, SessionId},
@@ -134,10 +134,11 @@ impl Slot {
     /// Decides what an ask comes to. Those who join a flight, as most do, need not know the time.
     pub(crate) fn ask(&mut self, ask: Ask, now: impl Fn() -> Now) -> Decision {
         self.absorb();
+        let present = self.token.as_ref().map(|token| token.stamp());
         let ask = match ask {
             Ask::Refuse { stamp, .. } if stamp.epoch != self.epoch => return Decision::Fail(self.left()),
             // It says nothing of the present token, which may have expired meanwhile.
-            Ask::Refuse { stamp, .. } if self.has_newer_than(stamp) => Ask::Need,
+            Ask::Refuse { stamp, .. } if present.is_some_and(|present| stamp.is_before(present)) => Ask::Need,
             ask => ask,
         };
         if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, &now)) {
@@ -461,10 +462,6 @@ impl Slot {
 
     fn is_on(&self, flight: &Flight) -> bool {
         self.flight().is_some_and(|present| present.is(flight))
-    }
-
-    fn has_newer_than(&self, stamp: Stamp) -> bool {
-        self.token.as_ref().is_some_and(|token| token.stamp().generation > stamp.generation)
     }
 
     fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {

@@ -5,7 +5,7 @@ use super::{
     },
     *,
 };
-use crate::{placement::Placement, store::StoredToken, token::Token};
+use crate::{generation::Stamp, placement::Placement, store::StoredToken, token::Token};
 
 const NOW: Now = Now { monotonic: Duration::from_secs(1000), wall: Duration::from_secs(1_000_000) };
 
