@@ -40,7 +40,7 @@ pub(crate) struct Slot {
     look_at: Option<Duration>,
     /// The session that was ended elsewhere, if there has been no token since: only a login that is in the store goes on.
     ended: Option<SessionId>,
-    spent: Vec<Fetch>,
+    left_behind: Vec<Fetch>,
 }
 
 /// Who brings something from the authority or the store.
@@ -90,7 +90,7 @@ impl Slot {
             refused: Vec::new(),
             look_at: None,
             ended: None,
-            spent: Vec::new(),
+            left_behind: Vec::new(),
         }
     }
 
@@ -432,17 +432,13 @@ impl Slot {
     }
 
     fn set_fetch(&mut self, then: Fetch) {
-        self.spent.push(std::mem::replace(&mut self.fetch, then));
-    }
-
-    pub(crate) fn has_spent(&self) -> bool {
-        !self.spent.is_empty()
+        self.left_behind.push(std::mem::replace(&mut self.fetch, then));
     }
 
     /// What the fetch half was before, and may be the last to remember errors: their causes are somebody else's, and may do
     /// anything when they are dropped.
-    pub(crate) fn spent(&mut self) -> Vec<Fetch> {
-        std::mem::take(&mut self.spent)
+    pub(crate) fn left_behind(&mut self) -> Vec<Fetch> {
+        std::mem::take(&mut self.left_behind)
     }
 
     /// The token in use, if its refresh token is the one that the flight spends.

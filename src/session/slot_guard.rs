@@ -46,12 +46,9 @@ impl DerefMut for SlotGuard<'_> {
 
 impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
-        if !self.has_spent() {
-            return;
-        }
-        let spent = self.spent();
+        let left_behind = self.left_behind();
         self.0 = None;
-        for fetch in spent {
+        for fetch in left_behind {
             // A panic in it is its own affair: what was decided here must be carried out.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(fetch)));
         }
