@@ -67,7 +67,7 @@ pub(crate) struct Acquire {
     /// The token that was refused, if this caller's refusal of it has started the flight.
     refused: Option<Arc<Issued>>,
     changes: u8,
-    interruptions: u8,
+    was_interrupted: bool,
 }
 
 /// The wait for a flight.
@@ -127,7 +127,7 @@ impl From<Denied> for Error {
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, wait: None, refused: None, changes: 0, interruptions: 0 }
+        Acquire { engine, ask, wait: None, refused: None, changes: 0, was_interrupted: false }
     }
 
     /// The token whose refusal by this caller has started a refresh.
@@ -177,7 +177,7 @@ impl Acquire {
                 flight.runs_on(&runtime);
                 self.wait = Some(Wait::new(flight.clone(), engine));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
-                engine.pulse().send_replace(());
+                engine.pulse.send_replace(());
                 Ok(None)
             }
             Decision::Fail(error) => Err(Denied::Failed(error)),
@@ -189,8 +189,7 @@ impl Acquire {
     fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
         let now = self.engine.now();
         let may_be_sent = |token: &Arc<Issued>| match self.ask {
-            Ask::Force => false,
-            Ask::Refuse { .. } => answers(token, self.ask, || now),
+            Ask::Force | Ask::Refuse { .. } => answers(token, self.ask, || now),
             _ => token.is_usable(now),
         };
         self.engine.present().filter(may_be_sent).ok_or(Denied::Failed(error))
@@ -234,11 +233,11 @@ impl Future for Acquire {
                     // are other credentials to fetch with.
                     Landed::Changed => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
-                    Landed::Interrupted if self.interruptions > 0 => {
+                    Landed::Interrupted if self.was_interrupted => {
                         let gone = "the refresh's runtime has shut down or has no timers";
                         return Poll::Ready(self.after(Error::new(ErrorKind::NoRuntime, gone)));
                     }
-                    Landed::Interrupted => self.interruptions += 1,
+                    Landed::Interrupted => self.was_interrupted = true,
                 }
                 if let Some(token) = self.settle_for() {
                     return Poll::Ready(Ok(token));

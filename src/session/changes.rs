@@ -61,7 +61,7 @@ pub struct Changes {
 
 impl Changes {
     pub(crate) fn of(engine: &Arc<Engine>) -> Self {
-        Changes { engine: Arc::downgrade(engine), pulse: engine.pulse().subscribe(), last: None }
+        Changes { engine: Arc::downgrade(engine), pulse: engine.pulse.subscribe(), last: None }
     }
 
     /// The state, as soon as it is another one than the last that was returned; the first call returns at once.

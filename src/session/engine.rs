@@ -86,10 +86,6 @@ impl Engine {
         &self.placement
     }
 
-    pub(crate) fn pulse(&self) -> &watch::Sender<()> {
-        &self.pulse
-    }
-
     pub(crate) fn renews_inline(&self) -> bool {
         self.renewal.mode == RenewalMode::Inline
     }
@@ -249,12 +245,12 @@ impl Engine {
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<Written, Error> {
         let keeps = token.token.keeps_refresh_token();
-        let (epoch, is_blank) = {
-            let mut slot = self.slot().await;
-            (slot.epoch(), slot.is_blank())
+        let (epoch, has_to_look) = {
+            let slot = self.slot().await;
+            (slot.epoch(), keeps && slot.token().is_none() && !slot.is_logged_out())
         };
         // What is in the store is the session's.
-        let stored = if keeps && is_blank { self.look().await? } else { None };
+        let stored = if has_to_look { self.look().await? } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.replace(epoch, token, stored)?;

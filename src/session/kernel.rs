@@ -98,11 +98,6 @@ impl Slot {
         self.epoch
     }
 
-    /// Whether the session has never had a token, and may get one.
-    pub(crate) fn is_blank(&mut self) -> bool {
-        self.token.is_none() && !self.is_logged_out()
-    }
-
     pub(crate) fn is_logged_out(&self) -> bool {
         self.over().is_some_and(|over| over.kind() == ErrorKind::SessionEnded)
     }

@@ -249,7 +249,7 @@ impl Session {
     /// # }
     /// ```
     pub fn keep_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
-        keep_fresh::until_the_end(Arc::downgrade(&self.engine), self.engine.pulse().subscribe())
+        keep_fresh::until_the_end(Arc::downgrade(&self.engine), self.engine.pulse.subscribe())
     }
 
     /// Follows what the session does.

@@ -65,7 +65,7 @@ async fn look(engine: Arc<Engine>, known: Known, provenance: Provenance) -> Look
 /// Waits for the end of the refresh in progress, which looks into the store itself, and of our own writes, which may be
 /// read half-way. A session that nobody has any more is not kept for that.
 async fn quiet(session: &Weak<Engine>) -> Option<(Arc<Engine>, Known)> {
-    let mut pulse = session.upgrade()?.pulse().subscribe();
+    let mut pulse = session.upgrade()?.pulse.subscribe();
     loop {
         pulse.mark_unchanged();
         let engine = session.upgrade()?;

@@ -39,7 +39,7 @@ use crate::{
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
     siblings::follow(&engine, runtime);
-    let guard = flight.guard(engine.pulse().clone());
+    let guard = flight.guard(engine.pulse.clone());
     runtime.spawn(task(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;

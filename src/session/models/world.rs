@@ -63,7 +63,7 @@ impl World {
     pub(super) fn refuse(&self, token: &Issued) -> Refresh {
         match block_on(self.engine.slot()).ask(refusal_of(token), || self.engine.now()) {
             Decision::Start(flight, plan) => {
-                let guard = flight.guard(self.engine.pulse().clone());
+                let guard = flight.guard(self.engine.pulse.clone());
                 Refresh { flight, guard, record: plan.known.record.following() }
             }
             _ => panic!("nothing else fits"),
