@@ -21,6 +21,7 @@ use super::{
     issued::{Issued, Provenance},
     kernel::Finder,
     lease::Held,
+    record_head::RecordHead,
     reload::{Taken, take},
     reread::{Reread, has_something_else, look_for_a_sibling, look_for_another_session, reread},
     siblings,
@@ -30,7 +31,7 @@ use crate::{
     error::{Error, ErrorKind},
     secret::Secret,
     source::{FailureClass, FetchContext, FetchError},
-    store::Superseded,
+    store::{StoredToken, Superseded},
     sync::task,
     timer::timer,
     token::Token,
@@ -113,37 +114,59 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         }
         flight.revive();
     }
-    let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
     if !may_fetch && stored.is_some() {
         let taken = "another holder of the store's lease is refreshing this token";
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
     }
-    let Some((refresh_token, fetched)) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
+    let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
+    let Some((presented, fetched)) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
         return Ok(Obtained::Nothing);
     };
-    let token = match fetched {
-        Ok(token) => token,
-        Err(error) if error.class() != FailureClass::LoginRequired => {
-            return Err(Failure { class: error.class(), error: error.into_error() });
+    match fetched {
+        Ok(token) => {
+            let answer = Answer { token, presented, base, before };
+            put_into_use(&engine, &flight, &plan, lease, answer).await
         }
-        Err(error) if is_blind && refresh_token.is_none() => {
+        Err(error) if error.class() != FailureClass::LoginRequired => {
+            Err(Failure { class: error.class(), error: error.into_error() })
+        }
+        Err(error) if is_blind && presented.is_none() => {
             let unread = "the stored token could not be read, and the source has no other way";
-            return Err(Failure::transient(Error::with_cause(ErrorKind::Store, unread, error.into_error())));
+            Err(Failure::transient(Error::with_cause(ErrorKind::Store, unread, error.into_error())))
         }
         Err(error) => {
-            let may_be_spent = refresh_token.is_some();
+            let may_be_spent = presented.is_some();
             let sibling =
                 if may_be_spent { look_for_a_sibling(&engine, &flight, &plan, base).await } else { None };
-            return sibling.ok_or_else(|| Failure { class: error.class(), error: error.into_error() });
+            sibling.ok_or_else(|| Failure { class: error.class(), error: error.into_error() })
         }
-    };
+    }
+}
+
+/// What the authority has answered, what was presented to it, and what that refresh was of.
+struct Answer {
+    token: Token,
+    presented: Option<Secret>,
+    base: RecordHead,
+    before: Option<StoredToken>,
+}
+
+/// Saves and publishes what was fetched, as long as somebody wants it.
+async fn put_into_use(
+    engine: &Engine,
+    flight: &Flight,
+    plan: &Plan,
+    lease: Option<Held>,
+    Answer { token, presented, base, before }: Answer,
+) -> Result<Obtained, Failure> {
     let fence = lease.as_ref().map(Held::fence);
+    let give_up = |token| give_up(engine, flight, plan, presented.as_ref(), token, fence);
     if flight.is_lost() {
-        return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
+        return Ok(give_up(token).await);
     }
     let mut whole = token.clone();
     if whole.keeps_refresh_token() {
-        whole = whole.refresh_token(refresh_token.clone());
+        whole = whole.refresh_token(presented.clone());
     }
     let fresh = engine.sendable(whole, Provenance::New);
     let to_save = match &fresh {
@@ -159,12 +182,12 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         // has logged in or out since.
         let saved = engine.save_at_once(written).await;
         if saved.is_err_and(|error| is_caused_by::<Superseded>(&error)) {
-            let is_ours = |found: &Token| shares_a_grant(found, &token, refresh_token.as_ref());
-            superseded_by = look_for_another_session(&engine, base, is_ours).await;
+            let is_ours = |found: &Token| shares_a_grant(found, &token, presented.as_ref());
+            superseded_by = look_for_another_session(engine, base, is_ours).await;
         }
     }
     if flight.is_lost() {
-        return Ok(give_up(&engine, &flight, &plan, refresh_token, token, fence).await);
+        return Ok(give_up(token).await);
     }
     if let Some(later) = superseded_by {
         engine.revoker.discard(token);
@@ -173,9 +196,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let fresh = fresh.map_err(Failure::transient)?;
     // Foreign code may run then, which is not to come between a change and its announcement.
     drop(lease);
-    Ok(match engine.publish_fetched(&flight, fresh, head).await {
+    Ok(match engine.publish_fetched(flight, fresh, head).await {
         Some(change) => Obtained::Fetched(change),
-        None => give_up(&engine, &flight, &plan, refresh_token, token, fence).await,
+        None => give_up(token).await,
     })
 }
 
@@ -234,14 +257,14 @@ async fn give_up(
     engine: &Engine,
     flight: &Flight,
     plan: &Plan,
-    presented: Option<Secret>,
+    presented: Option<&Secret>,
     token: Token,
     fence: Option<u64>,
 ) -> Obtained {
     let is_spent = |presented: &&Secret| {
         !token.keeps_refresh_token() && !token.refresh().is_some_and(|next| next.same_as(presented))
     };
-    if let Some(spent) = presented.as_ref().filter(is_spent) {
+    if let Some(spent) = presented.filter(is_spent) {
         if let Some(written) = engine.hand_down(flight, spent, &token, fence).await {
             // One that failed was reported and stays owed.
             let _ = engine.save_at_once(written).await;
@@ -249,7 +272,7 @@ async fn give_up(
         }
     }
     let Known { epoch, present, .. } = engine.slot().await.known();
-    let is_of_its_grant = |present: Arc<Issued>| shares_a_grant(present.token(), &token, presented.as_ref());
+    let is_of_its_grant = |present: Arc<Issued>| shares_a_grant(present.token(), &token, presented);
     if !present.is_some_and(|present| epoch == plan.known.epoch || is_of_its_grant(present)) {
         engine.revoker.discard(token);
     }
