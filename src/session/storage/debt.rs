@@ -20,10 +20,7 @@ pub(super) struct Debt {
     /// store has. The first, which it has unless a write got there that seemed to fail, and the last ones.
     before: Vec<StoredToken>,
     kind: Kind,
-    /// A replacement brought no refresh token of its own, and what it has kept has not been spent since.
-    keeps: bool,
-    /// It has a refresh token that came with a replacement: what a sibling has stored is not kept beside it.
-    brings_its_own: bool,
+    refresh_token: RefreshToken,
     /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although that could
     /// not say so; or what is there has a higher revision than is known.
     has_to_look: AtomicBool,
@@ -40,6 +37,17 @@ enum Kind {
     },
 }
 
+/// Where the refresh token is from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RefreshToken {
+    /// A login or a refresh.
+    Own,
+    /// A replacement has kept it, and it has not been spent since: a sibling's later one takes its place.
+    Kept,
+    /// A replacement has brought it, or it was got with one that did: what a sibling has stored is not kept beside it.
+    Brought,
+}
+
 /// How many tokens a debt remembers, however long the store fails.
 const REMEMBERED: usize = 16;
 
@@ -53,8 +61,7 @@ impl Debt {
             keeps_the_lease: false,
             before: Vec::new(),
             kind,
-            keeps: false,
-            brings_its_own: false,
+            refresh_token: RefreshToken::Own,
             has_to_look: AtomicBool::new(true),
         }
     }
@@ -79,7 +86,9 @@ impl Debt {
 
     /// A replacement, which keeps the refresh token or has its own, and what was owed until then.
     pub(super) fn of_replacement(record: Record, keeps: bool, owed: Option<&Debt>) -> Self {
-        let mut debt = Debt { keeps, brings_its_own: !keeps, ..Debt::of(record, Kind::Replacement) };
+        let is_brought = !keeps || owed.is_some_and(|owed| owed.refresh_token == RefreshToken::Brought);
+        let refresh_token = if is_brought { RefreshToken::Brought } else { RefreshToken::Kept };
+        let mut debt = Debt { refresh_token, ..Debt::of(record, Kind::Replacement) };
         if let Some(owed) = owed.filter(|_| keeps) {
             debt.takes_over(owed);
             if let (Some(own), Some(next)) = (&mut debt.record.token, &owed.record.token) {
@@ -103,9 +112,12 @@ impl Debt {
             |before: &StoredToken| record.token.as_ref().is_some_and(|own| has_same_refresh(own, before));
         let keeps_the_lease =
             refreshed.as_ref().is_some_and(|before| before.refresh.is_some() && !is_kept(before));
-        let keeps = owed.is_some_and(|owed| owed.keeps) && refreshed.as_ref().is_some_and(is_kept);
+        let refresh_token = match owed.map_or(RefreshToken::Own, |owed| owed.refresh_token) {
+            RefreshToken::Kept if !refreshed.as_ref().is_some_and(is_kept) => RefreshToken::Own,
+            before => before,
+        };
         let kind = Kind::Refresh { of_login: owed.is_some_and(Debt::brings_a_login) };
-        let mut debt = Debt { fence, is_change, keeps_the_lease, keeps, ..Debt::of(record, kind) };
+        let mut debt = Debt { fence, is_change, keeps_the_lease, refresh_token, ..Debt::of(record, kind) };
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
@@ -128,14 +140,13 @@ impl Debt {
     }
 
     fn keeps_what_is_there(&self) -> bool {
-        self.keeps && !self.brings_its_own
+        self.refresh_token == RefreshToken::Kept
     }
 
     fn takes_over(&mut self, owed: &Debt) {
         self.first = owed.first;
         self.before.clone_from(&owed.before);
         self.keeps_the_lease |= owed.keeps_the_lease;
-        self.brings_its_own |= owed.brings_its_own;
     }
 
     pub(super) fn is_refresh(&self) -> bool {
