@@ -144,6 +144,8 @@ impl<S> Drop for Taken<'_, S> {
 pub(crate) struct Held(Arc<AtomicUsize>);
 
 impl Held {
+    // Out of line, so that the way of what is accepted stays short.
+    #[inline(never)]
     pub(crate) fn one_more(policy: &Policy) -> Option<Held> {
         let one_more = |held| (held < policy.max_held).then(|| held + 1);
         let counted = policy.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
