@@ -490,6 +490,23 @@ mod tests {
     }
 
     #[test]
+    fn the_refresh_of_a_replacement_takes_a_siblings_refresh_token_unless_it_has_spent_the_one_that_was_kept()
+    {
+        let replacement = Debt::of_replacement(with_refresh(1, 6, "first", "R1"), true, None);
+        for (next, expected) in [("R1", "10 second R3"), ("R2", "10 second R2")] {
+            let refresh = Debt::of_refresh(
+                with_refresh(1, 7, "second", next),
+                with_refresh(1, 6, "first", "R1").token,
+                None,
+                Some(&replacement),
+            );
+            let found = with_refresh(1, 9, "others", "R3");
+            assert_eq!(shown(&refresh.change_above(Some(&found))), expected);
+            assert_eq!(refresh.needs_to_know_what_is_there(), next == "R1");
+        }
+    }
+
+    #[test]
     fn only_what_goes_back_to_a_replacement_that_has_kept_the_refresh_token_needs_to_know_what_is_there() {
         let first = || with_refresh(1, 6, "first", "R1");
         for (owed, needs_to_know) in [
