@@ -430,6 +430,10 @@ impl Slot {
         self.left_behind.push(std::mem::replace(&mut self.fetch, then));
     }
 
+    pub(crate) fn has_left_behind(&self) -> bool {
+        !self.left_behind.is_empty()
+    }
+
     /// What the fetch half was before, and may be the last to remember errors: their causes are somebody else's, and may do
     /// anything when they are dropped.
     pub(crate) fn left_behind(&mut self) -> Vec<Fetch> {

@@ -46,6 +46,10 @@ impl DerefMut for SlotGuard<'_> {
 
 impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
+        // Each of a crowd of waiters comes by here, and to take nothing costs more than to ask.
+        if !self.has_left_behind() {
+            return;
+        }
         let left_behind = self.left_behind();
         self.0 = None;
         for fetch in left_behind {
