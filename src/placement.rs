@@ -161,10 +161,12 @@ impl Placement {
                 Ok(Credential::header(&AUTHORIZATION, secret::basic(user_and_password.as_bytes())))
             }
             Form::Query(name) => {
-                Ok(Credential::Query { name: Arc::clone(name), pair: query::pair(name, access) })
+                let name = Arc::clone(name);
+                Ok(Credential::Other(Other::Query { pair: query::pair(&name, access), name }))
             }
             Form::Custom(attach) => {
-                Ok(Credential::Custom { attach: Arc::clone(attach), token: token.clone() })
+                let (attach, token) = (Arc::clone(attach), token.clone());
+                Ok(Credential::Other(Other::Custom { attach, token }))
             }
         }
     }
@@ -196,19 +198,14 @@ impl fmt::Debug for Placement {
 /// What is sent with one token, ready to be put on any number of requests.
 #[derive(Clone)]
 pub(crate) enum Credential {
-    Header {
-        name: HeaderName,
-        value: HeaderValue,
-    },
-    Query {
-        name: Arc<str>,
-        pair: Secret,
-    },
-    Custom {
-        attach: Arc<Custom>,
-        token: Token,
-    },
-    /// The token is only promised: whoever looks at its expiry does not come as far as here.
+    Header { name: HeaderName, value: HeaderValue },
+    Other(Other),
+}
+
+#[derive(Clone)]
+pub(crate) enum Other {
+    Query { name: Arc<str>, pair: Secret },
+    Custom { attach: Arc<Custom>, token: Token },
     Missing,
 }
 
@@ -219,22 +216,37 @@ impl Credential {
     pub(crate) fn attach<B>(&self, request: &mut Request<B>) -> Result<bool, Error> {
         match self {
             Credential::Header { name, value } => insert(request.headers_mut(), name, value).map_err(no_room),
-            Credential::Query { name, pair } => append(request.uri_mut(), name, pair),
-            Credential::Custom { attach, token } => {
+            Credential::Other(other) => other.attach(request),
+        }
+    }
+
+    /// Of a token that is only promised: whoever looks at its expiry does not come as far as to attach this.
+    pub(crate) fn missing() -> Self {
+        Credential::Other(Other::Missing)
+    }
+
+    fn header(name: &HeaderName, text: Zeroizing<String>) -> Self {
+        Credential::Header { name: name.clone(), value: secret::header_value(text) }
+    }
+}
+
+impl Other {
+    // Out of line, so that the way of a header stays short.
+    #[inline(never)]
+    fn attach<B>(&self, request: &mut Request<B>) -> Result<bool, Error> {
+        match self {
+            Other::Query { name, pair } => append(request.uri_mut(), name, pair),
+            Other::Custom { attach, token } => {
                 with_head(request, |head| attach(head, token)).map(|()| true).map_err(|cause| {
                     let failed = "the custom placement could not attach the token";
                     Error::with_cause(ErrorKind::InvalidValue, failed, cause)
                 })
             }
-            Credential::Missing => Err(Error::new(
+            Other::Missing => Err(Error::new(
                 ErrorKind::SessionChanged,
                 "somebody has logged in with a refresh token, which no access token has been got for yet",
             )),
         }
-    }
-
-    fn header(name: &HeaderName, text: Zeroizing<String>) -> Self {
-        Credential::Header { name: name.clone(), value: secret::header_value(text) }
     }
 }
 

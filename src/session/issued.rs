@@ -102,7 +102,7 @@ impl Sendable {
         provenance: Provenance,
     ) -> Result<Self, Error> {
         let is_promise = token.has_only_refresh() && provenance.may_be_promise();
-        let credential = if is_promise { Credential::Missing } else { placement.prepare(&token)? };
+        let credential = if is_promise { Credential::missing() } else { placement.prepare(&token)? };
         let left = if is_promise { Some(Duration::ZERO) } else { remaining(&token, now, provenance) };
         let expiry = left.map(|left| Moment::after(now, left));
         let due = left.map(|left| Moment::after(now, renewal.wait(left, random::fraction())));
