@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Drop(usize),
     Ask(usize, Asked),
     Login(usize, Account),
+    /// With nothing but a refresh token.
+    LoginByRefresh(usize, Account),
     /// With a refresh token, or without.
     Replace(usize, bool),
     Logout(usize),
@@ -223,7 +225,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![Just(true), Just(false)].prop_map(Step::Shut),
         6 => any_of().prop_map(Step::Drop),
         8 => (at(), asked()).prop_map(|(at, asked)| Step::Ask(at, asked)),
-        3 => (at(), select(&[Account::Alice, Account::Bob])).prop_map(|(at, who)| Step::Login(at, who)),
+        3 => (at(), account()).prop_map(|(at, who)| Step::Login(at, who)),
+        1 => (at(), account()).prop_map(|(at, who)| Step::LoginByRefresh(at, who)),
         2 => (at(), any::<bool>()).prop_map(|(at, whole)| Step::Replace(at, whole)),
         2 => at().prop_map(Step::Logout),
         1 => at().prop_map(Step::CredentialsChanged),
@@ -269,6 +272,10 @@ fn asked() -> impl Strategy<Value = Asked> {
         1 => Just(Asked::Settle),
         1 => Just(Asked::KeepFresh),
     ]
+}
+
+fn account() -> impl Strategy<Value = Account> {
+    select(&[Account::Alice, Account::Bob])
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {

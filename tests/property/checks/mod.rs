@@ -15,7 +15,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use tower_token_refresh::{test_util::TestClock, time::Clock};
+use tower_token_refresh::{store::StoredToken, test_util::TestClock, time::Clock};
 
 use self::{
     authority::Fetching,
@@ -66,6 +66,8 @@ struct Process {
     /// Nothing is fetched or shown until a login.
     logged_out: bool,
     logouts: Vec<Tick>,
+    /// When the last of them was first tried to be saved.
+    logout_tried: Option<Tick>,
     /// The accounts that it may speak for.
     accounts: Vec<String>,
     /// The access tokens of which each may be the one in use.
@@ -118,6 +120,8 @@ enum Origin {
 
 struct Access {
     root: usize,
+    /// A login has brought nothing but its refresh token, by whose name it is known.
+    is_promise: bool,
     /// By the monotonic and the wall clock.
     born: [Duration; 2],
     /// The call that brought it.
@@ -138,11 +142,20 @@ struct Refresh {
     calls: Vec<CallId>,
 }
 
-/// A token pair as the authority hands it out.
+/// A token pair as the authority hands it out. Where there is no access token, the name of the refresh token stands for it.
 #[derive(Clone)]
 pub(crate) struct Pair {
     pub(crate) access: String,
     pub(crate) refresh: Option<String>,
+}
+
+/// What a token is known by: its access token, or where it has none, its refresh token.
+fn name(token: &StoredToken) -> &str {
+    let access = token.access.expose();
+    match &token.refresh {
+        Some(refresh) if access.is_empty() => refresh.expose(),
+        _ => access,
+    }
 }
 
 impl Book {
@@ -180,6 +193,7 @@ impl Book {
             changed: 0,
             logged_out: false,
             logouts: Vec::new(),
+            logout_tried: None,
             accounts: Vec::new(),
             present: Vec::new(),
             has_token: false,
@@ -249,6 +263,7 @@ impl Book {
         records.what_is_spent_is_unknown();
         let process = &mut records.processes[pid];
         process.logouts.push(tick);
+        process.logout_tried = None;
         process.epoch += 1;
         process.logged_out = true;
         process.accounts.clear();
@@ -325,6 +340,7 @@ impl Records {
         let born = self.now();
         let access = Access {
             root,
+            is_promise: pair.refresh.as_ref() == Some(&pair.access),
             born,
             fetched_by,
             at: self.tick,

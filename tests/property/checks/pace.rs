@@ -110,7 +110,7 @@ impl Records {
                     let half = Duration::from_secs(lifetime) / 2;
                     access.born.iter().zip(now).any(|(&born, now)| now >= born + half)
                 });
-                is_refused || is_old
+                is_refused || is_old || access.is_promise
             })
     }
 }

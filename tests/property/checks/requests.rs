@@ -88,8 +88,8 @@ impl Records {
 
     fn check_credential(&mut self, pid: Pid, head: &Parts) {
         let process = &self.processes[pid];
-        let Some((text, access)) = credential(head).and_then(|access| self.accesses.get_key_value(access))
-        else {
+        let known = credential(head).and_then(|access| self.accesses.get_key_value(access));
+        let Some((text, access)) = known.filter(|(_, access)| !access.is_promise) else {
             return self.broken("a request is sent without a token of the authority's");
         };
         let broken = if process.logged_out {

@@ -2,7 +2,7 @@
 
 use tower_token_refresh::store::Record;
 
-use super::{Book, Origin, Pid, Process, Records, Tick};
+use super::{Book, Origin, Pid, Process, Records, Tick, name};
 
 /// The records that the store has taken, in order.
 #[derive(Default)]
@@ -145,7 +145,7 @@ impl Book {
     pub(crate) fn stored(&self, pid: Pid, record: &Record, seen: usize) {
         let mut records = self.records();
         let at = records.next_tick();
-        let access = record.token.as_ref().map(|token| token.access.expose().to_owned());
+        let access = record.token.as_ref().map(|token| name(token).to_owned());
         match &access {
             None => {
                 // Which of several logouts it is of is not known: of the first that may be.
@@ -170,7 +170,11 @@ impl Book {
     /// with a look into the store.
     pub(crate) fn save_begins(&self, pid: Pid, record: &Record) {
         let mut records = self.records();
-        let Some(access) = record.token.as_ref().map(|token| token.access.expose()) else { return };
+        let Some(access) = record.token.as_ref().map(name) else {
+            let tick = records.next_tick();
+            records.processes[pid].logout_tried.get_or_insert(tick);
+            return;
+        };
         let was_fetched_here = records.accesses.contains_key(access) && records.was_fetched_by(access, pid);
         let Process { changed, looked_on, .. } = records.processes[pid];
         let Some(access) = records.accesses.get_mut(access) else { return };
@@ -183,7 +187,7 @@ impl Book {
     /// A save has ended, whether it has succeeded or not.
     pub(crate) fn save_ended(&self, record: &Record) {
         let mut records = self.records();
-        if let Some(access) = record.token.as_ref().map(|token| token.access.expose()) {
+        if let Some(access) = record.token.as_ref().map(name) {
             records.accesses.entry(access.to_owned()).and_modify(|access| access.has_been_saved = true);
         }
     }
@@ -192,7 +196,7 @@ impl Book {
     pub(crate) fn save_succeeded(&self, record: &Record) {
         let mut records = self.records();
         let at = records.next_tick();
-        let access = record.token.as_ref().and_then(|token| records.accesses.get(token.access.expose()));
+        let access = record.token.as_ref().and_then(|token| records.accesses.get(name(token)));
         if let Some(root) = access.map(|access| access.root) {
             records.roots[root].settled.get_or_insert(at);
         }
@@ -211,7 +215,11 @@ impl Book {
         let logout = records.processes[pid].changed;
         let root = records.kept.records.last().and_then(|stored| stored.access.as_ref());
         let root = root.map(|access| records.accesses[access].root);
-        if root.is_some_and(|root| !records.stands_against(root, logout, pid)) {
+        // One that could not be saved gives way to a login that is stored meanwhile, whenever that was asked for.
+        let is_owed = records.kept.change != Some((logout, pid));
+        let tried = records.processes[pid].logout_tried.filter(|_| is_owed);
+        let is_later = |root: usize| records.roots[root].stored > tried && tried.is_some();
+        if root.is_some_and(|root| !records.stands_against(root, logout, pid) && !is_later(root)) {
             records.broken("a token is stored although a logout was the last that happened");
         }
     }

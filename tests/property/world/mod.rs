@@ -155,7 +155,8 @@ impl World {
                 }
             }
             Step::Ask(at, asked) => self.ask(at, asked),
-            Step::Login(at, who) => self.login(at, who).await,
+            Step::Login(at, who) => self.login(at, who, true).await,
+            Step::LoginByRefresh(at, who) => self.login(at, who, false).await,
             Step::Replace(at, whole) => self.replace(at, whole).await,
             Step::Logout(at) => {
                 let process = self.at(at);
@@ -261,17 +262,27 @@ impl World {
         }
     }
 
-    async fn login(&mut self, at: usize, who: Account) {
+    /// With an access token, or with nothing but a refresh token.
+    async fn login(&mut self, at: usize, who: Account, whole: bool) {
         let (account, password) = match who {
             // The password of the source is Alice's.
             Account::Bob if !self.config.password => BOB,
             _ => ALICE,
         };
-        let (token, pair) = self.pair(account, password).await;
+        let (mut token, mut pair) = self.pair(account, password).await;
+        if let (false, Some(refresh)) = (whole, &pair.refresh) {
+            token = Token::from_refresh_token(refresh.as_str());
+            pair.access.clone_from(refresh);
+        }
         let process = self.at(at);
         let (pid, session) = (process.pid, process.session.clone());
         self.book.login(pid, account, &pair);
-        self.change(pid, "a login", async move { drop(session.login(token).await) }).await;
+        let what = if whole { "a login" } else { "a login with a refresh token alone" };
+        self.change(pid, what, async move { drop(session.login(token).await) }).await;
+        if !whole {
+            // For what the refresh token gets.
+            self.book.waiters_may_wait_again();
+        }
     }
 
     async fn replace(&mut self, at: usize, whole: bool) {
@@ -431,7 +442,7 @@ impl World {
         }
         self.book.check_last_logout();
         for at in 0..self.processes.len() {
-            self.login(at, Account::Alice).await;
+            self.login(at, Account::Alice, true).await;
             self.recovers(at).await;
         }
     }
