@@ -66,8 +66,8 @@ struct Process {
     /// Nothing is fetched or shown until a login.
     logged_out: bool,
     logouts: Vec<Tick>,
-    /// When the last of them was first tried to be saved.
-    logout_tried: Option<Tick>,
+    /// When the last of them was first tried to be saved, unless it was.
+    owes_logout: Option<Tick>,
     /// The accounts that it may speak for.
     accounts: Vec<String>,
     /// The access tokens of which each may be the one in use.
@@ -82,6 +82,8 @@ struct Process {
     access_to_store: AccessToStore,
     /// How many of the records in the store it has seen.
     seen: usize,
+    /// Its last look into the store has failed.
+    is_blind: bool,
     /// Looks into the store that have not ended.
     looks: usize,
     /// There were some at the last login, replacement or logout.
@@ -94,7 +96,7 @@ struct Root {
     at: Tick,
     by: Pid,
     origin: Origin,
-    /// When a record of it was stored first, and when a process first knew that one was.
+    /// When a record of it was stored first, and when its process knew that one was, or was killed.
     stored: Option<Tick>,
     settled: Option<Tick>,
     /// When a token of it was stored that was fetched while the store gave no lease, or could not be read.
@@ -193,7 +195,7 @@ impl Book {
             changed: 0,
             logged_out: false,
             logouts: Vec::new(),
-            logout_tried: None,
+            owes_logout: None,
             accounts: Vec::new(),
             present: Vec::new(),
             has_token: false,
@@ -202,6 +204,7 @@ impl Book {
             falls_back: None,
             access_to_store: AccessToStore::default(),
             seen: 0,
+            is_blind: false,
             looks: 0,
             looked_on: false,
         });
@@ -213,6 +216,10 @@ impl Book {
         records.processes[pid].is_alive = false;
         records.processes[pid].access_to_store = AccessToStore::default();
         records.calls_are_lost(pid);
+        let tick = records.next_tick();
+        for root in records.roots.iter_mut().filter(|root| root.by == pid) {
+            root.settled.get_or_insert(tick);
+        }
     }
 
     /// Once a rule is broken nobody is: what may go round in circles comes to rest.
@@ -263,7 +270,7 @@ impl Book {
         records.what_is_spent_is_unknown();
         let process = &mut records.processes[pid];
         process.logouts.push(tick);
-        process.logout_tried = None;
+        process.owes_logout = None;
         process.epoch += 1;
         process.logged_out = true;
         process.accounts.clear();
@@ -358,9 +365,12 @@ impl Records {
     /// Whether a token of this root may be used after a login or logout at that moment by that process: it was
     /// asked for later, or somebody else had asked for it before and had not been able to store it.
     fn stands_against(&self, root: usize, at: Tick, by: Pid) -> bool {
-        let root = &self.roots[root];
+        let (root, process) = (&self.roots[root], &self.processes[by]);
         let was_owed =
             root.origin != Origin::Source && root.by != by && root.settled.is_none_or(|settled| settled > at);
-        root.at >= at || was_owed || root.is_shared || root.forced_in.is_some_and(|forced_in| forced_in >= at)
+        // A logout that could not be saved gives way to a login that is stored meanwhile, whenever that was asked for.
+        let is_owed = process.owes_logout.is_some_and(|tried| root.stored > Some(tried));
+        let gives_way = is_owed && process.logouts.last() == Some(&at);
+        root.at >= at || was_owed || gives_way || root.is_shared || root.forced_in.is_some_and(|forced_in| forced_in >= at)
     }
 }

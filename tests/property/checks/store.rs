@@ -93,6 +93,7 @@ impl Book {
     pub(crate) fn load_failed(&self, pid: Pid) {
         let mut records = self.records();
         records.processes[pid].access_to_store.has_failed_to_read = true;
+        records.processes[pid].is_blind = true;
         records.save_may_be_given_up(pid);
     }
 
@@ -105,6 +106,7 @@ impl Book {
     pub(crate) fn loaded(&self, pid: Pid, stored: usize) {
         let mut records = self.records();
         records.processes[pid].access_to_store.has_read = true;
+        records.processes[pid].is_blind = false;
         records.save_may_be_given_up(pid);
         let seen = std::mem::replace(&mut records.processes[pid].seen, stored);
         let Some(&Stored { at, by, access: Some(ref access) }) =
@@ -112,11 +114,13 @@ impl Book {
         else {
             return;
         };
+        let access = access.clone();
+        records.is_known_to_be_stored(pid, &access);
         // A look on the way of a save goes over to nothing: the one after it may.
         if seen >= stored && records.processes[pid].present.len() < 2 {
             return;
         }
-        let (access, changed) = (access.clone(), records.processes[pid].changed);
+        let changed = records.processes[pid].changed;
         let root = records.accesses[&access].root;
         let stands = !records.processes[pid].logged_out || records.stands_against(root, changed, pid);
         // A refresh that is stored may bring the next refresh token to a replacement of a sibling's.
@@ -136,6 +140,11 @@ impl Book {
         }
     }
 
+    /// Whether this is what somebody has logged in with.
+    pub(crate) fn is_login(&self, record: &Record) -> bool {
+        record.token.as_ref().is_some_and(|token| self.records().is_of_login(name(token)))
+    }
+
     /// How many records had been stored when the process looked last, whatever became of the look since.
     pub(crate) fn seen(&self, pid: Pid) -> usize {
         self.records().processes[pid].seen
@@ -146,6 +155,7 @@ impl Book {
         let mut records = self.records();
         let at = records.next_tick();
         let access = record.token.as_ref().map(|token| name(token).to_owned());
+        let is_there = access.as_ref().is_some_and(|access| records.is_stored(access));
         match &access {
             None => {
                 // Which of several logouts it is of is not known: of the first that may be.
@@ -153,9 +163,15 @@ impl Book {
                 let logouts = &records.processes[pid].logouts;
                 let logout = logouts.iter().copied().find(|&logout| logout > before);
                 let logout = logout.or(logouts.last().copied()).expect("there was one");
+                records.processes[pid].owes_logout = None;
                 records.kept.change = Some((logout, pid));
             }
             Some(access) => records.check_stored(pid, at, access),
+        }
+        let is_blind = records.processes[pid].is_blind;
+        if is_blind && access.as_ref().is_some_and(|access| is_there && records.is_of_login(access)) {
+            // Nobody could tell that it was there, or what others have made of it.
+            records.what_is_spent_is_unknown();
         }
         let unseen = &records.kept.records[seen..];
         let could_look = !records.processes[pid].access_to_store.has_failed_to_read;
@@ -172,7 +188,7 @@ impl Book {
         let mut records = self.records();
         let Some(access) = record.token.as_ref().map(name) else {
             let tick = records.next_tick();
-            records.processes[pid].logout_tried.get_or_insert(tick);
+            records.processes[pid].owes_logout.get_or_insert(tick);
             return;
         };
         let was_fetched_here = records.accesses.contains_key(access) && records.was_fetched_by(access, pid);
@@ -193,12 +209,9 @@ impl Book {
     }
 
     /// The process knows that this record is stored.
-    pub(crate) fn save_succeeded(&self, record: &Record) {
-        let mut records = self.records();
-        let at = records.next_tick();
-        let access = record.token.as_ref().and_then(|token| records.accesses.get(name(token)));
-        if let Some(root) = access.map(|access| access.root) {
-            records.roots[root].settled.get_or_insert(at);
+    pub(crate) fn save_succeeded(&self, pid: Pid, record: &Record) {
+        if let Some(token) = &record.token {
+            self.records().is_known_to_be_stored(pid, name(token));
         }
     }
 
@@ -215,17 +228,30 @@ impl Book {
         let logout = records.processes[pid].changed;
         let root = records.kept.records.last().and_then(|stored| stored.access.as_ref());
         let root = root.map(|access| records.accesses[access].root);
-        // One that could not be saved gives way to a login that is stored meanwhile, whenever that was asked for.
-        let is_owed = records.kept.change != Some((logout, pid));
-        let tried = records.processes[pid].logout_tried.filter(|_| is_owed);
-        let is_later = |root: usize| records.roots[root].stored > tried && tried.is_some();
-        if root.is_some_and(|root| !records.stands_against(root, logout, pid) && !is_later(root)) {
+        if root.is_some_and(|root| !records.stands_against(root, logout, pid)) {
             records.broken("a token is stored although a logout was the last that happened");
         }
     }
 }
 
 impl Records {
+    fn is_of_login(&self, access: &str) -> bool {
+        let Some(access) = self.accesses.get(access) else { return false };
+        access.fetched_by.is_none() && self.roots[access.root].origin == Origin::Login
+    }
+
+    fn is_stored(&self, access: &str) -> bool {
+        self.accesses.get(access).is_some_and(|access| access.is_stored)
+    }
+
+    fn is_known_to_be_stored(&mut self, pid: Pid, access: &str) {
+        let at = self.next_tick();
+        let root = &mut self.roots[self.accesses[access].root];
+        if root.by == pid {
+            root.settled.get_or_insert(at);
+        }
+    }
+
     /// Some saves begin with a look into the store, and end with it.
     fn save_may_be_given_up(&mut self, pid: Pid) {
         for access in self.processes[pid].present.clone() {
