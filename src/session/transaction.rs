@@ -91,6 +91,9 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         if !has_something_else(&engine, &plan).await {
             return Err(Failure::of_the_end(over));
         }
+        if flight.is_lost() {
+            return Ok(Obtained::Nothing);
+        }
     }
     let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);

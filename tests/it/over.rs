@@ -483,6 +483,28 @@ async fn nothing_of_before_a_logout_is_taken_in_the_place_of_the_next_login_whos
     assert_eq!(within(asks).await.unwrap_err().kind(), ErrorKind::LoginRequired);
 }
 
+/// What the look has found by then is that very login.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_a_login_has_overtaken_asks_for_no_lease() {
+    let store = Watched::default();
+    let dead = source_fn(|_| async { Err(FetchError::login_required("the grant is over")) });
+    let session = Session::builder(dead).store(store.clone()).build();
+    session.login(Token::new("first").refresh_token("bad")).await.unwrap();
+    session.refresh().await.unwrap_err();
+    sleep(Duration::from_secs(6)).await;
+    let gate = Gate::new();
+    store.set(|store| store.hold_load = Some(gate.clone()));
+    let mut looking = task::spawn(session.refresh());
+    assert_pending!(looking.poll());
+    gate.arrived(1).await;
+    drop(looking);
+    store.set(|store| store.hold_load = None);
+    session.login(Token::new("second").refresh_token("good")).await.unwrap();
+    gate.open();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(store.lock().await.unwrap().fence(), 2, "the first was that of the refresh");
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_ends_a_logout_of_ones_own_but_a_login_here() {
     let store = Silent::default();
