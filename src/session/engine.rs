@@ -280,9 +280,9 @@ impl Engine {
     ) -> Option<Written> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
-        let record = self.storage.following(slot.known().record);
         let before =
             slot.token().map(|before| StoredToken { refresh: Some(presented.clone()), ..before.stored() });
+        let record = self.storage.following(slot.known().record, before.as_ref());
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));

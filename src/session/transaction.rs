@@ -176,7 +176,7 @@ async fn put_into_use(
         Ok(fresh) => Some(fresh.stored()),
         Err(_unusable) => before.clone().and_then(|before| before.rotated(&token)),
     };
-    let head = engine.storage.following(base);
+    let head = engine.storage.following(base, before.as_ref());
     let mut superseded_by = None;
     if let Some(to_save) = to_save {
         let written =

@@ -178,7 +178,10 @@ async fn a_refresh_that_has_spent_nothing_and_is_owed_gives_way_to_one_that_has_
         let found = within(ours.session.refresh()).await.unwrap();
         assert_eq!(found.access().expose(), theirs.access().expose(), "{how}");
         assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()), "{how}");
+        let before = store.load().await.unwrap().unwrap();
         within(ours.session.refresh()).await.unwrap();
+        let after = store.load().await.unwrap().unwrap();
+        assert_eq!(after.revision, before.revision + 1, "{how}");
         let counts = ours.authority.counts();
         assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (3, 1, 0), "{how}");
     }

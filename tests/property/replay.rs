@@ -359,3 +359,32 @@ fn a_login_elsewhere_that_was_being_looked_for_does_not_undo_a_second_logout() {
     ];
     holds(Config { tells: true, ..TWO }, &steps);
 }
+
+/// The refresh counted on from a record that was not in the store, and had given way meanwhile: it had the number of the login.
+#[test]
+fn a_refresh_of_what_has_given_way_meanwhile_does_not_outdo_the_login_of_a_sibling() {
+    what_has_given_way_is_refreshed(Login(1, Alice));
+}
+
+#[test]
+fn a_refresh_of_what_has_given_way_meanwhile_does_not_outdo_the_logout_of_a_sibling() {
+    what_has_given_way_is_refreshed(Logout(1));
+}
+
+#[track_caller]
+fn what_has_given_way_is_refreshed(change: Step) {
+    let steps = [
+        Fault(0, Save, Fails),
+        Ask(0, Asked::Token),
+        A_MOMENT,
+        Next(Late),
+        Ask(0, Asked::Refresh),
+        A_MOMENT,
+        change,
+        Pass(Duration::from_secs(5)),
+        Heal(0),
+        Release(0),
+        A_MOMENT,
+    ];
+    holds(Config { password: true, ..TWO }, &steps);
+}

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::store::{Record, SessionId, StoredToken};
+use crate::{
+    session::record_head::RecordHead,
+    store::{Record, SessionId, StoredToken},
+};
 
 pub(super) struct Debt {
     pub(super) record: Record,
@@ -147,6 +150,12 @@ impl Debt {
         self.first = owed.first;
         self.before.clone_from(&owed.before);
         self.keeps_the_lease |= owed.keeps_the_lease;
+    }
+
+    /// Whether it is this token with this head; others may have saved another one with that.
+    pub(super) fn is(&self, head: RecordHead, token: &StoredToken) -> bool {
+        let is_same = |own: &StoredToken| own.access.same_as(&token.access);
+        self.record.head() == head && self.record.token.as_ref().is_some_and(is_same)
     }
 
     pub(super) fn is_refresh(&self) -> bool {

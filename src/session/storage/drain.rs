@@ -122,8 +122,12 @@ impl Storage {
         if failure.is_some_and(|error| !is_caused_by::<Superseded>(error)) {
             self.write_again();
         } else if !is_left_out {
-            // Unless something newer is owed by now.
-            self.update(|queue| drop(queue.owed.take_if(|owed| Arc::ptr_eq(owed, &debt))));
+            self.update(|queue| match failure {
+                // Something newer is owed by now.
+                _ if !queue.owes(&debt) => {}
+                Some(_superseded) => queue.gives_way(),
+                None => queue.owed = None,
+            });
         }
         // Whoever asked for the write reports its failure, and may be gone.
         if let Err(Err(error)) = done.send(result) {

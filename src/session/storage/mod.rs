@@ -188,7 +188,7 @@ impl Storage {
                 };
                 if let (Some(found), Some(owed)) = (&found, &queue.owed) {
                     if queue.outdoes(found, owed) {
-                        queue.owed = None;
+                        queue.gives_way();
                     }
                 }
                 let newest = match queue.owed.as_ref() {
@@ -203,11 +203,14 @@ impl Storage {
         (newest, read)
     }
 
-    /// The head of the record that follows this one. A refresh that is owed is not counted: as long as it is, what others
-    /// have saved since is the later record.
-    pub(crate) fn following(&self, base: RecordHead) -> RecordHead {
-        match &self.queue().owed {
+    /// The head of the record that follows this one with this token. A refresh that is owed is not counted: as long as it is,
+    /// what others have saved since is the later record. Nor is one that has given way to that meanwhile.
+    pub(crate) fn following(&self, base: RecordHead, token: Option<&StoredToken>) -> RecordHead {
+        let queue = self.queue();
+        let has_given_way = |token| queue.given_way.as_ref().is_some_and(|debt| debt.is(base, token));
+        match &queue.owed {
             Some(owed) if owed.record.session == base.session && !owed.is_change() => base,
+            _ if token.is_some_and(has_given_way) => base,
             _ => base.following(),
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Queue {
     pub(super) seen: Option<Record>,
     /// The newest record that is not known to be in the store.
     pub(super) owed: Option<Arc<Debt>>,
+    /// The last that was owed and has given way to what was there.
+    pub(super) given_way: Option<Arc<Debt>>,
     /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
     pub(super) kept: Option<Lease>,
     /// The number of the last lease that the store says counts no more.
@@ -43,6 +45,11 @@ impl Queue {
     pub(super) fn outdoes(&self, found: &Record, debt: &Debt) -> bool {
         let is_before = self.ended.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
         debt.gives_way_to(found, self.lost) || is_before
+    }
+
+    /// What is owed has given way to what was found.
+    pub(super) fn gives_way(&mut self) {
+        self.given_way = self.owed.take();
     }
 
     /// Whether what is owed can be written under another lease only.

@@ -20,7 +20,7 @@ fn storage(store: impl TokenStore) -> Storage {
 fn following(owed: impl FnOnce(&Storage)) -> u64 {
     let storage = storage(MemoryStore::new());
     owed(&storage);
-    storage.following(RecordHead { session: SessionId(1), revision: 5 }).revision
+    storage.following(RecordHead { session: SessionId(1), revision: 5 }, None).revision
 }
 
 fn record(session: u128) -> Record {
