@@ -388,3 +388,22 @@ fn what_has_given_way_is_refreshed(change: Step) {
     ];
     holds(Config { password: true, ..TWO }, &steps);
 }
+
+/// The login whose save was under way had the refresh token that the refresh has spent: it was taken for what was refreshed, and
+/// the replacement, which had not been saved, was taken for nothing.
+#[test]
+fn what_is_handed_down_saves_the_replacement_although_the_login_before_it_comes_into_the_store_first() {
+    let steps = [
+        Fault(0, Save, Hangs),
+        Next(Late),
+        LoginByRefresh(0, Alice),
+        Ask(0, Asked::Token),
+        A_MOMENT,
+        Replace(0, false),
+        Release(0),
+        A_MOMENT,
+        Heal(0),
+        A_MOMENT,
+    ];
+    holds(Config { sibling: false, ..TWO }, &steps);
+}

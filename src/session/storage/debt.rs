@@ -206,8 +206,11 @@ impl Debt {
         !self.is_change() && (is_later || self.kind == Kind::Login)
     }
 
+    /// Not where only the refresh token is the one that it has spent: a replacement that has kept that came between.
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
-        self.is_refresh() && self.follows(saved)
+        let is_before = |token: &StoredToken| has_access_of(&self.before, token);
+        let is_of_session = self.record.session == saved.session;
+        self.is_refresh() && is_of_session && saved.token.as_ref().is_some_and(is_before)
     }
 
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
@@ -536,6 +539,13 @@ mod tests {
         let login = record(1, 5, "first");
         let refresh = refresh(Some(&Debt::of_login(login.clone())));
         assert!(refresh.is_refresh_of(&login));
+        let handed_down = Debt::of_refresh(
+            with_refresh(1, 8, "elsewhere", "R2"),
+            with_refresh(1, 7, "elsewhere", "R1").token,
+            None,
+            Some(&Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, None)),
+        );
+        assert!(!handed_down.is_refresh_of(&with_refresh(1, 5, "first", "R1")));
         assert!(!Debt::of_replacement(record(1, 7, "elsewhere"), true, Some(&refresh)).is_refresh_of(&login));
     }
 }

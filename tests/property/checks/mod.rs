@@ -371,6 +371,10 @@ impl Records {
         // A logout that could not be saved gives way to a login that is stored meanwhile, whenever that was asked for.
         let is_owed = process.owes_logout.is_some_and(|tried| root.stored > Some(tried));
         let gives_way = is_owed && process.logouts.last() == Some(&at);
-        root.at >= at || was_owed || gives_way || root.is_shared || root.forced_in.is_some_and(|forced_in| forced_in >= at)
+        root.at >= at
+            || was_owed
+            || gives_way
+            || root.is_shared
+            || root.forced_in.is_some_and(|forced_in| forced_in >= at)
     }
 }
