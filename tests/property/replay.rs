@@ -360,7 +360,8 @@ fn a_login_elsewhere_that_was_being_looked_for_does_not_undo_a_second_logout() {
     holds(Config { tells: true, ..TWO }, &steps);
 }
 
-/// The refresh counted on from a record that was not in the store, and had given way meanwhile: it had the number of the login.
+/// The refresh counted on from a record that was not in the store, and had given way meanwhile: it had the number of the
+/// login.
 #[test]
 fn a_refresh_of_what_has_given_way_meanwhile_does_not_outdo_the_login_of_a_sibling() {
     what_has_given_way_is_refreshed(Login(1, Alice));
@@ -389,8 +390,8 @@ fn what_has_given_way_is_refreshed(change: Step) {
     holds(Config { password: true, ..TWO }, &steps);
 }
 
-/// The login whose save was under way had the refresh token that the refresh has spent: it was taken for what was refreshed, and
-/// the replacement, which had not been saved, was taken for nothing.
+/// The login whose save was under way had the refresh token that the refresh has spent: it was taken for what was refreshed,
+/// and the replacement, which had not been saved, for nothing.
 #[test]
 fn what_is_handed_down_saves_the_replacement_although_the_login_before_it_comes_into_the_store_first() {
     let steps = [

@@ -203,8 +203,8 @@ impl Storage {
         (newest, read)
     }
 
-    /// The head of the record that follows this one with this token. A refresh that is owed is not counted: as long as it is,
-    /// what others have saved since is the later record. Nor is one that has given way to that meanwhile.
+    /// The head of the record that follows this one with this token. A refresh that is owed is not counted: as long as it
+    /// is, what others have saved since is the later record. Nor is one that has given way to that meanwhile.
     pub(crate) fn following(&self, base: RecordHead, token: Option<&StoredToken>) -> RecordHead {
         let queue = self.queue();
         let has_given_way = |token| queue.given_way.as_ref().is_some_and(|debt| debt.is(base, token));

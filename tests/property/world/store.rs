@@ -132,7 +132,8 @@ impl TokenStore for Handle {
             self.book.stored(self.pid, record, seen);
             Ok(())
         };
-        // A replacement that is there although the store says that it is not cannot be told from what others have made of it.
+        // A replacement that is there although the store says that it is not cannot be told from what others have made
+        // of it.
         let at_once = fence.is_none() && !self.book.is_login(record);
         let fault =
             self.fault(Call::Save).map(|(fault, gate)| (if at_once { fault.at_once() } else { fault }, gate));
