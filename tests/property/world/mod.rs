@@ -244,10 +244,15 @@ impl World {
             if matches!(asked, Asked::ValidFor(_) | Asked::Refresh) {
                 book.forced(pid);
             }
+            let shown = |token: Result<Token, Error>| {
+                if token.is_ok_and(|token| token.access().expose().is_empty()) {
+                    book.broken("a caller gets a token without an access token");
+                }
+            };
             match asked {
-                Asked::Token => drop(session.token().await),
-                Asked::ValidFor(time) => drop(session.token_valid_for(time).await),
-                Asked::Refresh => drop(session.refresh().await),
+                Asked::Token => shown(session.token().await),
+                Asked::ValidFor(time) => shown(session.token_valid_for(time).await),
+                Asked::Refresh => shown(session.refresh().await),
                 Asked::Start => drop(session.start().await),
                 Asked::Settle => drop(session.settle().await),
                 Asked::KeepFresh => {
