@@ -115,8 +115,8 @@ impl Error {
 
     /// Whether the same call may succeed later without anybody doing anything.
     ///
-    /// A [`login`](crate::Session::login), [`replace`](crate::Session::replace) or [`logout`](crate::Session::logout) is not to
-    /// be repeated for it: the change holds, and is saved by itself.
+    /// A [`login`](crate::Session::login) or [`logout`](crate::Session::logout) is not to be repeated for it, nor mostly a
+    /// [`replace`](crate::Session::replace), whose docs say when: the change holds, and is saved by itself.
     pub fn is_transient(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::Store | ErrorKind::Panic)
     }

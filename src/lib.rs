@@ -73,8 +73,8 @@
 //! - A request is sent at most twice, and only with all of its body.
 //! - The new token is saved before anybody sees it; a result that comes after a logout changes nothing.
 //! - Only the authority's word ends a session that is refreshed, never a failure to reach it. A login with a password or a
-//!   code is also refused by a 4xx that nobody understands, because presenting it again and again locks the account. A failed
-//!   refresh cools down.
+//!   code is also refused by a 4xx that nobody understands, because presenting it again and again locks the account. A
+//!   failed refresh cools down.
 //! - No secret is in our `Debug`, `Display`, errors or events.
 //!
 //! # Runtime

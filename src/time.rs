@@ -126,7 +126,7 @@ impl Timekeeper {
     fn read_wall(&self, monotonic: Duration) -> Duration {
         let wall = self.clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.wall.store(packed(wall), Ordering::Relaxed);
-        // Whoever sees the moment must see what was read then.
+        // Whoever sees the moment must see that reading, or one that was made meanwhile.
         self.wall_read_at.store(packed(monotonic), Ordering::Release);
         wall
     }

@@ -77,8 +77,8 @@ impl<L> Preset<L> {
         Session::builder(source).placement(self.placement.clone())
     }
 
-    /// The layer for that session, and the one that belongs below it. A pair of layers is a layer; take it apart to change an
-    /// option: `let (layer, below) = …`.
+    /// The layer for that session, and the one that belongs below it. A pair of layers is a layer; take it apart to change
+    /// an option: `let (layer, below) = …`.
     pub fn layer(self, session: Session, scope: impl Into<Scope>) -> (TokenRefreshLayer, L) {
         (TokenRefreshLayer::new(session, scope).classifier(self.classifier), self.below)
     }

@@ -8,7 +8,7 @@ use crate::error::BoxError;
 pub struct Numbers {
     /// That of the last lease that was handed out; 0 if none was.
     pub lease: u64,
-    /// The revision of the record that is kept; 0 if there is none.
+    /// The revision of the record that is kept; 0 if there is none. See there where a record may get lost.
     pub revision: u64,
 }
 

@@ -30,7 +30,7 @@
 //! 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five minutes, twice, and
 //! every 15 minutes from then on; at once after `credentials_changed`.
 //!
-//! A refresh token in the answer is for a [`RefreshTokenGrant`](crate::source::oauth2::RefreshTokenGrant) in front of the login. Where there is
+//! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login. Where there is
 //! none, the session cannot know that nobody presents it: if its store is shared and fails, the other processes may have to wait
 //! until it works, lest they spend that token a second time. [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token)
 //! with a pointer to nothing leaves it out.

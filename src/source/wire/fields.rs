@@ -74,8 +74,9 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*, or that of
-    /// [`default_lifetime`](Self::default_lifetime). A number beyond what a float holds (`1e400`) makes the whole answer unreadable.
+    /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*, or that
+    /// of [`default_lifetime`](Self::default_lifetime). A number beyond what a float holds (`1e400`) makes the whole answer
+    /// unreadable.
     ///
     /// # Errors
     ///
