@@ -14,7 +14,7 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     secret::Secret,
     source::{Cause, FailureClass},
-    store::SessionId,
+    store::{Record, SessionId},
     time::Now,
 };
 
@@ -90,6 +90,12 @@ impl Known {
     /// Whether there has never been a token.
     pub(crate) fn is_blank(&self) -> bool {
         self.present.is_none() && self.ended.is_none()
+    }
+
+    /// Whether that may be ours. After a logout only another login may.
+    pub(crate) fn may_take(&self, found: &Record) -> bool {
+        let is_another_login = found.session != self.record.session && Some(found.session) != self.ended;
+        is_another_login || !self.is_logged_out
     }
 }
 

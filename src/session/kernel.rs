@@ -313,6 +313,7 @@ impl Slot {
             Some(flight) => flight.disown(),
             None => self.set_fetch(Fetch::Idle),
         }
+        let stored = stored.filter(|found| self.known().may_take(found));
         let (base, before) = match (&self.token, stored) {
             (None, Some(found)) if found.token.is_some() => (found.head(), found.token),
             (present, _) => (self.record, present.as_ref().map(|present| present.stored())),

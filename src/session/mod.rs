@@ -176,8 +176,8 @@ impl Session {
     /// has superseded it before it was saved: such a call reports its own result, a refresh only an
     /// [event](crate::event::Event::StoreFailed).
     ///
-    /// Do not repeat the call then: a refresh may have spent this login's refresh token meanwhile, and a second login would
-    /// bring it back.
+    /// Do not repeat the call after `Store` or `NoRuntime`: a refresh may have spent this login's refresh token meanwhile,
+    /// and a second login would bring it back.
     pub async fn login(&self, token: Token) -> Result<(), Error> {
         let provenance = Provenance::of_login(&token);
         let token = self.engine.sendable(token, provenance)?;

@@ -29,10 +29,9 @@ pub(crate) enum Reloaded {
 /// that has seen no record takes a first one of any number. After a logout only another login counts.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
     let is_news = |found: &Record| {
-        let is_another_login = found.session != known.record.session && Some(found.session) != known.ended;
         let is_first = base.revision == 0 && known.present.is_none();
         let is_later = is_first || found.revision > base.revision || is_uncounted(base, known, found);
-        is_later && (is_another_login || !known.is_logged_out)
+        is_later && known.may_take(found)
     };
     let Some(found) = found.filter(is_news) else {
         return Reloaded::Nothing(base);

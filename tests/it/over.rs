@@ -529,3 +529,26 @@ async fn a_refused_refresh_token_is_not_presented_again_whatever_comes_before_th
     assert!(daemon.refresh().await.unwrap_err().is_login_required());
     assert_eq!(noted.lock().unwrap().last().unwrap(), "bad", "whoever logs in with it wants it tried");
 }
+
+/// It has found a login since, which it could not refresh.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_after_a_logout_elsewhere_takes_nothing_of_before_it() {
+    let store = Silent::default();
+    let [daemon, sibling, elsewhere] = std::array::from_fn(|_| session(&store).0);
+    daemon.login(Token::new("first")).await.unwrap();
+    access(&sibling).await;
+    elsewhere.logout().await.unwrap();
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    let mut expired = StoredToken::new("second");
+    (expired.refresh, expired.expires_at) = (Some("bad".into()), Some(SystemTime::UNIX_EPOCH));
+    let logout = store.load().await.unwrap().unwrap();
+    store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
+    sleep(HOUR).await;
+    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+    sibling.replace(Token::new("third").refresh_token("of-alice")).await.unwrap();
+    daemon.replace(Token::new("of-bob")).await.unwrap();
+    let record = store.memory.load().await.unwrap().unwrap();
+    let token = record.token.unwrap();
+    assert_eq!(token.access.expose(), "of-bob");
+    assert_eq!(token.refresh.map(|refresh| refresh.expose().to_owned()), None);
+}

@@ -534,3 +534,27 @@ async fn what_a_siblings_refresh_has_superseded_is_used_by_those_who_wait_for_it
     gate.open();
     assert_eq!(within(refresh).await.unwrap().access().expose(), "ours-2");
 }
+
+/// The store has it and has not said so: what was owed gives way to itself.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_after_one_whose_save_was_not_answered_is_a_siblings_at_once_too() {
+    for is_retried in [false, true] {
+        let store = Watched::default();
+        store.set(|store| store.tells = true);
+        let (one, other) = (session("one", store.clone()), session("other", store.clone()));
+        assert_eq!((access(&one).await, access(&other).await), ("one-1".into(), "one-1".into()));
+        let mut changes = other.subscribe();
+        next(&mut changes).await;
+        store.set(|store| store.save_is_unanswered = true);
+        one.refresh().await.unwrap();
+        store.set(|store| store.save_is_unanswered = false);
+        next(&mut changes).await;
+        assert_eq!(access(&other).await, "one-2");
+        if is_retried {
+            tokio::time::advance(Duration::from_secs(600)).await;
+        }
+        one.refresh().await.unwrap();
+        within(next(&mut changes)).await;
+        assert_eq!(access(&other).await, "one-3", "{is_retried}");
+    }
+}

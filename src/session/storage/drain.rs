@@ -125,7 +125,10 @@ impl Storage {
             self.update(|queue| match failure {
                 // Something newer is owed by now.
                 _ if !queue.owes(&debt) => {}
-                Some(_superseded) => queue.gives_way(),
+                Some(_superseded) => {
+                    let found = queue.seen.clone();
+                    queue.gives_way(found.as_ref());
+                }
                 None => queue.owed = None,
             });
         }

@@ -188,7 +188,7 @@ impl Storage {
                 };
                 if let (Some(found), Some(owed)) = (&found, &queue.owed) {
                     if queue.outdoes(found, owed) {
-                        queue.gives_way();
+                        queue.gives_way(Some(found));
                     }
                 }
                 let newest = match queue.owed.as_ref() {
@@ -260,6 +260,8 @@ impl Storage {
         flight: Option<Flight>,
     ) -> Written {
         let (done, written) = oneshot::channel();
+        // Whatever was under way on top of it is this, or has lost to this.
+        queue.given_way = None;
         // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
         if !flight.as_ref().is_some_and(Flight::is_lost) {
             queue.owed = Some(debt.clone());

@@ -23,7 +23,7 @@ pub(super) struct Queue {
     pub(super) seen: Option<Record>,
     /// The newest record that is not known to be in the store.
     pub(super) owed: Option<Arc<Debt>>,
-    /// The last that was owed and has given way to what was there.
+    /// The last refresh that was owed and has given way to another record, until something is written again.
     pub(super) given_way: Option<Arc<Debt>>,
     /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
     pub(super) kept: Option<Lease>,
@@ -47,9 +47,11 @@ impl Queue {
         debt.gives_way_to(found, self.lost) || is_before
     }
 
-    /// What is owed has given way to what was found.
-    pub(super) fn gives_way(&mut self) {
-        self.given_way = self.owed.take();
+    /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so.
+    pub(super) fn gives_way(&mut self, found: Option<&Record>) {
+        let owed = self.owed.take().filter(|debt| debt.is_refresh());
+        let found = found.and_then(|found| Some((found.head(), found.token.as_ref()?)));
+        self.given_way = owed.filter(|debt| found.is_none_or(|(head, token)| !debt.is(head, token)));
     }
 
     /// Whether what is owed can be written under another lease only.
