@@ -431,7 +431,25 @@ async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewh
     }
 }
 
-/// It has found a login since, which it could not refresh.
+/// The daemon is logged out elsewhere, and finds another login after that, which it cannot refresh.
+async fn finds_a_login_that_is_over(
+    daemon: &Session,
+    sibling: &Session,
+    elsewhere: &Session,
+    store: &impl TokenStore,
+) {
+    daemon.login(Token::new("first")).await.unwrap();
+    access(sibling).await;
+    elsewhere.logout().await.unwrap();
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    let mut expired = StoredToken::new("second");
+    (expired.refresh, expired.expires_at) = (Some("bad".into()), Some(SystemTime::UNIX_EPOCH));
+    let logout = store.load().await.unwrap().unwrap();
+    store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
+    sleep(HOUR).await;
+    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_logged_out_elsewhere_takes_nothing_of_before_while_it_waits_for_another_login() {
     for tells in [false, true] {
@@ -439,16 +457,7 @@ async fn a_session_that_was_logged_out_elsewhere_takes_nothing_of_before_while_i
         let silent = Silent { memory: store.memory.clone(), ..Silent::default() };
         store.set(|store| store.tells = tells);
         let (daemon, [sibling, elsewhere]) = (session(&store).0, [&silent; 2].map(|store| session(store).0));
-        daemon.login(Token::new("first")).await.unwrap();
-        access(&sibling).await;
-        elsewhere.logout().await.unwrap();
-        assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
-        let mut expired = StoredToken::new("second");
-        (expired.refresh, expired.expires_at) = (Some("bad".into()), Some(SystemTime::UNIX_EPOCH));
-        let logout = store.load().await.unwrap().unwrap();
-        store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
-        sleep(HOUR).await;
-        assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::LoginRequired, "{tells}");
+        finds_a_login_that_is_over(&daemon, &sibling, &elsewhere, &store).await;
         sibling.replace(Token::new("third")).await.unwrap();
         sleep(HOUR).await;
         assert!(daemon.token().await.is_err_and(|error| error.is_login_required()), "tells: {tells}");
@@ -530,21 +539,11 @@ async fn a_refused_refresh_token_is_not_presented_again_whatever_comes_before_th
     assert_eq!(noted.lock().unwrap().last().unwrap(), "bad", "whoever logs in with it wants it tried");
 }
 
-/// It has found a login since, which it could not refresh.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_after_a_logout_elsewhere_takes_nothing_of_before_it() {
     let store = Silent::default();
     let [daemon, sibling, elsewhere] = std::array::from_fn(|_| session(&store).0);
-    daemon.login(Token::new("first")).await.unwrap();
-    access(&sibling).await;
-    elsewhere.logout().await.unwrap();
-    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
-    let mut expired = StoredToken::new("second");
-    (expired.refresh, expired.expires_at) = (Some("bad".into()), Some(SystemTime::UNIX_EPOCH));
-    let logout = store.load().await.unwrap().unwrap();
-    store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
-    sleep(HOUR).await;
-    assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+    finds_a_login_that_is_over(&daemon, &sibling, &elsewhere, &store).await;
     sibling.replace(Token::new("third").refresh_token("of-alice")).await.unwrap();
     daemon.replace(Token::new("of-bob")).await.unwrap();
     let record = store.memory.load().await.unwrap().unwrap();

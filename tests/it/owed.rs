@@ -157,19 +157,23 @@ async fn what_is_owed_of_a_refresh_is_not_written_over_what_a_later_lease_has_sa
 }
 
 /// Whether a refresh brings the next refresh token is the authority's choice each time (RFC 6749 §6). Ours has brought none,
-/// so that its lease is not kept; the sibling's has.
+/// so that its lease is not kept, and is owed; the sibling's has, and its record has the same number.
+async fn owing_what_has_spent_nothing(store: &Watched) -> (World, Token) {
+    let (ours, sibling) = siblings(store).await;
+    let rotation = |rotation| drop(ours.authority.clone().rotation(rotation));
+    rotation(Rotation::Omitted);
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    rotation(Rotation::ReuseKillsFamily);
+    store.set(|store| store.save = Fault::None);
+    (ours, within(sibling.session.refresh()).await.unwrap())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_has_spent_nothing_and_is_owed_gives_way_to_one_that_has_spent_the_refresh_token() {
     for how in ["refreshes", "waits", "settles"] {
         let store = Watched::default();
-        let (ours, sibling) = siblings(&store).await;
-        let rotation = |rotation| drop(ours.authority.clone().rotation(rotation));
-        rotation(Rotation::Omitted);
-        store.set(|store| store.save = Fault::Error);
-        ours.session.refresh().await.unwrap();
-        rotation(Rotation::ReuseKillsFamily);
-        store.set(|store| store.save = Fault::None);
-        let theirs = within(sibling.session.refresh()).await.unwrap();
+        let (ours, theirs) = owing_what_has_spent_nothing(&store).await;
         match how {
             "waits" => tokio::time::sleep(Duration::from_secs(90)).await,
             "settles" => within(ours.session.settle()).await.unwrap(),
@@ -187,18 +191,11 @@ async fn a_refresh_that_has_spent_nothing_and_is_owed_gives_way_to_one_that_has_
     }
 }
 
-/// The sibling's has the number that ours has, and its lease is the later one: ours takes another after it.
+/// The sibling's lease is the later one: ours takes another after it.
 #[tokio::test(start_paused = true)]
 async fn what_is_owed_of_a_refresh_is_not_written_over_a_siblings_that_cannot_be_read() {
     let store = Watched::default();
-    let (ours, sibling) = siblings(&store).await;
-    let rotation = |rotation| drop(ours.authority.clone().rotation(rotation));
-    rotation(Rotation::Omitted);
-    store.set(|store| store.save = Fault::Error);
-    ours.session.refresh().await.unwrap();
-    rotation(Rotation::ReuseKillsFamily);
-    store.set(|store| store.save = Fault::None);
-    let theirs = within(sibling.session.refresh()).await.unwrap();
+    let (ours, theirs) = owing_what_has_spent_nothing(&store).await;
     store.set(|store| store.load = Fault::Error);
     for _ in 0..2 {
         let error = within(ours.session.settle()).await.unwrap_err();
