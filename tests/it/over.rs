@@ -431,6 +431,13 @@ async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewh
     }
 }
 
+async fn is_logged_out_elsewhere(daemon: &Session, sibling: &Session, elsewhere: &Session) {
+    daemon.login(Token::new("first")).await.unwrap();
+    access(sibling).await;
+    elsewhere.logout().await.unwrap();
+    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+}
+
 /// The daemon is logged out elsewhere, and finds another login after that, which it cannot refresh.
 async fn finds_a_login_that_is_over(
     daemon: &Session,
@@ -438,10 +445,7 @@ async fn finds_a_login_that_is_over(
     elsewhere: &Session,
     store: &impl TokenStore,
 ) {
-    daemon.login(Token::new("first")).await.unwrap();
-    access(sibling).await;
-    elsewhere.logout().await.unwrap();
-    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    is_logged_out_elsewhere(daemon, sibling, elsewhere).await;
     let mut expired = StoredToken::new("second");
     (expired.refresh, expired.expires_at) = (Some("bad".into()), Some(SystemTime::UNIX_EPOCH));
     let logout = store.load().await.unwrap().unwrap();
@@ -477,10 +481,7 @@ async fn nothing_of_before_a_logout_is_taken_in_the_place_of_the_next_login_whos
     });
     let daemon = Session::builder(source).store(store.clone()).build();
     let [sibling, elsewhere] = [&store; 2].map(|store| session(store).0);
-    daemon.login(Token::new("first")).await.unwrap();
-    access(&sibling).await;
-    elsewhere.logout().await.unwrap();
-    assert_eq!(daemon.refresh().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    is_logged_out_elsewhere(&daemon, &sibling, &elsewhere).await;
     elsewhere.login(Token::new("second").refresh_token("bad")).await.unwrap();
     store.expire().await;
     sleep(HOUR).await;

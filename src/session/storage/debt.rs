@@ -154,8 +154,13 @@ impl Debt {
 
     /// Whether it is this token with this head; others may have saved another one with that.
     pub(super) fn is(&self, head: RecordHead, token: &StoredToken) -> bool {
-        let is_same = |own: &StoredToken| own.access.same_as(&token.access);
-        self.record.head() == head && self.record.token.as_ref().is_some_and(is_same)
+        self.record.head() == head && has_access_of(self.record.token.as_slice(), token)
+    }
+
+    /// Whether this is the number of a later lease than its own: others may have had one between, and have saved under the
+    /// number that it has.
+    pub(super) fn may_be_outdone(&self, fence: Option<u64>) -> bool {
+        self.fence < fence
     }
 
     pub(super) fn is_refresh(&self) -> bool {
@@ -208,9 +213,9 @@ impl Debt {
 
     /// Not where only the refresh token is the one that it has spent: a replacement that has kept that came between.
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
-        let is_before = |token: &StoredToken| has_access_of(&self.before, token);
-        let is_of_session = self.record.session == saved.session;
-        self.is_refresh() && is_of_session && saved.token.as_ref().is_some_and(is_before)
+        self.is_refresh()
+            && self.record.session == saved.session
+            && saved.token.as_ref().is_some_and(|token| has_access_of(&self.before, token))
     }
 
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that

@@ -141,7 +141,7 @@ impl Storage {
 
     /// Saves what is owed, unless it gives way to what is there or is not wanted any more.
     async fn save(&self, debt: &Debt, fence: Option<u64>, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
-        let has_to_look = debt.begin() || fence > debt.fence;
+        let has_to_look = debt.begin() || debt.may_be_outdone(fence);
         if !has_to_look {
             match self.write(&debt.record, fence).await {
                 Err(error) if is_caused_by::<Superseded>(&error) => {}
@@ -193,8 +193,7 @@ impl Storage {
         fence: Option<u64>,
     ) -> Result<(), Error> {
         let found = match found {
-            // Others may have had the lease since, and have saved under the same number.
-            Err(unread) if fence > debt.fence => return Err(unread),
+            Err(unread) if debt.may_be_outdone(fence) => return Err(unread),
             // Else a store that cannot be read may be written all the same.
             found => found,
         };
