@@ -215,6 +215,14 @@ impl Book {
         }
     }
 
+    /// There is something later, which the process may go over to although it has seen it before.
+    pub(crate) fn save_refused(&self, pid: Pid) {
+        let mut records = self.records();
+        let before_it = records.kept.records.len().saturating_sub(1);
+        let seen = &mut records.processes[pid].seen;
+        *seen = before_it.min(*seen);
+    }
+
     /// The end of a run: everybody has stored what there was to store. A logout after which nothing was asked for must
     /// be in the store.
     pub(crate) fn check_last_logout(&self) {

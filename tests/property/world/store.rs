@@ -128,7 +128,8 @@ impl TokenStore for Handle {
         let seen = self.book.seen(self.pid);
         let _ended = Ending(|| self.book.save_ended(record));
         let work = async {
-            self.shelf.memory.save(record, fence).await?;
+            let saved = self.shelf.memory.save(record, fence).await;
+            saved.inspect_err(|_| self.book.save_refused(self.pid))?;
             self.book.stored(self.pid, record, seen);
             Ok(())
         };
