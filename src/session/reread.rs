@@ -63,9 +63,8 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
 
 /// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.
 pub(super) async fn has_something_else(engine: &Engine, plan: &Plan) -> bool {
-    // What is owed may have been outdone by what is there; else it has to be saved first.
     let (newest, read) = engine.storage.newest().await;
-    if engine.reported(read).is_none() || !engine.storage.is_settled() {
+    if engine.reported(read).is_none() {
         return false;
     }
     let reloaded = reload(plan.known.record, &plan.known, newest);
