@@ -15,13 +15,14 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    ErrorKind, FetchError, Outcome, Session, TokenRefreshLayer, TokenSource,
+    ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
         AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
         oauth2::{
             AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
         },
     },
+    source_fn,
     store::{FileStore, MemoryStore, TokenStore},
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, Rotation, TestClock},
 };
@@ -310,6 +311,31 @@ async fn a_refused_refresh_token_is_not_presented_again_while_the_login_fails() 
     bench.session.refresh().await.unwrap();
     let refreshes = idp.bodies().iter().filter(|body| body.starts_with("grant_type")).count();
     assert_eq!((refreshes, idp.asked().len()), (1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_of_ones_own_does_not_keep_the_refresh_token_that_was_refused() {
+    let login = || source_fn(|_| async { Ok(Token::new("from-a-login")) });
+    let nothing = || source_fn(|_| async { Err(FetchError::login_required("nobody is there")) });
+    let refused = || RefreshTokenGrant::new(endpoint(&Idp::new([json(400, r#"{"error":"invalid_grant"}"#)])));
+    for bench in [
+        Bench::logged_in(refused().or_else(login())).await,
+        Bench::logged_in(refused().or_else(nothing()).or_else(login())).await,
+        Bench::logged_in(refused().or_else(nothing().or_else(login()))).await,
+        Bench::logged_in(nothing().or_else(refused().or_else(login()))).await,
+    ] {
+        bench.session.refresh().await.unwrap();
+        assert_eq!(bench.stored().await, Some(("from-a-login".into(), None)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_got_with_a_refresh_token_that_another_client_was_refused_keeps_it() {
+    let idp = Idp::new([json(400, r#"{"error":"invalid_grant"}"#), json(200, LONE)]);
+    let [one, other] = ["one", "other"].map(|id| RefreshTokenGrant::new(endpoint(&idp).public_client(id)));
+    let bench = Bench::logged_in(one.or_else(other)).await;
+    bench.session.refresh().await.unwrap();
+    assert_eq!(bench.stored().await, Some(("new-access".into(), Some("old-refresh".into()))));
 }
 
 #[tokio::test(start_paused = true)]
