@@ -77,8 +77,8 @@ impl TokenRefreshLayer {
         self
     }
 
-    /// How many bytes of a request's body are kept for the resend, trailers included; 64 KiB by default.
-    /// Above it the body is streamed once, and a refused request is returned refused.
+    /// How many bytes of a request's body are kept for the resend, trailers included; 64 KiB by default. Once more than that
+    /// has been sent, nothing is kept, and a refusal that comes then is returned as it is. How long the body is does not matter.
     ///
     /// # Errors
     ///
@@ -96,7 +96,8 @@ impl TokenRefreshLayer {
         self
     }
 
-    /// Which requests may be sent a second time; all, by default, because a refused request was not processed.
+    /// Which requests may be sent a second time; all, by default, because a refused request was not processed. Where
+    /// redirects are followed *inside* the layer, it may have been: see `docs/composition.md`, "The neighbours".
     pub fn resend_if(
         mut self,
         allows: impl Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync + 'static,
@@ -106,7 +107,7 @@ impl TokenRefreshLayer {
     }
 
     /// The origin of requests whose URI names none, for a service that is bound to one origin (one around hyper's
-    /// `SendRequest`, tonic's `Channel`). Without it, or with one that is not in the scope, such requests go out as they
+    /// `SendRequest` of HTTP/1, tonic's `Channel`). Without it, or with one that is not in the scope, such requests go out as they
     /// are, and each is an [`Unscoped`](crate::event::Event::Unscoped): a `Host` header decides nothing.
     pub fn assume_origin(mut self, origin: Origin) -> Self {
         self.policy().assumed = Some(origin);

@@ -87,8 +87,8 @@
 //!   passwords, login codes, OAuth 2, applications; `preset`, what platforms expect.
 //! - `file`: `store::FileStore`, a token in a file, for any number of processes.
 //! - `session-map`: `SessionMap`, a session for each of many identities.
-//! - `test-util`: [a model authority, a model API, gates and a clock](https://docs.rs/tower-token-refresh/latest/tower_token_refresh/test_util/)
-//!   for the tests of programs that use this crate.
+//! - `test-util`: `test_util`, a model authority, a model API, gates and a clock for the tests of programs that use this
+//!   crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 

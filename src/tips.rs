@@ -118,7 +118,8 @@ impl Tips {
     fn explain_response<'a>(&'a self, status: StatusCode, extensions: &'a Extensions) -> Option<Tip<'a>> {
         let code = extensions.get::<ErrorCode>().filter(|code| code.as_i64() != Some(0));
         let outcome = extensions.get::<Outcome>();
-        let is_error = status.is_client_error() || status.is_server_error();
+        // Those beyond 599, too, which nobody has defined and some send.
+        let is_error = status.as_u16() >= 400;
         if !is_error && code.is_none() && !outcome.is_some_and(Outcome::is_refused) {
             return None;
         }

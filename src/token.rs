@@ -77,7 +77,9 @@ impl Token {
         Token::new("").refresh_token(refresh.into())
     }
 
-    /// The lifetime counted from now on, as in `expires_in` of RFC 6749 §5.1. `None` and zero mean *unknown*.
+    /// The lifetime, as in `expires_in` of RFC 6749 §5.1, counted from the moment at which a session takes the token: from its
+    /// source, at a [`login`](crate::Session::login) or a [`replace`](crate::Session::replace). Of one that was kept meanwhile
+    /// say [`expires_at`](Self::expires_at). `None` and zero mean *unknown*.
     #[must_use]
     pub fn expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.parts().lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());
@@ -107,8 +109,8 @@ impl Token {
         self
     }
 
-    /// The lifetime of the refresh token counted from now on, so that a dead one is not presented. `None` and zero
-    /// mean *unknown*.
+    /// The lifetime of the refresh token, counted as that of [`expires_in`](Self::expires_in), so that a dead one is not
+    /// presented. `None` and zero mean *unknown*.
     #[must_use]
     pub fn refresh_expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.parts().refresh_lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());

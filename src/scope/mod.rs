@@ -72,7 +72,9 @@ impl Scope {
 
     /// Narrows what is in the scope so far; origins that are added later are not concerned.
     ///
-    /// The predicate sees every request to these origins, before the credential is attached.
+    /// The predicate sees every request to these origins, before the credential is attached, and its path as it is written:
+    /// dot segments and percent-encoding are not resolved, as servers and some clients do (RFC 3986 §6.2.2). A path that comes
+    /// from somebody else is to be normalised before it comes here.
     #[must_use]
     pub fn only<F>(mut self, predicate: F) -> Self
     where
@@ -271,6 +273,13 @@ mod tests {
         assert!(!scope.contains(&uri("https://a.example/api/login")));
         assert!(scope.contains(&uri("https://b.example/logo")));
         assert!(!scope.contains(&uri("https://c.example/api/orders")), "a predicate never widens");
+    }
+
+    #[test]
+    fn a_predicate_sees_a_path_as_it_is_written() {
+        let scope = Scope::from(origin("https://a.example")).only(|uri| uri.path().starts_with("/api/"));
+        assert!(scope.contains(&uri("https://a.example/api/../admin")));
+        assert!(!scope.contains(&uri("https://a.example/%61pi/orders")));
     }
 
     #[test]

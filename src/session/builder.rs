@@ -166,7 +166,9 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long a refresh waits for the store's lease; 10 s by default.
+    /// How long a refresh waits for the store's lease; 10 s by default. If nobody has given it up by then, a refresh that would
+    /// present a refresh token fails as `Transient`, because somebody else is spending that one. Any other goes on without the
+    /// lease, and so does every refresh if the store fails.
     ///
     /// # Errors
     ///

@@ -107,7 +107,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Why no token could be had. The session works all the same, and the next request tries again.
+    /// Why no token could be had. The session is as after any failed refresh: if a login is required it waits for one, else a
+    /// request tries again once it has cooled down.
     pub async fn start(&self) -> Result<(), Error> {
         let issued = self.acquire(Ask::Need).await?;
         if issued.is_from_store() {

@@ -33,8 +33,8 @@ use crate::error::BoxError;
 
 /// Keeps one session's [`Record`].
 ///
-/// Every call is bounded by the session's `store_timeout` (`lock` by its lease wait). A store that fails stops no
-/// request: the session goes on in memory, reports the failure and saves again later.
+/// Every call is bounded by the session's `store_timeout`, `lock` by its lease wait; only [`changed`](Self::changed) may wait for
+/// ever. A store that fails stops no request: the session goes on in memory, reports the failure and saves again later.
 ///
 /// A store of one's own, for one process whose sessions share a row of a table:
 ///
@@ -91,14 +91,15 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
     /// record or the new one.
     ///
-    /// A refresh saves with the number of the [`Lease`] under which it was made. A store that is shared refuses
+    /// A refresh saves with the number of the [`Lease`] under which it was made, or of a later one if it could not be saved
+    /// then; without one where no lease could be had. A store that is shared refuses
     ///
     /// 1. the number of a lease that is older than another it has handed out since, with [`LeaseLost`];
     /// 2. a record of a lower revision than the stored one, with [`Superseded`].
     ///
-    /// Login and logout save without a number and are never refused. A store that is shared raises their revision to
-    /// at least two more than the stored one. One more is what a refresh may be about to save that is under way elsewhere, and
-    /// that has to lose. [`Record::admit`] does all of that.
+    /// A login, logout or replacement saves without a number. What comes without one is never refused: a store that is shared
+    /// raises its revision to at least two more than the stored one. One more is what a refresh may be about to save that is
+    /// under way elsewhere, and that has to lose. [`Record::admit`] does all of that.
     ///
     /// A store whose record may get lost has to remember its revision all the same: that of a login must be above what others have
     /// seen.

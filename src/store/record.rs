@@ -26,8 +26,8 @@ use crate::{random, secret::Secret, time::Now, token::Token};
 pub struct Record {
     /// Made at login and kept through every refresh.
     pub session: SessionId,
-    /// Grows with every save. That of a login, logout or replacement is raised above what the store has when it is saved,
-    /// so that it outdoes what others have saved meanwhile.
+    /// Never falls, and mostly grows, with a save: a refresh may come with the number that is there. That of a login, logout or
+    /// replacement is raised above what the store has when it is saved, so that it outdoes what others have saved meanwhile.
     pub revision: u64,
     /// The token; `None` marks a logout.
     pub token: Option<StoredToken>,

@@ -1,16 +1,16 @@
 //! Redirects to another host, with the layer inside and outside of what follows them.
 
 use bytes::Bytes;
-use http::{Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirectLayer, RequestUri, policy::Limited};
 use tower_token_refresh::{
-    Outcome, ReplayBody,
+    Outcome, Placement, ReplayBody, Session, Token, TokenRefreshLayer, source_fn,
     test_util::{ModelApi, ModelAuthority, ReceivedRequest, Refusal, Route},
 };
 
-use crate::kit::{Http, Payload, Server, World, get, pool, within};
+use crate::kit::{Http, Payload, Server, World, full, get, pool, post, within};
 
 /// The session's own API, and another one that it redirects to, with other users.
 struct Neighbours {
@@ -27,7 +27,10 @@ impl Neighbours {
             let api = ["/open", "/guarded"].into_iter().fold(api, |api, path| {
                 api.route(&format!("/to{path}"), Route::Always(redirect(&other_server.url(path))))
             });
-            api.route("/to/here", Route::Always(redirect("/here")))
+            api.route("/to/here", Route::Always(redirect("/here"))).route(
+                "/orders",
+                Route::Always(redirect_by(StatusCode::SEE_OTHER, &other_server.url("/guarded"))),
+            )
         })
         .await;
         Neighbours { home, other, other_server }
@@ -35,7 +38,11 @@ impl Neighbours {
 }
 
 fn redirect(location: &str) -> Refusal {
-    let response = Response::builder().status(StatusCode::TEMPORARY_REDIRECT);
+    redirect_by(StatusCode::TEMPORARY_REDIRECT, location)
+}
+
+fn redirect_by(status: StatusCode, location: &str) -> Refusal {
+    let response = Response::builder().status(status);
     Refusal::Custom(response.header(header::LOCATION, location).body(Bytes::new()).unwrap())
 }
 
@@ -90,13 +97,23 @@ async fn layer_outside(http: Http) {
     assert_eq!(open.status(), StatusCode::OK);
     assert!(!other.requests().iter().any(shows_a_credential), "the follower's own filter took it off");
 
-    // The stranger's refusal is taken for one of our token; the price is a refresh and a second round, no more.
-    let guarded = careful.oneshot(get(home.url("/to/guarded"))).await.unwrap();
+    // The stranger's refusal is taken for one of our token: the price is a refresh, and what was accepted is sent again.
+    let guarded = careful.oneshot(post(home.url("/orders"), full("an order"))).await.unwrap();
     assert_eq!(guarded.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(guarded.extensions().get::<Outcome>().unwrap().attempts(), 2);
     assert_eq!(home.authority.counts().refreshes, 1);
+    let orders = home.api.requests().into_iter().filter(|request| request.head.method == Method::POST);
+    assert_eq!(orders.map(|order| order.body).collect::<Vec<_>>(), ["an order", "an order"]);
     assert_eq!(other.requests().len(), 3);
     assert!(!other.requests().iter().any(shows_a_credential));
+
+    // The filter knows nothing of a header of its own.
+    let source = source_fn(|_| async { Ok(Token::new("of-home")) });
+    let session = Session::builder(source).placement(Placement::header("x-api-key").unwrap()).build();
+    let keyed = TokenRefreshLayer::new(session, home.origin());
+    let keyed = keyed.layer(FollowRedirectLayer::new().layer(pool::<ReplayBody<Payload>>(http)));
+    keyed.oneshot(get(home.url("/to/open"))).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(other.requests().last().unwrap().head.headers["x-api-key"], "of-home");
 
     // A follower without that filter carries the credential along, and nothing above it can help.
     let follower = FollowRedirectLayer::with_policy(Limited::new(5));

@@ -68,6 +68,15 @@ async fn an_unknown_code_keeps_its_number_and_gets_the_text_of_code_1() {
     check(tips().explain(&result), -3, "something went wrong", Phase::Send, Some(404));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_status_that_nobody_has_defined_is_told_of_from_400_on() {
+    for code in [600, 999] {
+        let result = outcome([status(code)]).await;
+        check(tips().explain(&result), 1, "something went wrong", Phase::Send, Some(code));
+    }
+    assert!(tips().explain(&outcome([status(399)]).await).is_none());
+}
+
 #[test]
 fn a_catalogue_without_code_1_is_refused() {
     for texts in [vec![], vec![(0, "fine"), (10006, "the token has expired")]] {

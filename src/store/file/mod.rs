@@ -40,6 +40,9 @@ use crate::error::BoxError;
 /// polling, with growing pauses, so that it can be given up at any time. Do not delete these two files while a process uses
 /// the store. File work runs on tokio's blocking threads; a runtime with time is needed.
 ///
+/// It does not tell of [changes](TokenStore::changed): what another process has saved is found by the next refresh, and by a
+/// session that is over when it is asked, every five seconds at most.
+///
 /// # Security
 ///
 /// The token is stored as it is. Whoever can read the file has it.
