@@ -116,7 +116,7 @@ impl JsonAnswer {
     /// Where a number is that must be 0, if it is there at all: `errcode` of many Chinese platforms. Any other number
     /// refuses the credentials of a login. Of an application that presents itself it is a failure of the configuration. At a
     /// refresh it may mean anything and ends nothing: name those that say that the refresh token is dead to
-    /// [`dead_codes`](super::oauth2::TokenEndpoint::dead_codes).
+    /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
     ///
