@@ -259,6 +259,29 @@ async fn a_login_or_logout_after_the_file_was_lost_is_obeyed_by_a_process_that_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_login_after_the_file_was_lost_is_obeyed_by_a_process_that_has_only_read_it() {
+    for lose in losses() {
+        let place = Place::new();
+        let authority = ModelAuthority::new().account("bob", "builder");
+        let before = place.world(&authority);
+        before.session.token().await.unwrap();
+        for _ in 0..5 {
+            in_time(before.session.refresh()).await.unwrap();
+        }
+        drop(before);
+        // Nobody uses the store, and the record may come from a backup.
+        fs::remove_file(place.beside(".fence")).unwrap();
+        let daemon = place.world(&authority);
+        daemon.session.token().await.unwrap();
+        lose(&place.path());
+        let bob = authority.login_as("bob", "builder").await.unwrap();
+        place.world(&authority).session.login(bob.clone()).await.unwrap();
+        let found = in_time(daemon.session.refresh()).await.unwrap();
+        assert_eq!(found.access().expose(), bob.access().expose());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_after_the_file_was_lost_is_found_by_a_process_whose_session_is_over() {
     for lose in losses() {
         let place = Place::new();

@@ -45,9 +45,9 @@ impl Locked {
         }
     }
 
-    /// What the file holds, which outlives the record beside it; the revision is the highest that a record was given. What
-    /// is no number, or is not there, counts as zero: only a power failure can leave that, and neither a lease nor a process
-    /// that knows a record survives one.
+    /// What the file holds, which outlives the record beside it; the revision is the highest that a record is known to have had.
+    /// What is no number, or is not there, counts as zero: only a power failure, or somebody who removes the file while nobody
+    /// uses the store, can leave that. No lease outlives that, and whoever learns of a record after it takes a lease first.
     pub(super) fn numbers(&mut self) -> io::Result<Numbers> {
         let mut text = Vec::new();
         self.0.rewind()?;
@@ -67,11 +67,11 @@ impl Locked {
         self.0.set_len(text.len() as u64)
     }
 
-    /// Puts the number of the next lease into the file.
-    pub(super) fn advance(&mut self) -> io::Result<u64> {
+    /// Puts the number of the next lease into the file, and takes notice of the revision that is stored.
+    pub(super) fn advance(&mut self, stored: u64) -> io::Result<u64> {
         let last = self.numbers()?;
         let lease = last.lease.saturating_add(1);
-        self.put(Numbers { lease, ..last })?;
+        self.put(Numbers { lease, revision: last.revision.max(stored) })?;
         Ok(lease)
     }
 }

@@ -133,7 +133,12 @@ impl TokenStore for FileStore {
     async fn lock(&self) -> Result<Lease, BoxError> {
         let lease = Locked::acquire(self.beside(".lock")).await?;
         let mut locked = Locked::acquire(self.beside(".fence")).await?;
-        let number = spawn_blocking(move || locked.advance()).await??;
-        Ok(Lease::new(number, lease))
+        let store = self.clone();
+        let number = spawn_blocking(move || {
+            // Whoever has the lease reads next, and goes by that revision from then on, however the record has come there.
+            let stored = store.read().ok().and_then(Result::ok).flatten();
+            locked.advance(stored.map_or(0, |stored| stored.revision))
+        });
+        Ok(Lease::new(number.await??, lease))
     }
 }
