@@ -307,6 +307,16 @@ async fn a_login_after_the_file_was_lost_is_found_by_a_process_whose_session_is_
     }
 }
 
+#[tokio::test]
+async fn a_damaged_file_that_cannot_be_kept_aside_is_an_error_that_says_where() {
+    let place = Place::new();
+    fs::write(place.path(), "{").unwrap();
+    fs::create_dir(place.beside(".corrupt")).unwrap();
+    let error = place.store().save(&record(1), Some(0)).await.unwrap_err().to_string();
+    assert!(error.contains("token.json.corrupt"), "`{error}` does not say which file");
+    assert_eq!(fs::read(place.path()).unwrap(), b"{");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_directory_that_does_not_exist_stops_no_request() {
     let place = Place::new();

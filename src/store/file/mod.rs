@@ -98,7 +98,8 @@ impl FileStore {
     /// As [`read`](Self::read), for whoever is about to replace the file.
     fn read_or_keep_aside(&self) -> io::Result<Option<Record>> {
         self.read()?.or_else(|_damaged| {
-            fs::rename(&self.path, self.beside(".corrupt"))?;
+            let aside = self.beside(".corrupt");
+            fs::rename(&self.path, &aside).map_err(|error| at(&aside, error))?;
             Ok(None)
         })
     }
