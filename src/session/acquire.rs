@@ -216,11 +216,10 @@ impl Future for Acquire {
             let this = &mut *self;
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
-                let is_news = wait.landing.brings_news();
                 let is_refresh = !wait.landing.flight().has_found();
                 self.wait = None;
                 match landed {
-                    Landed::Changed if is_news => {
+                    Landed::Changed => {
                         self.changes = self.changes.saturating_add(1);
                         match self.ask {
                             Ask::Refuse { .. } => {}
@@ -229,9 +228,7 @@ impl Future for Acquire {
                             _ => self.ask = Ask::Take,
                         }
                     }
-                    // The fetch that a replacement has made useless is over, and the replacement was there before; or there
-                    // are other credentials to fetch with.
-                    Landed::Changed => {}
+                    Landed::Nothing => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
                     Landed::Interrupted if self.was_interrupted => {
                         let gone = "the refresh's runtime has shut down or has no timers";

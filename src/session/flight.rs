@@ -96,7 +96,13 @@ impl Flight {
     /// A future that ends when the flight lands.
     pub(crate) fn landing(self) -> Landing {
         let round = self.state().seats.round();
-        Landing { is_of_the_lost: self.is_lost(), flight: self, round, seat: Seat::NONE }
+        Landing {
+            is_of_the_lost: self.is_lost(),
+            is_of_the_forgiven: self.is_forgiven(),
+            flight: self,
+            round,
+            seat: Seat::NONE,
+        }
     }
 
     /// Says where its tasks run, before they do.
@@ -263,19 +269,16 @@ impl Drop for Guard {
 pub(crate) struct Landing {
     flight: Flight,
     round: Round,
+    /// It had lost when the wait began: what has come instead was there before.
     is_of_the_lost: bool,
+    /// There were other credentials when the wait began: that those before bring nothing is no answer.
+    is_of_the_forgiven: bool,
     seat: Seat,
 }
 
 impl Landing {
     pub(crate) fn flight(&self) -> &Flight {
         &self.flight
-    }
-
-    /// Whether a change that ends this wait brings something new: not that of a flight which had lost before, nor of one
-    /// which has only looked, and may have been forgiven meanwhile.
-    pub(crate) fn brings_news(&self) -> bool {
-        !self.is_of_the_lost && self.flight.over().is_none()
     }
 }
 
@@ -289,8 +292,14 @@ impl Future for Landing {
         loop {
             let mut state = this.flight.state();
             if let Some(landed) = state.seats.ended(this.round) {
+                drop(state);
                 this.seat = Seat::NONE;
-                return Poll::Ready(landed);
+                return Poll::Ready(match landed {
+                    // One that has only looked has changed nothing: it was forgiven meanwhile.
+                    Landed::Changed if this.is_of_the_lost || this.flight.over().is_some() => Landed::Nothing,
+                    Landed::Failed(_) if this.is_of_the_forgiven => Landed::Nothing,
+                    landed => landed,
+                });
             }
             match waker {
                 None if state.seats.will_wake(this.seat, cx.waker()) => return Poll::Pending,

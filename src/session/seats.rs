@@ -18,6 +18,8 @@ use crate::error::Error;
 pub(crate) enum Landed {
     /// The session has changed (a new token, a login, a logout): decide again.
     Changed,
+    /// Nothing has come of it for this wait: decide again.
+    Nothing,
     /// The refresh failed.
     Failed(Error),
     /// The runtime of the refresh went away: decide again, on another one.

@@ -11,7 +11,7 @@ use std::{
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    FetchContext, FetchError, Session, Token, TokenSource,
+    ErrorKind, FetchContext, FetchError, Session, Token, TokenSource,
     source::Verification,
     store::MemoryStore,
     test_util::{Endpoint, Failure, Gate, ModelAuthority},
@@ -181,4 +181,41 @@ async fn other_credentials_count_although_those_before_are_still_being_refused()
     assert!(within(first).await.unwrap_err().is_login_required(), "it was of those before");
     within(world.session.token()).await.unwrap();
     assert_eq!(world.authority.counts().logins, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_after_the_credentials_have_changed_gets_what_they_bring() {
+    let world = World::new();
+    world.authority.fail_next(Endpoint::Login, Failure::OAuth("invalid_grant"));
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut first = task::spawn(world.session.token());
+    assert_pending!(first.poll());
+    within(gate.waiting(1)).await;
+    world.session.credentials_changed().await;
+    let (mut next, mut request) = (task::spawn(world.session.refresh()), task::spawn(world.get("/")));
+    assert_pending!(next.poll());
+    assert_pending!(request.poll());
+    gate.open();
+    assert!(within(first).await.unwrap_err().is_login_required(), "it was of those before");
+    within(next).await.unwrap();
+    assert_eq!(within(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(world.authority.counts().logins, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_after_the_credentials_have_changed_waits_no_longer_for_those_before_than_others() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut first = task::spawn(world.session.token());
+    assert_pending!(first.poll());
+    within(gate.waiting(1)).await;
+    world.session.credentials_changed().await;
+    let mut next = task::spawn(world.session.refresh());
+    assert_pending!(next.poll());
+    assert_eq!(within(first).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(within(next).await.unwrap_err().kind(), ErrorKind::Timeout);
+    gate.open();
+    within(world.session.settle()).await.unwrap();
+    world.session.token().await.unwrap();
+    assert_eq!(world.authority.counts().logins, 1);
 }
