@@ -22,7 +22,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, ModelAuthority, TestClock},
 };
 
-use crate::world::World;
+use crate::{watched::Wordy, world::World};
 
 struct Place {
     directory: TempDir,
@@ -228,6 +228,16 @@ async fn a_damaged_file_requires_a_login_where_there_is_no_other_way_and_gives_w
         let found = place.store().load().await.unwrap().unwrap().token.unwrap();
         assert_eq!(found.access.expose(), "of-bob");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_record_counts_as_logged_out_although_the_store_says_so_in_its_own_words() {
+    let place = Place::new();
+    fs::write(place.path(), "{").unwrap();
+    let source = source_fn(|_| async { Err(FetchError::login_required("nothing to refresh with")) });
+    let session = Session::builder(source).store(Wordy(place.store())).build();
+    let error = in_time(session.token()).await.unwrap_err();
+    assert!(error.is_login_required(), "{error:?}");
 }
 
 /// What may become of the file while a process runs that knows what was in it.

@@ -21,7 +21,7 @@ use crate::{
     oauth2::endpoint,
     runtimes::runtime,
     script::{until, within},
-    watched::{Fault, Watched, owing, siblings, world},
+    watched::{Fault, Watched, Wordy, owing, siblings, world},
     world::World,
 };
 
@@ -293,6 +293,32 @@ async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {
     let next = within(ours.session.refresh()).await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
     assert_eq!(ours.authority.counts().presented_again(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_lost_is_taken_anew_although_the_store_says_so_in_its_own_words() {
+    let store = Watched::default();
+    store.set(|store| store.leases_expire = true);
+    let (ours, _sibling) = siblings(&Wordy(store.clone())).await;
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    drop(store.lock().await.unwrap());
+    store.set(|store| store.save = Fault::None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let next = within(ours.session.refresh()).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some(next.access().expose()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_elsewhere_is_gone_over_to_although_the_store_refuses_a_save_in_its_own_words() {
+    let (ours, sibling) = siblings(&Wordy(Watched::default())).await;
+    let gate = ours.authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(ours.session.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    sibling.session.login(Token::new("of-bob")).await.unwrap();
+    gate.open();
+    assert_eq!(within(refresh).await.unwrap().access().expose(), "of-bob");
 }
 
 /// The refresh that has taken another one has failed, and could not save what was owed either.

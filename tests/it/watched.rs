@@ -1,6 +1,8 @@
 //! A store whose calls can be held and can fail.
 
 use std::{
+    error::Error,
+    fmt,
     future::pending,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -130,12 +132,45 @@ impl TokenStore for Watched {
     }
 }
 
+/// A store that says what has failed in its own words.
+#[derive(Clone)]
+pub(crate) struct Wordy<S>(pub(crate) S);
+
+#[derive(Debug)]
+struct InItsWords(BoxError);
+
+impl fmt::Display for InItsWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the table is broken")
+    }
+}
+
+impl Error for InItsWords {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+impl<S: TokenStore> TokenStore for Wordy<S> {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.0.load().await.map_err(|error| InItsWords(error).into())
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.0.save(record, fence).await.map_err(|error| InItsWords(error).into())
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.0.lock().await
+    }
+}
+
 pub(crate) fn world(store: &Watched) -> World {
     World::with(ModelAuthority::new(), |session| session.store(store.clone()), |layer| layer)
 }
 
 /// Two sessions with a token, on one store.
-pub(crate) async fn siblings(store: &Watched) -> (World, World) {
+pub(crate) async fn siblings(store: &(impl TokenStore + Clone)) -> (World, World) {
     let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
     let session = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
     let (ours, sibling) = (session(), session());

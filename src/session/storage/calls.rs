@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use crate::{
-    error::{BoxError, Error, ErrorKind},
+    error::{BoxError, Error, ErrorKind, causes},
     store::{DynTokenStore, Lease, Record},
 };
 
@@ -70,7 +70,7 @@ async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T
 }
 
 pub(crate) fn is_caused_by<T: StdError + 'static>(error: &Error) -> bool {
-    error.source().is_some_and(|cause| cause.is::<T>())
+    causes(error).any(|cause| cause.is::<T>())
 }
 
 pub(super) fn failed_by(cause: BoxError) -> Error {
