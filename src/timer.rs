@@ -30,24 +30,24 @@ pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
 }
 
 /// The same in a task of its own, for a future that may move on to another runtime: a timer whose runtime is gone
-/// panics. `None` without a runtime.
-pub(crate) fn alarm(limit: Duration) -> Option<JoinSet<Result<(), Error>>> {
+/// panics.
+pub(crate) fn alarm(limit: Duration, runtime: &Handle) -> JoinSet<Result<(), Error>> {
     let mut alarm = JoinSet::new();
     alarm.spawn_on(
         async move {
             timer(limit)?.await;
             Ok(())
         },
-        &Handle::try_current().ok()?,
+        runtime,
     );
-    Some(alarm)
+    alarm
 }
 
 /// Waits for an [`alarm`]. False as soon as it is known that none will ring.
 pub(crate) async fn rings(limit: Duration) -> bool {
-    match alarm(limit) {
-        Some(mut alarm) => matches!(alarm.join_next().await, Some(Ok(Ok(())))),
-        None => false,
+    match Handle::try_current() {
+        Ok(here) => matches!(alarm(limit, &here).join_next().await, Some(Ok(Ok(())))),
+        Err(_) => false,
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::task::JoinSet;
+use tokio::{
+    runtime::{self, Handle},
+    task::JoinSet,
+};
 
 use super::{
     ask::{Ask, Decision, answers},
@@ -74,7 +77,12 @@ pub(crate) struct Acquire {
 pub(crate) struct Wait {
     landing: Landing,
     /// For a flight on another runtime, which nobody may be driving any more: its own timer stands still then.
-    alarm: Option<Box<JoinSet<Result<(), Error>>>>,
+    alarm: Option<Box<Alarm>>,
+}
+
+struct Alarm {
+    runtime: runtime::Id,
+    ring: JoinSet<Result<(), Error>>,
 }
 
 /// Why there is no token.
@@ -86,32 +94,30 @@ pub(crate) enum Denied {
 }
 
 impl Wait {
-    fn new(flight: Flight, engine: &Engine) -> Self {
-        Wait { alarm: alarm(&flight, engine), landing: flight.landing() }
+    fn new(flight: Flight) -> Self {
+        Wait { landing: flight.landing(), alarm: None }
     }
 
     fn poll(&mut self, engine: &Engine, cx: &mut Context<'_>) -> Poll<Landed> {
         if let Poll::Ready(landed) = Pin::new(&mut self.landing).poll(cx) {
             return Poll::Ready(landed);
         }
-        let mut moved = false;
-        while let Some(set) = &mut self.alarm {
-            self.alarm = match ready!(set.poll_join_next(cx)) {
-                Some(Ok(Ok(()))) => {
-                    return Poll::Ready(Landed::Failed(engine::late(self.landing.flight())));
-                }
-                // The runtime of the alarm went away before it was time. If this one has gone, too, nothing rings.
-                Some(Err(_)) if !moved => alarm(self.landing.flight(), engine),
-                Some(Err(_) | Ok(Err(_))) | None => None,
-            };
-            moved = true;
+        let flight = self.landing.flight();
+        if let Ok(here) = Handle::try_current() {
+            // The timer of a runtime that the wait has left may stand still, too.
+            let timers = [flight.runtime(), self.alarm.as_ref().map(|alarm| alarm.runtime)];
+            if !timers.contains(&Some(here.id())) {
+                let ring = timer::alarm(engine.limits.refresh, &here);
+                self.alarm = Some(Box::new(Alarm { runtime: here.id(), ring }));
+            }
         }
-        Poll::Pending
+        let Some(alarm) = &mut self.alarm else { return Poll::Pending };
+        match ready!(alarm.ring.poll_join_next(cx)) {
+            Some(Ok(Ok(()))) => Poll::Ready(Landed::Failed(engine::late(flight))),
+            // There is nothing here that could ring.
+            _ => Poll::Pending,
+        }
     }
-}
-
-fn alarm(flight: &Flight, engine: &Engine) -> Option<Box<JoinSet<Result<(), Error>>>> {
-    if flight.is_elsewhere() { timer::alarm(engine.limits.refresh).map(Box::new) } else { None }
 }
 
 impl From<Denied> for Error {
@@ -159,7 +165,7 @@ impl Acquire {
         Poll::Ready(match slot.ask(self.ask, now) {
             Decision::Use(token) => Ok(Some(token)),
             Decision::Join(flight) => {
-                self.wait = Some(Wait::new(flight, engine));
+                self.wait = Some(Wait::new(flight));
                 Ok(None)
             }
             Decision::Start(flight, plan) => {
@@ -175,7 +181,7 @@ impl Acquire {
                     self.refused = plan.known.present.clone();
                 }
                 flight.runs_on(&runtime);
-                self.wait = Some(Wait::new(flight.clone(), engine));
+                self.wait = Some(Wait::new(flight.clone()));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse.send_replace(());
                 Ok(None)

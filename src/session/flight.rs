@@ -111,10 +111,9 @@ impl Flight {
         let _ = self.0.runtime.set(runtime.id());
     }
 
-    /// Whether its timer runs on another runtime than this caller's: one that nobody may be driving any more.
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        let here = Handle::try_current().ok().map(|here| here.id());
-        here.is_some_and(|here| self.0.runtime.get() != Some(&here))
+    /// Where its tasks run.
+    pub(crate) fn runtime(&self) -> Option<runtime::Id> {
+        self.0.runtime.get().copied()
     }
 
     /// Releases the present waiters. Only the first call does anything.

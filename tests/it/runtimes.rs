@@ -476,18 +476,38 @@ fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_
     assert!(runtime().block_on(world.session.token()).is_ok(), "it does not outlive its runtime");
 }
 
-#[test]
-fn a_wait_for_such_a_runtime_that_moves_to_a_third_one_ends_there_by_the_refresh_timeout() {
-    let world = World::new();
-    let (_gate, _abandoned) = left_in_flight(&world);
-    let mut waiter = task::spawn(world.session.token());
-    let passing = runtime();
-    passing.block_on(async { assert_pending!(waiter.poll()) });
-    drop(passing);
+/// The wait ends with an error, at `refresh_timeout`, on yet another runtime.
+fn ends_elsewhere(waiter: impl Future<Output = Result<Token, Error>>) {
     runtime().block_on(async {
         let waited = timeout(Duration::from_secs(3600), waiter).await;
         assert_eq!(waited.expect("an answer in time").unwrap_err().kind(), ErrorKind::Timeout);
     });
+}
+
+#[test]
+fn a_wait_for_such_a_runtime_that_moves_to_a_third_one_ends_there_by_the_refresh_timeout() {
+    for passing_ends in [true, false] {
+        let world = World::new();
+        let (_gate, _abandoned) = left_in_flight(&world);
+        let mut waiter = task::spawn(world.session.token());
+        let passing = runtime();
+        passing.block_on(async { assert_pending!(waiter.poll()) });
+        let _undriven = (!passing_ends).then_some(passing);
+        ends_elsewhere(waiter);
+    }
+}
+
+#[test]
+fn a_wait_that_leaves_the_runtime_of_its_own_refresh_ends_by_the_refresh_timeout() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let mut waiter = task::spawn(world.session.token());
+    let undriven = runtime();
+    undriven.block_on(async {
+        assert_pending!(waiter.poll());
+        gate.waiting(1).await;
+    });
+    ends_elsewhere(waiter);
 }
 
 // A session that is bound to a runtime which has gone.
