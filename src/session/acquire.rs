@@ -70,7 +70,8 @@ pub(crate) struct Acquire {
     /// The token that was refused, if this caller's refusal of it has started the flight.
     refused: Option<Arc<Issued>>,
     changes: u8,
-    was_interrupted: bool,
+    /// The runtime whose end has interrupted a wait last.
+    ended: Option<runtime::Id>,
 }
 
 /// The wait for a flight.
@@ -133,7 +134,7 @@ impl From<Denied> for Error {
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, wait: None, refused: None, changes: 0, was_interrupted: false }
+        Acquire { engine, ask, wait: None, refused: None, changes: 0, ended: None }
     }
 
     /// The token whose refusal by this caller has started a refresh.
@@ -222,7 +223,8 @@ impl Future for Acquire {
             let this = &mut *self;
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
-                let is_refresh = !wait.landing.flight().has_found();
+                let flight = wait.landing.flight();
+                let (is_refresh, runtime) = (!flight.has_found(), flight.runtime());
                 self.wait = None;
                 match landed {
                     Landed::Changed => {
@@ -236,11 +238,12 @@ impl Future for Acquire {
                     }
                     Landed::Nothing => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
-                    Landed::Interrupted if self.was_interrupted => {
+                    // On another one a refresh may succeed, however many have ended, but not on the same.
+                    Landed::Interrupted if runtime.is_some() && runtime == self.ended => {
                         let gone = "the refresh's runtime has shut down or has no timers";
                         return Poll::Ready(self.after(Error::new(ErrorKind::NoRuntime, gone)));
                     }
-                    Landed::Interrupted => self.was_interrupted = true,
+                    Landed::Interrupted => self.ended = runtime,
                 }
                 if let Some(token) = self.settle_for() {
                     return Poll::Ready(Ok(token));

@@ -125,6 +125,29 @@ fn a_runtime_ends_during_a_refresh(world: &World, gate: &Gate) {
     });
 }
 
+#[test]
+fn a_waiter_outlives_the_runtimes_of_two_others() {
+    let world = World::new();
+    let gate = world.authority.hold(Endpoint::Login);
+    let (first, second, home) = (runtime(), runtime(), runtime());
+    let [mut one, mut two, mut waiter] = [(); 3].map(|()| task::spawn(world.session.token()));
+    first.block_on(async {
+        assert_pending!(one.poll());
+        gate.waiting(1).await;
+    });
+    second.block_on(async { assert_pending!(two.poll()) });
+    home.block_on(async { assert_pending!(waiter.poll()) });
+    drop(first);
+    second.block_on(async {
+        assert_pending!(two.poll());
+        gate.waiting(1).await;
+    });
+    home.block_on(async { assert_pending!(waiter.poll()) });
+    drop(second);
+    gate.open();
+    home.block_on(async { timeout(Duration::from_secs(5), waiter).await.unwrap().unwrap() });
+}
+
 // The service goes away.
 
 #[tokio::test(start_paused = true)]
