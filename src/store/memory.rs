@@ -1,6 +1,9 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Lease, Numbers, Record, TokenStore};
 use crate::error::BoxError;
@@ -12,7 +15,8 @@ pub struct MemoryStore(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     kept: Mutex<Kept>,
-    refresh: Arc<tokio::sync::Mutex<()>>,
+    /// Tells all who wait that a lease has ended. A queue would hand it to the next, whom nobody may be polling any more.
+    freed: Notify,
     revision: watch::Sender<u64>,
 }
 
@@ -20,6 +24,7 @@ struct Inner {
 struct Kept {
     record: Option<Record>,
     leases: u64,
+    is_leased: bool,
 }
 
 impl MemoryStore {
@@ -51,14 +56,32 @@ impl TokenStore for MemoryStore {
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
-        let guard = self.0.refresh.clone().lock_owned().await;
-        let mut kept = self.kept();
-        kept.leases += 1;
-        Ok(Lease::new(kept.leases, guard))
+        loop {
+            // Hears of every end from here on, before the look.
+            let freed = self.0.freed.notified();
+            {
+                let mut kept = self.kept();
+                if !mem::replace(&mut kept.is_leased, true) {
+                    kept.leases += 1;
+                    return Ok(Lease::new(kept.leases, Leased(self.clone())));
+                }
+            }
+            freed.await;
+        }
     }
 
     async fn changed(&self, known: u64) {
         // The sender is ours, so this ends with a change.
         let _ = self.0.revision.subscribe().wait_for(|revision| *revision != known).await;
+    }
+}
+
+/// Ends the lease when it is dropped.
+struct Leased(MemoryStore);
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.0.kept().is_leased = false;
+        self.0.0.freed.notify_waiters();
     }
 }

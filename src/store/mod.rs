@@ -39,7 +39,10 @@ use crate::error::BoxError;
 /// A store of one's own, for one process whose sessions share a row of a table:
 ///
 /// ```
-/// use std::sync::{Arc, Mutex};
+/// use std::{
+///     sync::{Arc, Mutex},
+///     time::Duration,
+/// };
 ///
 /// use tower_token_refresh::{
 ///     BoxError,
@@ -72,7 +75,13 @@ use crate::error::BoxError;
 ///     }
 ///
 ///     async fn lock(&self) -> Result<Lease, BoxError> {
-///         let refreshing = self.refreshing.clone().lock_owned().await;
+///         // Not in its queue: whoever is next there may have given up the runtime that it waits on.
+///         let refreshing = loop {
+///             match self.refreshing.clone().try_lock_owned() {
+///                 Ok(refreshing) => break refreshing,
+///                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+///             }
+///         };
 ///         let mut row = self.row.lock().map_err(|_| "the table is broken")?;
 ///         row.lease += 1;
 ///         Ok(Lease::new(row.lease, refreshing))
@@ -106,6 +115,9 @@ pub trait TokenStore: Send + Sync + 'static {
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
+    ///
+    /// It should be handed to nobody who only waits for it, as a fair queue does: the runtime that one waits on may not be driven
+    /// any more, and the lease would then be kept from all the others.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.

@@ -30,7 +30,10 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority, TestClock},
 };
 
-use crate::world::{World, get, origin};
+use crate::{
+    script::within,
+    world::{World, get, origin},
+};
 
 pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
@@ -531,6 +534,21 @@ fn a_wait_that_leaves_the_runtime_of_its_own_refresh_ends_by_the_refresh_timeout
         gate.waiting(1).await;
     });
     ends_elsewhere(waiter);
+}
+
+/// A sibling waits for the lease on a runtime that is driven again much later.
+#[test]
+fn a_lease_is_not_handed_to_a_runtime_that_nobody_drives() {
+    let (undriven, here) = (runtime(), runtime());
+    let store = MemoryStore::new();
+    let held = here.block_on(store.lock()).unwrap();
+    let waiter = store.clone();
+    let waits = undriven.spawn(async move { waiter.lock().await });
+    undriven.block_on(tokio::task::yield_now());
+    drop(held);
+    let next = here.block_on(within(store.lock())).unwrap();
+    drop(next);
+    assert_eq!(undriven.block_on(within(waits)).unwrap().unwrap().fence(), 3);
 }
 
 // A session that is bound to a runtime which has gone.
