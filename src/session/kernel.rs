@@ -505,5 +505,5 @@ fn ended() -> Error {
     Error::new(ErrorKind::SessionEnded, "the session was logged out")
 }
 
-/// A login elsewhere is to be found soon, and the store is not to be read by every request.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
+/// What others have saved is to be found soon, and the store is not to be read all the time.
+pub(super) const BETWEEN_LOOKS: Duration = Duration::from_secs(5);

@@ -1,9 +1,6 @@
 //! Follows what others save to the same store, so that their token is used without a refusal of ours.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
 
 use tokio::{runtime::Handle, time::sleep};
 
@@ -11,17 +8,17 @@ use super::{
     ask::{Known, Plan},
     engine::Engine,
     issued::Provenance,
-    kernel::Finder,
+    kernel::{BETWEEN_LOOKS, Finder},
     reload::{Taken, reload, take},
 };
 use crate::source::Cause;
 
 /// Sees to it that the store is being followed.
 pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
-    engine.follower.run(runtime, until_the_end(Arc::downgrade(engine), engine.storage.timeout()));
+    engine.follower.run(runtime, until_the_end(Arc::downgrade(engine)));
 }
 
-async fn until_the_end(session: Weak<Engine>, pause: Duration) {
+async fn until_the_end(session: Weak<Engine>) {
     let mut seen = 0;
     loop {
         let Some(news) = session.upgrade().map(|engine| engine.storage.changed(seen)) else { return };
@@ -33,7 +30,7 @@ async fn until_the_end(session: Weak<Engine>, pause: Duration) {
             Look::Overtaken => {}
             Look::Found(revision) if news.is_ok() && revision != seen => seen = revision,
             // A store that fails, or that calls for nothing, is not asked again at once.
-            Look::Found(_) | Look::Nothing => sleep(pause).await,
+            Look::Found(_) | Look::Nothing => sleep(BETWEEN_LOOKS).await,
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
     event::Event,
-    session::{Changes, State},
+    session::{Changes, SessionBuilder, State},
     source_fn,
     store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     test_util::{Gate, TestClock},
@@ -23,12 +23,16 @@ use crate::{runtimes::runtime, script::within, storage::prolonged, watched::Watc
 
 /// A session that fetches `NAME-1`, `NAME-2`, …
 fn session(name: &'static str, store: impl TokenStore) -> Session {
+    builder(name, store).build()
+}
+
+fn builder(name: &'static str, store: impl TokenStore) -> SessionBuilder {
     let fetched = AtomicUsize::new(0);
     let source = source_fn(move |_: FetchContext| {
         let number = fetched.fetch_add(1, Ordering::SeqCst) + 1;
         std::future::ready(Ok::<_, FetchError>(Token::new(format!("{name}-{number}"))))
     });
-    Session::builder(source).store(store).build()
+    Session::builder(source).store(store)
 }
 
 async fn access(session: &Session) -> String {
@@ -187,6 +191,54 @@ async fn a_store_that_calls_without_news_or_panics_is_looked_into_now_and_then()
         assert!((2..=725).contains(&loads), "{loads} loads in an hour");
         assert_eq!(access(&session).await, "ours-1");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_often_a_store_is_looked_into_that_calls_without_news_does_not_depend_on_its_time_limit() {
+    let store = Restless::default();
+    let session = builder("ours", store.clone()).store_timeout(Duration::from_millis(1)).unwrap().build();
+    access(&session).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let loads = store.loads.load(Ordering::SeqCst);
+    assert!((2..=20).contains(&loads), "{loads} loads in a minute");
+}
+
+/// Tells of changes, and fails to load when it is told to.
+struct Ailing(MemoryStore, Arc<AtomicBool>);
+
+impl TokenStore for Ailing {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        if self.1.swap(false, Ordering::SeqCst) {
+            return Err("it is ill".into());
+        }
+        self.0.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.0.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.0.lock().await
+    }
+
+    async fn changed(&self, known: u64) {
+        self.0.changed(known).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_fails_is_made_again_soon_whatever_the_time_limit() {
+    let (store, fails) = (MemoryStore::new(), Arc::new(AtomicBool::new(false)));
+    let sibling = session("sibling", store.clone());
+    let ours = builder("ours", Ailing(store, fails.clone())).store_timeout(Duration::MAX).unwrap().build();
+    assert_eq!(access(&ours).await, "ours-1");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    fails.store(true, Ordering::SeqCst);
+    sibling.login(Token::new("of-bob")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!fails.load(Ordering::SeqCst), "the look has failed");
+    assert_eq!(access(&ours).await, "of-bob");
 }
 
 #[tokio::test(start_paused = true)]
