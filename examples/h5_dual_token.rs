@@ -71,7 +71,9 @@ async fn open(
     let session =
         Session::builder(refresh.or_else(login)).store(FileStore::new(file)).clock(clock.clone()).build();
     let origin: Origin = "https://api.test".parse()?;
-    let client = TokenRefreshLayer::new(session, origin).layer(api.clone());
+    let client = TokenRefreshLayer::new(session.clone(), origin).layer(api.clone());
     let response = client.oneshot(Request::get("https://api.test/me").body(ModelBody::default())?).await?;
+    // The next process begins with what is saved.
+    session.settle().await?;
     if response.status() == StatusCode::OK { Ok(()) } else { Err("the page does not open".into()) }
 }

@@ -24,7 +24,7 @@ use hyper_util::{
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    BoxError, Codes, Error, Origin, Outcome, ReplayBody, Secret, Session, Tips, preset,
+    BoxError, Codes, Error, FetchError, Origin, Outcome, ReplayBody, Secret, Session, Tips, preset,
     session::State,
     source::{Content, JsonAnswer, LoginCode},
     store::MemoryStore,
@@ -66,10 +66,8 @@ async fn main() -> Result<(), BoxError> {
     server.authority.revoke_access();
     let session = launch(&server, &storage)?;
     let mut changes = session.subscribe();
-    changes.next().await;
     session.start().await?;
-    let first = session.token().await?;
-    while session.token().await?.access().expose() == first.access().expose() {
+    while !server.authority.is_alive(session.token().await?.access().expose()) {
         changes.next().await;
     }
     show("the stored token is not valid → another code, another token", counts().exchanges == 2)?;
@@ -131,7 +129,9 @@ fn launch(server: &Server, storage: &MemoryStore) -> Result<Session, BoxError> {
         async move {
             let answer = platform.request(request?).await?.into_body().collect().await?.to_bytes();
             let answer: Value = serde_json::from_slice(&answer)?;
-            Ok(Secret::from(answer["code"].as_str().unwrap_or_default()))
+            // Nothing was presented to anybody: it is tried again.
+            let none = || FetchError::transient("the platform has no code for now");
+            answer["code"].as_str().map(Secret::from).ok_or_else(none)
         }
     };
     // The answer has a token and nothing else; it lives for two hours.

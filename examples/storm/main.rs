@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("storm: {error}");
+            eprintln!("storm: {}", report::with_causes(&*error));
             ExitCode::FAILURE
         }
     }

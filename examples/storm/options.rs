@@ -9,7 +9,8 @@ Usage: cargo run --example storm -- [OPTIONS]
 
 Options:
   --requests N      how many requests, 1 to 100000 (default 100)
-  --connections N   how many connections at most, 1 to 10000 (default 256); as many requests or more go by HTTP/2
+  --connections N   how many connections at most, 1 to 10000 (default 256); as many requests or more go by HTTP/2.
+                    Each takes two of the files that a process may have open (ulimit -n)
   --svg FILE        draw every request and token call on a time axis into FILE
   --help            print this text
 

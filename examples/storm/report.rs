@@ -1,6 +1,6 @@
 //! The table.
 
-use std::time::Duration;
+use std::{error::Error, iter, time::Duration};
 
 use crate::{
     options::Options,
@@ -29,9 +29,10 @@ pub(crate) fn print(outcomes: &[Outcome], options: &Options) {
     for outcome in outcomes {
         if let Some((failed, error)) = &outcome.failed {
             println!(
-                "{}: {} calls failed, one of them with: {error}",
+                "{}: {} calls failed, one of them with: {}",
                 outcome.variant.name(),
-                grouped(*failed)
+                grouped(*failed),
+                with_causes(&**error)
             );
         }
         if outcome.first_launch_was_anonymous {
@@ -66,6 +67,12 @@ fn percentile(sorted: &[Duration], percent: usize) -> String {
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}
+
+/// An error and what has caused it.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source()).map(ToString::to_string);
+    causes.collect::<Vec<_>>().join(": ")
 }
 
 /// 100000 as 100,000.

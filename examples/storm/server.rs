@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -20,6 +21,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
+    time::sleep,
 };
 use tower::Service;
 use tower_token_refresh::{
@@ -55,9 +57,10 @@ impl Server {
 async fn accept(listener: TcpListener, site: Site, http2: bool) {
     let mut connections = JoinSet::new();
     loop {
-        // Without a descriptor to spare `accept` fails again and again until a connection ends.
-        if let Ok((stream, _)) = listener.accept().await {
-            connections.spawn(serve(stream, site.clone(), http2));
+        match listener.accept().await {
+            Ok((stream, _)) => drop(connections.spawn(serve(stream, site.clone(), http2))),
+            // Without a descriptor to spare it fails again and again until a connection ends.
+            Err(_) => sleep(Duration::from_millis(10)).await,
         }
         while connections.try_join_next().is_some() {}
     }

@@ -38,6 +38,10 @@ impl TestClock {
     }
 
     /// Time passes: both clocks move on.
+    ///
+    /// # Panics
+    ///
+    /// If that is more time than there is. So do the two below.
     pub fn advance(&self, time: Duration) {
         let mut moved = self.moved();
         moved.monotonic += time;

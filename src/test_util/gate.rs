@@ -6,7 +6,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// Holds whoever passes until the test opens it; clones are the same gate.
 ///
-/// It takes the place of a sleep: the test *knows* that so many calls have come before it goes on.
+/// It takes the place of a sleep: the test *knows* that so many calls have come before it goes on. A gate that is dropped stays
+/// as it is, and holds whoever waits at it for ever.
 ///
 /// ```
 /// use tower_token_refresh::test_util::Gate;
@@ -21,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "what waits at a gate waits until it is opened"]
 pub struct Gate(Arc<Inner>);
 
 #[derive(Debug)]
@@ -63,14 +65,16 @@ impl Gate {
         self.until(|traffic| traffic.arrived >= n).await;
     }
 
-    /// Waits until exactly `n` calls wait at the gate.
+    /// Waits until exactly `n` calls wait at the gate. One that was let through counts until it has gone on: whoever has let
+    /// some through asks by [`arrived`](Self::arrived) for the next.
     pub async fn waiting(&self, n: usize) {
         self.until(|traffic| traffic.waiting == n).await;
     }
 
     /// Lets `n` calls through, those to come included.
     pub fn let_through(&self, n: usize) {
-        self.0.permits.add_permits(n);
+        let most = Semaphore::MAX_PERMITS - self.0.permits.available_permits();
+        self.0.permits.add_permits(n.min(most));
     }
 
     /// Lets everybody through from now on.
@@ -116,6 +120,15 @@ mod tests {
         assert_pending!(second.poll());
         gate.let_through(1);
         assert_ready!(second.poll());
+    }
+
+    #[test]
+    fn everybody_can_be_let_through_by_number() {
+        let gate = Gate::new();
+        gate.let_through(1);
+        gate.let_through(usize::MAX);
+        gate.let_through(usize::MAX);
+        assert_ready!(spawn(gate.pass()).poll());
     }
 
     #[test]

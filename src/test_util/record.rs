@@ -14,17 +14,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, request::Parts};
 use http_body::Body;
 
-use crate::error::BoxError;
+use crate::{error::BoxError, session::Session};
 
 /// A request as a model received it. `Debug` shows names and lengths, no value that may hold a credential.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ReceivedRequest {
-    /// Method, URI, version, headers and extensions.
+    /// Method, URI, version, headers and extensions. A [`Session`] is not kept: it would live as long as the model.
     pub head: Parts,
-    /// The bytes of the body that have come.
+    /// The bytes of the body that have come by its end; none while it is [`Open`](Upload::Open).
     pub body: Bytes,
-    /// The trailers, if there were any.
+    /// The trailers, if there were any, as of the body.
     pub trailers: Option<HeaderMap>,
     /// What became of the body.
     pub upload: Upload,
@@ -63,7 +63,10 @@ pub(super) struct Log(Arc<Mutex<Vec<ReceivedRequest>>>);
 
 impl Log {
     /// Records the head now and the body as soon as its fate is known.
-    pub(super) fn receive<B>(&self, head: Parts, body: B) -> Incoming<B> {
+    pub(super) fn receive<B>(&self, mut head: Parts, body: B) -> Incoming<B> {
+        let session = head.extensions.remove::<Session>();
+        // The last handle of a session has work to do when it is dropped.
+        drop(session);
         let mut log = self.0.lock().expect(UNBROKEN);
         log.push(ReceivedRequest { head, body: Bytes::new(), trailers: None, upload: Upload::Open });
         let entry = Entry {

@@ -117,6 +117,19 @@ async fn each_attempt_takes_a_code_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_code_is_not_sent_and_ends_no_session() {
+    let idp = Idp::new([json(200, r#"{"token":"T"}"#)]);
+    let codes = Arc::new(Mutex::new(vec!["code", ""]));
+    let next = move || std::future::ready(Ok(Secret::from(codes.lock().unwrap().pop().unwrap())));
+    let bench = Bench::new(LoginCode::mini_program(idp.clone(), TOKEN.parse().unwrap(), next).unwrap());
+    let error = bench.session.refresh().await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(idp.asked().is_empty());
+    cool_down().await;
+    bench.session.refresh().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stored_token_is_verified_by_its_own_request() {
     let idp = Idp::new([json(200, r#"{"isValid":true}"#)]);
     let said = mini_program(&idp).verify(&Token::new("a \"stored\" token")).await;

@@ -18,7 +18,7 @@ use crate::{
 /// Exchanges a login code: `POST {"code": …}`.
 ///
 /// A code is good for one exchange: the closure is asked for a new one at each attempt, also when the one before may
-/// not have arrived.
+/// not have arrived. An empty code is not sent: that attempt fails for the moment.
 ///
 /// ```
 /// use std::time::Duration;
@@ -116,6 +116,9 @@ impl TokenSource for LoginCode {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         cx.wants_credentials()?;
         let code = (self.code)().await?;
+        if code.expose().is_empty() {
+            return Err(FetchError::transient("there is no login code"));
+        }
         self.exchange.login(&cx, &[(&self.field, &code)]).await
     }
 

@@ -209,7 +209,7 @@ impl ModelApi {
                 Some(account) => Verdict::Accept(Some(account)),
                 None => Verdict::Refuse(refusal),
             },
-            (_, []) => Verdict::Refuse(refusal),
+            (_, []) => Verdict::Refuse(refusal.of_nobody()),
         }
     }
 
@@ -271,13 +271,15 @@ impl Credential {
     }
 }
 
-/// Empty, and so nobody's, if it is of another scheme.
+/// Empty, and so nobody's, if it is of another scheme. The case of that does not matter, nor how many spaces follow
+/// (RFC 9110 §11).
 fn token_of_authorization(value: &str) -> String {
     let (scheme, text) = value.split_once(' ').unwrap_or((value, ""));
+    let text = text.trim_start_matches(' ');
     let basic = || Some(String::from_utf8(STANDARD.decode(text).ok()?).ok()?.strip_suffix(':')?.to_owned());
-    match scheme {
-        "Basic" => basic().unwrap_or_default(),
-        "Bearer" => text.to_owned(),
+    match &*scheme.to_ascii_lowercase() {
+        "basic" => basic().unwrap_or_default(),
+        "bearer" => text.to_owned(),
         _ => String::new(),
     }
 }

@@ -9,7 +9,8 @@ use crate::test_util::body::{JSON, ModelBody, answer};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// 401 with `WWW-Authenticate: Bearer error="invalid_token"` (RFC 6750 §3.1). This is the default.
+    /// 401 with `WWW-Authenticate: Bearer error="invalid_token"`; without that error to whoever brings no token at all
+    /// (RFC 6750 §3.1). This is the default.
     Unauthorized,
     /// This status and nothing else: a bare 401 or 403, a 500 …
     Status(StatusCode),
@@ -22,6 +23,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What whoever brings no token is told.
+    pub(super) fn of_nobody(self) -> Self {
+        if !matches!(self, Refusal::Unauthorized) {
+            return self;
+        }
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        let challenge = HeaderValue::from_static(r#"Bearer realm="model""#);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        Refusal::Custom(response)
+    }
+
     pub(super) fn answer(&self) -> Response<ModelBody> {
         match *self {
             Refusal::Unauthorized => {

@@ -11,7 +11,12 @@ use tokio_test::{assert_pending, assert_ready, task::spawn};
 use tower::ServiceExt;
 
 use super::*;
-use crate::test_util::{Endpoint, Failure, Upload};
+use crate::{
+    session::Session,
+    source::source_fn,
+    test_util::{Endpoint, Failure, Upload},
+    token::Token,
+};
 
 #[tokio::test]
 async fn a_good_token_is_answered_with_what_was_asked() {
@@ -46,10 +51,15 @@ async fn a_bad_token_meets_the_refusal() {
         let (api, token) = api().await;
         let api = api.refusal(refusal);
         api.shared.authority.revoke_access();
-        for request in [Request::builder(), bearer("/", &token)] {
+        // Who brings no token is told of no error in it.
+        let of_nobody = if challenge { "" } else { body };
+        for (request, body) in [(Request::builder(), of_nobody), (bearer("/", &token), body)] {
             let answer = send(&api, request.body(ModelBody::default()).unwrap()).await;
             assert_eq!((answer.status().as_u16(), &answer.body().bytes()[..]), (status, body.as_bytes()));
-            assert_eq!(answer.headers().contains_key("www-authenticate"), challenge);
+            let challenges = answer.headers().get("www-authenticate").map(|it| it.to_str().unwrap());
+            assert_eq!(challenges.is_some(), challenge);
+            let has_error = challenges.is_some_and(|it| it.contains("error"));
+            assert_eq!(has_error, challenge && !body.is_empty(), "{challenges:?}");
         }
     }
 }
@@ -61,13 +71,15 @@ async fn the_token_is_looked_for_in_its_one_place() {
     let basic = format!("Basic {}", STANDARD.encode(format!("{token}:")));
     let in_header = Request::get("/").header(&header, &token);
     let in_query = Request::get(format!("/?a=1&access_token={token}"));
-    let in_basic = Request::get("/").header("authorization", basic);
+    let in_basic = Request::get("/").header("authorization", basic.clone());
+    let [loose_bearer, loose_basic] = [format!("bearer   {token}"), basic.replace("Basic ", "BASIC  ")]
+        .map(|it| Request::get("/").header("authorization", it));
     let cases = [
-        (Credential::Authorization, [200, 200, 401, 401]),
-        (Credential::Header(header), [401, 401, 200, 401]),
-        (Credential::Query("access_token"), [401, 401, 401, 200]),
+        (Credential::Authorization, [200, 200, 200, 200, 401, 401]),
+        (Credential::Header(header), [401, 401, 401, 401, 200, 401]),
+        (Credential::Query("access_token"), [401, 401, 401, 401, 401, 200]),
     ];
-    let requests = [bearer("/", &token), in_basic, in_header, in_query]
+    let requests = [bearer("/", &token), in_basic, loose_bearer, loose_basic, in_header, in_query]
         .map(|request| request.body(ModelBody::default()).unwrap());
     for (credential, statuses) in cases {
         let api = api.clone().credential(credential);
@@ -94,6 +106,18 @@ async fn a_route_may_ask_for_no_token_or_be_satisfied_with_none() {
     let health = send(&api, Request::get("/health").body(ModelBody::default()).unwrap()).await;
     let admin = send(&api, bearer("/admin", &token).body(ModelBody::default()).unwrap()).await;
     assert_eq!((health.status().as_u16(), admin.status().as_u16()), (200, 403));
+}
+
+#[tokio::test]
+async fn the_log_keeps_no_session_alive() {
+    let (api, token) = api().await;
+    let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
+    let mut changes = session.subscribe();
+    changes.next().await;
+    let request = bearer("/", &token).extension(session).body(ModelBody::default()).unwrap();
+    send(&api, request).await;
+    assert_eq!(changes.next().await, None);
+    assert_eq!(api.requests().len(), 1);
 }
 
 #[tokio::test]

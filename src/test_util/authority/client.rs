@@ -8,6 +8,7 @@ use tower_service::Service;
 
 use super::ModelAuthority;
 use crate::{
+    query,
     source::{FetchContext, FetchError, TokenSource, source_fn},
     test_util::body::ModelBody,
     token::Token,
@@ -40,11 +41,16 @@ impl ModelAuthority {
     ///
     /// `login_required` after `invalid_grant`, else a transient one, with the `Retry-After` of the answer.
     pub async fn refresh(&self, refresh_token: &str) -> Result<Token, FetchError> {
-        let body = format!("grant_type=refresh_token&refresh_token={refresh_token}");
+        let refresh_token = query::pair("refresh_token", refresh_token);
+        let body = format!("grant_type=refresh_token&{}", refresh_token.expose());
         self.post("/oauth/token", "application/x-www-form-urlencoded", body).await
     }
 
     /// A source over this authority: it presents the refresh token if there is one, else it logs the first account in.
+    ///
+    /// Every failure but `invalid_grant` is transient to it, an answer that got lost too, so that a refresh token is presented again
+    /// soon. For the sources of this crate, which wait longer then, the authority is a client: give it to a
+    /// [`TokenEndpoint`](crate::source::oauth2::TokenEndpoint), say.
     pub fn source(&self) -> impl TokenSource + Clone + use<> {
         let authority = self.clone();
         source_fn(move |cx: FetchContext| {

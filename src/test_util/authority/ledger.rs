@@ -228,6 +228,8 @@ impl Ledger {
 
     fn place(&self, kind: &str, text: &str) -> Option<usize> {
         let number = text.strip_prefix(kind)?.strip_prefix('-')?.strip_suffix(&self.suffix)?;
-        number.parse::<usize>().ok()?.checked_sub(1)
+        let place = number.parse::<usize>().ok()?.checked_sub(1)?;
+        // A number can be written in several ways, a token in one.
+        (self.text(kind, place) == text).then_some(place)
     }
 }

@@ -61,6 +61,8 @@ struct State {
     clock: Box<dyn Clock>,
     /// Both clocks at the authority's beginning.
     began: (Duration, SystemTime),
+    /// The latest time since then that was told.
+    latest: Duration,
     ledger: Ledger,
     script: Script,
     counts: Counts,
@@ -94,9 +96,9 @@ impl Counts {
         self.logins + self.exchanges + self.refreshes
     }
 
-    /// How many refresh tokens were presented more than once.
+    /// How many refresh tokens of this authority were presented more than once.
     pub fn presented_again(&self) -> usize {
-        self.presented.values().filter(|&&times| times > 1).count()
+        self.presented.range(1..).filter(|&(_, &times)| times > 1).count()
     }
 }
 
@@ -108,6 +110,7 @@ impl ModelAuthority {
         let state = Mutex::new(State {
             began: (clock.monotonic(), clock.wall()),
             clock: Box::new(clock),
+            latest: Duration::ZERO,
             ledger: Ledger::new(),
             script: Script::default(),
             counts: Counts::default(),
@@ -124,6 +127,7 @@ impl ModelAuthority {
         self.with(|state| {
             state.began = (clock.monotonic(), clock.wall());
             state.clock = Box::new(clock);
+            state.latest = Duration::ZERO;
         })
     }
 
@@ -206,14 +210,16 @@ impl ModelAuthority {
 
     /// The account of an access token that is good now.
     pub fn holder(&self, access: &str) -> Option<String> {
-        let state = self.state();
-        state.ledger.holder(access, state.now()).map(str::to_owned)
+        let mut state = self.state();
+        let now = state.now();
+        state.ledger.holder(access, now).map(str::to_owned)
     }
 }
 
 /// Script and evidence.
 impl ModelAuthority {
-    /// Holds the calls of an endpoint, from now on, when they have been counted and before anything is done.
+    /// Holds the calls of an endpoint, from now on, when they have been counted and before anything is done. It takes the place
+    /// of an earlier gate, which holds those who have come to it by now.
     pub fn hold(&self, endpoint: Endpoint) -> Gate {
         self.state().script.lane(endpoint).gate.insert(Gate::new()).clone()
     }
@@ -257,11 +263,13 @@ impl ModelAuthority {
 }
 
 impl State {
-    /// Time since the authority's beginning.
-    fn now(&self) -> Duration {
+    /// Time since the authority's beginning. It never runs back, whatever becomes of its clock's wall: what was spent stays so.
+    fn now(&mut self) -> Duration {
         let (monotonic, wall) = self.began;
         let by_the_wall = self.clock.wall().duration_since(wall).unwrap_or_default();
-        by_the_wall.max(self.clock.monotonic().saturating_sub(monotonic))
+        let by_either = by_the_wall.max(self.clock.monotonic().saturating_sub(monotonic));
+        self.latest = self.latest.max(by_either);
+        self.latest
     }
 }
 

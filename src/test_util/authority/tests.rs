@@ -66,6 +66,19 @@ async fn within_the_grace_window_a_spent_refresh_token_brings_the_same_pair_agai
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_put_right_takes_no_time_back() {
+    let clock = TestClock::new();
+    let authority = ModelAuthority::new().clock(clock.clone());
+    let first = authority.login().await.unwrap();
+    clock.suspend(180 * MINUTE);
+    refresh(&authority, &first).await.unwrap();
+    clock.set_wall_back(180 * MINUTE);
+    assert!(!alive(&authority, &first), "it was dead by then");
+    assert_eq!(class(refresh(&authority, &first).await), FailureClass::LoginRequired);
+    assert_eq!(authority.counts().family_deaths, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_longest_of_times_are_for_ever() {
     let clock = TestClock::new();
     let authority = ModelAuthority::new().clock(clock.clone()).grace(Duration::MAX);
@@ -214,6 +227,14 @@ async fn a_request_out_of_shape_is_refused_and_not_counted() -> Result<(), BoxEr
             "invalid_request",
         ),
         ("/oauth/token", form, "grant_type=refresh_token", 400, "invalid_request"),
+        ("/oauth/token", form, "grant_type=refresh_token&refresh_token=", 400, "invalid_request"),
+        (
+            "/oauth/token",
+            form,
+            "grant_type=refresh_token&refresh_token=a&refresh_token=b",
+            400,
+            "invalid_request",
+        ),
         ("/oauth/token", form, "grant_type=magic", 400, "unsupported_grant_type"),
         ("/oauth/token", form, "grant_type=password&username=alice&password=x", 400, "invalid_grant"),
         ("/elsewhere", form, "", 404, "not_found"),
@@ -223,7 +244,14 @@ async fn a_request_out_of_shape_is_refused_and_not_counted() -> Result<(), BoxEr
         assert_eq!((is.as_u16(), &answer["error"]), (status, &json!(error)), "{path} {body}");
     }
     assert_eq!(authority.counts(), Counts { logins: 1, max_in_flight: 1, ..Counts::default() });
-    assert_eq!(authority.requests()[5].body, "grant_type=magic");
+    assert_eq!(authority.requests()[7].body, "grant_type=magic");
+    for path in ["/login", "/oauth/token"] {
+        let request = Request::get(path).header("content-type", form);
+        let request = request.body(ModelBody::from("grant_type=client_credentials".to_owned()))?;
+        let answer = authority.clone().oneshot(request).await?;
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+    assert_eq!(authority.counts().logins, 1);
     Ok(())
 }
 
@@ -251,6 +279,20 @@ async fn scripted_failures_come_in_their_order_and_then_for_ever_until_healed() 
     let presented = BTreeMap::from([(1, 10)]);
     assert_eq!(authority.counts().presented, presented);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_token_is_what_was_handed_out_to_the_letter() {
+    let authority = ModelAuthority::new();
+    let token = authority.login().await.unwrap();
+    let (access, refresh) = (token.access().expose(), refresh_token(&token));
+    assert!(!authority.is_alive(&access.replace("access-1", "access-01")));
+    for other in [format!("{refresh}&x=1"), refresh.replace("refresh-1", "refresh-+1")] {
+        assert_eq!(class(authority.refresh(&other).await), FailureClass::LoginRequired, "{other}");
+    }
+    let counts = authority.counts();
+    assert_eq!((counts.presented_again(), counts.presented), (0, BTreeMap::from([(0, 2)])));
+    assert!(authority.refresh(refresh).await.is_ok());
 }
 
 #[tokio::test]

@@ -138,18 +138,21 @@ impl Ask {
     }
 
     fn parse(head: &Parts, body: &Bytes) -> Result<Ask, Malformed> {
-        let ask = match head.uri.path() {
+        let path = head.uri.path();
+        if !["/code", "/login", "/token", "/token/verify", "/oauth/token"].contains(&path) {
+            return Err(Malformed(StatusCode::NOT_FOUND, "not_found"));
+        }
+        if head.method != Method::POST {
+            return Err(Malformed(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"));
+        }
+        let ask = match path {
             "/code" => Some(Ask::Code),
             "/login" => Ask::login(body),
             "/token" => Ask::exchange(body),
             "/token/verify" => Ask::verify(body),
-            "/oauth/token" if is_form(head) => return Ask::oauth(body),
-            "/oauth/token" => None,
-            _ => return Err(Malformed(StatusCode::NOT_FOUND, "not_found")),
+            _ if is_form(head) => return Ask::oauth(body),
+            _ => None,
         };
-        if head.method != Method::POST {
-            return Err(Malformed(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"));
-        }
         ask.ok_or(INVALID_REQUEST)
     }
 
@@ -170,7 +173,11 @@ impl Ask {
 
     fn oauth(body: &[u8]) -> Result<Ask, Malformed> {
         let body = String::from_utf8_lossy(body);
-        let field = |name| form::values(&body, name).next().ok_or(INVALID_REQUEST);
+        // None may be there twice, and one without a value is not there (RFC 6749 §3.2).
+        let field = |name| {
+            let mut values = form::values(&body, name).filter(|value| !value.is_empty());
+            values.next().filter(|_| values.next().is_none()).ok_or(INVALID_REQUEST)
+        };
         match &*field("grant_type")? {
             "refresh_token" => Ok(Ask::Refresh { token: field("refresh_token")? }),
             "password" => Ok(Ask::Login { account: field("username")?, password: field("password")? }),
