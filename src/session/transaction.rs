@@ -232,7 +232,6 @@ async fn fetch(
             mark: engine.mark(),
             #[cfg(feature = "json")]
             last_change: engine.last_change(),
-            #[cfg(feature = "json")]
             has_asked: refused.is_some(),
         };
         let is_read = context.is_read.clone();

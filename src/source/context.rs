@@ -26,8 +26,6 @@ pub struct FetchContext {
     /// grows with each time, in whichever session; 0 if nobody has.
     #[cfg(feature = "json")]
     pub(crate) last_change: u64,
-    /// Whether this fetch has asked already, without the refresh token.
-    #[cfg(feature = "json")]
     pub(crate) has_asked: bool,
 }
 
@@ -81,7 +79,6 @@ impl FetchContext {
             mark: Mark::new(),
             #[cfg(feature = "json")]
             last_change: 0,
-            #[cfg(feature = "json")]
             has_asked: false,
         }
     }
@@ -105,7 +102,7 @@ impl FetchContext {
     /// One that is dead by our clock is left out at first, and the clock may be wrong. So if the source says without it that a
     /// [login is required](super::FetchError::login_required), it is asked once more in the same fetch, with it; unless it says so
     /// [finally](super::FetchError::without_fallback). Sources of this crate that log in do not ask for credentials a second time
-    /// then, and one of your own need not either.
+    /// then, and one of your own need not either: [`has_asked`](Self::has_asked) tells it.
     ///
     /// Calling this counts as presenting the refresh token: if the fetch then says that a login is required, the session takes
     /// the refresh token for refused and does not offer it again, until another login. For a log line print the context,
@@ -117,6 +114,12 @@ impl FetchContext {
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.is_read.store(true, Ordering::Relaxed);
         self.refresh_token.as_ref()
+    }
+
+    /// Whether this fetch has asked before, without the [refresh token](Self::refresh_token), and was told that a login is
+    /// required. A source that asks a person says so at once then, instead of asking again.
+    pub fn has_asked(&self) -> bool {
+        self.has_asked
     }
 
     /// Goes on, unless this fetch has asked before: for a source that presents something else than the refresh token.

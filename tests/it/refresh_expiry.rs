@@ -10,8 +10,9 @@ use std::{
 };
 
 use tower_token_refresh::{
-    Session, Token, TokenSource,
+    FetchContext, FetchError, Session, Token, TokenSource,
     source::{AuthorityError, Credentials, Password, oauth2::RefreshTokenGrant},
+    source_fn,
     store::MemoryStore,
     test_util::TestClock,
 };
@@ -150,6 +151,23 @@ async fn a_login_that_was_refused_is_not_asked_again_when_the_dead_refresh_token
         assert!(refusal.is_some_and(|refusal| [401, 403].contains(&refusal.status().as_u16())), "{error:?}");
         assert_eq!((grants(&idp), prompts.load(Ordering::Relaxed)), (asked, 1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_of_ones_own_knows_that_it_was_asked_when_the_dead_refresh_token_is_presented() {
+    let idp = Idp::new([json(400, r#"{"error":"invalid_grant"}"#)]);
+    let (clock, prompts) = (TestClock::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = prompts.clone();
+    let login = source_fn(move |cx: FetchContext| {
+        counted.fetch_add(usize::from(!cx.has_asked()), Ordering::Relaxed);
+        async { Err(FetchError::login_required("the user has closed the browser")) }
+    });
+    let session =
+        Session::builder(RefreshTokenGrant::new(endpoint(&idp)).or_else(login)).clock(clock.clone()).build();
+    session.login(thirty_days()).await.unwrap();
+    clock.advance(30 * DAY);
+    assert!(session.refresh().await.unwrap_err().is_login_required());
+    assert_eq!((grants(&idp), prompts.load(Ordering::Relaxed)), (vec!["refresh"], 1));
 }
 
 /// The login was refused before, which does not speak of the refresh token.
