@@ -70,8 +70,8 @@ pub(crate) struct Acquire {
     /// The token that was refused, if this caller's refusal of it has started the flight.
     refused: Option<Arc<Issued>>,
     changes: u8,
-    /// The runtime whose end has interrupted a wait last.
-    ended: Option<runtime::Id>,
+    /// A wait has seen the end of the runtime that this caller's own refresh runs on.
+    own_has_ended: bool,
 }
 
 /// The wait for a flight.
@@ -134,7 +134,7 @@ impl From<Denied> for Error {
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, wait: None, refused: None, changes: 0, ended: None }
+        Acquire { engine, ask, wait: None, refused: None, changes: 0, own_has_ended: false }
     }
 
     /// The token whose refusal by this caller has started a refresh.
@@ -224,7 +224,9 @@ impl Future for Acquire {
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
                 let flight = wait.landing.flight();
-                let (is_refresh, runtime) = (!flight.has_found(), flight.runtime());
+                let is_refresh = !flight.has_found();
+                let own_ends = matches!(landed, Landed::Interrupted)
+                    && flight.runtime() == this.engine.runtime().map(|own| own.id());
                 self.wait = None;
                 match landed {
                     Landed::Changed => {
@@ -238,12 +240,12 @@ impl Future for Acquire {
                     }
                     Landed::Nothing => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
-                    // On another one a refresh may succeed, however many have ended, but not on the same.
-                    Landed::Interrupted if runtime.is_some() && runtime == self.ended => {
+                    Landed::Interrupted if own_ends && self.own_has_ended => {
                         let gone = "the refresh's runtime has shut down or has no timers";
                         return Poll::Ready(self.after(Error::new(ErrorKind::NoRuntime, gone)));
                     }
-                    Landed::Interrupted => self.ended = runtime,
+                    // The runtimes of others say nothing of this one, however many end.
+                    Landed::Interrupted => self.own_has_ended |= own_ends,
                 }
                 if let Some(token) = self.settle_for() {
                     return Poll::Ready(Ok(token));
