@@ -88,7 +88,8 @@ pub trait TokenSource: Send + Sync + 'static {
     }
 }
 
-/// One source for several sessions. What a source of this crate was refused it remembers for all of them.
+/// One source for several sessions. What a source of this crate was refused it remembers for all of them: the last 1024 refresh
+/// tokens, the last 16 credentials.
 impl<T: TokenSource> TokenSource for Arc<T> {
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
         T::fetch(self, cx)

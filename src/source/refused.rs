@@ -9,12 +9,16 @@ use std::{
 use super::FetchError;
 use crate::{secret::Secret, token::Token};
 
-/// How many are remembered: a person who mistypes a password does so a few times.
-const MOST: usize = 16;
+/// A person who mistypes a password does so a few times.
+const CREDENTIALS: usize = 16;
+/// Those of the users whose sessions share a source. More would be presented again in turns.
+const REFRESH_TOKENS: usize = 1024;
 
 /// The credentials that were refused last.
-#[derive(Default)]
-pub(super) struct Refused(Mutex<List>);
+pub(super) struct Refused {
+    most: usize,
+    list: Mutex<List>,
+}
 
 #[derive(Default)]
 struct List {
@@ -24,6 +28,14 @@ struct List {
 }
 
 impl Refused {
+    pub(super) fn credentials() -> Self {
+        Refused { most: CREDENTIALS, list: Mutex::default() }
+    }
+
+    pub(super) fn refresh_tokens() -> Self {
+        Refused { most: REFRESH_TOKENS, list: Mutex::default() }
+    }
+
     /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as far as its session
     /// knows ([`FetchContext::last_change`](super::FetchContext)) and the others that share the source. Attempts may end in another
     /// order than they were begun in: what one of before a change comes to says nothing of after it.
@@ -48,7 +60,7 @@ impl Refused {
         if outcome.as_ref().is_err_and(FetchError::allows_fallback) {
             let mut list = self.list();
             if list.change == change {
-                list.credentials.truncate(MOST - 1);
+                list.credentials.truncate(self.most - 1);
                 list.credentials.push_front(credentials);
             }
         }
@@ -56,7 +68,7 @@ impl Refused {
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -314,6 +314,29 @@ async fn a_refused_refresh_token_is_not_presented_again_while_the_login_fails() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_many_sessions_of_one_source_were_refused_is_not_presented_again_while_their_login_fails() {
+    const USERS: usize = 100;
+    let idp = Idp::new((0..3 * USERS).map(|_| json(400, r#"{"error":"invalid_grant"}"#)));
+    let grant = Arc::new(RefreshTokenGrant::new(endpoint(&idp)));
+    let sessions: Vec<_> = (0..USERS)
+        .map(|_| {
+            let login = source_fn(|_| async { Err(FetchError::transient("the login is down")) });
+            Session::builder(grant.clone().or_else(login)).build()
+        })
+        .collect();
+    for (user, session) in sessions.iter().enumerate() {
+        session.login(Token::new("old").refresh_token(format!("of-{user}"))).await.unwrap();
+    }
+    for _ in 0..3 {
+        for session in &sessions {
+            assert!(session.refresh().await.unwrap_err().is_transient());
+        }
+        cool_down().await;
+    }
+    assert_eq!(idp.asked().len(), USERS);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_of_ones_own_does_not_keep_the_refresh_token_that_was_refused() {
     let login = || source_fn(|_| async { Ok(Token::new("from-a-login")) });
     let nothing = || source_fn(|_| async { Err(FetchError::login_required("nobody is there")) });

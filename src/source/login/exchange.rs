@@ -34,7 +34,7 @@ impl Exchange {
             constants: Vec::new(),
             reading: Reading::default(),
             verify: None,
-            refused: Refused::default(),
+            refused: Refused::credentials(),
         }
     }
 

@@ -29,7 +29,7 @@ impl PasswordGrant {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Credentials, FetchError>> + Send + 'static,
     {
-        PasswordGrant { endpoint, credentials: provider(credentials), refused: Refused::default() }
+        PasswordGrant { endpoint, credentials: provider(credentials), refused: Refused::credentials() }
     }
 }
 

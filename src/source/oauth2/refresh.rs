@@ -10,7 +10,7 @@ use crate::{
 ///
 /// A new refresh token in the answer replaces the old one; an answer without one keeps it. Where the session has none,
 /// or has one that was refused before, the authority is not asked: a login is required, and the next source of a chain
-/// is there for it. See the [module docs](super) for an example.
+/// is there for it. The last 1024 that were refused are remembered. See the [module docs](super) for an example.
 #[must_use]
 pub struct RefreshTokenGrant {
     endpoint: TokenEndpoint,
@@ -20,7 +20,7 @@ pub struct RefreshTokenGrant {
 impl RefreshTokenGrant {
     /// A source that presents the session's refresh token at this endpoint.
     pub fn new(endpoint: TokenEndpoint) -> Self {
-        RefreshTokenGrant { endpoint, refused: Refused::default() }
+        RefreshTokenGrant { endpoint, refused: Refused::refresh_tokens() }
     }
 }
 
