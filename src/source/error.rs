@@ -13,8 +13,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// the kind of that error and its `retry_after`. What is transient is `Transient` to them, and so are `NoRuntime` and
 /// `SessionChanged`, which say nothing of their own session. It does not end the session whose source it is: that one cools
 /// down and asks again, so that it goes on by itself when somebody has logged in at the other.
-/// The other session's refresh token comes with its token. This one would store it, and at a logout have it revoked: leave it out by
-/// [`Token::without_refresh_token`](crate::Token::without_refresh_token).
+/// The other session's refresh token comes with its token. This one would store it, and at a logout have it revoked: leave it
+/// out by [`Token::without_refresh_token`](crate::Token::without_refresh_token).
 ///
 /// ```
 /// use tower_token_refresh::FetchError;

@@ -74,8 +74,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Asks `next` in the same fetch when the authority has refused what this source has, or when it has nothing:
     /// a refresh token first, a login where that is dead. No other failure asks for a login.
     ///
-    /// If this source has [looked at](FetchContext::refresh_token) the refresh token and `next` has not, what `next` brings is
-    /// another login: it does not keep that refresh token, with or without [`Token::without_refresh_token`].
+    /// If this source has [looked at](FetchContext::refresh_token) the refresh token and `next` has not, what `next` brings
+    /// is another login: it does not keep that refresh token, with or without [`Token::without_refresh_token`].
     ///
     /// The session hears of the last failure only. If this source has been refused its refresh token and `next` fails for the
     /// moment, the next fetch brings the same refresh token. Sources of this crate remember what was refused and do not
@@ -88,8 +88,8 @@ pub trait TokenSource: Send + Sync + 'static {
     }
 }
 
-/// One source for several sessions. What a source of this crate was refused it remembers for all of them: the last 1024 refresh
-/// tokens, the last 16 credentials.
+/// One source for several sessions. What a source of this crate was refused it remembers for all of them: the last 1024
+/// refresh tokens, the last 16 credentials.
 impl<T: TokenSource> TokenSource for Arc<T> {
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
         T::fetch(self, cx)

@@ -116,8 +116,8 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
     ///
-    /// It should be handed to nobody who only waits for it, as a fair queue does: the runtime that one waits on may not be driven
-    /// any more, and the lease would then be kept from all the others.
+    /// It should be handed to nobody who only waits for it, as a fair queue does: the runtime that one waits on may not be
+    /// driven any more, and the lease would then be kept from all the others.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.

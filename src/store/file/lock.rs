@@ -45,9 +45,10 @@ impl Locked {
         }
     }
 
-    /// What the file holds, which outlives the record beside it; the revision is the highest that a record is known to have had.
-    /// What is no number, or is not there, counts as zero: only a power failure, or somebody who removes the file while nobody
-    /// uses the store, can leave that. No lease outlives that, and whoever learns of a record after it takes a lease first.
+    /// What the file holds, which outlives the record beside it; the revision is the highest that a record is known to have
+    /// had. What is no number, or is not there, counts as zero: only a power failure, or somebody who removes the file while
+    /// nobody uses the store, can leave that. No lease outlives that, and whoever learns of a record after it takes a lease
+    /// first.
     pub(super) fn numbers(&mut self) -> io::Result<Numbers> {
         let mut text = Vec::new();
         self.0.rewind()?;
