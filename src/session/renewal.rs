@@ -6,7 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RenewalMode {
-    /// In the background, while requests go on with the present token.
+    /// In the background, while requests go on with the present token. The renewal ends with the runtime of the
+    /// request that has asked for it, unless the session is bound to another one.
     #[default]
     Background,
     /// The request that finds the token due waits for the next one; if that fails, it goes on with the present one.

@@ -106,6 +106,30 @@ fn a_runtime_that_ends_during_the_save_loses_no_token_to_a_store_that_fails() {
     assert_eq!(world.authority.counts().family_deaths, 0);
 }
 
+#[test]
+fn a_renewal_in_the_background_is_not_lost_if_its_runtime_settles_before_it_ends() {
+    let (clock, life) = (TestClock::new(), Duration::from_secs(3600));
+    let authority = ModelAuthority::new().clock(clock.clone()).access_lifetime(life);
+    let world = World::with(authority, |session| session.clock(clock.clone()), |layer| layer);
+    runtime().block_on(world.session.token()).unwrap();
+    clock.advance(life - Duration::from_secs(30));
+    let gate = world.authority.hold(Endpoint::Refresh);
+    runtime().block_on(async {
+        assert_eq!(world.get("/me").await.unwrap().status(), StatusCode::OK);
+        let mut settling = task::spawn(world.session.settle());
+        assert_pending!(settling.poll());
+        gate.waiting(1).await;
+        gate.open();
+        settling.await.unwrap();
+    });
+    runtime().block_on(async {
+        assert_eq!(world.get("/me").await.unwrap().status(), StatusCode::OK);
+        world.session.settle().await.unwrap();
+    });
+    let counts = world.authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (1, 0, 0));
+}
+
 /// One runtime ends while its refresh is at the gate, and a request on another waits for that.
 fn a_runtime_ends_during_a_refresh(world: &World, gate: &Gate) {
     let (first, second) = (runtime(), runtime());
