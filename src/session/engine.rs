@@ -282,7 +282,7 @@ impl Engine {
         let mut slot = self.slot().await;
         let before =
             slot.token().map(|before| StoredToken { refresh: Some(presented.clone()), ..before.stored() });
-        let record = self.storage.following(slot.known().record, before.as_ref());
+        let record = self.storage.following(slot.known().record, None);
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));

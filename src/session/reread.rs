@@ -45,11 +45,11 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     let is_blind = !is_read && plan.known.present.is_none();
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
         // Reported, and tried again later.
-        let saved = engine.save_at_once(owed).await;
+        let _ = engine.save_at_once(owed).await;
         if flight.is_lost() {
             return None;
         }
-        if saved.is_ok() || engine.storage.is_settled() {
+        if engine.storage.is_settled() {
             // A login or logout is raised above what was there: the next record has to be above that. What gave way has
             // done so to a later one.
             newest = engine.newest().await.or(newest);

@@ -112,12 +112,19 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// A store whose record may get lost has to remember its revision all the same: that of a login must be above what others have
     /// seen.
+    ///
+    /// # Cancel safety
+    ///
+    /// The session drops the future at its time limit, and makes the next save then. By that time what was begun must have come to
+    /// nothing, or be sure to come before that one: a login's save that ends after a logout's would undo it. Give blocking work
+    /// a lock that it keeps until it is over, as `FileStore` does; let a transaction end with its connection.
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
     ///
     /// It should be handed to nobody who only waits for it, as a fair queue does: the runtime that one waits on may not be
-    /// driven any more, and the lease would then be kept from all the others.
+    /// driven any more, and the lease would then be kept from all the others. A call that is dropped while it waits must leave
+    /// nothing locked.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.

@@ -3,6 +3,7 @@
 mod answers;
 mod attach;
 mod attack;
+mod elsewhere;
 mod file_store;
 mod flight;
 mod gateways;

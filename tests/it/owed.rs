@@ -767,6 +767,31 @@ fn what_is_queued_behind_a_write_whose_runtime_goes_away_is_written_on_its_own()
     assert_eq!(store.saved(), [None], "the logout is what counts by then");
 }
 
+/// Its flight has waited for it long enough, and is gone.
+#[test]
+fn a_refresh_that_is_queued_behind_a_write_which_stands_still_is_not_made_after_a_logout() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let world = world(&store);
+    let (undriven, last) = (runtime(), runtime());
+    last.block_on(async { world.session.token().await.unwrap() });
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    let mut replace = task::spawn(world.session.replace(Token::new("elsewhere")));
+    undriven.block_on(async {
+        assert_pending!(replace.poll());
+        gate.waiting(1).await;
+    });
+    last.block_on(async {
+        within(world.session.refresh()).await.expect("it waits for its own write only for so long");
+    });
+    let mut logout = task::spawn(world.session.logout());
+    last.block_on(async { assert_pending!(logout.poll()) });
+    store.set(|store| store.hold_save = None);
+    drop(undriven);
+    last.block_on(async { within(logout).await.expect("its runtime is there") });
+    let saved = store.saved();
+    assert_eq!((saved.len(), saved.last()), (2, Some(&None)), "the first token, and the logout");
+}
+
 /// It might be written over what a sibling has saved meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_without_a_lease_is_written_again_by_the_next_one_only() {

@@ -202,9 +202,10 @@ impl Debt {
         if self.brings_a_login() && self.record.session == found.session {
             self.stands_for_itself();
         }
-        // While its lease is kept nobody else has refreshed: of the numbers up to its own there are only records of ours,
-        // of which not all are remembered.
-        let is_alone = self.keeps_the_lease && self.fence > lost;
+        // While its lease is kept nobody else has refreshed: the tokens of its session with numbers up to its own are ours, of which
+        // not all are remembered.
+        let may_be_ours = self.record.session == found.session && found.token.is_some();
+        let is_alone = may_be_ours && self.keeps_the_lease && self.fence > lost;
         let is_over_ours =
             if is_alone { self.record.revision < found.revision } else { self.first <= found.revision };
         let is_later = is_over_ours && !self.follows(found);
@@ -222,9 +223,18 @@ impl Debt {
     /// of a login, and does not say by how much.
     pub(super) fn follows(&self, found: &Record) -> bool {
         self.record.session == found.session
-            && found.token.as_ref().is_some_and(|token| {
-                has_access_of(&self.before, token) || self.has_spent_the_refresh_token_of(token)
-            })
+            && found
+                .token
+                .as_ref()
+                .is_some_and(|token| self.has_refreshed(token) || self.has_spent_the_refresh_token_of(token))
+    }
+
+    /// Beside the same access token may stand a later refresh token.
+    fn has_refreshed(&self, found: &StoredToken) -> bool {
+        let is_same = |before: &&StoredToken| {
+            before.refresh.is_none() && found.refresh.is_none() || has_same_refresh(before, found)
+        };
+        self.before.iter().filter(is_same).any(|before| before.access.same_as(&found.access))
     }
 
     /// A replacement by a sibling has kept the refresh token that this refresh has spent.
@@ -238,7 +248,9 @@ impl Debt {
     pub(super) fn change_above(&self, found: Option<&Record>) -> Record {
         let mut record = above(&self.record, found);
         let is_siblings = |found: &&Record| {
-            found.session == self.record.session && found.revision >= self.first && !self.follows(found)
+            // Of the number that memory stood at there may be a later one, too: a refresh that is owed does not count up.
+            let is_later = found.revision >= self.first.min(self.record.revision.saturating_sub(1));
+            found.session == self.record.session && is_later && !self.follows(found)
         };
         let siblings = found.filter(|_| self.keeps_what_is_there()).filter(is_siblings);
         let siblings = siblings.and_then(|found| found.token.as_ref());
@@ -306,6 +318,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_refresh_was_of_is_a_pair() {
+        let first = with_refresh(1, 5, "first", "R1").token;
+        let debt = Debt::of_refresh(with_refresh(1, 6, "second", "R1"), first, Some(1), None);
+        for (refresh, outdone) in [("R1", false), ("R2", true)] {
+            assert_eq!(debt.gives_way_to(&with_refresh(1, 6, "first", refresh), None), outdone, "{refresh}");
+        }
+    }
+
+    #[test]
+    fn a_replacement_takes_the_refresh_token_that_stands_under_the_number_of_memory() {
+        let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R2"), true, None);
+        for (revision, expected) in [(6, "7 elsewhere R3"), (5, "7 elsewhere R2")] {
+            let found = with_refresh(1, revision, "second", "R3");
+            assert_eq!(shown(&replacement.change_above(Some(&found))), expected);
+        }
+    }
+
+    #[test]
     fn while_its_lease_is_kept_a_refresh_gives_way_to_a_record_of_a_higher_number_only() {
         let before = || with_refresh(1, 5, "first", "R1").token;
         let spends = |fence| Debt::of_refresh(with_refresh(1, 6, "second", "R2"), before(), fence, None);
@@ -316,6 +346,8 @@ mod tests {
             (Some(2), None, others(7), true),
             (Some(2), Some(2), others(6), true),
             (None, None, others(6), true),
+            (Some(2), None, Record { token: None, ..others(6) }, true),
+            (Some(2), None, Record { session: SessionId(2), ..others(6) }, true),
         ] {
             assert_eq!(spends(fence).gives_way_to(&found, lost), outdone, "{fence:?} {lost:?} {found:?}");
         }

@@ -109,8 +109,8 @@ impl Storage {
     /// Makes one write, beside which there is no other.
     async fn carry_out(self: &Arc<Self>, Write { debt, fence, flight, done, .. }: Write) {
         // What has been overtaken by a later record, which is in the queue and stands for it, is not written any more. Of a
-        // refresh that is written for the first time its flight says so.
-        let is_overtaken = || flight.is_none() && !self.queue().owes(&debt);
+        // refresh that is written for the first time its flight says so, as long as it is there.
+        let is_overtaken = || flight.as_ref().is_none_or(Flight::is_gone) && !self.queue().owes(&debt);
         let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
         let result = if is_left_out { Ok(()) } else { self.save(&debt, fence, || !is_overtaken()).await };
         self.queue().written += 1;
@@ -126,8 +126,10 @@ impl Storage {
                 // Something newer is owed by now.
                 _ if !queue.owes(&debt) => {}
                 Some(_superseded) => {
-                    let found = queue.seen.clone();
-                    queue.gives_way(found.as_ref());
+                    // A logout may be meant again by now.
+                    if let Some(found) = queue.seen.clone().filter(|found| queue.outdoes(found, &debt)) {
+                        queue.gives_way(&found);
+                    }
                 }
                 None => queue.owed = None,
             });
@@ -173,7 +175,7 @@ impl Storage {
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
-        self.write(&debt.change_above(found.as_ref()), None).await?;
+        self.write(&debt.change_above(found.as_ref()), None).await.map_err(at_the_same_moment)?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
             owed.stands_for_itself();
@@ -193,17 +195,15 @@ impl Storage {
         fence: Option<u64>,
     ) -> Result<(), Error> {
         let found = match found {
-            Err(unread) if debt.may_be_outdone(fence) => return Err(unread),
-            // Else a store that cannot be read may be written all the same.
+            Err(unread) if fence.is_none() || debt.may_be_outdone(fence) => return Err(unread),
+            // Else a store that cannot be read may be written all the same: it compares.
             found => found,
         };
         let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
         match (self.write(&record, fence).await, found) {
             // What is in the way cannot be read, or has come since, and may be what was refreshed.
-            (Err(error), found) if is_caused_by::<Superseded>(&error) => {
-                Err(found.err().unwrap_or_else(|| failed("somebody else has saved at the same moment")))
-            }
-            (saved, _) => saved,
+            (Err(error), Err(unread)) if is_caused_by::<Superseded>(&error) => Err(unread),
+            (saved, _) => saved.map_err(at_the_same_moment),
         }
     }
 
@@ -230,5 +230,14 @@ impl Storage {
             Err(_) => {}
         }
         written
+    }
+}
+
+/// A store that refuses what has just been compared with it: nothing has given way, and it is tried again.
+fn at_the_same_moment(error: Error) -> Error {
+    if is_caused_by::<Superseded>(&error) {
+        failed("somebody else has saved at the same moment")
+    } else {
+        error
     }
 }

@@ -15,6 +15,7 @@ mod tests;
 use std::{
     convert::identity,
     future::Future,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::{runtime::Handle, sync::watch};
 
 pub(crate) use self::{
@@ -89,10 +91,17 @@ impl Storage {
 
     /// The right to refresh. `None` when nobody gives it up in time.
     pub(crate) async fn lease(&self) -> Result<Option<Lease>, Error> {
-        let kept = self.queue().kept.take();
-        match kept {
-            Some(kept) => Ok(Some(kept)),
-            None => self.calls.lock().await,
+        let mut pulse = self.pulse.subscribe();
+        let mut locking = pin!(self.calls.lock());
+        loop {
+            let kept = self.queue().kept.take();
+            if kept.is_some() {
+                return Ok(kept);
+            }
+            // Who has it may be settling, and give it back to us.
+            if let Either::Left((lease, _)) = select(locking.as_mut(), pin!(pulse.changed())).await {
+                return lease;
+            }
         }
     }
 
@@ -111,6 +120,9 @@ impl Storage {
     pub(crate) fn give_back(&self, lease: Lease) {
         let before = self.update(|queue| queue.kept.replace(lease));
         drop(before);
+        if self.queue().kept.is_some() {
+            self.pulse.send_replace(());
+        }
     }
 
     /// Ends the lease that was kept, if it is needed no longer: what is owed now may be a login.
@@ -188,7 +200,7 @@ impl Storage {
                 };
                 if let (Some(found), Some(owed)) = (&found, &queue.owed) {
                     if queue.outdoes(found, owed) {
-                        queue.gives_way(Some(found));
+                        queue.gives_way(found);
                     }
                 }
                 let newest = match queue.owed.as_ref() {
@@ -209,7 +221,7 @@ impl Storage {
         let queue = self.queue();
         let has_given_way = |token| queue.given_way.as_ref().is_some_and(|debt| debt.is(base, token));
         match &queue.owed {
-            Some(owed) if owed.record.session == base.session && !owed.is_change() => base,
+            Some(owed) if owed.record.session == base.session && owed.is_refresh() => base,
             _ if token.is_some_and(has_given_way) => base,
             _ => base.following(),
         }

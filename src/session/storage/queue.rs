@@ -48,10 +48,10 @@ impl Queue {
     }
 
     /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so.
-    pub(super) fn gives_way(&mut self, found: Option<&Record>) {
+    pub(super) fn gives_way(&mut self, found: &Record) {
         let owed = self.owed.take().filter(|debt| debt.is_refresh());
-        let found = found.and_then(|found| Some((found.head(), found.token.as_ref()?)));
-        self.given_way = owed.filter(|debt| found.is_none_or(|(head, token)| !debt.is(head, token)));
+        let is_found = |debt: &Debt| found.token.as_ref().is_some_and(|token| debt.is(found.head(), token));
+        self.given_way = owed.filter(|debt| !is_found(debt));
     }
 
     /// Whether what is owed can be written under another lease only.

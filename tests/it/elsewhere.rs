@@ -1,0 +1,141 @@
+//! What others have saved while something was owed here that could not be compared with it.
+
+use std::time::Duration;
+
+use tokio_test::{assert_pending, task};
+use tower_token_refresh::{
+    BoxError, ErrorKind, Session, Token,
+    store::{Lease, Record, Superseded, TokenStore},
+    test_util::{Gate, ModelAuthority, Rotation},
+};
+
+use crate::{
+    script::within,
+    watched::{Fault, Watched, siblings},
+};
+
+/// The login is in the store, which could not say so, with a number that is two higher. Refreshes on top of it are below what the
+/// sibling's logout has.
+#[tokio::test(start_paused = true)]
+async fn a_logout_elsewhere_ends_a_login_that_was_refreshed_while_nobody_knew_that_it_was_there() {
+    for lock in [Fault::None, Fault::Error] {
+        let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+        let store = Watched::default();
+        let ours = Session::builder(authority.source()).store(store.clone()).build();
+        let sibling = Session::builder(authority.source()).store(store.memory.clone()).build();
+        store.set(|store| store.save_is_unanswered = true);
+        ours.login(authority.login().await.unwrap()).await.unwrap_err();
+        store.set(|store| (store.load, store.save, store.lock) = (Fault::Error, Fault::Error, lock));
+        for _ in 0..3 {
+            ours.refresh().await.unwrap();
+        }
+        sibling.token().await.unwrap();
+        sibling.logout().await.unwrap();
+        store.set(|store| (store.load, store.save, store.lock) = (Fault::None, Fault::None, Fault::None));
+        store.set(|store| store.save_is_unanswered = false);
+        let error = within(ours.refresh()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SessionEnded);
+        assert_eq!(store.access().await, None);
+    }
+}
+
+/// The store would compare it by its number, if it had one.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_without_a_lease_is_not_written_over_a_siblings_login_that_cannot_be_read() {
+    for lock in [Fault::Error, Fault::None] {
+        let store = Watched::default();
+        let (ours, _sibling) = siblings(&store).await;
+        let taken = store.memory.lock().await.unwrap();
+        let other = Session::builder(ours.authority.source()).store(store.memory.clone()).build();
+        other.login(Token::new("of-bob")).await.unwrap();
+        store.set(|store| (store.lock, store.load) = (lock, Fault::Error));
+        within(ours.session.refresh()).await.unwrap();
+        assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+        drop(taken);
+        store.set(|store| (store.lock, store.load) = (Fault::None, Fault::None));
+        assert_eq!(within(ours.session.refresh()).await.unwrap().access().expose(), "of-bob");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_goes_on_with_the_lease_under_which_settling_could_not_save() {
+    let store = Watched::default();
+    let (ours, _sibling) = siblings(&store).await;
+    store.set(|store| (store.lock, store.save) = (Fault::Error, Fault::Error));
+    ours.session.refresh().await.unwrap();
+    let gate = Gate::new();
+    store.set(|store| (store.lock, store.hold_save) = (Fault::None, Some(gate.clone())));
+    let mut settled = task::spawn(ours.session.settle());
+    assert_pending!(settled.poll());
+    within(gate.waiting(1)).await;
+    let refreshed = tokio::spawn({
+        let session = ours.session.clone();
+        async move { session.refresh().await }
+    });
+    // It waits for the lease by then.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    gate.open();
+    within(settled).await.unwrap_err();
+    within(refreshed).await.unwrap().unwrap();
+    assert_eq!(ours.authority.counts().presented_again(), 0);
+}
+
+/// The authority brings a refresh token at times. Ours has brought none and is owed; what the sibling has saved since has the
+/// access token that ours was of, and the next refresh token.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_gives_way_to_a_later_refresh_token_beside_the_access_token_that_it_was_of() {
+    let store = Watched::default();
+    let (ours, _sibling) = siblings(&store).await;
+    let rotation = |rotation| drop(ours.authority.clone().rotation(rotation));
+    rotation(Rotation::Omitted);
+    store.set(|store| store.save = Fault::Error);
+    ours.session.refresh().await.unwrap();
+    store.set(|store| store.save = Fault::None);
+    rotation(Rotation::ReuseKillsFamily);
+    let lease = store.lock().await.unwrap();
+    let before = store.load().await.unwrap().unwrap();
+    let mut token = before.token.unwrap();
+    let spent = token.refresh.take().unwrap();
+    let next = ours.authority.refresh(spent.expose()).await.unwrap();
+    token.refresh = next.refresh().cloned();
+    let theirs = Record::new(before.session, before.revision + 1, token);
+    store.memory.save(&theirs, Some(lease.fence())).await.unwrap();
+    drop(lease);
+    within(ours.session.settle()).await.unwrap();
+    within(ours.session.refresh()).await.unwrap();
+    assert_eq!(ours.authority.counts().family_deaths, 0);
+}
+
+/// A store that refuses what it was asked to put above its own record, against its contract.
+#[derive(Clone)]
+struct Stubborn(Watched);
+
+impl TokenStore for Stubborn {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.0.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        match self.0.save(record, fence).await {
+            Err(_) if fence.is_none() => Err(Superseded.into()),
+            saved => saved,
+        }
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.0.lock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_a_store_refuses_as_outdated_stays_owed() {
+    let store = Watched::default();
+    let authority = ModelAuthority::new();
+    let session = Session::builder(authority.source()).store(Stubborn(store.clone())).build();
+    store.set(|store| store.save = Fault::Error);
+    let error = session.login(Token::new("of-bob")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    store.set(|store| store.save = Fault::None);
+    within(session.settle()).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+}
