@@ -408,3 +408,24 @@ fn what_is_handed_down_saves_the_replacement_although_the_login_before_it_comes_
     ];
     holds(Config { sibling: false, ..TWO }, &steps);
 }
+
+/// The login was in the store, and its save not answered. A refresh saw it there, while the save went on, and then the store could not
+/// be read: the record that had been there before it was gone by, and the session went over to the account before.
+#[test]
+fn a_login_that_is_there_is_not_forgotten_for_what_was_there_before_it() {
+    let steps = [
+        Login(0, Alice),
+        A_MOMENT,
+        Fault(1, Save, HangsAfterwards),
+        Login(1, Bob),
+        Next(Unavailable),
+        Ask(1, Asked::Refresh),
+        A_MOMENT,
+        Fault(1, Load, Fails),
+        Pass(Duration::from_secs(10)),
+        Ask(1, Asked::Refresh),
+        A_MOMENT,
+        Request(1, Get, Nowhere),
+    ];
+    holds(TWO, &steps);
+}

@@ -288,7 +288,9 @@ impl Book {
 
     /// Somebody asks the session for a new token.
     pub(crate) fn forced(&self, pid: Pid) {
-        self.records().processes[pid].forced = true;
+        let process = &mut self.records().processes[pid];
+        process.forced = true;
+        process.pace.asked();
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {

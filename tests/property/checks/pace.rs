@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Answered, Pid, Records};
+use super::{Answered, Pid, Process, Records};
 
 /// What a failed fetch leaves behind.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub(super) struct Pace {
     is_over: bool,
     /// The next failure may be of the credentials before, and leaves nothing behind.
     is_forgiven: bool,
+    /// Somebody has asked for a new token since: that failure is not theirs, and they ask again.
+    asks_again: bool,
 }
 
 /// A quarter less than the first wait, for the spread.
@@ -24,7 +26,12 @@ const AFTER_SILENCE: Duration = Duration::from_secs(30);
 impl Pace {
     /// What has failed so far counts no more; what is under way may still fail.
     pub(super) fn forget(&mut self) {
-        *self = Pace { is_forgiven: self.is_forgiven, ..Pace::default() };
+        *self = Pace { is_forgiven: self.is_forgiven, asks_again: self.asks_again, ..Pace::default() };
+    }
+
+    /// Somebody asks for a new token.
+    pub(super) fn asked(&mut self) {
+        self.asks_again |= self.is_forgiven;
     }
 }
 
@@ -75,11 +82,14 @@ impl Records {
         let has_password = self.config.password;
         // A session that has not been able to look into its store does not believe that all is over.
         let is_blind = self.processes[pid].access_to_store.has_failed_to_read();
-        let pace = &mut self.processes[pid].pace;
+        let Process { pace, forced, .. } = &mut self.processes[pid];
         match answered {
             Answered::Token(_) => *pace = Pace::default(),
             Answered::Refused if is_refresh && has_password => {}
-            _ if pace.is_forgiven => *pace = Pace::default(),
+            _ if pace.is_forgiven => {
+                *forced |= pace.asks_again;
+                *pace = Pace::default();
+            }
             Answered::Refused if !is_blind => pace.is_over = true,
             Answered::Refused | Answered::Failed { .. } | Answered::Silence => {
                 let least = match answered {
