@@ -86,6 +86,8 @@ struct Process {
     is_blind: bool,
     /// Looks into the store that have not ended.
     looks: usize,
+    /// How many saves have ended, in whatever way.
+    saves: usize,
     /// There were some at the last login, replacement or logout.
     looked_on: bool,
 }
@@ -206,6 +208,7 @@ impl Book {
             seen: 0,
             is_blind: false,
             looks: 0,
+            saves: 0,
             looked_on: false,
         });
         records.processes.len() - 1

@@ -81,8 +81,11 @@ impl Book {
         self.records().processes[pid].access_to_store.without_lease = Some(why);
     }
 
-    pub(crate) fn load_begins(&self, pid: Pid) {
-        self.records().processes[pid].looks += 1;
+    /// Returned is how many saves of the process have ended so far.
+    pub(crate) fn load_begins(&self, pid: Pid) -> usize {
+        let process = &mut self.records().processes[pid];
+        process.looks += 1;
+        process.saves
     }
 
     pub(crate) fn load_ended(&self, pid: Pid) {
@@ -101,10 +104,12 @@ impl Book {
         self.records().kept.records.len()
     }
 
-    /// The process has read the last of so many records. What another one has stored since it looked last may be used from
+    /// The process has read the last of so many records, and begun that after so many saves of its own. What another one has stored since it looked last may be used from
     /// now on, and puts an end to whatever went wrong before.
-    pub(crate) fn loaded(&self, pid: Pid, stored: usize) {
+    pub(crate) fn loaded(&self, pid: Pid, stored: usize, saves: usize) {
         let mut records = self.records();
+        // What is read while a save ends is read again.
+        let counts = records.processes[pid].saves == saves;
         records.processes[pid].access_to_store.has_read = true;
         records.processes[pid].is_blind = false;
         records.save_may_be_given_up(pid);
@@ -115,7 +120,9 @@ impl Book {
             return;
         };
         let access = access.clone();
-        records.is_known_to_be_stored(pid, &access);
+        if counts {
+            records.is_known_to_be_stored(pid, &access);
+        }
         // A look on the way of a save goes over to nothing: the one after it may.
         if seen >= stored && records.processes[pid].present.len() < 2 {
             return;
@@ -201,8 +208,9 @@ impl Book {
     }
 
     /// A save has ended, whether it has succeeded or not.
-    pub(crate) fn save_ended(&self, record: &Record) {
+    pub(crate) fn save_ended(&self, pid: Pid, record: &Record) {
         let mut records = self.records();
+        records.processes[pid].saves += 1;
         if let Some(access) = record.token.as_ref().map(name) {
             records.accesses.entry(access.to_owned()).and_modify(|access| access.has_been_saved = true);
         }

@@ -113,20 +113,20 @@ async fn strike(fault: Option<(Fault, Gate)>) -> Result<(), BoxError> {
 
 impl TokenStore for Handle {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        self.book.load_begins(self.pid);
+        let saves = self.book.load_begins(self.pid);
         let _ended = Ending(|| self.book.load_ended(self.pid));
         let unread = Ending(|| self.book.load_failed(self.pid));
         let work = async { Ok((self.shelf.memory.load().await?, self.book.stored_so_far())) };
         let (found, stored) = self.call(self.fault(Call::Load), work).await?;
         unread.did_not_come();
-        self.book.loaded(self.pid, stored);
+        self.book.loaded(self.pid, stored, saves);
         Ok(found)
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
         self.book.save_begins(self.pid, record);
         let seen = self.book.seen(self.pid);
-        let _ended = Ending(|| self.book.save_ended(record));
+        let _ended = Ending(|| self.book.save_ended(self.pid, record));
         let work = async {
             let saved = self.shelf.memory.save(record, fence).await;
             saved.inspect_err(|_| self.book.save_refused(self.pid))?;
