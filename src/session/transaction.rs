@@ -226,7 +226,7 @@ async fn fetch(
         }
         let context = FetchContext {
             refresh_token: refresh_token.clone(),
-            is_read: Arc::default(),
+            reads: Arc::default(),
             cause: plan.cause,
             fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
             mark: engine.mark(),
@@ -234,9 +234,9 @@ async fn fetch(
             last_change: engine.last_change(),
             has_asked: refused.is_some(),
         };
-        let is_read = context.is_read.clone();
+        let reads = context.reads.clone();
         let fetched = engine.mark().around(engine.source.fetch(context)).await;
-        if !is_read.load(Ordering::Relaxed) {
+        if reads.load(Ordering::Relaxed) == 0 {
             flight.has_presented_nothing();
         }
         let fetched = match fetched {

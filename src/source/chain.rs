@@ -1,6 +1,6 @@
 //! One source after another.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{FetchContext, FetchError, TokenSource, Verification};
 use crate::token::Token;
@@ -22,18 +22,16 @@ impl<A: TokenSource, B: TokenSource> TokenSource for OrElse<A, B> {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
         match self.first.fetch(cx.clone()).await {
             Err(failure) if failure.allows_fallback() => {
-                let own = FetchContext { is_read: Arc::default(), ..cx.clone() };
-                let is_read = own.is_read.clone();
-                let outcome = self.next.fetch(own).await;
-                let of_next = is_read.load(Ordering::Relaxed);
-                let of_first = cx.is_read.fetch_or(of_next, Ordering::Relaxed);
-                match outcome {
-                    // Another login's: not got with the refresh token that was refused just before.
-                    Ok(token) if of_first && !of_next && token.keeps_refresh_token() => {
-                        Ok(token.without_refresh_token())
-                    }
-                    outcome => outcome,
-                }
+                let reads = cx.reads.clone();
+                let of_first = reads.load(Ordering::Relaxed);
+                let token = self.next.fetch(cx).await?;
+                // Another login's: not got with the refresh token that was refused just before.
+                let is_another = of_first > 0 && reads.load(Ordering::Relaxed) == of_first;
+                Ok(if is_another && token.keeps_refresh_token() {
+                    token.without_refresh_token()
+                } else {
+                    token
+                })
             }
             outcome => outcome,
         }

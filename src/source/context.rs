@@ -1,6 +1,6 @@
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use http::Request;
@@ -17,8 +17,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FetchContext {
     pub(crate) refresh_token: Option<Secret>,
-    /// Whether anybody has read it, who has to be taken to have presented it.
-    pub(crate) is_read: Arc<AtomicBool>,
+    /// How often it was read: whoever has done so is taken to have presented it.
+    pub(crate) reads: Arc<AtomicUsize>,
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
     pub(crate) mark: Mark,
@@ -73,7 +73,7 @@ impl FetchContext {
     pub fn new(cause: Cause) -> Self {
         FetchContext {
             refresh_token: None,
-            is_read: Arc::default(),
+            reads: Arc::default(),
             cause,
             fruitless: 0,
             mark: Mark::new(),
@@ -112,12 +112,12 @@ impl FetchContext {
     /// may be asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this
     /// crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
-        self.is_read.store(true, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.refresh_token.as_ref()
     }
 
     /// Whether this fetch has asked before, without the [refresh token](Self::refresh_token), and was told that a login is
-    /// required. A source that asks a person says so at once then, instead of asking again.
+    /// required. A source that asks a person says that at once then, instead of asking again.
     pub fn has_asked(&self) -> bool {
         self.has_asked
     }

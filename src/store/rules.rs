@@ -18,8 +18,8 @@ impl Record {
     /// From reading the `last` numbers of the store until the record is kept, nobody else may save or be given a lease.
     ///
     /// A refresh saves under a lease and gives way to whatever came after it. A login, logout or replacement saves without
-    /// one and is obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is stored, so
-    /// that everybody finds it to be the newer.
+    /// one and is obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is
+    /// stored, so that everybody finds it to be the newer.
     ///
     /// Where the record may get lost (a file that is removed, a row that is deleted) the store has to remember the highest revision
     /// that it has kept, beside the number of the lease. For a save without a lease that is the `revision` to give: those who have

@@ -64,9 +64,7 @@ pub(super) struct Log(Arc<Mutex<Vec<ReceivedRequest>>>);
 impl Log {
     /// Records the head now and the body as soon as its fate is known.
     pub(super) fn receive<B>(&self, mut head: Parts, body: B) -> Incoming<B> {
-        let session = head.extensions.remove::<Session>();
-        // The last handle of a session has work to do when it is dropped.
-        drop(session);
+        head.extensions.remove::<Session>();
         let mut log = self.0.lock().expect(UNBROKEN);
         log.push(ReceivedRequest { head, body: Bytes::new(), trailers: None, upload: Upload::Open });
         let entry = Entry {

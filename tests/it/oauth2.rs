@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use tokio::time::timeout;
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
@@ -359,6 +360,29 @@ async fn what_is_got_with_a_refresh_token_that_another_client_was_refused_keeps_
     let bench = Bench::logged_in(one.or_else(other)).await;
     bench.session.refresh().await.unwrap();
     assert_eq!(bench.stored().await, Some(("new-access".into(), Some("old-refresh".into()))));
+}
+
+/// The user's time limit drops the chain while the second source presents the refresh token.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_a_dropped_chain_was_presenting_counts_as_presented() {
+    let authority = ModelAuthority::new();
+    let gate = authority.hold(Endpoint::Refresh);
+    let nothing = source_fn(|_| async { Err(FetchError::login_required("not here")) });
+    let chain = Arc::new(nothing.or_else(RefreshTokenGrant::new(of_model(&authority))));
+    let limited = source_fn(move |cx| {
+        let chain = chain.clone();
+        async move {
+            let late = |_elapsed| FetchError::login_required("it takes too long");
+            timeout(Duration::from_secs(1), chain.fetch(cx)).await.map_err(late)?
+        }
+    });
+    let session = Session::builder(limited).build();
+    session.login(authority.login().await.unwrap()).await.unwrap();
+    assert!(session.refresh().await.unwrap_err().is_login_required());
+    gate.open();
+    session.credentials_changed().await;
+    session.refresh().await.unwrap_err();
+    assert_eq!(authority.counts().refreshes, 1);
 }
 
 #[tokio::test(start_paused = true)]

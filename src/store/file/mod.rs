@@ -34,7 +34,7 @@ use crate::error::BoxError;
 /// | `path.tmp` | a record that is being written |
 /// | `path.corrupt` | what was there before and is no record |
 /// | `path.lock` | nothing; locked by whoever holds the [`Lease`] |
-/// | `path.fence` | the number of the last lease and the highest revision of a record; locked for as long as a save takes |
+/// | `path.fence` | the number of the last lease and the highest revision of a record; locked while a record is saved or a lease handed out |
 ///
 /// The locks are the operating system's, which releases them when a process ends in whatever way. Waiting for one is
 /// polling, with growing pauses, so that it can be given up at any time. Do not delete these two files while a process uses

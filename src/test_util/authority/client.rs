@@ -48,8 +48,8 @@ impl ModelAuthority {
 
     /// A source over this authority: it presents the refresh token if there is one, else it logs the first account in.
     ///
-    /// Every failure but `invalid_grant` is transient to it, an answer that got lost too, so that a refresh token is presented again
-    /// soon. For the sources of this crate, which wait longer then, the authority is a client: give it to a
+    /// Every failure but `invalid_grant` is transient to it, an answer that got lost too, so that a refresh token is presented
+    /// again soon. For the sources of this crate, which wait longer then, the authority is a client: give it to a
     /// [`TokenEndpoint`](crate::source::oauth2::TokenEndpoint), say.
     pub fn source(&self) -> impl TokenSource + Clone + use<> {
         let authority = self.clone();

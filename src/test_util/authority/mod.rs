@@ -9,7 +9,7 @@ mod wire;
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
@@ -59,10 +59,10 @@ struct Shared {
 
 struct State {
     clock: Box<dyn Clock>,
-    /// Both clocks at the authority's beginning.
-    began: (Duration, SystemTime),
-    /// The latest time since then that was told.
-    latest: Duration,
+    /// What both clocks said at the last look.
+    read: (Duration, SystemTime),
+    /// Time since the authority's beginning, at that look.
+    now: Duration,
     ledger: Ledger,
     script: Script,
     counts: Counts,
@@ -108,9 +108,9 @@ impl ModelAuthority {
     pub fn new() -> Self {
         let clock = TestClock::new();
         let state = Mutex::new(State {
-            began: (clock.monotonic(), clock.wall()),
+            read: (clock.monotonic(), clock.wall()),
             clock: Box::new(clock),
-            latest: Duration::ZERO,
+            now: Duration::ZERO,
             ledger: Ledger::new(),
             script: Script::default(),
             counts: Counts::default(),
@@ -125,9 +125,9 @@ impl ModelAuthority {
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
         self.with(|state| {
-            state.began = (clock.monotonic(), clock.wall());
+            state.read = (clock.monotonic(), clock.wall());
             state.clock = Box::new(clock);
-            state.latest = Duration::ZERO;
+            state.now = Duration::ZERO;
         })
     }
 
@@ -263,13 +263,14 @@ impl ModelAuthority {
 }
 
 impl State {
-    /// Time since the authority's beginning. It never runs back, whatever becomes of its clock's wall: what was spent stays so.
+    /// Time since the authority's beginning: what either clock has gone on, from look to look. A wall that is put back takes nothing
+    /// away: what was spent stays so.
     fn now(&mut self) -> Duration {
-        let (monotonic, wall) = self.began;
-        let by_the_wall = self.clock.wall().duration_since(wall).unwrap_or_default();
-        let by_either = by_the_wall.max(self.clock.monotonic().saturating_sub(monotonic));
-        self.latest = self.latest.max(by_either);
-        self.latest
+        let read = (self.clock.monotonic(), self.clock.wall());
+        let (monotonic, wall) = mem::replace(&mut self.read, read);
+        let by_the_wall = read.1.duration_since(wall).unwrap_or_default();
+        self.now = self.now.saturating_add(by_the_wall.max(read.0.saturating_sub(monotonic)));
+        self.now
     }
 }
 

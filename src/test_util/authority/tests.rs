@@ -76,6 +76,9 @@ async fn a_wall_clock_that_is_put_right_takes_no_time_back() {
     assert!(!alive(&authority, &first), "it was dead by then");
     assert_eq!(class(refresh(&authority, &first).await), FailureClass::LoginRequired);
     assert_eq!(authority.counts().family_deaths, 1);
+    let next = authority.login().await.unwrap();
+    clock.advance(120 * MINUTE);
+    assert!(!alive(&authority, &next), "and time goes on");
 }
 
 #[tokio::test(start_paused = true)]
