@@ -280,13 +280,14 @@ impl Engine {
     ) -> Option<Written> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
-        let before =
-            slot.token().map(|before| StoredToken { refresh: Some(presented.clone()), ..before.stored() });
+        // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was presented.
+        let kept = slot.token().map(|kept| kept.stored());
+        let taken = kept.clone().map(|kept| StoredToken { refresh: Some(presented.clone()), ..kept });
         let record = self.storage.following(slot.known().record, None);
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));
-        Some(self.storage.enqueue_refreshed(record, before, fence, None))
+        Some(self.storage.enqueue_refreshed(record, kept.into_iter().chain(taken), fence, None))
     }
 
     /// The end of the identity.

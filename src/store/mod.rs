@@ -93,7 +93,7 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was.
     ///
     /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows, and
-    /// does not save a replacement that keeps the refresh token. If it has never had a token, has no refresh token to present,
+    /// saves neither a replacement that keeps the refresh token nor a refresh without a lease. If it has never had a token, has no refresh token to present,
     /// and its source says that a login is required, then the failure is `Store`, not `LoginRequired`.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, Session, Token, TokenSource,
+    event::Event,
     session::State,
     source_fn,
     store::{MemoryStore, TokenStore},
@@ -153,6 +154,59 @@ async fn a_siblings_replacement_gets_the_refresh_token_that_is_handed_down_altho
     orphans_end().await;
     assert_eq!(store.access().await.as_deref(), Some("from-elsewhere-there"));
     goes_on(&sibling, &authority).await;
+}
+
+/// Memory's refresh token was spent by the sibling that has saved the one which is presented. Whoever says it again has to get the next
+/// one all the same.
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_down_is_saved_although_the_replacement_says_a_refresh_token_again_that_a_sibling_has_spent()
+ {
+    for logs_in in [false, true] {
+        let (authority, store, gate) = (ModelAuthority::new(), Watched::default(), Gate::new());
+        let ours = with_slow_answers(&authority, &store, &gate);
+        let sibling = Session::builder(authority.source()).store(store.clone()).build();
+        within(ours.token()).await.unwrap();
+        within(sibling.token()).await.unwrap();
+        within(sibling.refresh()).await.unwrap();
+        ours.replace(Token::new("elsewhere")).await.unwrap();
+        let own = within(ours.token()).await.unwrap().refresh().cloned();
+        assert_pending!(task::spawn(ours.refresh()).poll());
+        within(gate.waiting(1)).await;
+        let again = Token::new("again").refresh_token(own);
+        let said = if logs_in { ours.login(again).await } else { ours.replace(again).await };
+        said.unwrap();
+        gate.open();
+        orphans_end().await;
+        goes_on(&ours, &authority).await;
+    }
+}
+
+/// What the replacement has kept is the one that the refresh under way has brought, and is handed down to it once more.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_during_the_save_of_a_refresh_is_no_failure_of_the_store() {
+    let (store, gate) = (Watched::default(), Gate::new());
+    let told = Arc::new(AtomicUsize::new(0));
+    let seen = told.clone();
+    let observer = move |event: &Event<'_>| {
+        seen.fetch_add(usize::from(matches!(event, Event::StoreFailed { .. })), Ordering::Relaxed);
+    };
+    let world = World::with(
+        ModelAuthority::new(),
+        |session| session.store(store.clone()).observer(observer),
+        |layer| layer,
+    );
+    world.session.token().await.unwrap();
+    store.set(|store| store.hold_save = Some(gate.clone()));
+    assert_pending!(task::spawn(world.session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    let mut replaced = task::spawn(world.session.replace(Token::new("elsewhere")));
+    assert_pending!(replaced.poll());
+    gate.open();
+    within(replaced).await.unwrap();
+    orphans_end().await;
+    within(world.session.settle()).await.unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 0);
+    goes_on(&world.session, &world.authority).await;
 }
 
 /// It has refreshed meanwhile, and that brought no refresh token (RFC 6749 §6): the one that it keeps is the same.

@@ -103,20 +103,20 @@ impl Debt {
         debt
     }
 
-    /// A refresh, the token it was of, and what was owed until then, for which it stands from now on.
+    /// A refresh, the token it was of, or which of several, and what was owed until then, for which it stands from now on.
     pub(super) fn of_refresh(
         record: Record,
-        refreshed: Option<StoredToken>,
+        refreshed: impl IntoIterator<Item = StoredToken>,
         fence: Option<u64>,
         owed: Option<&Debt>,
     ) -> Self {
+        let refreshed: Vec<_> = refreshed.into_iter().collect();
         let is_change = AtomicBool::new(owed.is_some_and(Debt::is_change));
         let is_kept =
             |before: &StoredToken| record.token.as_ref().is_some_and(|own| has_same_refresh(own, before));
-        let keeps_the_lease =
-            refreshed.as_ref().is_some_and(|before| before.refresh.is_some() && !is_kept(before));
+        let keeps_the_lease = refreshed.iter().any(|before| before.refresh.is_some() && !is_kept(before));
         let refresh_token = match owed.map_or(RefreshToken::Own, |owed| owed.refresh_token) {
-            RefreshToken::Kept if !refreshed.as_ref().is_some_and(is_kept) => RefreshToken::Own,
+            RefreshToken::Kept if !refreshed.iter().any(is_kept) => RefreshToken::Own,
             before => before,
         };
         let kind = Kind::Refresh { of_login: owed.is_some_and(Debt::brings_a_login) };
@@ -125,7 +125,7 @@ impl Debt {
             debt.takes_over(owed);
         }
         debt.before.extend(refreshed);
-        if debt.before.len() > REMEMBERED {
+        while debt.before.len() > REMEMBERED {
             debt.before.remove(1);
         }
         // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
@@ -229,10 +229,11 @@ impl Debt {
                 .is_some_and(|token| self.has_refreshed(token) || self.has_spent_the_refresh_token_of(token))
     }
 
-    /// Beside the same access token may stand a later refresh token.
+    /// Beside the same access token may stand a later refresh token: one that was not there, and is not what this has brought.
     fn has_refreshed(&self, found: &StoredToken) -> bool {
+        let is_own = self.record.token.as_ref().is_some_and(|own| has_same_refresh(own, found));
         let is_same = |before: &&StoredToken| {
-            before.refresh.is_none() && found.refresh.is_none() || has_same_refresh(before, found)
+            is_own || before.refresh.is_none() && found.refresh.is_none() || has_same_refresh(before, found)
         };
         self.before.iter().filter(is_same).any(|before| before.access.same_as(&found.access))
     }

@@ -48,7 +48,7 @@ const CALLS: u32 = 3;
 pub(crate) struct Storage {
     calls: Calls,
     queue: Mutex<Queue>,
-    /// Is told when a write has ended.
+    /// Is told when a write has ended, or a lease is kept.
     pulse: watch::Sender<()>,
     observers: Arc<Observers>,
     revoker: Arc<Revoker>,
@@ -250,11 +250,11 @@ impl Storage {
         self.push(&mut queue, debt, None, None)
     }
 
-    /// The same for a refresh, and what token it was of. With the flight it is left out as soon as that has lost.
+    /// The same for a refresh, and what token it was of, or which of several. With the flight it is left out as soon as that has lost.
     pub(crate) fn enqueue_refreshed(
         &self,
         record: Record,
-        refreshed: Option<StoredToken>,
+        refreshed: impl IntoIterator<Item = StoredToken>,
         fence: Option<u64>,
         flight: Option<Flight>,
     ) -> Written {

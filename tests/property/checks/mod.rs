@@ -291,9 +291,7 @@ impl Book {
 
     /// Somebody asks the session for a new token.
     pub(crate) fn forced(&self, pid: Pid) {
-        let process = &mut self.records().processes[pid];
-        process.forced = true;
-        process.pace.asked();
+        self.records().processes[pid].forced = true;
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {

@@ -14,8 +14,6 @@ pub(super) struct Pace {
     is_over: bool,
     /// The next failure may be of the credentials before, and leaves nothing behind.
     is_forgiven: bool,
-    /// Somebody has asked for a new token since: that failure is not theirs, and they ask again.
-    asks_again: bool,
 }
 
 /// A quarter less than the first wait, for the spread.
@@ -26,12 +24,7 @@ const AFTER_SILENCE: Duration = Duration::from_secs(30);
 impl Pace {
     /// What has failed so far counts no more; what is under way may still fail.
     pub(super) fn forget(&mut self) {
-        *self = Pace { is_forgiven: self.is_forgiven, asks_again: self.asks_again, ..Pace::default() };
-    }
-
-    /// Somebody asks for a new token.
-    pub(super) fn asked(&mut self) {
-        self.asks_again |= self.is_forgiven;
+        *self = Pace { is_forgiven: self.is_forgiven, ..Pace::default() };
     }
 }
 
@@ -87,7 +80,8 @@ impl Records {
             Answered::Token(_) => *pace = Pace::default(),
             Answered::Refused if is_refresh && has_password => {}
             _ if pace.is_forgiven => {
-                *forced |= pace.asks_again;
+                // Whoever has asked since is not told of that, and asks again.
+                *forced = true;
                 *pace = Pace::default();
             }
             Answered::Refused if !is_blind => pace.is_over = true,

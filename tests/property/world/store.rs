@@ -8,7 +8,7 @@ use std::{
 
 use tower_token_refresh::{
     BoxError,
-    store::{Lease, MemoryStore, Record, TokenStore},
+    store::{Lease, MemoryStore, Record, Superseded, TokenStore},
     test_util::Gate,
 };
 
@@ -129,7 +129,10 @@ impl TokenStore for Handle {
         let _ended = Ending(|| self.book.save_ended(self.pid, record));
         let work = async {
             let saved = self.shelf.memory.save(record, fence).await;
-            saved.inspect_err(|_| self.book.save_refused(self.pid))?;
+            if saved.as_ref().is_err_and(|error| error.is::<Superseded>()) {
+                self.book.save_refused(self.pid);
+            }
+            saved?;
             self.book.stored(self.pid, record, seen);
             Ok(())
         };
