@@ -218,7 +218,7 @@ async fn what_is_owed_does_not_give_way_to_an_earlier_part_of_it_however_long_ag
     store.set(|store| {
         (store.load, store.save, store.save_is_unanswered) = (Fault::Error, Fault::Error, false)
     });
-    for _ in 0..20 {
+    for _ in 0..1100 {
         ours.session.refresh().await.unwrap();
     }
     store.set(|store| (store.load, store.save) = (Fault::None, Fault::None));

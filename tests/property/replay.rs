@@ -429,3 +429,20 @@ fn a_login_that_is_there_is_not_forgotten_for_what_was_there_before_it() {
     ];
     holds(TWO, &steps);
 }
+
+/// The store had the token of a refresh that was longer ago than the replacement remembered: it was taken for a sibling's.
+#[test]
+fn a_replacement_that_cannot_be_saved_for_long_keeps_no_refresh_token_of_before() {
+    let config = Config { certain: true, sibling: false, impatient: true, ..TWO };
+    let steps = [
+        Login(0, Alice),
+        Fault(0, Save, FailsAfterwards),
+        Hammer(0, Sick),
+        Replace(0, false),
+        Hammer(0, Sick),
+        Replace(0, false),
+        Revoke(Revoked::Access),
+        Request(0, Get, Nowhere),
+    ];
+    holds(config, &steps);
+}

@@ -1,8 +1,15 @@
 //! A record that is owed to the store.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
+    secret::Secret,
     session::record_head::RecordHead,
     store::{Record, SessionId, StoredToken},
 };
@@ -21,7 +28,7 @@ pub(super) struct Debt {
     pub(super) keeps_the_lease: bool,
     /// The token that a logout had in memory, or the tokens before that of a refresh: any of them may be what the
     /// store has. The first, which it has unless a write got there that seemed to fail, and the last ones.
-    before: Vec<StoredToken>,
+    before: Vec<Trace>,
     kind: Kind,
     refresh_token: RefreshToken,
     /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although that could
@@ -51,8 +58,27 @@ enum RefreshToken {
     Brought,
 }
 
-/// How many tokens a debt remembers, however long the store fails.
-const REMEMBERED: usize = 16;
+/// How many tokens a debt remembers, however long the store fails: three days of tokens that live for five minutes.
+const REMEMBERED: usize = 1024;
+
+/// What is remembered of a token: enough to know it again, and no secret.
+#[derive(Clone, Copy)]
+struct Trace {
+    access: u64,
+    refresh: Option<u64>,
+}
+
+impl Trace {
+    fn of(token: &StoredToken) -> Self {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let trace = |secret: &Secret| KEY.hash_one(secret.expose());
+        Trace { access: trace(&token.access), refresh: token.refresh.as_ref().map(trace) }
+    }
+
+    fn has_same_refresh(self, other: Trace) -> bool {
+        self.refresh.is_some() && self.refresh == other.refresh
+    }
+}
 
 impl Debt {
     fn of(record: Record, kind: Kind) -> Self {
@@ -75,14 +101,15 @@ impl Debt {
 
     /// A logout, and the token that it has ended in memory.
     pub(super) fn of_logout(record: Record, had: Option<StoredToken>) -> Self {
-        Debt { before: had.into_iter().collect(), ..Debt::of(record, Kind::Logout) }
+        Debt { before: had.iter().map(Trace::of).collect(), ..Debt::of(record, Kind::Logout) }
     }
 
     /// The token that a logout has found in the store, unless it is the one that memory had.
     pub(super) fn ends(&self, found: Record) -> Option<StoredToken> {
         let is_known = |found: &StoredToken| {
-            let has_same = |before: &StoredToken| found.refresh.is_none() || has_same_refresh(before, found);
-            self.before.iter().any(|before| before.access.same_as(&found.access) && has_same(before))
+            let found = Trace::of(found);
+            let has_same = |before: &Trace| found.refresh.is_none() || before.has_same_refresh(found);
+            self.before.iter().any(|before| before.access == found.access && has_same(before))
         };
         found.token.filter(|found| self.record.token.is_none() && !is_known(found))
     }
@@ -124,12 +151,12 @@ impl Debt {
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
-        debt.before.extend(refreshed);
+        debt.before.extend(refreshed.iter().map(Trace::of));
         while debt.before.len() > REMEMBERED {
             debt.before.remove(1);
         }
         // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
-        let is_handed_down = debt.record.token.as_ref().is_some_and(|own| has_access_of(&debt.before, own));
+        let is_handed_down = debt.record.token.as_ref().is_some_and(|own| debt.has_access_of(own));
         // To a store that refuses whoever has no lease, or none that counts any more, it would be a change.
         let is_unleased = fence.is_none();
         debt.has_to_look = AtomicBool::new(owed.is_some() || is_handed_down || is_unleased);
@@ -154,7 +181,8 @@ impl Debt {
 
     /// Whether it is this token with this head; others may have saved another one with that.
     pub(super) fn is(&self, head: RecordHead, token: &StoredToken) -> bool {
-        self.record.head() == head && has_access_of(self.record.token.as_slice(), token)
+        let own = self.record.token.as_ref();
+        self.record.head() == head && own.is_some_and(|own| own.access.same_as(&token.access))
     }
 
     /// Whether this is the number of a later lease than its own: others may have had one between, and have saved under the
@@ -216,7 +244,7 @@ impl Debt {
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
         self.is_refresh()
             && self.record.session == saved.session
-            && saved.token.as_ref().is_some_and(|token| has_access_of(&self.before, token))
+            && saved.token.as_ref().is_some_and(|token| self.has_access_of(token))
     }
 
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
@@ -232,16 +260,21 @@ impl Debt {
     /// Beside the same access token may stand a later refresh token: one that was not there, and is not what this has brought.
     fn has_refreshed(&self, found: &StoredToken) -> bool {
         let is_own = self.record.token.as_ref().is_some_and(|own| has_same_refresh(own, found));
-        let is_same = |before: &&StoredToken| {
-            is_own || before.refresh.is_none() && found.refresh.is_none() || has_same_refresh(before, found)
-        };
-        self.before.iter().filter(is_same).any(|before| before.access.same_as(&found.access))
+        let found = Trace::of(found);
+        let is_same = |before: &&Trace| is_own || before.refresh == found.refresh;
+        self.before.iter().filter(is_same).any(|before| before.access == found.access)
+    }
+
+    fn has_access_of(&self, token: &StoredToken) -> bool {
+        let access = Trace::of(token).access;
+        self.before.iter().any(|before| before.access == access)
     }
 
     /// A replacement by a sibling has kept the refresh token that this refresh has spent.
     fn has_spent_the_refresh_token_of(&self, found: &StoredToken) -> bool {
         let is_next = self.record.token.as_ref().is_some_and(|own| !has_same_refresh(own, found));
-        is_next && self.before.iter().any(|before| has_same_refresh(before, found))
+        let found = Trace::of(found);
+        is_next && self.before.iter().any(|before| before.has_same_refresh(found))
     }
 
     /// The record of a login, replacement or logout above what was found. The refresh token that a replacement keeps may
@@ -266,7 +299,7 @@ impl Debt {
         let Some(found) = found.filter(|found| self.follows(found)) else { return self.record.clone() };
         let mut record = above(&self.record, Some(found));
         if let (Some(own), Some(token)) = (&self.record.token, &found.token) {
-            if !has_access_of(&self.before, token) {
+            if !self.has_access_of(token) {
                 let mut token = token.clone();
                 token.take_refresh_of(own);
                 record.token = Some(token);
@@ -279,10 +312,6 @@ impl Debt {
 fn above(record: &Record, found: Option<&Record>) -> Record {
     let stored = found.map_or(0, |found| found.revision);
     Record { revision: record.revision.max(stored.saturating_add(1)), ..record.clone() }
-}
-
-fn has_access_of(before: &[StoredToken], token: &StoredToken) -> bool {
-    before.iter().any(|before| before.access.same_as(&token.access))
 }
 
 fn has_same_refresh(one: &StoredToken, other: &StoredToken) -> bool {
@@ -370,14 +399,15 @@ mod tests {
     #[test]
     fn a_refresh_remembers_what_was_in_the_store_and_the_last_few_tokens_since() {
         let mut owed: Option<Debt> = None;
-        for n in 0..100 {
+        const MORE: usize = REMEMBERED + 100;
+        for n in 0..MORE {
             let refreshed = StoredToken::new(format!("token-{n}"));
             owed = Some(Debt::of_refresh(record(1, 6, "next"), Some(refreshed), Some(1), owed.as_ref()));
         }
         let owed = owed.expect("the last one");
         let follows = |n| owed.follows(&record(1, 9, &format!("token-{n}")));
-        let remembered: Vec<_> = (0..100).filter(|&n| follows(n)).collect();
-        assert_eq!(remembered, [vec![0], (85..100).collect()].concat());
+        let remembered: Vec<_> = (0..MORE).filter(|&n| follows(n)).collect();
+        assert_eq!(remembered, [vec![0], (101..MORE).collect()].concat());
     }
 
     #[test]

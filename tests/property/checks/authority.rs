@@ -28,6 +28,7 @@ struct Call {
     started: Duration,
     /// It was started under the lease, and with the store read.
     is_safe: bool,
+    has_lease: bool,
     /// A login, replacement or logout came between: its result is not wanted.
     is_orphaned: bool,
     /// What it has spent is not needed any more, or was given up with it.
@@ -71,6 +72,7 @@ pub(crate) enum Answered {
 
 impl Book {
     pub(crate) fn call_started(&self, pid: Pid, asking: &Asking) -> CallId {
+        eprintln!("call_started pid {pid} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.next_tick();
         match (asking, records.processes[pid].falls_back.take()) {
@@ -89,6 +91,7 @@ impl Book {
     }
 
     pub(crate) fn call_answered(&self, id: CallId, answered: &Answered) {
+        eprintln!("call_answered call {id:?} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.next_tick();
         records.end_call(id, answered);
@@ -96,6 +99,7 @@ impl Book {
 
     /// Whoever asked has gone.
     pub(crate) fn call_dropped(&self, id: CallId) {
+        eprintln!("call_dropped call {id:?} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.next_tick();
         if matches!(records.fetching.calls[id].end, End::None) {
@@ -211,6 +215,7 @@ impl Records {
             root,
             started,
             is_safe: process.access_to_store.is_undisturbed(),
+            has_lease: process.access_to_store.has_lease(),
             is_orphaned: false,
             is_forgotten: false,
             end: End::None,
@@ -229,6 +234,8 @@ impl Records {
         call.is_orphaned |= may_be_given_up;
         call.is_forgotten |= may_be_given_up;
         let is_refresh = call.presented.is_some();
+        let is_of_promise =
+            call.presented.as_ref().is_some_and(|it| self.accesses.get(it).is_some_and(|it| it.is_promise));
         call.end = match answered {
             Answered::Token(pair) if pair.refresh.is_some() && pair.refresh != call.presented => {
                 End::Token(pair.access.clone())
@@ -239,6 +246,11 @@ impl Records {
         };
         if let Answered::Token(pair) = answered {
             self.handed_out(root, pair, Some(id));
+            if let (true, Some(refresh)) = (is_of_promise, &pair.refresh) {
+                // If the answer comes too late for its fetch, the promise goes on with the next refresh token.
+                let promise = Pair { access: refresh.clone(), refresh: Some(refresh.clone()) };
+                self.handed_out(root, &promise, None);
+            }
         }
         if is_refresh && self.config.password && matches!(answered, Answered::Refused) {
             self.processes[pid].falls_back = Some(id);
@@ -260,9 +272,9 @@ impl Records {
         }
     }
 
-    /// Whether a token was fetched while the store gave no lease, or could not be read.
-    pub(super) fn was_fetched_blindly(&self, access: &str) -> bool {
-        self.accesses[access].fetched_by.is_some_and(|id| !self.fetching.calls[id].is_safe)
+    /// Whether a token was fetched while the store gave no lease.
+    pub(super) fn was_fetched_without_lease(&self, access: &str) -> bool {
+        self.accesses[access].fetched_by.is_some_and(|id| !self.fetching.calls[id].has_lease)
     }
 
     /// Whether this process has fetched it.
