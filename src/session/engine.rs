@@ -283,11 +283,12 @@ impl Engine {
         // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was presented.
         let kept = slot.token().map(|kept| kept.stored());
         let taken = kept.clone().map(|kept| StoredToken { refresh: Some(presented.clone()), ..kept });
+        let kept = kept.filter(|kept| !kept.refresh.as_ref().is_some_and(|own| own.same_as(presented)));
         let record = self.storage.following(slot.known().record, None);
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));
-        Some(self.storage.enqueue_refreshed(record, kept.into_iter().chain(taken), fence, None))
+        Some(self.storage.enqueue_refreshed(record, taken.into_iter().chain(kept), fence, None))
     }
 
     /// The end of the identity.

@@ -26,7 +26,7 @@ pub(super) struct Debt {
     is_change: AtomicBool,
     /// It goes back to a refresh that has spent the refresh token which the store has.
     pub(super) keeps_the_lease: bool,
-    /// The token that a logout had in memory, or the tokens before that of a refresh: any of them may be what the
+    /// Of the token that a logout had in memory, or of those before that of a refresh: any of them may be what the
     /// store has. The first, which it has unless a write got there that seemed to fail, and the last ones.
     before: Vec<Trace>,
     kind: Kind,
@@ -349,10 +349,17 @@ mod tests {
 
     #[test]
     fn what_a_refresh_was_of_is_a_pair() {
-        let first = with_refresh(1, 5, "first", "R1").token;
-        let debt = Debt::of_refresh(with_refresh(1, 6, "second", "R1"), first, Some(1), None);
-        for (refresh, outdone) in [("R1", false), ("R2", true)] {
-            assert_eq!(debt.gives_way_to(&with_refresh(1, 6, "first", refresh), None), outdone, "{refresh}");
+        for (brought, refresh, outdone) in [
+            ("R1", "R1", false),
+            ("R1", "R2", true),
+            ("R2", "R1", false),
+            ("R2", "R2", false),
+            ("R2", "R3", true),
+        ] {
+            let first = with_refresh(1, 5, "first", "R1").token;
+            let debt = Debt::of_refresh(with_refresh(1, 6, "second", brought), first, None, None);
+            let found = with_refresh(1, 6, "first", refresh);
+            assert_eq!(debt.gives_way_to(&found, None), outdone, "{brought} {refresh}");
         }
     }
 
@@ -397,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_remembers_what_was_in_the_store_and_the_last_few_tokens_since() {
+    fn a_refresh_remembers_what_was_in_the_store_and_the_last_tokens_since() {
         let mut owed: Option<Debt> = None;
         const MORE: usize = REMEMBERED + 100;
         for n in 0..MORE {

@@ -9,7 +9,7 @@ mod wire;
 
 use std::{
     collections::BTreeMap,
-    fmt, mem,
+    fmt,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
@@ -59,10 +59,10 @@ struct Shared {
 
 struct State {
     clock: Box<dyn Clock>,
-    /// What both clocks said at the last look.
-    read: (Duration, SystemTime),
-    /// Time since the authority's beginning, at that look.
-    now: Duration,
+    /// Both clocks at the authority's beginning.
+    began: (Duration, SystemTime),
+    /// How far the wall has been ahead of the monotonic clock since then.
+    ahead: Duration,
     ledger: Ledger,
     script: Script,
     counts: Counts,
@@ -108,9 +108,9 @@ impl ModelAuthority {
     pub fn new() -> Self {
         let clock = TestClock::new();
         let state = Mutex::new(State {
-            read: (clock.monotonic(), clock.wall()),
+            began: (clock.monotonic(), clock.wall()),
             clock: Box::new(clock),
-            now: Duration::ZERO,
+            ahead: Duration::ZERO,
             ledger: Ledger::new(),
             script: Script::default(),
             counts: Counts::default(),
@@ -125,9 +125,9 @@ impl ModelAuthority {
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
         self.with(|state| {
-            state.read = (clock.monotonic(), clock.wall());
+            state.began = (clock.monotonic(), clock.wall());
             state.clock = Box::new(clock);
-            state.now = Duration::ZERO;
+            state.ahead = Duration::ZERO;
         })
     }
 
@@ -263,14 +263,14 @@ impl ModelAuthority {
 }
 
 impl State {
-    /// Time since the authority's beginning: what either clock has gone on, from look to look. A wall that is put back takes nothing
-    /// away: what was spent stays so.
+    /// Time since the authority's beginning. A wall that is put back takes nothing away: what was spent stays so.
     fn now(&mut self) -> Duration {
-        let read = (self.clock.monotonic(), self.clock.wall());
-        let (monotonic, wall) = mem::replace(&mut self.read, read);
-        let by_the_wall = read.1.duration_since(wall).unwrap_or_default();
-        self.now = self.now.saturating_add(by_the_wall.max(read.0.saturating_sub(monotonic)));
-        self.now
+        let (monotonic, wall) = self.began;
+        // The wall first: what goes on between the two is no leap.
+        let by_the_wall = self.clock.wall().duration_since(wall).unwrap_or_default();
+        let passed = self.clock.monotonic().saturating_sub(monotonic);
+        self.ahead = self.ahead.max(by_the_wall.saturating_sub(passed));
+        passed.saturating_add(self.ahead)
     }
 }
 

@@ -72,7 +72,6 @@ pub(crate) enum Answered {
 
 impl Book {
     pub(crate) fn call_started(&self, pid: Pid, asking: &Asking) -> CallId {
-        eprintln!("call_started pid {pid} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.next_tick();
         match (asking, records.processes[pid].falls_back.take()) {
@@ -91,7 +90,6 @@ impl Book {
     }
 
     pub(crate) fn call_answered(&self, id: CallId, answered: &Answered) {
-        eprintln!("call_answered call {id:?} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.next_tick();
         records.end_call(id, answered);
@@ -99,7 +97,6 @@ impl Book {
 
     /// Whoever asked has gone.
     pub(crate) fn call_dropped(&self, id: CallId) {
-        eprintln!("call_dropped call {id:?} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.next_tick();
         if matches!(records.fetching.calls[id].end, End::None) {

@@ -101,7 +101,7 @@ struct Root {
     /// When a record of it was stored first, and when its process knew that one was, or was killed.
     stored: Option<Tick>,
     settled: Option<Tick>,
-    /// When a token of it was stored that was fetched while the store gave no lease, or could not be read.
+    /// When a token of it was stored that was fetched while the store gave no lease.
     forced_in: Option<Tick>,
     /// A replacement goes on with it that may still be stored, although a sibling has stored what it made of it.
     is_shared: bool,

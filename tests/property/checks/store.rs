@@ -62,7 +62,6 @@ impl AccessToStore {
 
 impl Book {
     pub(crate) fn lease_asked_for(&self, pid: Pid) {
-        eprintln!("lease_asked_for pid {pid} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.check_progress();
         let access = &mut records.processes[pid].access_to_store;
@@ -70,24 +69,20 @@ impl Book {
     }
 
     pub(crate) fn lease_taken(&self, pid: Pid) {
-        eprintln!("lease_taken pid {pid} at {:?}", self.records().now()[0]);
         self.records().processes[pid].access_to_store.leases += 1;
     }
 
     pub(crate) fn lease_returned(&self, pid: Pid) {
-        eprintln!("lease_returned pid {pid} at {:?}", self.records().now()[0]);
         let access = &mut self.records().processes[pid].access_to_store;
         access.leases = access.leases.saturating_sub(1);
     }
 
     pub(crate) fn lease_not_taken(&self, pid: Pid, why: WithoutLease) {
-        eprintln!("lease_not_taken pid {pid} at {:?}", self.records().now()[0]);
         self.records().processes[pid].access_to_store.without_lease = Some(why);
     }
 
     /// Returned is how many saves of the process have ended so far.
     pub(crate) fn load_begins(&self, pid: Pid) -> usize {
-        eprintln!("load_begins pid {pid} at {:?}", self.records().now()[0]);
         let process = &mut self.records().processes[pid];
         process.looks += 1;
         process.saves
@@ -99,7 +94,6 @@ impl Book {
 
     /// A look into the store has failed, or was given up.
     pub(crate) fn load_failed(&self, pid: Pid) {
-        eprintln!("load_failed pid {pid} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         records.processes[pid].access_to_store.has_failed_to_read = true;
         records.processes[pid].is_blind = true;
@@ -113,7 +107,6 @@ impl Book {
     /// The process has read the last of so many records, and begun that after so many saves of its own. What another one has stored since it looked last may be used from
     /// now on, and puts an end to whatever went wrong before.
     pub(crate) fn loaded(&self, pid: Pid, stored: usize, saves: usize) {
-        eprintln!("loaded pid {pid} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         // What is read while a save ends is read again.
         let counts = records.processes[pid].saves == saves;
@@ -166,15 +159,6 @@ impl Book {
 
     /// The store has taken a record of a process that had seen so many when it began to save.
     pub(crate) fn stored(&self, pid: Pid, record: &Record, seen: usize) {
-        eprintln!(
-            "stored pid {pid} rec {:?} at {:?}",
-            record.token.as_ref().map(|t| (
-                record.revision,
-                t.access.expose().to_owned(),
-                t.refresh.as_ref().map(|r| r.expose().to_owned())
-            )),
-            self.records().now()[0]
-        );
         let mut records = self.records();
         let at = records.next_tick();
         let access = record.token.as_ref().map(|token| name(token).to_owned());
@@ -208,15 +192,6 @@ impl Book {
     /// What was fetched before a login, replacement or logout is left out; unless its save was on by then, which may begin
     /// with a look into the store.
     pub(crate) fn save_begins(&self, pid: Pid, record: &Record) {
-        eprintln!(
-            "save_begins pid {pid} rec {:?} at {:?}",
-            record.token.as_ref().map(|t| (
-                record.revision,
-                t.access.expose().to_owned(),
-                t.refresh.as_ref().map(|r| r.expose().to_owned())
-            )),
-            self.records().now()[0]
-        );
         let mut records = self.records();
         let Some(access) = record.token.as_ref().map(name) else {
             let tick = records.next_tick();
@@ -243,15 +218,6 @@ impl Book {
 
     /// The process knows that this record is stored.
     pub(crate) fn save_succeeded(&self, pid: Pid, record: &Record) {
-        eprintln!(
-            "save_succeeded pid {pid} rec {:?} at {:?}",
-            record.token.as_ref().map(|t| (
-                record.revision,
-                t.access.expose().to_owned(),
-                t.refresh.as_ref().map(|r| r.expose().to_owned())
-            )),
-            self.records().now()[0]
-        );
         if let Some(token) = &record.token {
             self.records().is_known_to_be_stored(pid, name(token));
         }
@@ -259,7 +225,6 @@ impl Book {
 
     /// There is something later, which the process may go over to although it has seen it before.
     pub(crate) fn save_refused(&self, pid: Pid) {
-        eprintln!("save_refused pid {pid} at {:?}", self.records().now()[0]);
         let mut records = self.records();
         let before_it = records.kept.records.len().saturating_sub(1);
         let seen = &mut records.processes[pid].seen;
