@@ -351,6 +351,10 @@ async fn a_login_of_ones_own_does_not_keep_the_refresh_token_that_was_refused() 
         bench.session.refresh().await.unwrap();
         assert_eq!(bench.stored().await, Some(("from-a-login".into(), None)));
     }
+    // Nobody was refused it.
+    let bench = Bench::logged_in(nothing().or_else(login())).await;
+    bench.session.refresh().await.unwrap();
+    assert_eq!(bench.stored().await, Some(("from-a-login".into(), Some("old-refresh".into()))));
 }
 
 #[tokio::test(start_paused = true)]
