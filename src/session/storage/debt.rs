@@ -348,6 +348,16 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_known_by_its_number_and_its_access_token() {
+        let debt = refresh(None);
+        for (revision, access, expected) in [(6, "second", true), (7, "second", false), (6, "others", false)]
+        {
+            let head = record(1, revision, access).head();
+            assert_eq!(debt.is(head, &StoredToken::new(access)), expected, "{revision} {access}");
+        }
+    }
+
+    #[test]
     fn what_a_refresh_was_of_is_a_pair() {
         for (brought, refresh, outdone) in [
             ("R1", "R1", false),
