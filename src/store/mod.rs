@@ -92,9 +92,10 @@ use crate::error::BoxError;
 pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was.
     ///
-    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows, and
-    /// saves neither a replacement that keeps the refresh token nor a refresh without a lease. If it has never had a token, has no refresh token to present,
-    /// and its source says that a login is required, then the failure is `Store`, not `LoginRequired`.
+    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows,
+    /// and saves neither a replacement that keeps the refresh token nor a refresh without a lease. If it has never had a
+    /// token, has no refresh token to present, and its source says that a login is required, then the failure is `Store`,
+    /// not `LoginRequired`.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
