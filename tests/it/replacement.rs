@@ -56,6 +56,17 @@ async fn refreshing(authority: &ModelAuthority, store: &MemoryStore, gate: &Gate
     session
 }
 
+/// A session that has been replaced, and a sibling of it that has refreshed before, which its memory has not seen.
+async fn behind_a_sibling(authority: &ModelAuthority, store: &Watched, gate: &Gate) -> (Session, Session) {
+    let ours = with_slow_answers(authority, store, gate);
+    let sibling = Session::builder(authority.source()).store(store.clone()).build();
+    within(ours.token()).await.unwrap();
+    within(sibling.token()).await.unwrap();
+    within(sibling.refresh()).await.unwrap();
+    ours.replace(Token::new("elsewhere")).await.unwrap();
+    (ours, sibling)
+}
+
 fn presented_again_and_logins(authority: &ModelAuthority) -> (usize, usize) {
     (authority.counts().presented_again(), authority.counts().logins)
 }
@@ -140,12 +151,7 @@ async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spe
 #[tokio::test(start_paused = true)]
 async fn a_siblings_replacement_gets_the_refresh_token_that_is_handed_down_although_memory_was_behind() {
     let (authority, store, gate) = (ModelAuthority::new(), Watched::default(), Gate::new());
-    let ours = with_slow_answers(&authority, &store, &gate);
-    let sibling = Session::builder(authority.source()).store(store.clone()).build();
-    within(ours.token()).await.unwrap();
-    within(sibling.token()).await.unwrap();
-    within(sibling.refresh()).await.unwrap();
-    ours.replace(Token::new("elsewhere")).await.unwrap();
+    let (ours, sibling) = behind_a_sibling(&authority, &store, &gate).await;
     assert_pending!(task::spawn(ours.refresh()).poll());
     within(gate.waiting(1)).await;
     ours.replace(Token::new("elsewhere-again")).await.unwrap();
@@ -163,12 +169,7 @@ async fn what_is_handed_down_is_saved_although_the_replacement_says_a_refresh_to
  {
     for logs_in in [false, true] {
         let (authority, store, gate) = (ModelAuthority::new(), Watched::default(), Gate::new());
-        let ours = with_slow_answers(&authority, &store, &gate);
-        let sibling = Session::builder(authority.source()).store(store.clone()).build();
-        within(ours.token()).await.unwrap();
-        within(sibling.token()).await.unwrap();
-        within(sibling.refresh()).await.unwrap();
-        ours.replace(Token::new("elsewhere")).await.unwrap();
+        let (ours, _sibling) = behind_a_sibling(&authority, &store, &gate).await;
         let own = within(ours.token()).await.unwrap().refresh().cloned();
         assert_pending!(task::spawn(ours.refresh()).poll());
         within(gate.waiting(1)).await;
