@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -22,8 +22,9 @@ use self::world::{Got, Refresh, World, join, refusal_of};
 use super::{Acquire, Changes, State, ask::Ask, flight::Flight, lease::Held};
 use crate::{
     ErrorKind,
+    error::BoxError,
     secret::Secret,
-    store::Lease,
+    store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
     sync::kit::{block_on, check, check_all},
 };
 
@@ -407,6 +408,60 @@ fn refresh_stores_nothing_after_a_logout() {
             let _task = refresh.conclude(&world, "new");
             join(leaver);
             assert_eq!((world.stored(), world.present()), (None, None));
+            assert!(world.engine.storage.is_settled());
+        })
+    });
+}
+
+/// A store that cannot be written while it is full.
+#[derive(Clone, Default)]
+struct Disk {
+    store: MemoryStore,
+    is_full: Arc<AtomicBool>,
+}
+
+impl TokenStore for Disk {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.store.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        if self.is_full.load(Ordering::Acquire) {
+            Err("full".into())
+        } else {
+            self.store.save(record, fence).await
+        }
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.store.lock().await
+    }
+}
+
+#[test]
+fn logout_that_falls_into_the_end_of_another_ends_what_is_there_by_then() {
+    in_a_runtime(|| {
+        check_all(|| {
+            let disk = Disk::default();
+            let (world, _old) = World::over(disk.clone(), disk.store.clone(), "old");
+            world.engine.storage.drain_at_once();
+            disk.is_full.store(true, Ordering::Release);
+            world.logout();
+            world.engine.storage.drain_at_once();
+            disk.is_full.store(false, Ordering::Release);
+            // Somebody else logs in, for whom the logout that is owed gives way.
+            let record =
+                Record { session: SessionId(1), revision: 9, token: Some(StoredToken::new("other")) };
+            block_on(disk.store.save(&record, None)).expect("a store that works");
+            let leaver = world.clone();
+            let leaver = thread::spawn(move || {
+                leaver.logout();
+                leaver.engine.storage.drain_at_once();
+            });
+            drop(world.engine.storage.enqueue_owed(None));
+            world.engine.storage.drain_at_once();
+            join(leaver);
+            assert_eq!(world.stored(), None);
             assert!(world.engine.storage.is_settled());
         })
     });

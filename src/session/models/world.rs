@@ -49,10 +49,15 @@ pub(super) struct Refresh {
 impl World {
     /// A session that has a token.
     pub(super) fn with_token(token: &str) -> (World, Arc<Issued>) {
-        let source = source_fn(|_| async { Err::<Token, _>(FetchError::from(transient())) });
         let store = MemoryStore::new();
+        World::over(store.clone(), store, token)
+    }
+
+    /// The same over a store that keeps its records in this one.
+    pub(super) fn over(kept_by: impl TokenStore, store: MemoryStore, token: &str) -> (World, Arc<Issued>) {
+        let source = source_fn(|_| async { Err::<Token, _>(FetchError::from(transient())) });
         let clock = Hand(Arc::new(AtomicBool::new(false)));
-        let session = Session::builder(source).store(store.clone()).clock(clock.clone()).build();
+        let session = Session::builder(source).store(kept_by).clock(clock.clone()).build();
         let world = World { engine: session.engine().clone(), store, clock };
         world.login(token);
         let issued = world.engine.present().expect("it was put there");
