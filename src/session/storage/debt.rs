@@ -3,16 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::traces::Traces;
 use crate::{
-    secret::Secret,
     session::record_head::RecordHead,
     store::{Record, SessionId, StoredToken},
 };
@@ -29,9 +23,9 @@ pub(super) struct Debt {
     is_change: AtomicBool,
     /// It goes back to a refresh that has spent the refresh token which the store has.
     pub(super) keeps_the_lease: bool,
-    /// Of the token that a logout had in memory, or of those before that of a refresh: any of them may be what the
-    /// store has. The first, which it has unless a write got there that seemed to fail, and the last ones.
-    before: Vec<Trace>,
+    /// Tokens that the store may have: of a logout, the one that memory had; of a refresh, all that it and the refreshes
+    /// before it have replaced. It has the first one, unless a write got there that seemed to fail.
+    before: Traces,
     kind: Kind,
     refresh_token: RefreshToken,
     /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although that could
@@ -61,28 +55,6 @@ enum RefreshToken {
     Brought,
 }
 
-/// How many tokens a debt remembers, however long the store fails: three days of tokens that live for five minutes.
-const REMEMBERED: usize = 1024;
-
-/// What is remembered of a token: enough to know it again, and no secret.
-#[derive(Clone, Copy)]
-struct Trace {
-    access: u64,
-    refresh: Option<u64>,
-}
-
-impl Trace {
-    fn of(token: &StoredToken) -> Self {
-        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let trace = |secret: &Secret| KEY.hash_one(secret.expose());
-        Trace { access: trace(&token.access), refresh: token.refresh.as_ref().map(trace) }
-    }
-
-    fn has_same_refresh(self, other: Trace) -> bool {
-        self.refresh.is_some() && self.refresh == other.refresh
-    }
-}
-
 impl Debt {
     fn of(record: Record, kind: Kind) -> Self {
         Debt {
@@ -91,7 +63,7 @@ impl Debt {
             fence: None,
             is_change: AtomicBool::new(true),
             keeps_the_lease: false,
-            before: Vec::new(),
+            before: Traces::default(),
             kind,
             refresh_token: RefreshToken::Own,
             has_to_look: AtomicBool::new(true),
@@ -104,15 +76,16 @@ impl Debt {
 
     /// A logout, and the token that it has ended in memory.
     pub(super) fn of_logout(record: Record, had: Option<StoredToken>) -> Self {
-        Debt { before: had.iter().map(Trace::of).collect(), ..Debt::of(record, Kind::Logout) }
+        let mut debt = Debt::of(record, Kind::Logout);
+        debt.before.add(&had);
+        debt
     }
 
     /// The token that a logout has found in the store, unless it is the one that memory had.
     pub(super) fn ends(&self, found: Record) -> Option<StoredToken> {
-        let is_known = |found: &StoredToken| {
-            let found = Trace::of(found);
-            let has_same = |before: &Trace| found.refresh.is_none() || before.has_same_refresh(found);
-            self.before.iter().any(|before| before.access == found.access && has_same(before))
+        let is_known = |found: &StoredToken| match found.refresh {
+            Some(_) => self.before.have_both_of(found),
+            None => self.before.have_access_of(found),
         };
         found.token.filter(|found| self.record.token.is_none() && !is_known(found))
     }
@@ -154,12 +127,9 @@ impl Debt {
         if let Some(owed) = owed {
             debt.takes_over(owed);
         }
-        debt.before.extend(refreshed.iter().map(Trace::of));
-        while debt.before.len() > REMEMBERED {
-            debt.before.remove(1);
-        }
+        debt.before.add(&refreshed);
         // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
-        let is_handed_down = debt.record.token.as_ref().is_some_and(|own| debt.has_access_of(own));
+        let is_handed_down = debt.record.token.as_ref().is_some_and(|own| debt.before.have_access_of(own));
         // To a store that refuses whoever has no lease, or none that counts any more, it would be a change.
         let is_unleased = fence.is_none();
         debt.has_to_look = AtomicBool::new(owed.is_some() || is_handed_down || is_unleased);
@@ -247,7 +217,7 @@ impl Debt {
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
         self.is_refresh()
             && self.record.session == saved.session
-            && saved.token.as_ref().is_some_and(|token| self.has_access_of(token))
+            && saved.token.as_ref().is_some_and(|token| self.before.have_access_of(token))
     }
 
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
@@ -263,21 +233,13 @@ impl Debt {
     /// Beside the same access token may stand a later refresh token: one that was not there, and is not what this has brought.
     fn has_refreshed(&self, found: &StoredToken) -> bool {
         let is_own = self.record.token.as_ref().is_some_and(|own| has_same_refresh(own, found));
-        let found = Trace::of(found);
-        let is_same = |before: &&Trace| is_own || before.refresh == found.refresh;
-        self.before.iter().filter(is_same).any(|before| before.access == found.access)
-    }
-
-    fn has_access_of(&self, token: &StoredToken) -> bool {
-        let access = Trace::of(token).access;
-        self.before.iter().any(|before| before.access == access)
+        if is_own { self.before.have_access_of(found) } else { self.before.have_both_of(found) }
     }
 
     /// A replacement by a sibling has kept the refresh token that this refresh has spent.
     fn has_spent_the_refresh_token_of(&self, found: &StoredToken) -> bool {
         let is_next = self.record.token.as_ref().is_some_and(|own| !has_same_refresh(own, found));
-        let found = Trace::of(found);
-        is_next && self.before.iter().any(|before| before.has_same_refresh(found))
+        is_next && self.before.have_refresh_of(found)
     }
 
     /// The record of a login, replacement or logout above what was found. The refresh token that a replacement keeps may
@@ -302,7 +264,7 @@ impl Debt {
         let Some(found) = found.filter(|found| self.follows(found)) else { return self.record.clone() };
         let mut record = above(&self.record, Some(found));
         if let (Some(own), Some(token)) = (&self.record.token, &found.token) {
-            if !self.has_access_of(token) {
+            if !self.before.have_access_of(token) {
                 let mut token = token.clone();
                 token.take_refresh_of(own);
                 record.token = Some(token);

@@ -11,6 +11,7 @@ mod queue;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use std::{
     convert::identity,

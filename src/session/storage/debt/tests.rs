@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::SessionId;
+use crate::{session::storage::traces::REMEMBERED, store::SessionId};
 
 fn record(session: u128, revision: u64, access: &str) -> Record {
     Record { session: SessionId(session), revision, token: Some(StoredToken::new(access)) }
