@@ -196,13 +196,16 @@ impl Debt {
         self.is_logout() && found.token.is_some() && ![ended, self.record.session].contains(&found.session)
     }
 
-    /// Takes notice of what was found in the store, and says whether that is later. `lost` is the number of the last lease
-    /// that counts no more. A session is of one login: where there is anything of it, the login has got there, whatever the
-    /// store has said, and that is the login or what has become of it.
-    pub(super) fn gives_way_to(&self, found: &Record, lost: Option<u64>) -> bool {
+    /// Takes notice of what was found in the store. A session is of one login: where there is anything of it, the login has
+    /// got there, whatever the store has said, and that is the login or what has become of it.
+    pub(super) fn take_notice_of(&self, found: &Record) {
         if self.brings_a_login() && self.record.session == found.session {
             self.stands_for_itself();
         }
+    }
+
+    /// Whether what was found in the store is later. `lost` is the number of the last lease that counts no more.
+    pub(super) fn gives_way_to(&self, found: &Record, lost: Option<u64>) -> bool {
         // While its lease is kept nobody else has refreshed: the tokens of its session with numbers up to its own are ours, of which
         // not all are remembered.
         let may_be_ours = self.record.session == found.session && found.token.is_some();

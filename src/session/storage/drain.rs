@@ -127,7 +127,7 @@ impl Storage {
                 _ if !queue.owes(&debt) => {}
                 Some(_superseded) => {
                     // A logout may be meant again by now.
-                    if let Some(found) = queue.seen.clone().filter(|found| queue.outdoes(found, &debt)) {
+                    if let Some(found) = queue.seen.clone().filter(|found| queue.is_outdone(&debt, found)) {
                         queue.gives_way(&found);
                     }
                 }
@@ -151,7 +151,7 @@ impl Storage {
             }
         }
         let found = self.read_to_write(debt).await?;
-        if matches!(&found, Ok(Some(found)) if self.queue().outdoes(found, debt)) {
+        if matches!(&found, Ok(Some(found)) if self.queue().is_outdone(debt, found)) {
             return Err(failed_by(Superseded.into()));
         }
         if !is_wanted() {

@@ -200,7 +200,7 @@ impl Storage {
                     Err(unread) => (queue.seen.clone(), Err(unread)),
                 };
                 if let (Some(found), Some(owed)) = (&found, &queue.owed) {
-                    if queue.outdoes(found, owed) {
+                    if queue.is_outdone(owed, found) {
                         queue.gives_way(found);
                     }
                 }

@@ -41,8 +41,9 @@ impl Queue {
         self.owed.as_ref().is_some_and(|owed| Arc::ptr_eq(owed, debt))
     }
 
-    /// Whether this is not to be written over what was found in the store.
-    pub(super) fn outdoes(&self, found: &Record, debt: &Debt) -> bool {
+    /// Whether this debt, which takes notice of what was found in the store, is not to be written over that.
+    pub(super) fn is_outdone(&self, debt: &Debt, found: &Record) -> bool {
+        debt.take_notice_of(found);
         let is_before = self.ended.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
         debt.gives_way_to(found, self.lost) || is_before
     }

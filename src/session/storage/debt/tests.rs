@@ -122,7 +122,11 @@ fn a_login_gives_way_to_whatever_is_there_of_its_session_its_refresh_as_any_othe
         let login = Debt::of_login(record(1, 5, "first"));
         let replacement = Debt::of_replacement(record(1, 6, "elsewhere"), true, Some(&login));
         let debts = [&login, &refresh(Some(&login)), &refresh(Some(&replacement))];
-        assert_eq!(debts.map(|debt| debt.gives_way_to(&found, None)), expected, "{found:?}");
+        let outdone = debts.map(|debt| {
+            debt.take_notice_of(&found);
+            debt.gives_way_to(&found, None)
+        });
+        assert_eq!(outdone, expected, "{found:?}");
     }
 }
 
