@@ -181,7 +181,7 @@ impl Acquire {
                 if plan.cause == Cause::Refused {
                     self.refused = plan.known.present.clone();
                 }
-                flight.runs_on(&runtime);
+                flight.set_runtime(&runtime);
                 self.wait = Some(Wait::new(flight.clone()));
                 transaction::launch(engine.clone(), &runtime, flight, plan);
                 engine.pulse.send_replace(());

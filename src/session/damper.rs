@@ -50,7 +50,7 @@ impl Damper {
     }
 
     /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
-    pub(super) fn gives_way(&self, token: Generation, age: Duration) {
+    pub(super) fn retire(&self, token: Generation, age: Duration) {
         if age >= GOOD_AFTER {
             self.judge_what_brought(token, true);
         }

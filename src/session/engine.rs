@@ -166,7 +166,7 @@ impl Engine {
                 self.finish(by, |slot| Some(slot.adopt(by, fresh, record)?.event())).await
             }
             Obtained::Ended { record } => {
-                self.finish(by, |slot| slot.ended(by, record).then_some(Event::LoggedOut)).await
+                self.finish(by, |slot| slot.adopt_logout(by, record).then_some(Event::LoggedOut)).await
             }
             Obtained::Nothing => self.finish(by, |_| None).await,
         }
@@ -206,8 +206,8 @@ impl Engine {
     }
 
     /// Releases the waiters of a flight that takes too long.
-    pub(crate) async fn overdue(&self, flight: &Flight, error: Error) {
-        let on = self.slot().await.overdue(flight, error.clone());
+    pub(crate) async fn make_overdue(&self, flight: &Flight, error: Error) {
+        let on = self.slot().await.make_overdue(flight, error.clone());
         if on {
             // They have waited long enough: not for an observer, too.
             flight.land(Landed::Failed(error.clone()));
@@ -359,16 +359,16 @@ impl Engine {
     /// Sees a write to its end. A failure is reported, and the record stays owed.
     pub(crate) async fn save(&self, runtime: &Handle, written: Written) -> Result<(), Error> {
         self.storage.drain(runtime);
-        self.reports(written).await
+        self.wait_for(written).await
     }
 
     /// The same in a refresh: waiters are not to wait for tasks to change places.
     pub(crate) async fn save_at_once(&self, written: Written) -> Result<(), Error> {
         self.storage.drain_at_once();
-        self.reports(written).await
+        self.wait_for(written).await
     }
 
-    async fn reports(&self, written: Written) -> Result<(), Error> {
+    async fn wait_for(&self, written: Written) -> Result<(), Error> {
         let saved = written.end().await.unwrap_or_else(|unknown| {
             // One that has ended has seen to it where it was.
             self.storage.write_again();

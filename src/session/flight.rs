@@ -106,7 +106,7 @@ impl Flight {
     }
 
     /// Says where its tasks run, before they do.
-    pub(crate) fn runs_on(&self, runtime: &Handle) {
+    pub(crate) fn set_runtime(&self, runtime: &Handle) {
         // A flight is started once.
         let _ = self.0.runtime.set(runtime.id());
     }
@@ -123,7 +123,7 @@ impl Flight {
     }
 
     /// It has failed, which its waiters are told when the observers have been.
-    pub(crate) fn fails(&self, error: Error) {
+    pub(crate) fn set_failure(&self, error: Error) {
         // A flight fails once.
         let _ = self.0.failure.set(error);
     }
@@ -177,13 +177,13 @@ impl Flight {
     /// Whether the fetch may begin, which spends these refresh tokens. One that has lost by now may have been taken for one
     /// that spends none, and been aborted.
     #[must_use]
-    pub(super) fn begins(&self, refresh_tokens: Vec<Secret>) -> bool {
+    pub(super) fn begin_fetch(&self, refresh_tokens: Vec<Secret>) -> bool {
         self.state().spends = refresh_tokens;
         !self.is_lost()
     }
 
     /// The fetch has ended, and its source has not even looked at them: it has logged in, perhaps in vain.
-    pub(super) fn has_presented_nothing(&self) {
+    pub(super) fn forget_spent(&self) {
         self.state().spends.clear();
     }
 
@@ -213,7 +213,7 @@ impl Flight {
     }
 
     /// What was stored is the session's first token.
-    pub(super) fn finds(&self) {
+    pub(super) fn set_found(&self) {
         self.0.found.store(true, Ordering::Release);
     }
 
@@ -231,7 +231,7 @@ impl Flight {
     }
 
     /// Makes the fetch's task known, so that it can be aborted.
-    pub(crate) fn fetching(&self, fetch: AbortHandle) {
+    pub(crate) fn set_fetch(&self, fetch: AbortHandle) {
         let mut state = self.state();
         if state.aborts {
             fetch.abort();

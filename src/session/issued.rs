@@ -295,7 +295,7 @@ impl Issued {
 
     /// The damper, for the token that takes the place of this one.
     pub(crate) fn hand_damper_on(&self, next: &Sendable) -> Arc<Damper> {
-        self.damper.gives_way(self.stamp.generation, self.age(next.received));
+        self.damper.retire(self.stamp.generation, self.age(next.received));
         self.damper.clone()
     }
 

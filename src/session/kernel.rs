@@ -107,7 +107,7 @@ impl Slot {
         match &self.fetch {
             Fetch::Flight(flight) | Fetch::Overdue(flight, _) => flight.over().cloned(),
             Fetch::Dead(error) => Some(error.clone()),
-            Fetch::LoggedOut => Some(ended()),
+            Fetch::LoggedOut => Some(session_ended()),
             Fetch::Idle | Fetch::Cooling { .. } => None,
         }
     }
@@ -151,11 +151,12 @@ impl Slot {
             Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
             Fetch::Dead(error) => self.look(error.clone(), ask, now),
             Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
-            Fetch::LoggedOut => self.look(ended(), ask, now),
+            Fetch::LoggedOut => self.look(session_ended(), ask, now),
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
                 self.condemn_if_rejected(ask);
-                let flight = if self.ended.is_some() { Flight::looking(ended()) } else { Flight::new() };
+                let flight =
+                    if self.ended.is_some() { Flight::looking(session_ended()) } else { Flight::new() };
                 self.start(flight, ask, now())
             }
         }
@@ -212,7 +213,7 @@ impl Slot {
     }
 
     /// The flight's waiters have waited long enough.
-    pub(crate) fn overdue(&mut self, flight: &Flight, error: Error) -> bool {
+    pub(crate) fn make_overdue(&mut self, flight: &Flight, error: Error) -> bool {
         let on = matches!(&self.fetch, Fetch::Flight(present) if present.is(flight));
         if on {
             self.end_fetch(Fetch::Overdue(flight.clone(), error));
@@ -247,7 +248,7 @@ impl Slot {
         if flight.is_forgiven() || flight.over().is_some() {
             // It was of the credentials before, or the session is over as it was: the waiters are told, and nothing changes.
             self.end_flight(flight);
-            flight.fails(error.clone());
+            flight.set_failure(error.clone());
             return Some(Failure { class: FailureClass::Transient, error });
         }
         let then = match class {
@@ -263,7 +264,7 @@ impl Slot {
             }
         };
         self.end_fetch(then);
-        flight.fails(error.clone());
+        flight.set_failure(error.clone());
         Some(Failure { class, error })
     }
 
@@ -351,7 +352,7 @@ impl Slot {
     }
 
     /// The same, for a logout that was found in the store.
-    pub(crate) fn ended(&mut self, by: Finder<'_>, record: RecordHead) -> bool {
+    pub(crate) fn adopt_logout(&mut self, by: Finder<'_>, record: RecordHead) -> bool {
         let wanted = self.is_wanted(by);
         if wanted {
             // Without a token it has not had the session that ends.
@@ -501,7 +502,7 @@ impl Slot {
     }
 }
 
-fn ended() -> Error {
+fn session_ended() -> Error {
     Error::new(ErrorKind::SessionEnded, "the session was logged out")
 }
 

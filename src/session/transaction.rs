@@ -53,11 +53,11 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
     };
     let mut refreshing = tokio::spawn(task(refresh(engine.clone(), flight.clone(), plan)));
-    flight.fetching(refreshing.abort_handle());
+    flight.set_fetch(refreshing.abort_handle());
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
-            engine.overdue(&flight, engine::late(&flight)).await;
+            engine.make_overdue(&flight, engine::late(&flight)).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
             match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,
@@ -101,7 +101,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let (base, before) = match take(&engine, &plan, reloaded, Provenance::Stored) {
         Taken::Whole(obtained) => {
             if plan.known.is_blank() {
-                flight.finds();
+                flight.set_found();
             }
             flight.revive();
             return Ok(obtained);
@@ -221,7 +221,7 @@ async fn fetch(
     let mut refused = None;
     loop {
         let spends = refresh_token.iter().flat_map(|presented| known.iter().chain([presented]));
-        if !flight.begins(spends.cloned().collect()) {
+        if !flight.begin_fetch(spends.cloned().collect()) {
             return None;
         }
         let context = FetchContext {
@@ -237,7 +237,7 @@ async fn fetch(
         let reads = context.reads.clone();
         let fetched = engine.mark().around(engine.source.fetch(context)).await;
         if reads.load(Ordering::Relaxed) == 0 {
-            flight.has_presented_nothing();
+            flight.forget_spent();
         }
         let fetched = match fetched {
             Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {

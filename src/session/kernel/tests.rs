@@ -179,8 +179,8 @@ fn a_condemned_token_is_not_used_until_its_flight_ends() {
 fn an_overdue_flight_still_publishes() {
     let (mut slot, stamp) = issued();
     let flight = start(&mut slot, reject(stamp));
-    assert!(slot.overdue(&flight, error()));
-    assert!(!slot.overdue(&flight, error()), "once");
+    assert!(slot.make_overdue(&flight, error()));
+    assert!(!slot.make_overdue(&flight, error()), "once");
     assert_eq!(decide(&mut slot, Ask::Need, NOW), "use");
     assert!(publish(&mut slot, &flight).is_some());
     assert_eq!(decide(&mut slot, reject(stamp), NOW), "use");
@@ -199,11 +199,11 @@ fn a_flight_of_another_epoch_changes_nothing() {
         assert!(publish(&mut slot, &flight).is_none());
         assert!(slot.adopt(Finder::Flight(&flight), sendable(), record).is_none());
         assert!(fail(&mut slot, &flight, FailureClass::LoginRequired, NOW).is_none());
-        assert!(!slot.overdue(&flight, error()));
-        assert!(!slot.ended(Finder::Flight(&flight), record));
+        assert!(!slot.make_overdue(&flight, error()));
+        assert!(!slot.adopt_logout(Finder::Flight(&flight), record));
         assert_eq!(slot.token().map(|token| token.stamp()), before);
         assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "start" });
-        assert!(!slot.overdue(&flight, error()), "nor to the flight of the epoch that follows");
+        assert!(!slot.make_overdue(&flight, error()), "nor to the flight of the epoch that follows");
         slot.release(Finder::Flight(&flight));
         assert_eq!(decide(&mut slot, Ask::Force, NOW), if logs_out { "fail" } else { "join" });
     }

@@ -190,7 +190,7 @@ fn waiters_of_a_flight_that_takes_too_long_are_told_so() {
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let callers = [world.ask(refusal_of(&old)), world.ask(refusal_of(&old))];
-        Refresh::overdue(&refresh.flight, &world);
+        Refresh::make_overdue(&refresh.flight, &world);
         for caller in callers {
             assert_eq!(join(caller), Err(ErrorKind::Timeout));
         }
@@ -205,7 +205,7 @@ fn late_result_counts_and_whoever_gave_up_was_told() {
         let refresh = world.refuse(&old);
         let caller = world.ask(refusal_of(&old));
         let (flight, timer) = (refresh.flight.clone(), world.clone());
-        let timer = thread::spawn(move || Refresh::overdue(&flight, &timer));
+        let timer = thread::spawn(move || Refresh::make_overdue(&flight, &timer));
         let _task = refresh.conclude(&world, "new");
         join(timer);
         assert!([got("new"), Err(ErrorKind::Timeout)].contains(&join(caller)));
@@ -348,9 +348,9 @@ fn login_with_the_grant_that_is_being_refreshed_leaves_no_flight_in_the_slot_tha
         let (world, old) = World::with_token("old");
         let refresh = world.refuse(&old);
         let grant = Secret::from("grant");
-        assert!(refresh.flight.begins(vec![grant.clone()]));
+        assert!(refresh.flight.begin_fetch(vec![grant.clone()]));
         let fetch = refresh.flight.clone();
-        let fetch = thread::spawn(move || fetch.has_presented_nothing());
+        let fetch = thread::spawn(move || fetch.forget_spent());
         world.login_with(&grant);
         join(fetch);
         let mut landing = refresh.flight.clone().landing();
@@ -367,7 +367,7 @@ fn fetch_of_a_kept_refresh_token_does_not_begin_or_is_not_aborted() {
         let kept = Secret::from("kept");
         let fetch = flight.clone();
         let spends = vec![kept.clone()];
-        let fetch = thread::spawn(move || fetch.begins(spends));
+        let fetch = thread::spawn(move || fetch.begin_fetch(spends));
         flight.lose();
         let is_aborted = !flight.spends(Some(&kept));
         assert!(!(join(fetch) && is_aborted), "a refresh token is lost");

@@ -160,8 +160,8 @@ impl Refresh {
     }
 
     /// Its time limit passes.
-    pub(super) fn overdue(flight: &Flight, world: &World) {
-        block_on(world.engine.overdue(flight, Error::new(ErrorKind::Timeout, "of a model")));
+    pub(super) fn make_overdue(flight: &Flight, world: &World) {
+        block_on(world.engine.make_overdue(flight, Error::new(ErrorKind::Timeout, "of a model")));
     }
 
     /// Its tasks are dropped with their runtime.

@@ -96,7 +96,7 @@ impl Debt {
         let refresh_token = if is_brought { RefreshToken::Brought } else { RefreshToken::Kept };
         let mut debt = Debt { refresh_token, ..Debt::of(record, Kind::Replacement) };
         if let Some(owed) = owed.filter(|_| keeps) {
-            debt.takes_over(owed);
+            debt.take_over(owed);
             if let (Some(own), Some(next)) = (&mut debt.record.token, &owed.record.token) {
                 if owed.has_spent_the_refresh_token_of(own) {
                     own.take_refresh_of(next);
@@ -125,7 +125,7 @@ impl Debt {
         let kind = Kind::Refresh { of_login: owed.is_some_and(Debt::brings_a_login) };
         let mut debt = Debt { fence, is_change, keeps_the_lease, refresh_token, ..Debt::of(record, kind) };
         if let Some(owed) = owed {
-            debt.takes_over(owed);
+            debt.take_over(owed);
         }
         debt.before.add(&refreshed);
         // Of a replacement, whose revision the store has raised: one above that is news to others, with the same token.
@@ -146,7 +146,7 @@ impl Debt {
         self.refresh_token == RefreshToken::Kept
     }
 
-    fn takes_over(&mut self, owed: &Debt) {
+    fn take_over(&mut self, owed: &Debt) {
         self.first = owed.first;
         self.before.clone_from(&owed.before);
         self.keeps_the_lease |= owed.keeps_the_lease;
@@ -181,7 +181,7 @@ impl Debt {
     }
 
     /// The login that it was the refresh of is in the store.
-    pub(super) fn stands_for_itself(&self) {
+    pub(super) fn stand_for_itself(&self) {
         self.is_change.store(false, Ordering::Relaxed);
     }
 
@@ -200,7 +200,7 @@ impl Debt {
     /// got there, whatever the store has said, and that is the login or what has become of it.
     pub(super) fn take_notice_of(&self, found: &Record) {
         if self.brings_a_login() && self.record.session == found.session {
-            self.stands_for_itself();
+            self.stand_for_itself();
         }
     }
 

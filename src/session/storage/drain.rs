@@ -128,7 +128,7 @@ impl Storage {
                 Some(_superseded) => {
                     // A logout may be meant again by now.
                     if let Some(found) = queue.seen.clone().filter(|found| queue.is_outdone(&debt, found)) {
-                        queue.gives_way(&found);
+                        queue.give_way_to(&found);
                     }
                 }
                 None => queue.owed = None,
@@ -178,7 +178,7 @@ impl Storage {
         self.write(&debt.change_above(found.as_ref()), None).await.map_err(at_the_same_moment)?;
         // What follows it stands for itself from now on.
         if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
-            owed.stands_for_itself();
+            owed.stand_for_itself();
         }
         if let Some(ended) = found.and_then(|found| debt.ends(found)) {
             self.revoker.discard(ended.to_token());

@@ -201,7 +201,7 @@ impl Storage {
                 };
                 if let (Some(found), Some(owed)) = (&found, &queue.owed) {
                     if queue.is_outdone(owed, found) {
-                        queue.gives_way(found);
+                        queue.give_way_to(found);
                     }
                 }
                 let newest = match queue.owed.as_ref() {

@@ -105,7 +105,7 @@ fn the_refresh_of_a_login_that_is_owed_stands_for_it_until_that_is_saved() {
     let login = Debt::of_login(record(1, 5, "first"));
     let refresh = refresh(Some(&login));
     assert!(!refresh.gives_way_to(&record(2, 9, "others"), None));
-    refresh.stands_for_itself();
+    refresh.stand_for_itself();
     assert!(refresh.gives_way_to(&record(2, 9, "others"), None));
 }
 
