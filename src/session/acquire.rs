@@ -34,7 +34,7 @@ use crate::{
 pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Option<T>) -> Option<T> {
     let published = engine.published();
     let token = published.as_ref().filter(|token| !token.is_condemned())?;
-    let is_due = !token.is_known_to_be_fresh(&engine.clock) && look(engine, token)?;
+    let is_due = !token.is_known_to_be_fresh(&engine.clock) && check_deadlines(engine, token)?;
     let taken = take(token)?;
     if is_due {
         renew(engine);
@@ -44,10 +44,10 @@ pub(crate) fn at_hand<T>(engine: &Arc<Engine>, take: impl FnOnce(&Issued) -> Opt
 
 /// Looks afresh whether a token is due. `None`: there is another one to wait for.
 #[inline(never)]
-fn look(engine: &Engine, token: &Issued) -> Option<bool> {
+fn check_deadlines(engine: &Engine, token: &Issued) -> Option<bool> {
     engine.storage.write_what_has_failed();
     let now = engine.now();
-    let is_due = !token.look(now, &engine.clock, engine.renewal.mode != RenewalMode::Off);
+    let is_due = !token.check_freshness(now, &engine.clock, engine.renewal.mode != RenewalMode::Off);
     if token.is_expired(now) || (is_due && engine.renews_inline()) {
         return None;
     }

@@ -250,7 +250,7 @@ impl Engine {
             (slot.epoch(), keeps && slot.token().is_none() && !slot.is_logged_out())
         };
         // What is in the store is the session's.
-        let stored = if has_to_look { self.look().await? } else { None };
+        let stored = if has_to_look { self.load_anywhere().await? } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.replace(epoch, token, stored)?;
@@ -337,7 +337,7 @@ impl Engine {
     }
 
     /// What is in the store, for a caller on whatever runtime.
-    async fn look(self: &Arc<Self>) -> Result<Option<Record>, Error> {
+    async fn load_anywhere(self: &Arc<Self>) -> Result<Option<Record>, Error> {
         let missing = "there is no tokio runtime to look into the store on: nothing has changed";
         let runtime = self.runtime_for_the_store(missing)?;
         let engine = self.clone();

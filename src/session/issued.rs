@@ -227,7 +227,7 @@ impl Issued {
 
     /// Looks whether it has expired, or is due where requests renew it; if not, that is remembered until then or the next
     /// reading of the wall clock.
-    pub(crate) fn look(&self, now: Now, clock: &Timekeeper, renews: bool) -> bool {
+    pub(crate) fn check_freshness(&self, now: Now, clock: &Timekeeper, renews: bool) -> bool {
         let deadline = if renews { self.sendable.due } else { self.sendable.expiry };
         let is_fresh = !deadline.is_some_and(|deadline| deadline.has_come(now));
         if is_fresh {

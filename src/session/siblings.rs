@@ -26,7 +26,7 @@ async fn until_the_end(session: Weak<Engine>) {
         let Some((engine, known)) = quiet(&session).await else { return };
         // What is there at the first look may have been there for long.
         let provenance = if seen == 0 { Provenance::Stored } else { Provenance::Sibling };
-        match look(engine, known, provenance).await {
+        match adopt_news(engine, known, provenance).await {
             Look::Overtaken => {}
             Look::Found(revision) if news.is_ok() && revision != seen => seen = revision,
             // A store that fails, or that calls for nothing, is not asked again at once.
@@ -45,7 +45,7 @@ enum Look {
 }
 
 /// Goes over to what is in the store, if it is newer.
-async fn look(engine: Arc<Engine>, known: Known, provenance: Provenance) -> Look {
+async fn adopt_news(engine: Arc<Engine>, known: Known, provenance: Provenance) -> Look {
     let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return Look::Nothing };
     let revision = found.revision;
     let by = Finder::Sibling { epoch: known.epoch, since: known.record };

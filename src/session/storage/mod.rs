@@ -142,11 +142,11 @@ impl Storage {
     }
 
     pub(crate) async fn load(&self) -> Result<Option<Record>, Error> {
-        self.look(|_, found| found).await
+        self.read_then(|_, found| found).await
     }
 
     /// Reads the store, and says in the same section what comes of that.
-    async fn look<T>(&self, then: impl FnOnce(&mut Queue, Result<Option<Record>, Error>) -> T) -> T {
+    async fn read_then<T>(&self, then: impl FnOnce(&mut Queue, Result<Option<Record>, Error>) -> T) -> T {
         loop {
             let written = self.queue().written;
             let found = self.read().await.and_then(identity);
@@ -194,7 +194,7 @@ impl Storage {
     /// counts as it was last seen.
     pub(crate) async fn newest(&self) -> (Option<Record>, Result<(), Error>) {
         let (newest, given_up, read) = self
-            .look(|queue, found| {
+            .read_then(|queue, found| {
                 let (found, read) = match found {
                     Ok(found) => (found, Ok(())),
                     Err(unread) => (queue.seen.clone(), Err(unread)),
