@@ -111,7 +111,7 @@ impl<S: Clone> Common<S> {
     /// One to send a request with that has waited. `None` while another thread is making one.
     pub(crate) fn service(&self) -> Option<S> {
         let template = self.template().take();
-        Taken { template, common: self }.template.clone()
+        Borrowed { template, common: self }.template.clone()
     }
 
     /// The same for whoever can come again: the other thread is at it this moment.
@@ -127,12 +127,12 @@ impl<S: Clone> Common<S> {
 }
 
 /// The template, which goes back also when cloning it panics.
-struct Taken<'a, S> {
+struct Borrowed<'a, S> {
     template: Option<S>,
     common: &'a Common<S>,
 }
 
-impl<S> Drop for Taken<'_, S> {
+impl<S> Drop for Borrowed<'_, S> {
     fn drop(&mut self) {
         if let Some(template) = self.template.take() {
             *self.common.template() = Some(template);

@@ -12,10 +12,10 @@ use super::{
     backoff::Backoff,
     engine::{Engine, Limits},
     kernel::Slot,
-    one_task::OneTask,
     renewal::{Renewal, RenewalMode},
     revoker::{Revoke, Revoker},
     storage::{Calls, Storage},
+    task_per_runtime::TaskPerRuntime,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -245,7 +245,7 @@ impl SessionBuilder {
             mark,
             last_change: AtomicU64::new(0),
             pulse,
-            follower: OneTask::default(),
+            follower: TaskPerRuntime::default(),
         }))
     }
 }

@@ -20,13 +20,13 @@ use super::{
     flight::Flight,
     issued::{Issued, Provenance, Sendable},
     kernel::{Finder, Slot},
-    one_task::OneTask,
     record_head::RecordHead,
     renewal::{Renewal, RenewalMode},
     revoker::Revoker,
     seats::Landed,
     slot_guard::SlotGuard,
-    storage::{Storage, Written},
+    storage::{PendingWrite, Storage},
+    task_per_runtime::TaskPerRuntime,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -60,7 +60,7 @@ pub(crate) struct Engine {
     pub(super) last_change: AtomicU64,
     pub(super) pulse: watch::Sender<()>,
     /// The task that follows the store.
-    pub(super) follower: OneTask,
+    pub(super) follower: TaskPerRuntime,
 }
 
 /// How long a refresh may take.
@@ -222,7 +222,7 @@ impl Engine {
     }
 
     /// Another identity.
-    pub(crate) async fn login(&self, token: Sendable) -> Written {
+    pub(crate) async fn login(&self, token: Sendable) -> PendingWrite {
         let (change, flight, goes_on, written) = {
             let mut slot = self.slot().await;
             let (change, flight) = slot.login(token);
@@ -243,7 +243,7 @@ impl Engine {
     }
 
     /// A new token of the same identity, from outside.
-    pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<Written, Error> {
+    pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<PendingWrite, Error> {
         let keeps = token.token.keeps_refresh_token();
         let (epoch, has_to_look) = {
             let slot = self.slot().await;
@@ -277,7 +277,7 @@ impl Engine {
         presented: &Secret,
         answer: &Token,
         fence: Option<u64>,
-    ) -> Option<Written> {
+    ) -> Option<PendingWrite> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
         // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was presented.
@@ -292,7 +292,7 @@ impl Engine {
     }
 
     /// The end of the identity.
-    pub(crate) async fn logout(&self) -> Written {
+    pub(crate) async fn logout(&self) -> PendingWrite {
         let (is_news, token, flight, written) = {
             let mut slot = self.slot().await;
             let is_news = !slot.is_logged_out();
@@ -357,18 +357,18 @@ impl Engine {
     }
 
     /// Sees a write to its end. A failure is reported, and the record stays owed.
-    pub(crate) async fn save(&self, runtime: &Handle, written: Written) -> Result<(), Error> {
+    pub(crate) async fn save(&self, runtime: &Handle, written: PendingWrite) -> Result<(), Error> {
         self.storage.drain(runtime);
         self.wait_for(written).await
     }
 
     /// The same in a refresh: waiters are not to wait for tasks to change places.
-    pub(crate) async fn save_at_once(&self, written: Written) -> Result<(), Error> {
+    pub(crate) async fn save_at_once(&self, written: PendingWrite) -> Result<(), Error> {
         self.storage.drain_at_once();
         self.wait_for(written).await
     }
 
-    async fn wait_for(&self, written: Written) -> Result<(), Error> {
+    async fn wait_for(&self, written: PendingWrite) -> Result<(), Error> {
         let saved = written.end().await.unwrap_or_else(|unknown| {
             // One that has ended has seen to it where it was.
             self.storage.write_again();

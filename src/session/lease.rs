@@ -6,15 +6,15 @@ use super::{flight::Flight, storage::Storage};
 use crate::store::Lease;
 
 /// The lease, in a flight's keeping until this is dropped or the flight has lost.
-pub(super) struct Held {
+pub(super) struct HeldLease {
     flight: Flight,
     fence: u64,
     storage: Arc<Storage>,
 }
 
-impl Held {
+impl HeldLease {
     pub(super) fn by(flight: &Flight, lease: Lease, storage: &Arc<Storage>) -> Self {
-        let held = Held { flight: flight.clone(), fence: lease.fence(), storage: storage.clone() };
+        let held = HeldLease { flight: flight.clone(), fence: lease.fence(), storage: storage.clone() };
         flight.keep_lease(lease);
         // Whoever has made it lose may have come too early to end the lease.
         if flight.is_lost() {
@@ -33,7 +33,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldLease {
     fn drop(&mut self) {
         self.give_back();
     }

@@ -31,7 +31,6 @@ mod kernel;
 mod lease;
 #[cfg(all(test, token_refresh_loom))]
 mod models;
-mod one_task;
 mod record_head;
 mod reload;
 mod renewal;
@@ -42,6 +41,7 @@ mod settle;
 mod siblings;
 mod slot_guard;
 mod storage;
+mod task_per_runtime;
 mod transaction;
 mod verify;
 
@@ -58,7 +58,7 @@ pub use self::{
     changes::{Changes, State},
     renewal::RenewalMode,
 };
-use self::{issued::Provenance, storage::Written};
+use self::{issued::Provenance, storage::PendingWrite};
 use crate::{error::Error, reentry, source::TokenSource, token::Token};
 
 /// One identity's token, shared by all clones and by all layers made from them.
@@ -279,7 +279,7 @@ impl Session {
     }
 
     /// Waits for a write that a change has put into the queue.
-    async fn save(&self, written: Written) -> Result<(), Error> {
+    async fn save(&self, written: PendingWrite) -> Result<(), Error> {
         let runtime = self
             .engine
             .runtime_for_the_store("the change holds, but there is no tokio runtime to save it on")

@@ -80,7 +80,7 @@ fn is_no_better(present: &Issued, cause: Cause, found: &StoredToken) -> bool {
 /// What a reloaded record comes to.
 pub(crate) enum Taken {
     /// All that a refresh is for.
-    Whole(Obtained),
+    Enough(Obtained),
     /// Where a fetch sets out from, and the token before.
     Base(RecordHead, Option<StoredToken>),
 }
@@ -90,17 +90,17 @@ pub(crate) fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded, provenance:
     let before = || known.present.as_ref().map(|present| present.stored());
     match reloaded {
         Reloaded::Token(record, token) => match alive(engine, plan, &token, provenance) {
-            Some(fresh) => Taken::Whole(Obtained::Token { fresh, record }),
+            Some(fresh) => Taken::Enough(Obtained::Token { fresh, record }),
             None => Taken::Base(record, Some(token)),
         },
         Reloaded::Replaced(record, token) => {
             match engine.reported(engine.sendable(token.to_token(), provenance)) {
-                Some(fresh) => Taken::Whole(Obtained::Replaced { fresh, record }),
+                Some(fresh) => Taken::Enough(Obtained::Replaced { fresh, record }),
                 // There is nothing in it to go over to.
                 None => Taken::Base(RecordHead { revision: record.revision, ..known.record }, before()),
             }
         }
-        Reloaded::Ended(record) => Taken::Whole(Obtained::Ended { record }),
+        Reloaded::Ended(record) => Taken::Enough(Obtained::Ended { record }),
         Reloaded::Nothing(record) => Taken::Base(record, before()),
     }
 }

@@ -9,7 +9,7 @@ use super::{
     engine::Engine,
     flight::Flight,
     issued::Provenance,
-    lease::Held,
+    lease::HeldLease,
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take},
 };
@@ -19,7 +19,7 @@ const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a flight finds before it may fetch.
 pub(super) struct Reread {
-    pub(super) lease: Option<Held>,
+    pub(super) lease: Option<HeldLease>,
     /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that fails
     /// altogether stops no refresh.
     pub(super) may_fetch: bool,
@@ -32,7 +32,7 @@ pub(super) struct Reread {
 pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let lease = engine.storage.lease().await;
     let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten().map(|lease| Held::by(flight, lease, &engine.storage));
+    let lease = engine.reported(lease).flatten().map(|lease| HeldLease::by(flight, lease, &engine.storage));
     if flight.is_lost() {
         return None;
     }
@@ -43,7 +43,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     }
     let may_fetch = !is_taken || !is_read;
     let is_blind = !is_read && plan.known.present.is_none();
-    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
+    if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(HeldLease::fence)) {
         // Reported, and tried again later.
         let _ = engine.save_at_once(owed).await;
         if flight.is_lost() {
@@ -69,7 +69,7 @@ pub(super) async fn has_something_else(engine: &Engine, plan: &Plan) -> bool {
     }
     let reloaded = reload(plan.known.record, &plan.known, newest);
     match take(engine, plan, reloaded, Provenance::Stored) {
-        Taken::Whole(_) => true,
+        Taken::Enough(_) => true,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);
             refresh_token.is_some_and(|refresh_token| plan.may_go_on_with(&refresh_token))
@@ -100,7 +100,7 @@ pub(super) async fn look_for_a_sibling(
             if !is_over {
                 return Some(Obtained::Nothing);
             }
-        } else if let Taken::Whole(obtained) = take(engine, plan, reloaded, Provenance::Stored) {
+        } else if let Taken::Enough(obtained) = take(engine, plan, reloaded, Provenance::Stored) {
             return Some(obtained);
         }
     }

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use futures_util::future::select;
 
-use super::{engine::Engine, flight::Flight, lease::Held};
+use super::{engine::Engine, flight::Flight, lease::HeldLease};
 use crate::{
     error::{Error, ErrorKind},
     timer::{rings, timer},
@@ -37,10 +37,10 @@ async fn settle(engine: &Engine) -> Result<(), Error> {
         if let (false, Some(runtime)) = (flying, engine.runtime()) {
             let lease = engine.reported(engine.storage.lease_to_write().await).flatten();
             // In nobody's flight, and yet given back as a refresh gives it back, however this ends.
-            let lease = lease.map(|lease| Held::by(&Flight::new(), lease, &engine.storage));
+            let lease = lease.map(|lease| HeldLease::by(&Flight::new(), lease, &engine.storage));
             // What gives way to a later record is owed no more then, where a write of it would fail.
             engine.newest().await;
-            match engine.storage.enqueue_owed(lease.as_ref().map(Held::fence)) {
+            match engine.storage.enqueue_owed(lease.as_ref().map(HeldLease::fence)) {
                 Some(owed) => engine.save(&runtime, owed).await?,
                 None => engine.storage.drain(&runtime),
             }

@@ -53,7 +53,7 @@ async fn adopt_news(engine: Arc<Engine>, known: Known, provenance: Provenance) -
     // Nothing was refused, and nobody asks for a new one.
     let plan = Plan { cause: Cause::Renewal, known, refused: Vec::new() };
     let is_wanted = match take(&engine, &plan, reloaded, provenance) {
-        Taken::Whole(obtained) => engine.conclude(by, obtained).await,
+        Taken::Enough(obtained) => engine.conclude(by, obtained).await,
         Taken::Base(..) => engine.slot().await.is_wanted(by),
     };
     if is_wanted { Look::Found(revision) } else { Look::Overtaken }

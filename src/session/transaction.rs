@@ -20,7 +20,7 @@ use super::{
     flight::Flight,
     issued::{Issued, Provenance},
     kernel::Finder,
-    lease::Held,
+    lease::HeldLease,
     record_head::RecordHead,
     reload::{Taken, take},
     reread::{Reread, has_something_else, look_for_a_sibling, look_for_another_session, reread},
@@ -99,7 +99,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         return Ok(Obtained::Nothing);
     };
     let (base, before) = match take(&engine, &plan, reloaded, Provenance::Stored) {
-        Taken::Whole(obtained) => {
+        Taken::Enough(obtained) => {
             if plan.known.is_blank() {
                 flight.set_found();
             }
@@ -127,8 +127,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     match fetched {
         Ok(token) => {
-            let answer = Answer { token, presented, base, before };
-            put_into_use(&engine, &flight, &plan, lease, answer).await
+            let fetched = Fetched { token, presented, base, before };
+            put_into_use(&engine, &flight, &plan, lease, fetched).await
         }
         Err(error) if error.class() != FailureClass::LoginRequired => {
             Err(Failure { class: error.class(), error: error.into_error() })
@@ -147,7 +147,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 }
 
 /// What the authority has answered, what was presented to it, and what that refresh was of.
-struct Answer {
+struct Fetched {
     token: Token,
     presented: Option<Secret>,
     base: RecordHead,
@@ -159,10 +159,10 @@ async fn put_into_use(
     engine: &Engine,
     flight: &Flight,
     plan: &Plan,
-    lease: Option<Held>,
-    Answer { token, presented, base, before }: Answer,
+    lease: Option<HeldLease>,
+    Fetched { token, presented, base, before }: Fetched,
 ) -> Result<Obtained, Failure> {
-    let fence = lease.as_ref().map(Held::fence);
+    let fence = lease.as_ref().map(HeldLease::fence);
     let give_up = |token| give_up(engine, flight, plan, presented.as_ref(), token, fence);
     if flight.is_lost() {
         return Ok(give_up(token).await);

@@ -88,7 +88,7 @@ impl AppToken {
     /// Where in the answer the parts are; as [`JsonAnswer::new`] says unless this is called. Replaces all of it that was set
     /// before, by a [preset](crate::preset) too: its pointers and its transient codes.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
-        self.reading.answer = answer;
+        self.reading.fields = answer;
         self
     }
 

@@ -19,7 +19,7 @@ use loom::thread;
 use tokio::runtime::Builder;
 
 use self::world::{Got, Refresh, World, join, refusal_of};
-use super::{Acquire, Changes, State, ask::Ask, flight::Flight, lease::Held};
+use super::{Acquire, Changes, State, ask::Ask, flight::Flight, lease::HeldLease};
 use crate::{
     ErrorKind,
     error::BoxError,
@@ -334,7 +334,7 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
             loser.disown();
             loser.give_lease_up();
         });
-        let held = Held::by(&flight, lease, &world.engine.storage);
+        let held = HeldLease::by(&flight, lease, &world.engine.storage);
         join(loser);
         assert_eq!(given_up.load(Ordering::Relaxed), 1);
         drop(held);

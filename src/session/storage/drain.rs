@@ -113,7 +113,7 @@ impl Storage {
         let is_overtaken = || flight.as_ref().is_none_or(Flight::is_gone) && !self.queue().owes(&debt);
         let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
         let result = if is_left_out { Ok(()) } else { self.save(&debt, fence, || !is_overtaken()).await };
-        self.queue().written += 1;
+        self.queue().writes_ended += 1;
         let failure = result.as_ref().err();
         if failure.is_some_and(is_caused_by::<LeaseLost>) {
             // The next refresh needs another one.

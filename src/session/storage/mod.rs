@@ -29,13 +29,13 @@ use tokio::{runtime::Handle, sync::watch};
 
 pub(crate) use self::{
     calls::{Calls, is_caused_by},
-    queue::Written,
+    queue::PendingWrite,
 };
 use self::{
     debt::Debt,
     queue::{Queue, Write},
 };
-use super::{flight::Flight, one_task::OneTask, record_head::RecordHead, revoker::Revoker};
+use super::{flight::Flight, record_head::RecordHead, revoker::Revoker, task_per_runtime::TaskPerRuntime};
 use crate::{
     error::Error,
     event::{Event, Observers},
@@ -56,7 +56,7 @@ pub(crate) struct Storage {
     /// The runtime that the session is bound to.
     bound: Option<Handle>,
     /// The task that tries again to write what is owed.
-    owing: OneTask,
+    owing: TaskPerRuntime,
     /// Whether a write has failed since everything was in the store.
     has_failed: AtomicBool,
 }
@@ -76,7 +76,7 @@ impl Storage {
             observers,
             revoker,
             bound,
-            owing: OneTask::default(),
+            owing: TaskPerRuntime::default(),
             has_failed: AtomicBool::new(false),
         }
     }
@@ -148,12 +148,12 @@ impl Storage {
     /// Reads the store, and says in the same section what comes of that.
     async fn read_then<T>(&self, then: impl FnOnce(&mut Queue, Result<Option<Record>, Error>) -> T) -> T {
         loop {
-            let written = self.queue().written;
+            let writes_ended = self.queue().writes_ended;
             let found = self.read().await.and_then(identity);
             let mut queue = self.queue();
             // What was read while a record of ours was being written may be the one before, and nothing is owed any more
             // that would outdo it.
-            if queue.written == written {
+            if queue.writes_ended == writes_ended {
                 if let (Ok(found), false) = (&found, queue.draining) {
                     queue.seen.clone_from(found);
                 }
@@ -229,13 +229,13 @@ impl Storage {
     }
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
-    pub(crate) fn enqueue(&self, record: Record) -> Written {
+    pub(crate) fn enqueue(&self, record: Record) -> PendingWrite {
         self.push(&mut self.queue(), Arc::new(Debt::of_login(record)), None, None)
     }
 
     /// The same for a logout, and the token that it has ended in memory. One that is owed already is meant again: each caller
     /// hears what becomes of it.
-    pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> Written {
+    pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> PendingWrite {
         let mut queue = self.queue();
         let owed = queue.owed.clone().filter(|owed| owed.is_logout());
         let debt = owed.unwrap_or_else(|| Arc::new(Debt::of_logout(record, had)));
@@ -245,7 +245,7 @@ impl Storage {
     }
 
     /// The same for a replacement, which keeps the refresh token or has its own.
-    pub(crate) fn enqueue_replacement(&self, record: Record, keeps: bool) -> Written {
+    pub(crate) fn enqueue_replacement(&self, record: Record, keeps: bool) -> PendingWrite {
         let mut queue = self.queue();
         let debt = Arc::new(Debt::of_replacement(record, keeps, queue.owed.as_deref()));
         self.push(&mut queue, debt, None, None)
@@ -258,7 +258,7 @@ impl Storage {
         refreshed: impl IntoIterator<Item = StoredToken>,
         fence: Option<u64>,
         flight: Option<Flight>,
-    ) -> Written {
+    ) -> PendingWrite {
         let mut queue = self.queue();
         let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
         queue.confirmed = None;
@@ -271,7 +271,7 @@ impl Storage {
         debt: Arc<Debt>,
         fence: Option<u64>,
         flight: Option<Flight>,
-    ) -> Written {
+    ) -> PendingWrite {
         let (done, written) = oneshot::channel();
         // Whatever was under way on top of it is this, or has lost to this.
         queue.given_way = None;
@@ -282,18 +282,18 @@ impl Storage {
         let runtime = Handle::try_current().ok();
         queue.writes.push_back(Write { debt, fence, flight, runtime, done });
         // No longer, whatever is ahead: a queue that does not get on must not cost a refresh all of its time.
-        Written { done: written, limit: self.time_to_write().saturating_add(self.calls.timeout) }
+        PendingWrite { done: written, limit: self.time_to_write().saturating_add(self.calls.timeout) }
     }
 
     /// Enqueues again what an earlier write left owed; `lease` is the number of the lease that is held now, if any. A write
     /// that is under way with an earlier one is refused then, and made again with this.
-    pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<Written> {
+    pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<PendingWrite> {
         let mut queue = self.queue();
         queue.confirmed = queue.confirmed.max(lease);
         self.push_owed(&mut queue)
     }
 
-    fn push_owed(&self, queue: &mut Queue) -> Option<Written> {
+    fn push_owed(&self, queue: &mut Queue) -> Option<PendingWrite> {
         let debt = queue.owed.clone().filter(|_| queue.writes.is_empty() && !queue.draining)?;
         let fence = queue.fence(&debt);
         Some(self.push(queue, debt, fence, None))

@@ -17,8 +17,7 @@ use crate::{
 pub(super) struct Queue {
     pub(super) writes: VecDeque<Write>,
     pub(super) draining: bool,
-    /// How many writes have ended.
-    pub(super) written: u64,
+    pub(super) writes_ended: u64,
     /// What the store was last seen to hold. Memory may be behind it, and the refresh token that memory has be spent.
     pub(super) seen: Option<Record>,
     /// The newest record that is not known to be in the store.
@@ -86,13 +85,13 @@ pub(super) struct Write {
     pub(super) done: oneshot::Sender<Result<(), Error>>,
 }
 
-/// The end of a write.
-pub(crate) struct Written {
+/// A wait for the end of a write.
+pub(crate) struct PendingWrite {
     pub(super) done: oneshot::Receiver<Result<(), Error>>,
     pub(super) limit: Duration,
 }
 
-impl Written {
+impl PendingWrite {
     /// How the write has ended.
     ///
     /// # Errors

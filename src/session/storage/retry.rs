@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 
 use tokio::{runtime::Handle, sync::watch};
 
-use super::{Storage, queue::Written};
+use super::{Storage, queue::PendingWrite};
 use crate::{session::backoff::Backoff, timer::timer};
 
 impl Storage {
@@ -31,7 +31,7 @@ impl Storage {
 
     /// Enqueues what is owed between two refreshes. A refresh whose lease counts no more waits for the next one: it might
     /// write over a sibling's.
-    fn enqueue_again(&self) -> Option<Written> {
+    fn enqueue_again(&self) -> Option<PendingWrite> {
         let mut queue = self.queue();
         if queue.needs_a_lease() { None } else { self.push_owed(&mut queue) }
     }
@@ -42,18 +42,18 @@ pub(super) async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Rece
     let mut failures = 0;
     loop {
         pulse.mark_unchanged();
-        let written = match storage.upgrade() {
+        let writes_ended = match storage.upgrade() {
             Some(storage) if storage.is_settled() => {
                 failures = 0;
                 None
             }
             Some(storage) => {
                 let queue = storage.queue();
-                (!queue.draining).then_some(queue.written)
+                (!queue.draining).then_some(queue.writes_ended)
             }
             None => return,
         };
-        let Some(written) = written else {
+        let Some(writes_ended) = writes_ended else {
             // This task ends with the storage.
             let _ = pulse.changed().await;
             continue;
@@ -62,7 +62,7 @@ pub(super) async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Rece
         let Ok(pause) = timer(Backoff::DEFAULT.wait(failures, None)) else { return };
         pause.await;
         let Some(storage) = storage.upgrade() else { return };
-        if storage.queue().written != written {
+        if storage.queue().writes_ended != writes_ended {
             // Somebody else has tried: on each runtime there may be one of us.
             continue;
         }

@@ -101,7 +101,7 @@ impl LoginCode {
     /// Where in the answer the parts are. Replaces all of it that was set before, by
     /// [`mini_program`](Self::mini_program) too.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
-        self.exchange.reading.answer = answer;
+        self.exchange.reading.fields = answer;
         self
     }
 

@@ -46,7 +46,7 @@ impl Exchange {
         let members = credentials.iter().map(|(name, secret)| (*name, secret.expose()));
         let request = post(&self.url, json::MEDIA_TYPE, json::object(members, &self.constants));
         let secrets = credentials.iter().map(|&(_, secret)| secret.clone()).collect();
-        let attempt = self.client.ask(cx, request, &self.reading, Grant::Login);
+        let attempt = self.client.ask(cx, request, &self.reading, Grant::JsonLogin);
         self.refused.try_with(cx.last_change, secrets, attempt).await
     }
 

@@ -60,7 +60,7 @@ impl Password {
 
     /// Where in the answer the parts are. Replaces all of it that was set before.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
-        self.exchange.reading.answer = answer;
+        self.exchange.reading.fields = answer;
         self
     }
 

@@ -53,7 +53,7 @@ impl TokenSource for AuthorizationCodeGrant {
         };
         let mut parts = vec![("code", code.expose()), ("redirect_uri", &self.redirect_uri)];
         parts.extend(self.verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));
-        let outcome = self.endpoint.present(&cx, Grant::User, "authorization_code", &parts).await;
+        let outcome = self.endpoint.present(&cx, Grant::OAuthLogin, "authorization_code", &parts).await;
         if outcome.as_ref().is_err_and(|failure| failure.was_not_processed) {
             *self.code() = Some(code.clone());
         }

@@ -124,7 +124,7 @@ impl TokenEndpoint {
     /// Where in the answer the parts are, for authorities that do not follow RFC 6749. Replaces all of it that was set before;
     /// the `dead_codes` and `blocked_codes` stay.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
-        self.reading.answer = answer;
+        self.reading.fields = answer;
         self
     }
 

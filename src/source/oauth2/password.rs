@@ -38,7 +38,7 @@ impl TokenSource for PasswordGrant {
         cx.wants_credentials()?;
         let Credentials { account, password } = (self.credentials)().await?;
         let parts = [("username", account.expose()), ("password", password.expose())];
-        let attempt = self.endpoint.present(&cx, Grant::User, "password", &parts);
+        let attempt = self.endpoint.present(&cx, Grant::OAuthLogin, "password", &parts);
         let login = self.refused.try_with(cx.last_change, vec![account.clone(), password.clone()], attempt);
         login.await.map_err(FetchError::of_a_password)
     }

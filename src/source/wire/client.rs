@@ -157,7 +157,7 @@ impl AuthorityClient {
         grant: Grant,
     ) -> Result<Token, FetchError> {
         cx.mark(&mut request);
-        match self.call(request, grant.is_spent()).await {
+        match self.call(request, grant.may_be_spent()).await {
             Ok(answer) => {
                 reading.token(grant, &answer).map_err(|failure| self.reclassified(failure, Some(&answer)))
             }

@@ -24,28 +24,33 @@ pub(in crate::source) enum Grant {
     /// The client's own credentials.
     Client,
     /// A user's credentials, at an authority that answers as RFC 6749 says.
-    User,
+    OAuthLogin,
     /// A user's credentials, at any other authority: a refusal that is not understood refuses them, too, because
     /// presenting them over and over locks accounts.
-    Login,
+    JsonLogin,
 }
 
 impl Grant {
     /// Whether a request without an answer may have used up, or counted against, what it presented.
-    pub(super) fn is_spent(self) -> bool {
+    pub(super) fn may_be_spent(self) -> bool {
         self != Grant::Client
     }
 }
 
 /// Error codes that the user has given a meaning.
 #[derive(Clone, Default)]
-pub(in crate::source) struct Codes {
+pub(in crate::source) struct GivenCodes {
     pub(in crate::source) dead: Vec<String>,
     pub(in crate::source) blocked: Vec<String>,
 }
 
 /// The meaning of an answer that brought no token.
-pub(super) fn of_answer(fields: &JsonAnswer, codes: &Codes, grant: Grant, answer: &Answer) -> FetchError {
+pub(super) fn of_answer(
+    fields: &JsonAnswer,
+    codes: &GivenCodes,
+    grant: Grant,
+    answer: &Answer,
+) -> FetchError {
     let document = answer.document.as_deref();
     let said = document.map(|document| fields.codes(document)).unwrap_or_default();
     let business = document.and_then(|document| fields.business_failure(document));
@@ -80,7 +85,7 @@ enum Meaning {
 }
 
 fn meaning(
-    Codes { dead, blocked }: &Codes,
+    GivenCodes { dead, blocked }: &GivenCodes,
     grant: Grant,
     answer: &Answer,
     said: &[Option<Zeroizing<String>>; 2],
@@ -89,7 +94,7 @@ fn meaning(
     let code = said[0].as_deref();
     let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code.as_str()));
     let is_configured = |codes: &[String]| said.iter().flatten().any(|code| codes.contains(code));
-    let is_user = matches!(grant, Grant::User | Grant::Login);
+    let is_user = matches!(grant, Grant::OAuthLogin | Grant::JsonLogin);
     let is_named =
         is_configured(blocked) || is_configured(dead) || business == Some(BusinessFailure::Transient);
     match answer.status {
@@ -100,7 +105,7 @@ fn meaning(
         // At any status: where it says nothing of the grant or the client, what was refused is the token of the layer's session.
         // A number that nobody has named may be the gateway's.
         _ if answer.is_of_layer && !is_named && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
-        status if status.is_server_error() && (!grant.is_spent() || is(&["temporarily_unavailable"])) => {
+        status if status.is_server_error() && (!grant.may_be_spent() || is(&["temporarily_unavailable"])) => {
             Meaning::Transient
         }
         status if status.is_server_error() => Meaning::Unanswered,
@@ -116,7 +121,7 @@ fn meaning(
         // A code refuses a user's credentials at any status, or they would be presented over and over.
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
             // It may have been a refusal, also where it is a page: a strike.
-            Grant::User | Grant::Login => Meaning::Ambiguous,
+            Grant::OAuthLogin | Grant::JsonLogin => Meaning::Ambiguous,
             // Said by a program that knows of grants, whatever it thinks of statuses.
             Grant::Refresh if is(DEAD) => Meaning::Dead,
             // The refresh token may be spent, and the next one in what is of no use.
@@ -132,7 +137,7 @@ fn meaning(
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_user && is(&["server_error"]) => Meaning::Dead,
         _ if is_user && is(&["server_error"]) => Meaning::Ambiguous,
         _ if is(TRANSIENT) => Meaning::Transient,
-        _ if grant == Grant::Login || is(DEAD) => Meaning::Dead,
+        _ if grant == Grant::JsonLogin || is(DEAD) => Meaning::Dead,
         _ if is(CONFIGURATION) => Meaning::Configuration,
         _ if is_user => Meaning::Dead,
         _ => Meaning::Ambiguous,

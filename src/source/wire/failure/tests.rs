@@ -84,8 +84,8 @@ fn only_a_parsed_refusal_of_the_grant_ends_a_session() {
 
 #[test]
 fn a_refresh_token_may_be_spent_by_an_answer_that_cannot_be_used_but_not_by_a_page() {
-    let answer = JsonAnswer::new().business_code("/errcode").unwrap();
-    let reading = Reading { answer, codes: Codes::default() };
+    let fields = JsonAnswer::new().business_code("/errcode").unwrap();
+    let reading = Reading { fields, codes: GivenCodes::default() };
     let class = |content_type, body| class_with(&reading, Grant::Refresh, 200, content_type, body).0;
     let cut = r#"{"access_token":"a","refresh_tok"#;
     for content_type in
@@ -128,7 +128,7 @@ fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
         "account_selection_required",
         "consent_required",
     ] {
-        for grant in [Grant::Refresh, Grant::User, Grant::Login] {
+        for grant in [Grant::Refresh, Grant::OAuthLogin, Grant::JsonLogin] {
             let body = format!(r#"{{"error":"{code}"}}"#);
             assert_eq!(class(&Reading::default(), grant, 403, &body), (LoginRequired, false), "{code}");
             if grant != Grant::Refresh {
@@ -140,8 +140,8 @@ fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
 
 #[test]
 fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
-    let answer = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes([-1]);
-    let reading = Reading { answer, codes: Codes::default() };
+    let fields = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes([-1]);
+    let reading = Reading { fields, codes: GivenCodes::default() };
     for (status, body, expected) in [
         (400, "", LoginRequired),
         (401, HTML, LoginRequired),
@@ -162,7 +162,7 @@ fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
         (500, r#"{"errcode":7}"#, Unanswered),
         (302, "", Ambiguous),
     ] {
-        assert_eq!(class(&reading, Grant::Login, status, body).0, expected, "{status} {body}");
+        assert_eq!(class(&reading, Grant::JsonLogin, status, body).0, expected, "{status} {body}");
     }
 }
 
@@ -173,7 +173,11 @@ fn a_login_by_oauth_tells_the_clients_faults_from_the_users() {
         (401, r#"{"error":"invalid_client"}"#, Configuration),
         (403, HTML, LoginRequired),
     ] {
-        assert_eq!(class(&Reading::default(), Grant::User, status, body).0, expected, "{status} {body}");
+        assert_eq!(
+            class(&Reading::default(), Grant::OAuthLogin, status, body).0,
+            expected,
+            "{status} {body}"
+        );
     }
 }
 
@@ -190,7 +194,7 @@ fn a_login_takes_an_error_of_the_server_for_a_refusal_at_a_401_and_for_a_strike_
     ] {
         let class = |grant| class(&Reading::default(), grant, status, body);
         let expected = (at_a_login, at_a_login == LoginRequired);
-        assert_eq!([Grant::User, Grant::Login].map(class), [expected; 2], "{status} {body}");
+        assert_eq!([Grant::OAuthLogin, Grant::JsonLogin].map(class), [expected; 2], "{status} {body}");
         assert_eq!(class(Grant::Refresh), (at_a_refresh, false), "{status} {body}");
     }
 }
@@ -212,10 +216,10 @@ fn a_login_that_is_refused_at_status_200_is_refused() {
         ("", Ambiguous, Ambiguous),
     ] {
         let class = |grant| class(&Reading::default(), grant, 200, body).0;
-        assert_eq!((class(Grant::User), class(Grant::Login)), (as_user, as_login), "{body}");
+        assert_eq!((class(Grant::OAuthLogin), class(Grant::JsonLogin)), (as_user, as_login), "{body}");
     }
     // What asks for another time does so at any status.
-    for grant in [Grant::User, Grant::Login] {
+    for grant in [Grant::OAuthLogin, Grant::JsonLogin] {
         let busy = class(&Reading::default(), grant, 400, r#"{"error":"temporarily_unavailable"}"#);
         assert_eq!(busy, (Transient, false));
     }
@@ -223,8 +227,8 @@ fn a_login_that_is_refused_at_status_200_is_refused() {
 
 #[test]
 fn nothing_but_the_users_own_codes_ends_the_session_of_a_client_and_nothing_is_spent_by_it() {
-    let codes = Codes { dead: vec!["gone".into()], blocked: vec!["banned".into()] };
-    let reading = Reading { answer: JsonAnswer::new(), codes };
+    let codes = GivenCodes { dead: vec!["gone".into()], blocked: vec!["banned".into()] };
+    let reading = Reading { fields: JsonAnswer::new(), codes };
     for (status, body, expected) in [
         (400, r#"{"error":"invalid_client"}"#, Configuration),
         (400, r#"{"error":"invalid_grant"}"#, Configuration),
@@ -251,8 +255,8 @@ fn nothing_but_the_users_own_codes_ends_the_session_of_a_client_and_nothing_is_s
 
 #[test]
 fn a_text_in_the_place_of_the_business_code_refuses_a_client_as_a_number_does() {
-    let answer = JsonAnswer::new().business_code("/code").unwrap().transient_codes([-1]);
-    let reading = Reading { answer, codes: Codes::default() };
+    let fields = JsonAnswer::new().business_code("/code").unwrap().transient_codes([-1]);
+    let reading = Reading { fields, codes: GivenCodes::default() };
     for (status, body, expected) in [
         (401, r#"{"code":"WRONG_SECRET"}"#, Configuration),
         (401, r#"{"code":7}"#, Configuration),
@@ -274,10 +278,10 @@ fn a_text_in_the_place_of_the_business_code_refuses_a_client_as_a_number_does() 
 #[test]
 fn a_407_is_a_proxys_and_refuses_nothing() {
     let reading = Reading {
-        answer: JsonAnswer::new().business_code("/errcode").unwrap(),
-        codes: Codes { dead: vec!["gone".into()], blocked: vec!["banned".into()] },
+        fields: JsonAnswer::new().business_code("/errcode").unwrap(),
+        codes: GivenCodes { dead: vec!["gone".into()], blocked: vec!["banned".into()] },
     };
-    for grant in [Grant::Refresh, Grant::Client, Grant::User, Grant::Login] {
+    for grant in [Grant::Refresh, Grant::Client, Grant::OAuthLogin, Grant::JsonLogin] {
         for body in [
             "",
             HTML,
@@ -293,12 +297,12 @@ fn a_407_is_a_proxys_and_refuses_nothing() {
 
 #[test]
 fn codes_mean_what_the_user_says() {
-    let answer = JsonAnswer::new().error("/error_code").unwrap();
-    let codes = Codes {
+    let fields = JsonAnswer::new().error("/error_code").unwrap();
+    let codes = GivenCodes {
         dead: ["refresh_token_not_found", "invalid_request", "server_error"].map(Into::into).into(),
         blocked: vec!["user_banned".into()],
     };
-    let reading = Reading { answer, codes };
+    let reading = Reading { fields, codes };
     let class = |status, body| class(&reading, Grant::Refresh, status, body);
     assert_eq!(class(400, r#"{"error_code":"refresh_token_not_found"}"#), (LoginRequired, true));
     assert_eq!(class(400, r#"{"error_code":"invalid_request"}"#), (LoginRequired, true));
@@ -311,10 +315,10 @@ fn codes_mean_what_the_user_says() {
 
 #[test]
 fn a_code_that_is_an_integer_is_its_digits() {
-    let codes = Codes { dead: vec!["20026".into()], blocked: vec!["10007".into()] };
+    let codes = GivenCodes { dead: vec!["20026".into()], blocked: vec!["10007".into()] };
     let error = JsonAnswer::new();
     let business = JsonAnswer::new().business_code("/code").unwrap();
-    for (answer, status, body, expected) in [
+    for (fields, status, body, expected) in [
         (&error, 400, r#"{"error":20026}"#, (LoginRequired, true)),
         (&error, 200, r#"{"error":20026.0,"access_token":"a"}"#, (LoginRequired, true)),
         (&error, 403, r#"{"error":10007}"#, (LoginRequired, false)),
@@ -327,12 +331,12 @@ fn a_code_that_is_an_integer_is_its_digits() {
         (&business, 403, r#"{"error":20026,"code":1}"#, (LoginRequired, true)),
         (&business, 200, r#"{"code":20027}"#, (Transient, false)),
     ] {
-        let reading = Reading { answer: answer.clone(), codes: codes.clone() };
+        let reading = Reading { fields: fields.clone(), codes: codes.clone() };
         assert_eq!(class(&reading, Grant::Refresh, status, body), expected, "{status} {body}");
     }
     // It refuses a user's credentials as any other code does.
-    assert_eq!(class(&Reading::default(), Grant::Login, 200, r#"{"error":7}"#).0, LoginRequired);
-    assert_eq!(class(&Reading::default(), Grant::User, 200, r#"{"error":0}"#).0, Ambiguous);
+    assert_eq!(class(&Reading::default(), Grant::JsonLogin, 200, r#"{"error":7}"#).0, LoginRequired);
+    assert_eq!(class(&Reading::default(), Grant::OAuthLogin, 200, r#"{"error":0}"#).0, Ambiguous);
 }
 
 #[test]

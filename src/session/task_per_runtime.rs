@@ -15,9 +15,9 @@ use crate::sync;
 
 /// Ends its tasks when it is dropped. One on a runtime that nobody drives any more is left there: another runtime has its own.
 #[derive(Debug, Default)]
-pub(super) struct OneTask(Mutex<HashMap<Id, AbortHandle>>);
+pub(super) struct TaskPerRuntime(Mutex<HashMap<Id, AbortHandle>>);
 
-impl OneTask {
+impl TaskPerRuntime {
     /// Spawns the task, unless it is there. False if the runtime has gone.
     pub(super) fn run(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> bool {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +29,7 @@ impl OneTask {
     }
 }
 
-impl Drop for OneTask {
+impl Drop for TaskPerRuntime {
     fn drop(&mut self) {
         let tasks = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         tasks.values().for_each(AbortHandle::abort);
