@@ -423,7 +423,7 @@ where
     /// The token to send with, now that the service is ready: the present one, unless the identity is another one
     /// now, or has only promised one, or it was condemned or has expired meanwhile and this request has not waited again yet.
     fn look_again(&self, has_waited: bool) -> Option<Arc<Issued>> {
-        let token = self.engine().present()?;
+        let token = self.engine().current()?;
         let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
         let has_expired = || has_waited && token.is_expired(self.engine().now());

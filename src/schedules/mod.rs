@@ -115,11 +115,11 @@ fn callers_that_leave_cancel_nothing_and_leave_nothing_behind() {
 fn refresh_that_everybody_has_left_ends() {
     in_many_orders(async |world| {
         world.revoke();
-        let before = world.present();
+        let before = world.current();
         let answers = Callers::leaving(&world, 4, 20).answers().await;
         assert!(are_all(&answers, &[Answer::Accepted]), "{answers:?}");
         world.session.settle().await.expect("nothing fails");
-        assert_eq!(world.present() != before, world.fetches() == 1);
+        assert_eq!(world.current() != before, world.fetches() == 1);
     });
 }
 
@@ -136,7 +136,7 @@ fn nothing_comes_after_a_logout() {
         logout.await.expect("it does not panic");
         assert!(world.session.token().await.is_err());
         world.session.settle().await.expect("nothing fails");
-        assert_eq!(world.present(), None);
+        assert_eq!(world.current(), None);
         assert!(world.fetches() <= 1);
     });
 }
@@ -151,7 +151,7 @@ fn logout_reaches_a_store_that_fails() {
         callers.answers().await;
         logout.await.expect("it does not panic");
         world.heal();
-        assert_eq!(world.present(), None);
+        assert_eq!(world.current(), None);
     });
 }
 
@@ -257,5 +257,5 @@ async fn recovers(world: &World) {
     world.heal();
     sleep(Duration::from_secs(600)).await;
     let refreshed = world.session.refresh().await;
-    assert!(refreshed.is_ok() || world.present().is_none(), "{refreshed:?}");
+    assert!(refreshed.is_ok() || world.current().is_none(), "{refreshed:?}");
 }

@@ -100,9 +100,9 @@ impl Ledger {
     }
 
     /// The access token in use.
-    fn present(&self) -> Option<String> {
+    fn current(&self) -> Option<String> {
         let engine = self.engine.get()?.upgrade()?;
-        Some(engine.present()?.token().access().expose().to_owned())
+        Some(engine.current()?.token().access().expose().to_owned())
     }
 
     fn issue(&self, family: &str) -> Token {
@@ -116,18 +116,18 @@ impl Ledger {
     async fn fetch(self: Arc<Self>, cx: FetchContext) -> Result<Token, FetchError> {
         let presented = cx.refresh_token().map(|token| token.expose().to_owned()).unwrap_or_default();
         let family = family_of(&presented).to_owned();
-        let present = self.present();
+        let current = self.current();
         let failure = {
             let mut book = self.book();
             book.fetches += 1;
-            let refused = present.as_ref().is_some_and(|present| book.refused.contains(present));
+            let refused = current.as_ref().is_some_and(|current| book.refused.contains(current));
             let spent = book.spent.contains(&presented) && !book.answers_may_be_lost;
             book.check(
                 cx.cause() != Cause::Refused || refused,
                 "a refresh for a token that nobody has refused",
             );
             book.check(
-                present.as_ref().is_some_and(|token| family_of(token) == family),
+                current.as_ref().is_some_and(|token| family_of(token) == family),
                 "a fetch after a logout",
             );
             book.check(!spent, "a spent refresh token was presented");
@@ -249,13 +249,13 @@ impl World {
         self.ledger.book().fetches
     }
 
-    pub(super) fn present(&self) -> Option<String> {
-        self.ledger.present()
+    pub(super) fn current(&self) -> Option<String> {
+        self.ledger.current()
     }
 
     /// The family of the token in use.
     pub(super) fn identity(&self) -> Option<String> {
-        self.present().map(|token| family_of(&token).to_owned())
+        self.current().map(|token| family_of(&token).to_owned())
     }
 
     pub(super) async fn request(self: Arc<Self>) -> Answer {
@@ -269,9 +269,9 @@ impl World {
                 credential.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
             let mut sent = sent.lock().expect("nothing panics under it");
             sent.push(family_of(&token).to_owned());
-            let present = ledger.present();
+            let current = ledger.current();
             let mut book = ledger.book();
-            book.check(present.as_ref() == Some(&token), "another token was sent than the one in use");
+            book.check(current.as_ref() == Some(&token), "another token was sent than the one in use");
             let saved = book.saves_may_fail || !book.fetched.contains(&token) || book.saved.contains(&token);
             book.check(saved, "a token was sent before it was saved");
             book.check(sent.len() <= 2, "a request was sent more than twice");
@@ -319,7 +319,7 @@ impl World {
         assert!(!self.session.engine().slot().await.is_flying());
         let stored = self.store.load().await.expect("it cannot fail").and_then(|record| record.token);
         let stored = stored.map(|token| token.access.expose().to_owned());
-        assert_eq!(stored, self.present());
+        assert_eq!(stored, self.current());
         let wrongs = std::mem::take(&mut self.ledger.book().wrongs);
         assert!(wrongs.is_empty(), "{wrongs:?}");
     }

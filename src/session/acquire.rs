@@ -153,7 +153,7 @@ impl Acquire {
         let engine = &self.engine;
         // Without the slot, which a crowd would have to take one by one. Whoever comes for a first token has just looked.
         if self.changes > 0 || matches!(self.ask, Ask::Refuse { .. }) {
-            if let Some(token) = engine.present().filter(|token| answers(token, self.ask, || engine.now())) {
+            if let Some(token) = engine.current().filter(|token| answers(token, self.ask, || engine.now())) {
                 return Poll::Ready(Ok(Some(token)));
             }
         }
@@ -179,7 +179,7 @@ impl Acquire {
                 };
                 drop(slot);
                 if plan.cause == Cause::Refused {
-                    self.refused = plan.known.present.clone();
+                    self.refused = plan.known.current.clone();
                 }
                 flight.set_runtime(&runtime);
                 self.wait = Some(Wait::new(flight.clone()));
@@ -199,10 +199,10 @@ impl Acquire {
             Ask::Force | Ask::Refuse { .. } => answers(token, self.ask, || now),
             _ => token.is_usable(now),
         };
-        self.engine.present().filter(may_be_sent).ok_or(Denied::Failed(error))
+        self.engine.current().filter(may_be_sent).ok_or(Denied::Failed(error))
     }
 
-    /// The present token, for a caller that has waited often enough.
+    /// The current token, for a caller that has waited often enough.
     fn settle_for(&self) -> Option<Arc<Issued>> {
         let is_other = |token: &Arc<Issued>| match self.ask {
             Ask::Refuse { stamp, .. } => stamp.is_before(token.stamp()),
@@ -211,7 +211,7 @@ impl Acquire {
         if self.changes < PATIENCE {
             return None;
         }
-        self.engine.present().filter(|token| is_other(token) && !token.came_too_late())
+        self.engine.current().filter(|token| is_other(token) && !token.came_too_late())
     }
 }
 

@@ -35,11 +35,11 @@ pub(crate) enum Ask {
     Take,
     /// A better token than this one, which was refused.
     Refuse { stamp: Stamp, verdict: Verdict },
-    /// The next token ahead of time, if the present one is due.
+    /// The next token ahead of time, if the current one is due.
     Renew,
     /// A token that lives this much longer.
     Last(Duration),
-    /// A new token, whatever the present one is.
+    /// A new token, whatever the current one is.
     Force,
 }
 
@@ -68,7 +68,7 @@ impl Plan {
     /// Whether a session that is over may go on with this refresh token: not with one that was refused, nor with its own, which
     /// it had when it ended.
     pub(super) fn may_go_on_with(&self, refresh_token: &Secret) -> bool {
-        let own = self.known.present.as_ref().and_then(|present| present.token().refresh());
+        let own = self.known.current.as_ref().and_then(|current| current.token().refresh());
         !refresh_token.is_among(&self.refused) && !own.is_some_and(|own| own.same_as(refresh_token))
     }
 }
@@ -83,13 +83,13 @@ pub(crate) struct Known {
     pub(crate) ended: Option<SessionId>,
     /// Here or elsewhere, and there has been no token since.
     pub(crate) is_logged_out: bool,
-    pub(crate) present: Option<Arc<Issued>>,
+    pub(crate) current: Option<Arc<Issued>>,
 }
 
 impl Known {
     /// Whether there has never been a token.
     pub(crate) fn is_blank(&self) -> bool {
-        self.present.is_none() && self.ended.is_none()
+        self.current.is_none() && self.ended.is_none()
     }
 
     /// Whether that may be ours. After a logout only another login may.
@@ -126,7 +126,7 @@ pub(crate) enum Obtained {
     Nothing,
 }
 
-/// Whether the present token is the answer to an ask, so that nothing has to be fetched. Most asks need not know the time.
+/// Whether the current token is the answer to an ask, so that nothing has to be fetched. Most asks need not know the time.
 #[inline]
 pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bool {
     match ask {

@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// The published token, whatever state it is in.
-    pub(crate) fn present(&self) -> Option<Arc<Issued>> {
+    pub(crate) fn current(&self) -> Option<Arc<Issued>> {
         self.cell.load_full()
     }
 

@@ -116,7 +116,7 @@ impl Flight {
         self.0.runtime.get().copied()
     }
 
-    /// Releases the present waiters. Only the first call does anything.
+    /// Releases the current waiters. Only the first call does anything.
     pub(crate) fn land(&self, landed: Landed) {
         let released = self.state().seats.end(&landed);
         released.wake();

@@ -25,8 +25,8 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
                 Fetch::Cooling { until, .. } => (Some(until.saturating_sub(now.monotonic)), false),
                 fetch => (None, matches!(fetch, Fetch::Idle)),
             };
-            let present = engine.present();
-            let is_due = present.as_ref().is_none_or(|token| token.is_due(now));
+            let current = engine.current();
+            let is_due = current.as_ref().is_none_or(|token| token.is_due(now));
             if until_cool.is_some() || !is_due {
                 in_vain = 0;
             } else if is_idle {
@@ -34,7 +34,7 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
             }
             let mut renewing = Acquire::new(engine, Ask::Renew);
             let _ = poll_fn(|cx| renewing.poll_step(cx)).await;
-            let until_due = present.and_then(|token| token.until_due(now)).unwrap_or_default();
+            let until_due = current.and_then(|token| token.until_due(now)).unwrap_or_default();
             match until_due.max(until_cool.unwrap_or_default()) {
                 Duration::ZERO => LOOK_AGAIN,
                 wait => wait.min(LOOK_AGAIN),
@@ -121,7 +121,7 @@ mod tests {
         let keeper = tokio::spawn(session.keep_fresh());
         sleep(Duration::from_secs(1)).await;
         assert!(clock.0.lock().unwrap().readings >= 3);
-        assert!(session.engine().present().is_some());
+        assert!(session.engine().current().is_some());
         keeper.abort();
     }
 }

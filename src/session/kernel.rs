@@ -129,11 +129,11 @@ impl Slot {
     /// Decides what an ask comes to. Those who join a flight, as most do, need not know the time.
     pub(crate) fn ask(&mut self, ask: Ask, now: impl Fn() -> Now) -> Decision {
         self.absorb();
-        let present = self.token.as_ref().map(|token| token.stamp());
+        let current = self.token.as_ref().map(|token| token.stamp());
         let ask = match ask {
             Ask::Refuse { stamp, .. } if stamp.epoch != self.epoch => return Decision::Fail(self.left()),
-            // It says nothing of the present token, which may have expired meanwhile.
-            Ask::Refuse { stamp, .. } if present.is_some_and(|present| stamp.is_before(present)) => Ask::Need,
+            // It says nothing of the current token, which may have expired meanwhile.
+            Ask::Refuse { stamp, .. } if current.is_some_and(|current| stamp.is_before(current)) => Ask::Need,
             ask => ask,
         };
         if let Some(token) = self.token.as_ref().filter(|token| answers(token, ask, &now)) {
@@ -214,7 +214,7 @@ impl Slot {
 
     /// The flight's waiters have waited long enough.
     pub(crate) fn make_overdue(&mut self, flight: &Flight, error: Error) -> bool {
-        let on = matches!(&self.fetch, Fetch::Flight(present) if present.is(flight));
+        let on = matches!(&self.fetch, Fetch::Flight(current) if current.is(flight));
         if on {
             self.end_fetch(Fetch::Overdue(flight.clone(), error));
         }
@@ -317,7 +317,7 @@ impl Slot {
         let stored = stored.filter(|found| self.known().may_take(found));
         let (base, before) = match (&self.token, stored) {
             (None, Some(found)) if found.token.is_some() => (found.head(), found.token),
-            (present, _) => (self.record, present.as_ref().map(|present| present.stored())),
+            (current, _) => (self.record, current.as_ref().map(|current| current.stored())),
         };
         let token = match before {
             Some(before) => token.keeping_refresh_of(before),
@@ -458,7 +458,7 @@ impl Slot {
     }
 
     fn is_on(&self, flight: &Flight) -> bool {
-        self.flight().is_some_and(|present| present.is(flight))
+        self.flight().is_some_and(|current| current.is(flight))
     }
 
     fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
@@ -478,7 +478,7 @@ impl Slot {
             record: self.record,
             ended: self.ended,
             is_logged_out: self.is_logged_out() || self.ended.is_some(),
-            present: self.token.clone(),
+            current: self.token.clone(),
         }
     }
 

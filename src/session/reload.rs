@@ -29,7 +29,7 @@ pub(crate) enum Reloaded {
 /// that has seen no record takes a first one of any number. After a logout only another login counts.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
     let is_news = |found: &Record| {
-        let is_first = base.revision == 0 && known.present.is_none();
+        let is_first = base.revision == 0 && known.current.is_none();
         let is_later = is_first || found.revision > base.revision || is_uncounted(base, known, found);
         is_later && known.may_take(found)
     };
@@ -37,7 +37,7 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
         return Reloaded::Nothing(base);
     };
     let head = found.head();
-    match (found.token, &known.present) {
+    match (found.token, &known.current) {
         // A login that nothing has been got for yet: whoever has no token goes over to it all the same.
         (Some(token), None) if head.session != base.session && token.to_token().has_only_refresh() => {
             Reloaded::Replaced(head, token)
@@ -52,29 +52,29 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
 }
 
 fn is_uncounted(base: RecordHead, known: &Known, found: &Record) -> bool {
-    let (Some(token), Some(present)) = (&found.token, &known.present) else { return false };
-    let is_other_refresh = match (present.token().refresh(), &token.refresh) {
+    let (Some(token), Some(current)) = (&found.token, &known.current) else { return false };
+    let is_other_refresh = match (current.token().refresh(), &token.refresh) {
         (Some(ours), Some(found)) => !ours.same_as(found),
         (ours, found) => ours.is_some() != found.is_some(),
     };
-    let is_other = is_other_refresh || !present.token().access().same_as(&token.access);
+    let is_other = is_other_refresh || !current.token().access().same_as(&token.access);
     is_other && (found.session, found.revision) == (base.session, base.revision)
 }
 
 /// The stored token, unless it is the one that the session has, has expired, or cannot be sent.
 fn alive(engine: &Engine, plan: &Plan, found: &StoredToken, provenance: Provenance) -> Option<Sendable> {
-    if plan.known.present.as_ref().is_some_and(|present| is_no_better(present, plan.cause, found)) {
+    if plan.known.current.as_ref().is_some_and(|current| is_no_better(current, plan.cause, found)) {
         return None;
     }
     engine.sendable(found.to_token(), provenance).ok().filter(|fresh| !fresh.came_too_late())
 }
 
-/// Whether it is the present token again. Authorities that prolong a token instead of changing it give a better one, but for
+/// Whether it is the current token again. Authorities that prolong a token instead of changing it give a better one, but for
 /// whoever was refused with it, or asks for a new one.
-fn is_no_better(present: &Issued, cause: Cause, found: &StoredToken) -> bool {
-    let is_unwanted = matches!(cause, Cause::Refused | Cause::Forced) || present.is_condemned();
-    let is_same = present.token().access().same_as(&found.access);
-    is_same && (is_unwanted || found.expires_at <= present.stored().expires_at)
+fn is_no_better(current: &Issued, cause: Cause, found: &StoredToken) -> bool {
+    let is_unwanted = matches!(cause, Cause::Refused | Cause::Forced) || current.is_condemned();
+    let is_same = current.token().access().same_as(&found.access);
+    is_same && (is_unwanted || found.expires_at <= current.stored().expires_at)
 }
 
 /// What a reloaded record comes to.
@@ -87,7 +87,7 @@ pub(crate) enum Taken {
 
 pub(crate) fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded, provenance: Provenance) -> Taken {
     let known = &plan.known;
-    let before = || known.present.as_ref().map(|present| present.stored());
+    let before = || known.current.as_ref().map(|current| current.stored());
     match reloaded {
         Reloaded::Token(record, token) => match alive(engine, plan, &token, provenance) {
             Some(fresh) => Taken::Enough(Obtained::Token { fresh, record }),
@@ -127,13 +127,13 @@ mod tests {
     }
 
     /// What the record comes to for a session of ours that stands at revision 5.
-    fn reloaded(present: Option<&str>, session: SessionId, revision: u64, access: Option<&str>) -> String {
+    fn reloaded(current: Option<&str>, session: SessionId, revision: u64, access: Option<&str>) -> String {
         let base = RecordHead { session: OURS, revision: 5 };
-        let present = present.map(|access| issued(Token::new(access)));
+        let current = current.map(|access| issued(Token::new(access)));
         let found = Record { session, revision, token: access.map(StoredToken::new) };
         let (what, head) = match reload(
             base,
-            &Known { epoch: Epoch::default(), record: base, ended: None, is_logged_out: false, present },
+            &Known { epoch: Epoch::default(), record: base, ended: None, is_logged_out: false, current },
             Some(found),
         ) {
             Reloaded::Nothing(head) => ("nothing", head),
@@ -149,7 +149,7 @@ mod tests {
         for (session, revision, access, expected) in [
             (OURS, 6, Some("next"), "token ours 6"),
             (OURS, 5, Some("next"), "token ours 5"),
-            (OURS, 5, Some("present"), "nothing ours 5"),
+            (OURS, 5, Some("current"), "nothing ours 5"),
             (OURS, 4, Some("next"), "nothing ours 5"),
             (OTHERS, 6, Some("next"), "replaced others 6"),
             (OTHERS, 5, Some("next"), "nothing ours 5"),
@@ -158,7 +158,7 @@ mod tests {
             (OURS, 5, None, "nothing ours 5"),
         ] {
             assert_eq!(
-                reloaded(Some("present"), session, revision, access),
+                reloaded(Some("current"), session, revision, access),
                 expected,
                 "{revision} {access:?}"
             );
@@ -169,7 +169,7 @@ mod tests {
     fn another_refresh_token_is_another_token() {
         let of = |refresh: Option<&str>| StoredToken {
             refresh: refresh.map(Into::into),
-            ..StoredToken::new("present")
+            ..StoredToken::new("current")
         };
         let base = RecordHead { session: OURS, revision: 5 };
         for (ours, found, is_news) in [
@@ -183,7 +183,7 @@ mod tests {
                 record: base,
                 ended: None,
                 is_logged_out: false,
-                present: Some(issued(of(ours).to_token())),
+                current: Some(issued(of(ours).to_token())),
             };
             let found = Record { session: OURS, revision: 5, token: Some(of(found)) };
             assert_eq!(matches!(reload(base, &known, Some(found)), Reloaded::Token(..)), is_news, "{ours:?}");

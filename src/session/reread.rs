@@ -42,7 +42,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
         return None;
     }
     let may_fetch = !is_taken || !is_read;
-    let is_blind = !is_read && plan.known.present.is_none();
+    let is_blind = !is_read && plan.known.current.is_none();
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(HeldLease::fence)) {
         // Reported, and tried again later.
         let _ = engine.save_at_once(owed).await;

@@ -30,7 +30,7 @@ pub(crate) enum Landed {
 #[derive(Default)]
 pub(super) struct Seats {
     round: Round,
-    /// Of the present round.
+    /// Of the current round.
     ended: Option<Landed>,
     wakers: Slab<Waker>,
 }
@@ -90,7 +90,7 @@ impl Seats {
         self.wakers.get(seat.0).is_some_and(|seated| seated.will_wake(waker))
     }
 
-    /// Takes a seat in the present round, or puts another waker into the one that is taken; returns the one before.
+    /// Takes a seat in the current round, or puts another waker into the one that is taken; returns the one before.
     #[inline]
     pub(super) fn sit(&mut self, seat: &mut Seat, waker: Waker) -> Option<Waker> {
         if let Some(seated) = self.wakers.get_mut(seat.0) {

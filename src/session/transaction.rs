@@ -217,7 +217,7 @@ async fn fetch(
 ) -> Option<(Option<Secret>, Result<Token, FetchError>)> {
     let mut refresh_token = stored.clone().filter(|_| !is_dead);
     // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
-    let known = plan.known.present.as_ref().and_then(|known| known.token().refresh().cloned());
+    let known = plan.known.current.as_ref().and_then(|known| known.token().refresh().cloned());
     let mut refused = None;
     loop {
         let spends = refresh_token.iter().flat_map(|presented| known.iter().chain([presented]));
@@ -228,7 +228,7 @@ async fn fetch(
             refresh_token: refresh_token.clone(),
             reads: Arc::default(),
             cause: plan.cause,
-            fruitless: plan.known.present.as_ref().map_or(0, |token| token.fruitless_refreshes()),
+            fruitless: plan.known.current.as_ref().map_or(0, |token| token.fruitless_refreshes()),
             mark: engine.mark(),
             #[cfg(feature = "json")]
             last_change: engine.last_change(),
@@ -273,19 +273,19 @@ async fn give_up(
             return Obtained::Nothing;
         }
     }
-    let Known { epoch, present, .. } = engine.slot().await.known();
-    let is_of_its_grant = |present: Arc<Issued>| shares_a_grant(present.token(), &token, presented);
-    if !present.is_some_and(|present| epoch == plan.known.epoch || is_of_its_grant(present)) {
+    let Known { epoch, current, .. } = engine.slot().await.known();
+    let is_of_its_grant = |current: Arc<Issued>| shares_a_grant(current.token(), &token, presented);
+    if !current.is_some_and(|current| epoch == plan.known.epoch || is_of_its_grant(current)) {
         engine.revoker.discard(token);
     }
     Obtained::Nothing
 }
 
 /// Whether what was fetched, or presented for it, is a part of this token, too.
-fn shares_a_grant(present: &Token, fetched: &Token, presented: Option<&Secret>) -> bool {
-    let present = [Some(present.access()), present.refresh()];
+fn shares_a_grant(current: &Token, fetched: &Token, presented: Option<&Secret>) -> bool {
+    let current = [Some(current.access()), current.refresh()];
     let ours = [Some(fetched.access()), fetched.refresh(), presented];
-    ours.into_iter().flatten().any(|ours| present.into_iter().flatten().any(|own| own.same_as(ours)))
+    ours.into_iter().flatten().any(|ours| current.into_iter().flatten().any(|own| own.same_as(ours)))
 }
 
 impl Failure {

@@ -157,7 +157,7 @@ fn refusals_get_the_remembered_error_while_the_fetch_is_cooling_overdue_or_dead(
     ] {
         let (mut slot, stamp) = issued();
         slot.fetch = then;
-        assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "the present token is good");
+        assert_eq!(decide(&mut slot, Ask::Need, NOW), "use", "the current token is good");
         assert_eq!(decide(&mut slot, reject(stamp), later(59)), "fail");
         assert_eq!(decide(&mut slot, Ask::Force, later(59)), "fail");
         assert_eq!(decide(&mut slot, reject(stamp), later(60)), after);
@@ -433,7 +433,7 @@ fn unexplained_refusals_stall_the_session_after_three_that_are_five_minutes_apar
     assert_eq!(
         decide(&mut slot, Ask::Need, later(700 + 899)),
         "use",
-        "the present token is as good as before"
+        "the current token is as good as before"
     );
     assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(700 + 900)), Some(ErrorKind::Stalled));
     let flight = match slot.ask(Ask::Force, || later(700 + 1800)) {

@@ -112,7 +112,7 @@ fn refresh_changes_nothing_after_a_logout() {
         let _task = refresh.conclude(&world, "new");
         join(leaver);
         assert!([got("new"), Err(ErrorKind::SessionEnded)].contains(&join(caller)));
-        assert_eq!(world.present(), None);
+        assert_eq!(world.current(), None);
         assert_eq!(join(world.ask(Ask::Need)), Err(ErrorKind::SessionEnded));
     });
 }
@@ -140,7 +140,7 @@ fn refused_request_that_has_waited_twice_gets_no_token_of_another_identity() {
         let refresh = world.refuse(&old);
         let caller = world.ask(refusal_of(&old));
         world.replace("replaced");
-        let replaced = world.engine.present().expect("it was put there");
+        let replaced = world.engine.current().expect("it was put there");
         let other = world.ask(refusal_of(&replaced));
         world.login("other");
         assert!([got("replaced"), Err(ErrorKind::SessionChanged)].contains(&join(caller)));
@@ -387,7 +387,7 @@ fn records_reach_the_store_in_the_order_of_the_changes() {
             world.logout();
             world.engine.storage.drain_at_once();
             join(other);
-            assert_eq!(world.stored(), world.present());
+            assert_eq!(world.stored(), world.current());
             assert!(world.engine.storage.is_settled());
         })
     });
@@ -407,7 +407,7 @@ fn refresh_stores_nothing_after_a_logout() {
             refresh.save(&world, "new");
             let _task = refresh.conclude(&world, "new");
             join(leaver);
-            assert_eq!((world.stored(), world.present()), (None, None));
+            assert_eq!((world.stored(), world.current()), (None, None));
             assert!(world.engine.storage.is_settled());
         })
     });

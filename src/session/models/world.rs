@@ -60,7 +60,7 @@ impl World {
         let session = Session::builder(source).store(kept_by).clock(clock.clone()).build();
         let world = World { engine: session.engine().clone(), store, clock };
         world.login(token);
-        let issued = world.engine.present().expect("it was put there");
+        let issued = world.engine.current().expect("it was put there");
         (world, issued)
     }
 
@@ -96,8 +96,8 @@ impl World {
     }
 
     /// The token in use, whatever state it is in.
-    pub(super) fn present(&self) -> Option<String> {
-        self.engine.present().as_deref().map(text)
+    pub(super) fn current(&self) -> Option<String> {
+        self.engine.current().as_deref().map(text)
     }
 
     pub(super) fn login(&self, token: &str) {
