@@ -281,14 +281,17 @@ impl Engine {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
         // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was presented.
-        let kept = slot.token().map(|kept| kept.stored());
-        let taken = kept.clone().map(|kept| StoredToken { refresh: Some(presented.clone()), ..kept });
-        let kept = kept.filter(|kept| !kept.refresh.as_ref().is_some_and(|own| own.same_as(presented)));
+        let in_memory = slot.token().map(|token| token.stored());
+        let as_presented =
+            in_memory.clone().map(|token| StoredToken { refresh: Some(presented.clone()), ..token });
+        let is_another =
+            |token: &StoredToken| !token.refresh.as_ref().is_some_and(|own| own.same_as(presented));
+        let refreshed = as_presented.into_iter().chain(in_memory.filter(is_another));
         let record = self.storage.following(slot.known().record, None);
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));
-        Some(self.storage.enqueue_refreshed(record, taken.into_iter().chain(kept), fence, None))
+        Some(self.storage.enqueue_refreshed(record, refreshed, fence, None))
     }
 
     /// The end of the identity.

@@ -35,9 +35,14 @@ async fn settle(engine: &Engine) -> Result<(), Error> {
             return Ok(());
         }
         if let (false, Some(runtime)) = (flying, engine.runtime()) {
-            let lease = engine.reported(engine.storage.lease_to_write().await).flatten();
+            // Where that of the refresh which is owed counts no more: others have had one since, and what they saved, if
+            // anything, has to be read first.
+            let lease = if engine.storage.needs_a_lease() { engine.storage.lease().await } else { Ok(None) };
             // In nobody's flight, and yet given back as a refresh gives it back, however this ends.
-            let lease = lease.map(|lease| HeldLease::by(&Flight::new(), lease, &engine.storage));
+            let lease = engine
+                .reported(lease)
+                .flatten()
+                .map(|lease| HeldLease::by(&Flight::new(), lease, &engine.storage));
             // What gives way to a later record is owed no more then, where a write of it would fail.
             engine.newest().await;
             match engine.storage.enqueue_owed(lease.as_ref().map(HeldLease::fence)) {

@@ -106,12 +106,6 @@ impl Storage {
         }
     }
 
-    /// A lease to write under, if that of the refresh which is owed counts no more: others have had one since, and what
-    /// they saved, if anything, has to be read first.
-    pub(crate) async fn lease_to_write(&self) -> Result<Option<Lease>, Error> {
-        if self.needs_a_lease() { self.lease().await } else { Ok(None) }
-    }
-
     /// Whether what is owed waits for the next refresh.
     pub(crate) fn needs_a_lease(&self) -> bool {
         self.queue().needs_a_lease()
