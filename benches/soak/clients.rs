@@ -56,7 +56,7 @@ impl Clients {
             let answer = move |request| token_endpoint::answer(world.clone(), request);
             serve(Http::One, open.clone(), answer).await
         };
-        let authority = AuthorityClient::new(client::<Content>(Http::One)).time_limit(PATIENCE)?;
+        let authority = AuthorityClient::new(client::<Content>(Http::One)).timeout(PATIENCE)?;
         let sessions = {
             let world = world.clone();
             SessionMap::builder(move |&number: &usize| {

@@ -121,8 +121,16 @@ impl FetchError {
 
     /// Asks for at least this much time before the next fetch (the authority's `Retry-After`); ten minutes at most
     /// are granted.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_token_refresh::FetchError;
+    ///
+    /// let busy = FetchError::transient("busy").with_retry_after(Duration::from_secs(30));
+    /// assert_eq!(busy.retry_after(), Some(Duration::from_secs(30)));
+    /// ```
     #[must_use]
-    pub fn retry_after(mut self, wait: Duration) -> Self {
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
@@ -168,9 +176,9 @@ impl FetchError {
         &*self.cause
     }
 
-    /// How long to wait before the next fetch, as [`retry_after`](Self::retry_after) was told: without the limit that the
-    /// session sets.
-    pub fn asked_wait(&self) -> Option<Duration> {
+    /// How long to wait before the next fetch, as it was given to [`with_retry_after`](Self::with_retry_after): the session's
+    /// limit is not applied here.
+    pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 

@@ -44,7 +44,7 @@ pub use self::{
     app::AppToken,
     credentials::Credentials,
     login::{LoginCode, Password},
-    wire::{AuthorityClient, AuthorityError, Content, Failed, JsonAnswer},
+    wire::{AuthorityClient, AuthorityError, Content, FailedCall, JsonAnswer},
 };
 pub use self::{
     chain::OrElse,

@@ -25,7 +25,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
     Error, ErrorKind, FetchError, Secret, Session, Token, TokenRefreshLayer,
     source::{
-        AppToken, AuthorityClient, AuthorityError, Content, Failed, LoginCode,
+        AppToken, AuthorityClient, AuthorityError, Content, FailedCall, LoginCode,
         oauth2::{ClientCredentialsGrant, RefreshTokenGrant, TokenEndpoint},
     },
     source_fn,
@@ -222,7 +222,7 @@ async fn no_longer_wait_is_told_than_is_granted() {
     let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "99999999999999999999".parse().unwrap())]);
     let says = Bench::logged_in(grant(Idp::new([Say::With(headers, 429, "")]))).await;
     let asks =
-        Bench::new(source_fn(async |_| Err(FetchError::transient("later").retry_after(Duration::MAX))));
+        Bench::new(source_fn(async |_| Err(FetchError::transient("later").with_retry_after(Duration::MAX))));
     for bench in [says, asks] {
         let wait = bench.session.refresh().await.unwrap_err().retry_after().unwrap();
         assert_eq!(wait, Duration::from_secs(600));
@@ -273,12 +273,12 @@ async fn a_session_behind_another_says_what_that_one_says_and_goes_on_when_it_do
         (FetchError::transient as fn(&'static str) -> _, ErrorKind::Transient),
         (FetchError::configuration, ErrorKind::Configuration),
     ] {
-        let inner = behind(move || call("busy").retry_after(minute)).0.token().await.unwrap_err();
+        let inner = behind(move || call("busy").with_retry_after(minute)).0.token().await.unwrap_err();
         let inner = move || FetchError::from(inner.clone());
         let error = behind(inner.clone()).0.token().await.unwrap_err();
         assert_eq!((error.kind(), error.retry_after()), (kind, Some(minute)));
         // What the source says itself holds.
-        let own = behind(move || inner().retry_after(2 * minute)).0.token().await.unwrap_err();
+        let own = behind(move || inner().with_retry_after(2 * minute)).0.token().await.unwrap_err();
         assert_eq!((own.kind(), own.retry_after()), (kind, Some(2 * minute)));
     }
     let own = behind(move || FetchError::configuration(error.clone())).0;
@@ -330,7 +330,7 @@ async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
         assert_eq!(bench.session.refresh().await.is_ok(), is_read, "{limit}");
     }
     let idp = Idp::new([Say::Hang]);
-    let bench = Bench::logged_in(grant(client(&idp).time_limit(Duration::from_secs(3)).unwrap())).await;
+    let bench = Bench::logged_in(grant(client(&idp).timeout(Duration::from_secs(3)).unwrap())).await;
     let began = tokio::time::Instant::now();
     assert_eq!(bench.class().await, "Unanswered");
     assert_eq!(began.elapsed().as_secs(), 3);
@@ -339,7 +339,7 @@ async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
         assert_eq!(client(&idp).response_limit(bytes).unwrap_err().kind(), ErrorKind::InvalidValue);
     }
     assert!(client(&idp).response_limit(1024 * 1024).is_ok());
-    assert_eq!(client(&idp).time_limit(Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidValue);
+    assert_eq!(client(&idp).timeout(Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidValue);
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,7 +379,7 @@ async fn the_users_own_classification_holds_for_every_kind_of_failure() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let classify = {
             let seen = seen.clone();
-            move |failed: &Failed<'_>| {
+            move |failed: &FailedCall<'_>| {
                 let status = failed.answer().map(|answer| answer.status().as_u16());
                 assert_eq!(failed.headers().is_some(), status.is_some());
                 assert_eq!(failed.body().is_some(), status.is_some());
@@ -406,7 +406,7 @@ async fn a_failure_that_the_user_has_classified_waits_as_long_as_the_authority_a
             .classify_failures(move |_| {
                 let busy = FetchError::transient("busy");
                 Some(match own {
-                    Some(seconds) => busy.retry_after(Duration::from_secs(seconds)),
+                    Some(seconds) => busy.with_retry_after(Duration::from_secs(seconds)),
                     None => busy,
                 })
             });
@@ -419,7 +419,7 @@ async fn a_failure_that_the_user_has_classified_waits_as_long_as_the_authority_a
 async fn a_failure_that_the_user_has_classified_keeps_the_authoritys_answer() {
     let idp = Idp::new([json(400, r#"{"error":"invalid_request","mfa_token":"m"}"#)]);
     let second_factor = || io::Error::other("a second factor is missing");
-    let client = AuthorityClient::new(idp).classify_failures(move |failed: &Failed<'_>| {
+    let client = AuthorityClient::new(idp).classify_failures(move |failed: &FailedCall<'_>| {
         let is_it = failed.answer()?.code()? == "invalid_request";
         is_it.then(|| FetchError::login_required(second_factor()).without_fallback())
     });

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{
     answer::Answer,
     content::{Content, TAKEN, UNREAD},
-    error::Failed,
+    error::FailedCall,
     failure::Grant,
     form, json,
     reading::Reading,
@@ -49,7 +49,7 @@ use crate::{
 /// use tower_token_refresh::source::{AuthorityClient, Content};
 ///
 /// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
-/// let authority = AuthorityClient::new(http).time_limit(Duration::from_secs(5))?;
+/// let authority = AuthorityClient::new(http).timeout(Duration::from_secs(5))?;
 ///
 /// // A client with a body type of its own:
 /// let http: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
@@ -61,7 +61,7 @@ use crate::{
 #[must_use]
 pub struct AuthorityClient {
     send: Arc<Sending>,
-    time_limit: Duration,
+    timeout: Duration,
     response_limit: usize,
     classify: Option<Arc<Classify>>,
     may_go_in_the_clear: bool,
@@ -69,7 +69,7 @@ pub struct AuthorityClient {
 
 type Sending = dyn Fn(Request<Content>, usize) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
 
-type Classify = dyn Fn(&Failed<'_>) -> Option<FetchError> + Send + Sync;
+type Classify = dyn Fn(&FailedCall<'_>) -> Option<FetchError> + Send + Sync;
 
 impl AuthorityClient {
     /// A client with 10 s for each call and 64 KiB for each answer.
@@ -84,7 +84,7 @@ impl AuthorityClient {
     {
         AuthorityClient {
             send: Arc::new(move |request, limit| Box::pin(send(service.clone(), request, limit))),
-            time_limit: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
             response_limit: 64 * 1024,
             classify: None,
             may_go_in_the_clear: false,
@@ -107,9 +107,9 @@ impl AuthorityClient {
     /// # Errors
     ///
     /// `InvalidValue` for zero.
-    pub fn time_limit(mut self, limit: Duration) -> Result<Self, Error> {
-        Error::require(!limit.is_zero(), "a time limit must be longer than zero")?;
-        self.time_limit = limit;
+    pub fn timeout(mut self, timeout: Duration) -> Result<Self, Error> {
+        Error::require(!timeout.is_zero(), "a timeout must be longer than zero")?;
+        self.timeout = timeout;
         Ok(self)
     }
 
@@ -126,15 +126,15 @@ impl AuthorityClient {
     }
 
     /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
-    /// as it is; one that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the authority's. An
-    /// [`AuthorityError`](super::AuthorityError) stays in the chain of causes, with what the closure says behind it; an error of the
-    /// client gives way to that.
+    /// as it is. A failure that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the authority's.
+    /// An [`AuthorityError`](super::AuthorityError) stays in the chain of causes, and the closure's cause stands behind it;
+    /// the closure's cause replaces an error of the client.
     ///
     /// ```
-    /// use tower_token_refresh::{FetchError, source::{AuthorityClient, Failed}};
+    /// use tower_token_refresh::{FetchError, source::{AuthorityClient, FailedCall}};
     ///
     /// # fn authority(client: AuthorityClient) -> AuthorityClient {
-    /// client.classify_failures(|failed: &Failed<'_>| {
+    /// client.classify_failures(|failed: &FailedCall<'_>| {
     ///     let answer = failed.answer()?;
     ///     (answer.text("/reason")? == "expired").then(|| FetchError::login_required("the authority said `expired`"))
     /// })
@@ -142,7 +142,7 @@ impl AuthorityClient {
     /// ```
     pub fn classify_failures(
         mut self,
-        classify: impl Fn(&Failed<'_>) -> Option<FetchError> + Send + Sync + 'static,
+        classify: impl Fn(&FailedCall<'_>) -> Option<FetchError> + Send + Sync + 'static,
     ) -> Self {
         self.classify = Some(Arc::new(classify));
         self
@@ -184,7 +184,7 @@ impl AuthorityClient {
             .not_processed());
         }
         let progress = request.body().progress();
-        let late = timer(self.time_limit).map_err(|error| FetchError::from(error).not_processed())?;
+        let late = timer(self.timeout).map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(late);
         let cause = match select((self.send)(request, self.response_limit), late).await {
             Either::Left((Ok(answer), _)) => return Ok(answer),
@@ -208,7 +208,7 @@ impl AuthorityClient {
     }
 
     fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
-        let failed = Failed { cause: failure.cause(), answer };
+        let failed = FailedCall { cause: failure.cause(), answer };
         match self.classify.as_ref().and_then(|classify| classify(&failed)) {
             Some(meaning) => failure.meaning(meaning),
             None => failure,
@@ -233,7 +233,7 @@ where
 impl fmt::Debug for AuthorityClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthorityClient")
-            .field("time_limit", &self.time_limit)
+            .field("timeout", &self.timeout)
             .field("response_limit", &self.response_limit)
             .finish_non_exhaustive()
     }

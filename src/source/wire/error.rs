@@ -138,12 +138,12 @@ impl StdError for AuthorityError {
 
 /// What is known of a call that brought no token, for
 /// [`AuthorityClient::classify_failures`](super::AuthorityClient::classify_failures).
-pub struct Failed<'a> {
+pub struct FailedCall<'a> {
     pub(super) cause: &'a (dyn StdError + 'static),
     pub(super) answer: Option<&'a Answer>,
 }
 
-impl<'a> Failed<'a> {
+impl<'a> FailedCall<'a> {
     /// What went wrong: the client's own error, or the [`AuthorityError`] of an answer.
     pub fn cause(&self) -> &'a (dyn StdError + 'static) {
         self.cause
@@ -165,8 +165,8 @@ impl<'a> Failed<'a> {
     }
 }
 
-impl fmt::Debug for Failed<'_> {
+impl fmt::Debug for FailedCall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failed").field("answer", &self.answer()).finish_non_exhaustive()
+        f.debug_struct("FailedCall").field("answer", &self.answer()).finish_non_exhaustive()
     }
 }

@@ -14,7 +14,7 @@ mod retry_after;
 pub use self::{
     client::AuthorityClient,
     content::Content,
-    error::{AuthorityError, Failed},
+    error::{AuthorityError, FailedCall},
     fields::JsonAnswer,
 };
 pub(super) use self::{

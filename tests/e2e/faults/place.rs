@@ -59,7 +59,7 @@ impl Place {
     ) -> Self {
         let is_impatient = Arc::<AtomicBool>::default();
         let grant = |limit| {
-            let client = AuthorityClient::new(pool::<Content>(http)).time_limit(limit).unwrap();
+            let client = AuthorityClient::new(pool::<Content>(http)).timeout(limit).unwrap();
             let url = format!("http://{issuer}/oauth/token").parse().unwrap();
             RefreshTokenGrant::new(TokenEndpoint::new(client, url))
         };

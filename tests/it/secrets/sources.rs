@@ -9,7 +9,7 @@ use tower_token_refresh::{
     TokenRefreshLayer, TokenSource,
     event::Event,
     source::{
-        AuthorityClient, AuthorityError, Content, Credentials, Failed, JsonAnswer, LoginCode, Password,
+        AuthorityClient, AuthorityError, Content, Credentials, FailedCall, JsonAnswer, LoginCode, Password,
         Verification,
         login::JsonVerify,
         oauth2::{
@@ -70,7 +70,7 @@ fn client(seen: &Seen, idp: &Idp) -> AuthorityClient {
         sent.debug(request.body());
         request
     }))
-    .classify_failures(move |failure: &Failed<'_>| {
+    .classify_failures(move |failure: &FailedCall<'_>| {
         failed.debug(failure);
         failed.error(failure.cause());
         None
@@ -184,7 +184,7 @@ async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
         "Credentials {",
         "FetchContext {",
         "FetchError {",
-        "Failed {",
+        "FailedCall {",
         "JsonAnswer {",
         "JsonVerify {",
         "LoginCode {",
@@ -220,7 +220,7 @@ async fn an_error_of_the_users_own_client_that_names_the_url_is_shown_by_its_own
     let client = AuthorityClient::new(service_fn(|request: Request<Content>| {
         ready(Err::<Response<ModelBody>, BoxError>(NamesTheUrl(request.uri().clone()).into()))
     }))
-    .classify_failures(move |failure: &Failed<'_>| {
+    .classify_failures(move |failure: &FailedCall<'_>| {
         told.debug(failure);
         None
     });
@@ -248,7 +248,7 @@ async fn an_error_of_the_users_own_client_that_names_the_url_is_shown_by_its_own
     seen.debug(error);
     seen.display(error);
     seen.has_no_canary_among(&["RefreshFailed {", "FetchError {", "RefreshFailure(", "Tip {"]);
-    failed.has_no_canary_among(&["Failed {"]);
+    failed.has_no_canary_among(&["FailedCall {"]);
 
     let cause = std::error::Error::source(error).unwrap();
     assert!(cause.downcast_ref::<NamesTheUrl>().is_some() && cause.to_string().contains("canary-key"));

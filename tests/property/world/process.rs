@@ -44,7 +44,7 @@ impl Process {
     ) -> Self {
         let pid = line.pid;
         let limit = Duration::from_secs(if config.impatient { 10 } else { 600 });
-        let authority = AuthorityClient::new(line).time_limit(limit).expect("longer than zero");
+        let authority = AuthorityClient::new(line).timeout(limit).expect("longer than zero");
         let endpoint = TokenEndpoint::new(authority.clone(), "https://id.test/oauth/token".parse().unwrap());
         let refresh = RefreshTokenGrant::new(endpoint);
         let session = if config.password {
