@@ -1,5 +1,7 @@
 //! What callers can say on a request, and what they are told on a response.
 
+use std::fmt;
+
 use http::Response;
 
 use crate::{
@@ -28,7 +30,22 @@ pub struct NoToken;
 /// Response extension: what the layer did. Absent on a first answer that was accepted, and where a request is marked
 /// [`SkipRefresh`] or [`NoToken`], goes outside of the scope, or brings a credential of its own: nobody looks at those
 /// answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// use http::Response;
+/// use tower_token_refresh::Outcome;
+///
+/// fn report<B>(response: &Response<B>) {
+///     let Some(outcome) = response.extensions().get::<Outcome>() else { return };
+///     if let Some(why) = outcome.not_resent() {
+///         eprintln!("refused, and not sent again: {why}");
+///     } else if outcome.is_refused() {
+///         eprintln!("refused {} times", outcome.attempts());
+///     }
+/// }
+/// # report(&Response::new(()));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Outcome {
     pub(crate) generation: Generation,
     pub(crate) attempts: u8,
@@ -59,7 +76,7 @@ impl Outcome {
 }
 
 /// Why a refused request was not sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotResent {
     /// Its body could not be sent a second time. The token is refreshed for the next request, unless refreshes are
@@ -75,6 +92,18 @@ pub enum NotResent {
     RefreshFailed,
     /// The latest refreshes brought tokens that were refused at once, so that this refusal starts none.
     Damped,
+}
+
+impl fmt::Display for NotResent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotResent::Body(why) => why.fmt(f),
+            NotResent::Forbidden => f.write_str("the layer may not send this request twice"),
+            NotResent::TooManyWaiting => f.write_str("too many refused requests wait already"),
+            NotResent::RefreshFailed => f.write_str("the refresh failed"),
+            NotResent::Damped => f.write_str("the latest tokens were refused at once"),
+        }
+    }
 }
 
 /// Response extension: why there is no new token after this refusal. The refresh that the response waited for has failed,
@@ -115,5 +144,23 @@ impl Error {
             Ok(response) => response.extensions().get::<RefreshFailure>().map(RefreshFailure::error),
             Err(error) => Error::find(&**error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_why_a_request_was_not_sent_again_has_words_of_its_own() {
+        use NotResent::{Body, Damped, Forbidden, RefreshFailed, TooManyWaiting};
+
+        let body = NotReplayable::TooLarge;
+        let reasons = HashSet::from([Body(body), Forbidden, TooManyWaiting, RefreshFailed, Damped]);
+        let words: HashSet<_> = reasons.iter().map(NotResent::to_string).collect();
+        assert_eq!(words.len(), 5);
+        assert!(words.contains(&body.to_string()) && !words.contains(""));
     }
 }

@@ -4,21 +4,35 @@
 //! either of them says so.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
 
-/// Where the time comes from. [`SystemClock`] is the default; the test kit has one that can be moved.
+/// Where the time comes from. [`SystemClock`] is the default; the test kit has one that can be moved. An `Arc` of a clock is
+/// one, so several sessions may share it.
 ///
-/// For its requests a session reads the wall clock once in a second of the monotonic one, at most.
+/// For its requests a session reads the wall clock at most once in a second of the monotonic clock.
 pub trait Clock: Send + Sync + 'static {
     /// Time since a fixed moment of this clock. It never goes back.
     fn monotonic(&self) -> Duration;
 
     /// The time of day; it may jump.
     fn wall(&self) -> SystemTime;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn monotonic(&self) -> Duration {
+        (**self).monotonic()
+    }
+
+    fn wall(&self) -> SystemTime {
+        (**self).wall()
+    }
 }
 
 /// The clocks of the machine. The monotonic one is tokio's, so that paused time in tests moves it.
@@ -153,8 +167,6 @@ const SECOND: u64 = 1 << NANOS;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     const MOMENTS: [Duration; 6] = [
@@ -176,32 +188,29 @@ mod tests {
     }
 
     /// Its wall clock goes on by a second whenever it is read.
-    #[derive(Clone, Default)]
-    struct Counted(Arc<Times>);
-
     #[derive(Default)]
-    struct Times {
+    struct Counted {
         milliseconds: AtomicU64,
         read: AtomicU64,
     }
 
     impl Clock for Counted {
         fn monotonic(&self) -> Duration {
-            Duration::from_millis(self.0.milliseconds.load(Ordering::Relaxed))
+            Duration::from_millis(self.milliseconds.load(Ordering::Relaxed))
         }
 
         fn wall(&self) -> SystemTime {
-            UNIX_EPOCH + Duration::from_secs(self.0.read.fetch_add(1, Ordering::Relaxed))
+            UNIX_EPOCH + Duration::from_secs(self.read.fetch_add(1, Ordering::Relaxed))
         }
     }
 
     #[test]
     fn the_wall_clock_is_read_at_most_once_a_second() {
-        let clock = Counted::default();
+        let clock = Arc::new(Counted::default());
         let keeper = Timekeeper::new(clock.clone());
         for (milliseconds, wall) in [(0, 0), (999, 0), (1000, 1), (1001, 1), (1999, 1), (2000, 2), (9000, 3)]
         {
-            clock.0.milliseconds.store(milliseconds, Ordering::Relaxed);
+            clock.milliseconds.store(milliseconds, Ordering::Relaxed);
             assert_eq!(keeper.now().wall, Duration::from_secs(wall), "{milliseconds}");
         }
         assert_eq!(keeper.exact().wall, Duration::from_secs(4));
@@ -215,10 +224,10 @@ mod tests {
             tokio::time::advance(Duration::from_millis(milliseconds)).await;
             assert_eq!(keeper.has_come(moment), has_come);
         }
-        let clock = Counted::default();
+        let clock = Arc::new(Counted::default());
         let keeper = Timekeeper::new(clock.clone());
         for (milliseconds, has_come) in [(0, false), (1499, false), (1500, true), (1501, true)] {
-            clock.0.milliseconds.store(milliseconds, Ordering::Relaxed);
+            clock.milliseconds.store(milliseconds, Ordering::Relaxed);
             assert_eq!(keeper.has_come(moment), has_come);
         }
     }

@@ -94,8 +94,19 @@ impl Token {
         self
     }
 
-    /// The token that gets the next access token: a text, a [`Secret`], or an `Option` of one. An answer without one
-    /// keeps the old one (RFC 6749 §6), and so does one whose refresh token is empty.
+    /// The token that gets the next access token: a text, a [`Secret`], or an `Option` of one. An answer without a refresh
+    /// token, or with an empty one, keeps the old one (RFC 6749 §6).
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use tower_token_refresh::Token;
+    ///
+    /// let answer = HashMap::from([("access_token", "a".to_owned()), ("refresh_token", "r".to_owned())]);
+    /// let token = Token::new(&answer["access_token"]).refresh_token(answer.get("refresh_token"));
+    ///
+    /// let same = Token::new(token.access()).refresh_token(token.refresh());
+    /// assert_eq!(same.refresh().map(|refresh| refresh.expose()), Some("r"));
+    /// ```
     #[must_use]
     pub fn refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
         self.parts().refresh = given(refresh).map_or(Refresh::Unsaid, Refresh::Present);
@@ -189,8 +200,8 @@ impl Token {
     }
 }
 
-/// What [`Token::refresh_token`] takes, because authorities may or may not hand one out: a [`Secret`], a text, or an `Option` of
-/// one. Sealed: no other type can be one.
+/// What [`Token::refresh_token`] takes, because authorities may or may not hand one out: a [`Secret`] or a text, owned or
+/// borrowed, or an `Option` of one. Sealed: no other type can be one.
 pub trait OptionalSecret: sealed::Sealed {
     /// The secret, if there is one.
     fn secret(self) -> Option<Secret>;
@@ -225,7 +236,7 @@ macro_rules! optional_secret {
     )*};
 }
 
-optional_secret!(Secret, String, &str);
+optional_secret!(Secret, &Secret, String, &String, &str);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,7 +22,10 @@
 //! # let _ = session;
 //! ```
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use crate::{error::Error, generation::Generation};
 
@@ -32,6 +35,36 @@ use crate::{error::Error, generation::Generation};
 /// the caller who logs in, logs out, replaces the token, settles or sends an [`Unscoped`](Event::Unscoped) request; never
 /// under a lock. It must not block: whoever waits for the refresh waits for it too (at most `refresh_timeout`). A panic in it
 /// is caught and ignored. What happens at once in two tasks is told in any order.
+///
+/// An `Arc` of an observer is one, so several sessions may share it:
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+///
+/// use tower_token_refresh::{FetchError, Session, event::{Event, Observer}, source_fn};
+///
+/// #[derive(Default)]
+/// struct Failures(AtomicU64);
+///
+/// impl Observer for Failures {
+///     fn observe(&self, event: &Event<'_>) {
+///         if let Event::RefreshFailed { .. } = event {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let failures = Arc::new(Failures::default());
+/// for authority in ["one", "another"] {
+///     let source = source_fn(move |_| async move { Err(FetchError::transient(authority)) });
+///     let session = Session::builder(source).observer(failures.clone()).build();
+///     assert!(session.token().await.is_err());
+/// }
+/// assert_eq!(failures.0.load(Ordering::Relaxed), 2);
+/// # }
+/// ```
 pub trait Observer: Send + Sync + 'static {
     /// One event.
     fn observe(&self, event: &Event<'_>);
@@ -40,6 +73,12 @@ pub trait Observer: Send + Sync + 'static {
 impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Observer for F {
     fn observe(&self, event: &Event<'_>) {
         self(event);
+    }
+}
+
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn observe(&self, event: &Event<'_>) {
+        (**self).observe(event);
     }
 }
 

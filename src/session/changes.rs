@@ -53,6 +53,7 @@ impl State {
 
 /// Follows a session. Whoever is slow sees the newest state and misses the ones between.
 #[derive(Debug)]
+#[must_use = "it does nothing by itself: ask it for what comes next"]
 pub struct Changes {
     engine: Weak<Engine>,
     pulse: watch::Receiver<()>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How renewal ahead of expiry is asked for by traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RenewalMode {
     /// In the background, while requests go on with the present token. The renewal ends with the runtime of the

@@ -80,6 +80,7 @@ pub trait TokenSource: Send + Sync + 'static {
     /// The session hears of the last failure only. If this source has been refused its refresh token and `next` fails for the
     /// moment, the next fetch brings the same refresh token. Sources of this crate remember what was refused and do not
     /// present it again; one of your own has to do that itself (RFC 9700 §4.14.2: an authority may take it for a replay).
+    #[must_use]
     fn or_else<S: TokenSource>(self, next: S) -> OrElse<Self, S>
     where
         Self: Sized,
@@ -123,6 +124,7 @@ where
 
 /// The source made by [`source_fn`].
 #[derive(Clone)]
+#[must_use]
 pub struct SourceFn<F> {
     fetch: F,
 }

@@ -18,6 +18,7 @@ use std::{
     future::Future,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use futures_util::future::BoxFuture;
@@ -31,7 +32,7 @@ pub use self::{
 };
 use crate::error::BoxError;
 
-/// Keeps one session's [`Record`].
+/// Keeps one session's [`Record`]. An `Arc` of a store is one, so several sessions may share it.
 ///
 /// Every call is bounded by the session's `store_timeout`, `lock` by its lease wait; only [`changed`](Self::changed) may wait for
 /// ever. A store that fails stops no request: the session goes on in memory, reports the failure and saves again later.
@@ -143,6 +144,24 @@ pub trait TokenStore: Send + Sync + 'static {
     fn changed(&self, known: u64) -> impl Future<Output = ()> + Send {
         let _ = known;
         std::future::pending()
+    }
+}
+
+impl<T: TokenStore> TokenStore for Arc<T> {
+    fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send {
+        T::load(self)
+    }
+
+    fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send {
+        T::save(self, record, fence)
+    }
+
+    fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send {
+        T::lock(self)
+    }
+
+    fn changed(&self, known: u64) -> impl Future<Output = ()> + Send {
+        T::changed(self, known)
     }
 }
 

@@ -57,6 +57,18 @@ async fn a_siblings_refresh_is_used_at_once_and_costs_no_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_arc_of_a_store_is_one_store_for_several_sessions() {
+    let store = Arc::new(MemoryStore::new());
+    let (one, other) = (session("one", store.clone()), session("other", store.clone()));
+    assert_eq!((access(&one).await, access(&other).await), ("one-1".into(), "one-1".into()));
+    let mut changes = other.subscribe();
+    next(&mut changes).await;
+    one.refresh().await.unwrap();
+    next(&mut changes).await;
+    assert_eq!(access(&other).await, "one-2");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_a_sibling_has_had_prolonged_lives_longer_at_once() {
     let clock = TestClock::new();
     let (sessions, fetches) = prolonged(MemoryStore::new(), &clock).await;

@@ -341,7 +341,7 @@ async fn the_source_refreshes_what_it_is_given_and_else_logs_in() {
     let source = authority.source();
     let cx = FetchContext::new(Cause::Absent);
     let token = source.fetch(cx.clone()).await.unwrap();
-    source.fetch(cx.with_refresh_token(token.refresh().cloned())).await.unwrap();
+    source.fetch(cx.with_refresh_token(token.refresh())).await.unwrap();
     let counts = authority.counts();
     assert_eq!((counts.logins, counts.refreshes), (1, 1));
 }
