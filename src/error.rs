@@ -35,8 +35,8 @@ pub enum ErrorKind {
     InvalidValue,
     /// There is nothing left to get a token with: somebody has to log in.
     LoginRequired,
-    /// The authority refuses this client or its request as such, or cannot be asked by the URL it was given; the session is
-    /// kept.
+    /// The authority refuses this client or its request as such, or cannot be asked at the URL that was given; the
+    /// session is kept.
     Configuration,
     /// The authority could not be asked or did not answer in full; trying again later may help.
     Transient,
@@ -115,8 +115,8 @@ impl Error {
 
     /// Whether the same call may succeed later without anybody doing anything.
     ///
-    /// A [`login`](crate::Session::login) or [`logout`](crate::Session::logout) is not to be repeated for it, nor mostly a
-    /// [`replace`](crate::Session::replace), whose docs say when: the change holds, and is saved by itself.
+    /// A [`login`](crate::Session::login) or [`logout`](crate::Session::logout) must not be repeated for it, and a
+    /// [`replace`](crate::Session::replace) only where its docs say so: the change holds, and is saved by itself.
     pub fn is_transient(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::Store | ErrorKind::Panic)
     }
@@ -126,9 +126,9 @@ impl Error {
         matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::SessionEnded)
     }
 
-    /// How long the authority, or the source, asked us to wait before the next try, ten minutes at most: no longer wait is
-    /// granted. It is the whole wait from the failure on: an error that is remembered while the session cools down does not
-    /// say how much of it is left.
+    /// How long the authority or the source asked us to wait before the next try, capped at ten minutes. It is the whole
+    /// wait from the failure on: an error that is remembered while the session cools down does not say how much of it is
+    /// left.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

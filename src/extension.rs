@@ -90,7 +90,7 @@ pub enum NotResent {
     TooManyWaiting,
     /// The refresh failed; the reason is in [`RefreshFailure`].
     RefreshFailed,
-    /// The latest refreshes brought tokens that were refused at once, so that this refusal starts none.
+    /// The latest refreshes brought tokens that were refused at once, so this refusal starts none.
     Damped,
 }
 

@@ -70,8 +70,8 @@ impl TokenRefreshLayer {
         TokenRefreshLayer { policy: Arc::new(Policy::new(session, scope.into())) }
     }
 
-    /// Which answers refuse the token. Replaces the classifier before; combine with
-    /// [`or`](Classify::or) and [`and`](Classify::and).
+    /// Which answers refuse the token. Replaces the current classifier; combine with [`or`](Classify::or) and
+    /// [`and`](Classify::and).
     pub fn classifier(mut self, classifier: impl Classify) -> Self {
         self.policy().classifier = Some(Arc::new(classifier));
         self
@@ -89,7 +89,7 @@ impl TokenRefreshLayer {
         Ok(self)
     }
 
-    /// Keeps nothing of a request's body. Requests without a body are still sent again, and those with a
+    /// Keeps nothing of a request's body. Requests without a body are still sent again, and so are those with a
     /// [`Rebuild`](crate::body::Rebuild) extension.
     pub fn without_replay(mut self) -> Self {
         self.policy().replay_limit = 0;

@@ -1,8 +1,8 @@
 //! Silent token refresh for HTTP clients built on tower (无感知刷新).
 //!
-//! [`TokenRefreshLayer`] wraps any client [`Service`](tower_service::Service). It puts the present access token on
-//! each request, notices when the server refuses that token, gets a new one *once* for everybody, and sends the
-//! refused request again, so that the caller sees one call and one answer.
+//! [`TokenRefreshLayer`] wraps any client [`Service`](tower_service::Service). It puts the current access token on each
+//! request, notices when the server refuses that token, gets a new one *once* for everybody, and sends the refused
+//! request again, so that the caller sees one call and one answer.
 //!
 //! # Quick start
 //!
@@ -67,9 +67,9 @@
 //! # What can be relied upon
 //!
 //! - A refusal names the token it refuses; one of an older token never starts a refresh.
-//! - A refresh runs in a task of its own. Callers that give up cancel nothing, and every caller gets an answer: the
-//!   resend's; or the refused response, whose [`Outcome`] says why it was not sent again (with a [`RefreshFailure`] if the
-//!   refresh failed); or an [`Error`] where nothing was sent or a second attempt could not be made.
+//! - A refresh runs in a task of its own. Callers that give up cancel nothing, and every caller gets an answer: that of
+//!   the resend; or the refused response, whose [`Outcome`] says why it was not sent again (with a [`RefreshFailure`] if
+//!   the refresh failed); or an [`Error`] where nothing was sent or a second attempt could not be made.
 //! - A request is sent at most twice, and only with all of its body.
 //! - The new token is saved before anybody sees it; a result that comes after a logout changes nothing.
 //! - Only the authority's word ends a session that is refreshed, never a failure to reach it. A login with a password or a

@@ -9,9 +9,9 @@
 //! | [`Placement::query`] | `?access_token=T` |
 //! | [`Placement::custom`] | whatever a closure does to the head |
 //!
-//! What is sent is built once for each token and shared by all requests; the header value is marked sensitive, so
-//! that HTTP/2 keeps it out of its tables and `Debug` does not show it. A request that carries the header or the
-//! parameter already is the caller's own affair and left alone.
+//! What is sent is built once for each token and shared by all requests; the header value is marked sensitive, so that
+//! HTTP/2 keeps it out of its tables and `Debug` does not show it. A request that already carries the header or the
+//! parameter is left alone: that is the caller's own affair.
 //!
 //! The type that an authority calls a token by ([`Token::kind`]) changes nothing. RFC 6749 §7.1 wants a client to use no token whose
 //! type it does not understand, but servers are careless with `token_type`, which is of no use for telling them apart. A `DPoP` or
@@ -134,9 +134,9 @@ impl Placement {
     /// Whatever the closure does to the head of the request.
     ///
     /// It runs for each attempt, so it should be quick, and *replace* what it sets. The error it returns becomes the
-    /// cause of ours; it should not hold the token. It sees every request: whether the caller has set a credential
-    /// is its to decide. One that it leaves alone is taken for the session's all the same: its refusal has the token
-    /// refreshed. Mark such requests with [`NoToken`](crate::NoToken) instead.
+    /// cause of ours; it should not hold the token. It sees every request, and has to check by itself whether the caller
+    /// has set a credential. A request that it leaves unchanged still counts as sent with the session's token: if it is
+    /// refused, the token is refreshed. Mark such requests with [`NoToken`](crate::NoToken) instead.
     pub fn custom<F>(attach: F) -> Self
     where
         F: Fn(&mut Request<()>, &Token) -> Result<(), BoxError> + Send + Sync + 'static,

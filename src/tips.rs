@@ -4,7 +4,7 @@
 //! [`Tips::explain`] looks at an outcome and says what to show, if anything. It looks at the head only: the code comes
 //! from an [`ErrorCode`] that a layer below has found, and the body stays the caller's.
 //!
-//! 1. A response below 400 without a code that nobody refused → nothing. A refusal that was recovered from is silent.
+//! 1. A response below 400 that has no code and was not refused → nothing. A refusal that was recovered from is silent.
 //! 2. Any other response → its code. Without one, or with 0 or a text for a code → 1.
 //! 3. An error instead of a response → 1.
 //!
@@ -86,7 +86,7 @@ impl Tips {
         )
     }
 
-    /// Adds these texts, in place of those there are for the same codes.
+    /// Adds these texts, and replaces those for the same codes.
     #[must_use]
     pub fn with<T>(mut self, texts: impl IntoIterator<Item = (i64, T)>) -> Self
     where
@@ -170,8 +170,8 @@ impl<'a> Tip<'a> {
         self.status
     }
 
-    /// The error, if there was one: that of the request, or that of the refresh that a refused response waited for. Its
-    /// `source()` tells the rest.
+    /// The error, if there was one: of the request, or of the refresh that a refused response waited for. Its `source()`
+    /// tells the rest.
     pub fn cause(&self) -> Option<&'a (dyn StdError + 'static)> {
         self.cause
     }
@@ -203,7 +203,7 @@ pub enum Phase {
     /// It was sent, or was to be sent. A transport error does not tell which attempt it ended: it stands here too if
     /// the attempt was the second.
     Send,
-    /// It had to wait for a token, and that could not be got, or could not be put on it.
+    /// It had to wait for a token, which could not be got, or could not be put on the request.
     Refresh,
     /// It was sent again with a new token, and this is the second answer.
     Resend,

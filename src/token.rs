@@ -62,7 +62,8 @@ impl Token {
     /// program perhaps: the first request gets the access token for it. Nowhere else is a token without an access token
     /// accepted.
     ///
-    /// Once: at a later start the store may have the next refresh token, and a login would put the spent one over that.
+    /// Do this once: at a later start the store may have the next refresh token, and a login would overwrite it with the
+    /// spent one.
     ///
     /// ```
     /// # use tower_token_refresh::{Error, Session, Token};
@@ -77,9 +78,9 @@ impl Token {
         Token::new("").refresh_token(refresh.into())
     }
 
-    /// The lifetime, as in `expires_in` of RFC 6749 §5.1, counted from the moment at which a session takes the token: from its
-    /// source, at a [`login`](crate::Session::login) or a [`replace`](crate::Session::replace). Of one that was kept meanwhile
-    /// say [`expires_at`](Self::expires_at). `None` and zero mean *unknown*.
+    /// The lifetime, as in `expires_in` of RFC 6749 §5.1, counted from the moment at which a session takes the token:
+    /// from its source, at a [`login`](crate::Session::login) or a [`replace`](crate::Session::replace). For a token that
+    /// was kept meanwhile use [`expires_at`](Self::expires_at). `None` and zero mean *unknown*.
     #[must_use]
     pub fn expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.parts().lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());
@@ -87,7 +88,7 @@ impl Token {
     }
 
     /// The moment at which the token dies by the wall clock; beside a lifetime, the earlier of the two counts. A moment
-    /// that is past already only means that the token is not renewed ahead of time: the server decides whether it is good.
+    /// in the past only means that the token is not renewed ahead of time: the server decides whether it is good.
     #[must_use]
     pub fn expires_at(mut self, moment: impl Into<Option<SystemTime>>) -> Self {
         self.parts().expires_at = moment.into();
@@ -113,14 +114,14 @@ impl Token {
         self
     }
 
-    /// Says that the token comes without a refresh token and that none of before belongs to it, as after a new login.
+    /// Says that there is no refresh token, and that an earlier one does not belong to this token, as after a new login.
     #[must_use]
     pub fn without_refresh_token(mut self) -> Self {
         self.parts().refresh = Refresh::Absent;
         self
     }
 
-    /// The lifetime of the refresh token, counted as that of [`expires_in`](Self::expires_in), so that a dead one is not
+    /// The lifetime of the refresh token, counted as for [`expires_in`](Self::expires_in), so that a dead one is not
     /// presented. `None` and zero mean *unknown*.
     #[must_use]
     pub fn refresh_expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
@@ -144,7 +145,7 @@ impl Token {
         self
     }
 
-    /// The access token. Empty [`from_refresh_token`](Self::from_refresh_token).
+    /// The access token. Empty in a token made by [`from_refresh_token`](Self::from_refresh_token).
     pub fn access(&self) -> &Secret {
         &self.0.access
     }
@@ -172,25 +173,26 @@ impl Token {
         matches!(self.0.refresh, Refresh::Unsaid)
     }
 
-    /// The lifetime that [`expires_in`](Self::expires_in) was told, counted from when the token was fetched, which may have
+    /// The lifetime given to [`expires_in`](Self::expires_in), counted from when the token was fetched, which may have
     /// been long ago: see [`expiry`](Self::expiry). `None`: unknown.
     pub fn lifetime(&self) -> Option<Duration> {
         self.0.lifetime
     }
 
-    /// The moment that [`expires_at`](Self::expires_at) was told. A token that a session hands out has its end here, if that is
-    /// known, so that its life does not begin anew in another session.
+    /// The moment given to [`expires_at`](Self::expires_at). A token that a session hands out has its end here, if that
+    /// is known, so that its life does not begin anew in another session.
     pub fn expiry(&self) -> Option<SystemTime> {
         self.0.expires_at
     }
 
-    /// The lifetime of the refresh token that [`refresh_expires_in`](Self::refresh_expires_in) was told. `None`: unknown.
+    /// The lifetime of the refresh token, as it was given to [`refresh_expires_in`](Self::refresh_expires_in). `None`:
+    /// unknown.
     pub fn refresh_lifetime(&self) -> Option<Duration> {
         self.0.refresh_lifetime
     }
 
-    /// The moment that [`refresh_expires_at`](Self::refresh_expires_at) was told, or at which the refresh token dies of a token
-    /// that a session hands out, if that is known.
+    /// The moment given to [`refresh_expires_at`](Self::refresh_expires_at). For a token that a session hands out: when
+    /// its refresh token expires, if that is known.
     pub fn refresh_expiry(&self) -> Option<SystemTime> {
         self.0.refresh_expires_at
     }

@@ -12,17 +12,17 @@
 //! 3. Once more than the limit has passed, nothing is kept and the request is sent just once: the caller gets the
 //!    refused response, and [`NotReplayable`] as the reason.
 //!
-//! What is weighed against the limit is data, plus for each block of trailers 32 bytes and for each field its name,
-//! its value and 32 bytes. A body of exactly the limit can be sent again however it is chunked: frames under 1 KiB
-//! are copied together, so that the bookkeeping stays small beside the payload. Longer ones are kept as they are: a slice of
-//! a larger buffer keeps all of that.
+//! What is weighed against the limit is data, plus for each block of trailers 32 bytes and for each field its name, its
+//! value and 32 bytes. A body of exactly the limit can be sent again however it is chunked: frames under 1 KiB are copied
+//! together, so the bookkeeping stays small beside the payload. Longer ones are kept as they are: a slice of a larger
+//! buffer keeps all of that.
 //!
 //! Both attempts give the same size hint at the start, and so get the same `content-length`.
 //!
 //! # Uploads that outrun the limit
 //!
-//! Against a source that is faster than the round trip, sockets swallow megabytes before a refusal can be read. Raise
-//! the limit, or tell the layer how to make the body once more. Nothing is kept then:
+//! Against a source that is faster than the round trip, sockets swallow megabytes before a refusal can be read. Raise the
+//! limit, or tell the layer how to make the body once more. Then nothing is kept:
 //!
 //! ```
 //! use bytes::Bytes;

@@ -23,8 +23,8 @@ use crate::error::Error;
 /// # Ok::<(), tower_token_refresh::Error>(())
 /// ```
 ///
-/// A code that asks for another *kind* of token is none to list: a source is not told of the challenge. So
-/// claims challenges (`insufficient_claims`, Microsoft's CAE) cannot be answered.
+/// Do not list a code that asks for another *kind* of token: a source is not told of the challenge. So claims challenges
+/// (`insufficient_claims`, Microsoft's CAE) cannot be answered.
 #[derive(Clone, Debug)]
 pub struct Challenged {
     scheme: String,

@@ -1,7 +1,7 @@
 //! What happens in a session, for logs and metrics.
 //!
-//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on (at `refresh_timeout`,
-//! after: they have waited long enough). Events carry generations, never tokens.
+//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on (at `refresh_timeout`
+//! afterwards: they have waited long enough). Events carry generations, never tokens.
 //!
 //! ```
 //! use std::error::Error as _;
@@ -31,10 +31,11 @@ use crate::{error::Error, generation::Generation};
 
 /// Receives a session's events.
 ///
-/// Called in the task that refreshes, in one of the session's own that follows the store or writes to it, or in that of
+/// Called in the task that refreshes, in a task of the session that follows the store or writes to it, or in the task of
 /// the caller who logs in, logs out, replaces the token, settles or sends an [`Unscoped`](Event::Unscoped) request; never
-/// under a lock. It must not block: whoever waits for the refresh waits for it too (at most `refresh_timeout`). A panic in it
-/// is caught and ignored. What happens at once in two tasks is told in any order.
+/// under a lock. It must not block: everybody who waits for the refresh also waits for the observer (at most
+/// `refresh_timeout`). A panic in it is caught and ignored. Events from two tasks at the same time may arrive in either
+/// order.
 ///
 /// An `Arc` of an observer is one, so several sessions may share it:
 ///
@@ -99,15 +100,16 @@ impl Observers {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Another token is in use: one that was fetched, one from the store, or one that the caller brought, be it a refresh token alone.
+    /// Another token is in use: one that was fetched, that came from the store, or that the caller supplied (even if it
+    /// was only a refresh token).
     #[non_exhaustive]
     Issued {
-        /// The token before it of the same identity; none after a login.
+        /// The token of the same identity before it; none after a login.
         old: Option<Generation>,
         /// The new token.
         new: Generation,
     },
-    /// A refresh brought no token, or none before `refresh_timeout` (it goes on then), and will be tried again.
+    /// A refresh brought no token, or none before `refresh_timeout` (then it still goes on), and will be tried again.
     #[non_exhaustive]
     RefreshFailed {
         /// Why.
@@ -121,8 +123,8 @@ pub enum Event<'a> {
     },
     /// The session was logged out.
     LoggedOut,
-    /// A request whose URI names no origin went out without a token, because the layer assumes none, or one outside of its
-    /// scope (see [`assume_origin`](crate::TokenRefreshLayer::assume_origin)).
+    /// A request whose URI names no origin went out without a token, because the layer assumes no origin, or one outside
+    /// of its scope (see [`assume_origin`](crate::TokenRefreshLayer::assume_origin)).
     Unscoped,
     /// The store failed; the session goes on in memory.
     #[non_exhaustive]

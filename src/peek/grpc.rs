@@ -7,9 +7,10 @@
 //! 2. The body of any other gRPC answer is asked for one frame, without waiting. If trailers are all there is and they
 //!    are there, they are seen; else the body is handed on untouched, so that a stream is never delayed.
 //! 3. A call marked [`Unary`] is waited for: its body is read ahead, up to 64 KiB, and its trailers are seen. A longer
-//!    message is handed on at once; who refuses a call sends none.
+//!    message is handed on at once; a server that refuses a call sends none.
 //!
-//! [`GrpcUnauthenticated`] is the classifier. For a client of a service bound to one origin, as tonic's `Channel` is:
+//! [`GrpcUnauthenticated`] is the classifier. For a client of a service that is bound to one origin, as tonic's `Channel`
+//! is:
 //!
 //! ```
 //! use http::Request;

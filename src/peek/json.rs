@@ -3,9 +3,9 @@
 //! A [`JsonCodeLayer`] reads a response whole if it may be a JSON text within the limit, and puts the [`ErrorCode`] it
 //! finds there in the response's extensions:
 //!
-//! 1. Nothing is read after a `HEAD`, of a 1xx, 204 or 304, at a status that was not asked for, without a JSON content
-//!    type (`application/json`, `…+json` and those added, with any parameters; never an event stream) or with a
-//!    `Content-Encoding` other than `identity`: decompress below this layer.
+//! 1. Nothing is read of an answer to a `HEAD`, of a 1xx, 204 or 304, at a status that was not asked for, without a JSON
+//!    content type (`application/json`, `…+json` and the types added, with any parameters; never an event stream) or with
+//!    a `Content-Encoding` other than `identity`: decompress below this layer.
 //! 2. A body that is known to exceed the limit is not read either. One that turns out to do so, or fails, is handed on
 //!    with what was read first: no evidence. So is one of more than 1,024 frames.
 //! 3. The first of the JSON pointers at which there is an integer or a text that is no sign of success (0, `""` and
@@ -51,7 +51,7 @@
 //! # Answers that never end
 //!
 //! A server that *streams* under a JSON content type (a watch, a log) is waited for until the limit is reached. Leave
-//! such a route out of the stack, or such a status out of [`statuses`](JsonCodeLayer::statuses).
+//! such a route out of the stack, or its status out of [`statuses`](JsonCodeLayer::statuses).
 
 use std::{
     borrow::Cow,
@@ -109,7 +109,7 @@ impl JsonCodeLayer {
         }
     }
 
-    /// Where the code may stand, as JSON pointers (RFC 6901), the first choice first. Replaces those before.
+    /// Where the code may stand, as JSON pointers (RFC 6901), the first choice first. Replaces earlier pointers.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl JsonCodeLayer {
         Ok(self)
     }
 
-    /// At which statuses bodies are read; at every one, unless this is called. Replaces those before.
+    /// At which statuses bodies are read; at every one, unless this is called. Replaces earlier ones.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use tower_service::Service;
 pub struct JsonByDefaultLayer;
 
 impl JsonByDefaultLayer {
-    /// The layer.
+    /// A layer that leaves requests with a content type alone.
     pub fn new() -> Self {
         JsonByDefaultLayer
     }

@@ -16,7 +16,7 @@ pub fn mini_program() -> Preset<(JsonByDefaultLayer, JsonCodeLayer)> {
 
 /// WeChat's server API: `?access_token=`, and `errcode` 40001, 40014 or 42001 at status 200.
 ///
-/// 40001 is said of a wrong secret, too, so that alone it is only a suspicion, which costs a bounded number of fetches.
+/// 40001 can also mean a wrong secret, so alone it is only a suspicion, which costs a bounded number of fetches.
 pub fn wechat() -> Preset<JsonCodeLayer> {
     let suspect = Codes::suspect([40_001]).expect(VALID);
     let classifier = Codes::reject([40_014, 42_001]).expect(VALID).or(suspect);
@@ -28,7 +28,7 @@ pub fn wecom() -> Preset<JsonCodeLayer> {
     Preset::new(access_token(), Codes::reject([40_014, 42_001]).expect(VALID), at("/errcode"))
 }
 
-/// The old API of DingTalk: `?access_token=`, and 40014 at status 200: in `errcode`, or, as all of `/topapi/` says it, as the
+/// The old API of DingTalk: `?access_token=`, and 40014 at status 200: in `errcode`, or, in all of `/topapi/`, as the
 /// text of `sub_code` beside an `errcode` of 88.
 pub fn dingtalk_old() -> Preset<JsonCodeLayer> {
     let refused = Codes::reject([ErrorCode::from(40_014), "40014".into()]).expect(VALID);

@@ -14,11 +14,11 @@ use crate::{
     token::Token,
 };
 
-/// Tokens for WeChat's server API by `stable_token`, which any number of processes may ask for the same one.
+/// Tokens for WeChat's server API from `stable_token`, which gives the same token to any number of processes.
 ///
-/// Normally that is what it does, and a token in its last five minutes is replaced. Where a token that was asked for in
+/// That is the normal mode, in which a token in its last five minutes is replaced. Where a token that was asked for in
 /// this way is refused again, a new one is *forced*: at most every 30 s, and 20 times in any 24 hours, because WeChat
-/// grants no more. What was not sent, or was refused, counts for the 30 s only. Both are measured by tokio's time.
+/// grants no more. A call that was not sent, or was refused, counts only for the 30 s. Both are measured by tokio's time.
 #[must_use]
 pub struct StableToken {
     app: AppToken,
@@ -37,7 +37,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const BETWEEN_FORCED: Duration = Duration::from_secs(30);
 
 impl StableToken {
-    /// For this application.
+    /// A source for this application.
     pub fn new(
         client: impl Into<AuthorityClient>,
         app_id: impl Into<Secret>,

@@ -70,11 +70,12 @@ impl Scope {
         self
     }
 
-    /// Narrows what is in the scope so far; origins that are added later are not concerned.
+    /// Narrows what is in the scope so far, not the origins that are added later.
     ///
-    /// The predicate sees every request to these origins, before the credential is attached, and its path as it is written.
-    /// Servers, and some clients, resolve dot segments and percent-encoding (RFC 3986 §6.2.2); nothing of that is done here, so
-    /// that `/api/../admin` begins with `/api/`. Normalise a path that comes from somebody else before it goes into a request.
+    /// The predicate sees every request to these origins, before the credential is attached, and its path as it is
+    /// written. Servers, and some clients, resolve dot segments and percent-encoding (RFC 3986 §6.2.2); nothing of that
+    /// is done here, so `/api/../admin` begins with `/api/`. Normalise a path that comes from somebody else before it
+    /// goes into a request.
     #[must_use]
     pub fn only<F>(mut self, predicate: F) -> Self
     where

@@ -30,6 +30,19 @@ use crate::{
 };
 
 /// Builds a [`Session`]. Building does no I/O, spawns nothing and needs no runtime.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_token_refresh::{Placement, Session, Token, session::RenewalMode, source_fn};
+///
+/// let session = Session::builder(source_fn(|_| async { Ok(Token::new("from-the-authority")) }))
+///     .placement(Placement::header("x-api-key")?)
+///     .refresh_timeout(Duration::from_secs(10))?
+///     .renewal(RenewalMode::Inline)
+///     .build();
+/// # let _ = session;
+/// # Ok::<(), tower_token_refresh::Error>(())
+/// ```
 #[must_use]
 pub struct SessionBuilder {
     source: Box<dyn DynTokenSource>,
@@ -88,14 +101,15 @@ impl SessionBuilder {
         self
     }
 
-    /// Called with tokens that are no longer needed, for example to revoke them at the authority (RFC 7009): the session's
-    /// token, and any other one found in the store, at a logout; and what a refresh brings after its session has ended or
-    /// changed. Not offered are those that a login or [`replace`](Session::replace) takes the place of, nor what a refresh
-    /// brings after a replacement, or for a grant that has been logged in with again.
+    /// Called with tokens that are no longer needed, for example to revoke them at the authority (RFC 7009): the
+    /// session's token, and any other one found in the store, at a logout; and what a refresh brings after its session
+    /// has ended or changed. Three kinds of token are not offered: those that a login or [`replace`](Session::replace)
+    /// has replaced, what a refresh brings after a replacement, and what a refresh brings for a grant that somebody has
+    /// logged in with again.
     ///
-    /// Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody waits for it,
-    /// [`settle`](Session::settle) neither: a process that ends right after a logout has to wait by a means of its own. A
-    /// token may be offered twice, and one that was only a refresh token without an access token.
+    /// Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody waits for it, not even
+    /// [`settle`](Session::settle): a process that ends right after a logout has to wait by a means of its own. A token
+    /// may be offered twice, and it may be a refresh token without an access token.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
@@ -110,18 +124,18 @@ impl SessionBuilder {
         self
     }
 
-    /// Where the time comes from; [`SystemClock`](crate::time::SystemClock) by default. Requests read the wall clock once a
-    /// second: what it shows within a second of the monotonic clock is not noticed before.
+    /// Where the time comes from; [`SystemClock`](crate::time::SystemClock) by default. Requests read the wall clock at
+    /// most once a second, so a jump of it may go unnoticed for up to a second.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Timekeeper::new(clock);
         self
     }
 
-    /// Makes refreshes run on the tokio runtime that is current now, instead of on that of the caller that happens to
-    /// start one. For processes with several runtimes, of which this one lives longest.
+    /// Makes refreshes run on the tokio runtime that is current now, instead of on the runtime of the caller that happens
+    /// to start one. This is for processes with several runtimes, of which this one lives longest.
     ///
-    /// It needs timers (`enable_time` of tokio's builder). Without them refreshes fail with `NoRuntime`;
-    /// in a program that is built with `panic = "abort"` the first one ends the process, because tokio says so by a panic only.
+    /// It needs timers (`enable_time` of tokio's builder). Without them refreshes fail with `NoRuntime`; in a program
+    /// that is built with `panic = "abort"` the first refresh ends the process, because tokio says so only by a panic.
     ///
     /// # Errors
     ///
@@ -145,8 +159,8 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long a refresh may go on after its start before it is given up; 120 s by default. One that is shorter than
-    /// `refresh_timeout` counts as that long.
+    /// After how long a refresh is given up, counted from its start; 120 s by default. A value below `refresh_timeout`
+    /// counts as `refresh_timeout`.
     ///
     /// # Errors
     ///
@@ -166,9 +180,9 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long a refresh waits for the store's lease; 10 s by default. If nobody has given it up by then, a refresh that would
-    /// present a refresh token fails as `Transient`, because somebody else is spending that one. Any other goes on without the
-    /// lease, and so does every refresh if the store fails.
+    /// How long a refresh waits for the store's lease; 10 s by default. If its holder has not given it up by then, a
+    /// refresh that would present a refresh token fails as `Transient`, because somebody else is spending that token. Any
+    /// other refresh goes on without the lease, and so does every refresh if the store fails.
     ///
     /// # Errors
     ///
@@ -179,12 +193,11 @@ impl SessionBuilder {
     }
 
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
-    /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
-    /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
-    /// without a pause for as long as it fails. That is for tests. Four waits apply regardless: for as long as the
-    /// authority asks, 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes after an answer to
-    /// a login with a password that may have been its refusal, and 15 minutes while the session is
-    /// [stalled](crate::ErrorKind::Stalled).
+    /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns the
+    /// cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so without a
+    /// pause for as long as it fails. That is for tests. Four waits apply regardless: as long as the authority asks for,
+    /// 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes after an answer that may
+    /// have refused a password, and 15 minutes while the session is [stalled](crate::ErrorKind::Stalled).
     ///
     /// # Errors
     ///
@@ -215,7 +228,7 @@ impl SessionBuilder {
         self
     }
 
-    /// The session.
+    /// Builds the session: no I/O, no task, and no runtime needed.
     pub fn build(self) -> Session {
         let pulse = watch::Sender::new(());
         let observers = Arc::new(Observers(self.observers));

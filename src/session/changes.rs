@@ -13,8 +13,8 @@ use crate::{
     generation::Generation,
 };
 
-/// The state of a session as [`Changes`] tells it: what becomes of its refreshes. While one is in progress, or has failed, the
-/// token before may still be good and in use.
+/// The state of a session as [`Changes`] tells it: what becomes of its refreshes. While one is in progress, or has
+/// failed, the old token may still be good and in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -52,6 +52,21 @@ impl State {
 }
 
 /// Follows a session. Whoever is slow sees the newest state and misses the ones between.
+///
+/// ```
+/// use tower_token_refresh::{Session, Token, session::State, source_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_token_refresh::Error> {
+/// let session = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
+/// let mut changes = session.subscribe();
+/// assert_eq!(changes.next().await, Some(State::Empty));
+///
+/// session.token().await?;
+/// assert!(matches!(changes.next().await, Some(State::Issued(_))));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "it does nothing by itself: ask it for what comes next"]
 pub struct Changes {
@@ -65,8 +80,8 @@ impl Changes {
         Changes { engine: Arc::downgrade(engine), pulse: engine.pulse.subscribe(), last: None }
     }
 
-    /// The state, as soon as it is another one than the last that was returned; the first call returns at once.
-    /// `None` when the session is gone.
+    /// The state, as soon as it differs from the last one that was returned; the first call returns at once. `None` when
+    /// the session is gone.
     ///
     /// # Cancel safety
     ///

@@ -58,6 +58,7 @@ pub(crate) struct Engine {
     pub(super) mark: Mark,
     /// When somebody has last said that the source has other credentials; 0 if nobody has.
     pub(super) last_change: AtomicU64,
+    /// Is sent to after every change that somebody may wait for: whoever follows the session or its store looks again then.
     pub(super) pulse: watch::Sender<()>,
     /// The task that follows the store.
     pub(super) follower: TaskPerRuntime,

@@ -72,13 +72,13 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 /// # Security
 ///
 /// A request loses its extensions easily: redirect followers drop them on the way to another origin, and so may whatever
-/// builds it anew. It goes out with the layer's own session then. Where each request brings its session, give the layer one
-/// whose source has nothing ([`FetchError::login_required`](crate::FetchError::login_required)): what has lost its own fails,
-/// instead of being sent as somebody else.
+/// builds it anew. It goes out with the layer's own session then. Where each request brings its session, give the layer
+/// one whose source has nothing ([`FetchError::login_required`](crate::FetchError::login_required)): a request that has
+/// lost its own then fails, instead of being sent as somebody else.
 ///
-/// The session on a request takes the place of that of *every* layer that it comes through, so that its token is shown in the
-/// scopes of all of them. axum's `Extension` and tower-http's `AddExtension` put it on requests, too: a gateway that forwards those keeps
-/// its sessions elsewhere, in axum's `State`.
+/// The session on a request takes the place of the session of *every* layer that the request comes through, so its token
+/// is shown in the scopes of all of them. axum's `Extension` and tower-http's `AddExtension` put it on requests, too: a
+/// gateway that forwards those keeps its sessions elsewhere, in axum's `State`.
 #[derive(Clone)]
 pub struct Session {
     engine: Arc<Engine>,
@@ -103,12 +103,13 @@ impl Session {
     /// first request does the same.
     ///
     /// A stored token is then [verified](TokenSource::verify) in the background: one that the authority calls invalid is
-    /// replaced as if a server had refused it; whatever else comes of it, the token is kept, and requests will show.
+    /// replaced as if a server had refused it; on any other outcome the token is kept, and the next requests show whether
+    /// it is good.
     ///
     /// # Errors
     ///
-    /// Why no token could be had. The session is as after any failed refresh: if a login is required it waits for one, else a
-    /// request tries again once it has cooled down.
+    /// Why no token could be had. The session is then as after any failed refresh: if a login is required it waits for
+    /// one, otherwise a request tries again once it has cooled down.
     pub async fn start(&self) -> Result<(), Error> {
         let issued = self.acquire(Ask::Need).await?;
         if issued.is_from_store() {
@@ -129,7 +130,7 @@ impl Session {
         self.engine.storage.is_settled()
     }
 
-    /// The present token. Where there is none to use, waits for the refresh in progress, or starts one.
+    /// The current token. If there is none to use, waits for the refresh in progress, or starts one.
     ///
     /// # Errors
     ///
@@ -141,41 +142,42 @@ impl Session {
         Ok(self.acquire(self.engine.first_ask()).await?.token().clone())
     }
 
-    /// A token that is good for that much longer, for use outside of HTTP requests: the present one, or else what one
-    /// refresh brings, however long that lives. A token whose whole life is shorter is not refreshed for that.
+    /// A token that is valid for at least `time`, for use outside of HTTP requests: the current one, or else the result
+    /// of one refresh, even if that lives for less. A token whose whole life is shorter than `time` is not refreshed for
+    /// it, because the next one would live no longer.
     ///
     /// # Errors
     ///
-    /// As [`token`](Self::token). A failed refresh is not an error as long as the present token has not expired.
+    /// As [`token`](Self::token). A failed refresh is not an error as long as the current token has not expired.
     pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
         Ok(self.acquire(Ask::Last(time)).await?.token().clone())
     }
 
-    /// Gets a new token, whatever the present one is. Joins the refresh in progress, if there is one.
+    /// Gets a new token, whatever the current one is. Joins the refresh in progress, if there is one.
     ///
     /// # Errors
     ///
-    /// Always reports a failure, also when the present token is still good. After a failed refresh the remembered
+    /// A failure is always reported, also when the current token is still good. After a failed refresh the remembered
     /// error is returned until its cooling is over.
     pub async fn refresh(&self) -> Result<Token, Error> {
         Ok(self.acquire(Ask::Force).await?.token().clone())
     }
 
-    /// Another identity has logged in, with this token. A request that was refused as the identity before gets
-    /// `SessionChanged`; one that has sent nothing yet goes out as the new one, whose token is also what those get who wait
-    /// in [`token`](Self::token) or [`refresh`](Self::refresh). A refresh of the identity before changes nothing any more. The
-    /// exception is a refresh that is just spending the refresh token of this login: none other starts beside it, and the
-    /// login gets the next refresh token that it brings.
+    /// Another identity has logged in, with this token. A request that was refused as the old identity gets
+    /// `SessionChanged`. One that has sent nothing yet goes out as the new identity, and whoever waits in
+    /// [`token`](Self::token) or [`refresh`](Self::refresh) gets its token, too. A refresh of the old identity changes
+    /// nothing any more. There is one exception: a refresh that is already spending this login's refresh token. No other
+    /// refresh starts beside it, and the login gets the next refresh token from it.
     ///
-    /// With a token that was made [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here: the first
-    /// request, or [`token`](Self::token), does that, and tells whether the refresh token is any good.
+    /// With a token that was made by [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here.
+    /// The first request, or [`token`](Self::token), asks it, and tells whether the refresh token is any good.
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
-    /// use but was not saved; that is tried again under back-off. It is `Ok` if another login, replacement, logout or refresh
-    /// has superseded it before it was saved: such a call reports its own result, a refresh only an
-    /// [event](crate::event::Event::StoreFailed).
+    /// `InvalidValue` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is
+    /// in use but was not saved; that is tried again under back-off. It is `Ok` if another login, replacement, logout or
+    /// refresh has superseded it before it was saved: such a call reports its own result, and a refresh reports it only
+    /// by an [event](crate::event::Event::StoreFailed).
     ///
     /// Do not repeat the call after `Store` or `NoRuntime`: a refresh may have spent this login's refresh token meanwhile,
     /// and a second login would bring it back.
@@ -186,28 +188,30 @@ impl Session {
         self.save(written).await
     }
 
-    /// The same identity has got a new token elsewhere, which is used from now on. A refresh in progress loses, and its waiters go on
-    /// with this token. What an earlier failure left is forgotten.
+    /// The same identity has got a new token elsewhere, which is used from now on. A refresh in progress loses, and its
+    /// waiters go on with this token. Earlier failures are forgotten.
     ///
     /// A token that comes without a refresh token keeps the session's:
     ///
-    /// 1. If a refresh in progress is spending that one, it goes on to its end, however late, and brings the next.
-    /// 2. Where the session has not looked for a token yet, the stored one is meant, and the store is read first.
-    /// 3. It is not saved while the store cannot be read, which may have a refresh token that a sibling has got since.
+    /// 1. If a refresh in progress is spending that refresh token, it goes on to its end, however late, and brings the
+    ///    next one.
+    /// 2. If the session has not looked for a token yet, the stored refresh token is meant, and the store is read first.
+    /// 3. The new token is not saved while the store cannot be read: a sibling may have put a later refresh token there.
     ///
-    /// A token made [`without_refresh_token`](Token::without_refresh_token) has none of this.
+    /// None of this is so for a token made by [`without_refresh_token`](Token::without_refresh_token).
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it reads the store, it has changed nothing; later on the token is in use, and is saved all the same.
+    /// If it is dropped while it reads the store, nothing has changed. If it is dropped later, the token is in use, and
+    /// is saved all the same.
     ///
     /// # Errors
     ///
-    /// As [`login`](Self::login), but where the store has to be read first, `Store` and `NoRuntime` may also mean that this
-    /// could not be done, and that nothing has changed. The kind does not tell; the call may be repeated in either case, if
-    /// its token is still the newest. One whose token brings a refresh token never has to read, and is not to be repeated:
-    /// a refresh may have spent that one meanwhile. `SessionEnded` after a logout, and `SessionChanged` if somebody has
-    /// logged in while the store was waited for.
+    /// As [`login`](Self::login). Where the store has to be read first, `Store` and `NoRuntime` may also mean that it
+    /// could not be read, and that nothing has changed. The kind does not tell which; the call may be repeated in either
+    /// case, if its token is still the newest. A call whose token brings a refresh token never has to read, and must not
+    /// be repeated: a refresh may have spent that refresh token meanwhile. `SessionEnded` after a logout, and
+    /// `SessionChanged` if somebody has logged in while the call waited for the store.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let provenance = Provenance::of_brought(&token);
         let token = self.engine.sendable(token, provenance)?;
@@ -216,7 +220,7 @@ impl Session {
     }
 
     /// Forgets the token, here and in the store. A refresh in progress does not bring it back; its waiters get
-    /// `SessionEnded` at once. No source logs in by itself afterwards in this process, until [`login`](Self::login); a
+    /// `SessionEnded` at once. After that no source logs in by itself in this process, until [`login`](Self::login); a
     /// session that is built later finds nothing in the store and begins anew.
     ///
     /// # Errors
@@ -229,16 +233,16 @@ impl Session {
         self.save(written).await
     }
 
-    /// The source has other credentials now, or the same ones are good again: forgets which were refused, so that the next
-    /// request may fetch with any of them. A refresh token that was refused is never presented again all the same. A
+    /// The source has other credentials now, or the old ones are good again. Forgets which credentials were refused, so
+    /// the next request may fetch with any of them. A refresh token that was refused is still never presented again. A
     /// session that was logged out elsewhere looks into the store for a login with the next request.
     pub async fn credentials_changed(&self) {
         self.engine.forgive().await;
     }
 
-    /// Renews the token ahead of its expiry without any traffic, whatever the [`RenewalMode`], until the session is logged
-    /// out or gone; where there is no tokio runtime with time, it ends at once. Fetches the first token as well. A login
-    /// after a logout needs it anew. For a task of your own, which may be aborted at any time:
+    /// Renews the token ahead of its expiry without any traffic, whatever the [`RenewalMode`], until the session is
+    /// logged out or gone. Without a tokio runtime with time it ends at once. Fetches the first token as well. After a
+    /// logout and another login it has to be called anew. Give it a task of its own, which may be aborted at any time:
     ///
     /// ```
     /// # use tower_token_refresh::{Session, Token, source_fn};
@@ -258,15 +262,15 @@ impl Session {
         Changes::of(&self.engine)
     }
 
-    /// Waits until no refresh is in progress and everything is saved, for the end of a process. Bounded by
-    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, and the time that the writes
-    /// left to do may take. A refresh that a login or logout has made void is not waited for, and neither is
+    /// Waits until no refresh is in progress and everything is saved, for the end of a process. It waits no longer than
+    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, and the time that the
+    /// remaining writes may take. It does not wait for a refresh that a login or logout has made void, nor for
     /// [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///
-    /// `Timeout` when that time is over, `Store` if the last save failed, `NoRuntime` where it is called without a runtime, although
-    /// the session may be bound to one, or when that goes away, `Reentrant` inside a source of this session.
+    /// `Timeout` when that time is over, `Store` if the last save failed, `NoRuntime` if it is called without a runtime,
+    /// even if the session is bound to one, or if that runtime goes away, `Reentrant` inside a source of this session.
     pub async fn settle(&self) -> Result<(), Error> {
         if self.engine.mark().is_around_us() {
             return Err(reentry::error());

@@ -6,11 +6,12 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RenewalMode {
-    /// In the background, while requests go on with the present token. The renewal ends with the runtime of the
-    /// request that has asked for it, unless the session is bound to another one.
+    /// In the background, while requests go on with the current token. The renewal ends with the runtime of the request
+    /// that has started it, unless the session is bound to another runtime.
     #[default]
     Background,
-    /// The request that finds the token due waits for the next one; if that fails, it goes on with the present one.
+    /// The request that finds the token due waits for the next one; if the renewal fails, it goes on with the current
+    /// one.
     Inline,
     /// Not at all: a token is used until it expires or is refused, unless somebody
     /// [keeps it fresh](crate::Session::keep_fresh).

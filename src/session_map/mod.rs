@@ -53,16 +53,18 @@
 //! # }
 //! ```
 //!
-//! The extension is a `Session`: an `Arc` of one is not found. How a request may lose it is said [there](Session#security).
+//! The extension is a `Session`: an `Arc` of one is not found. See [there](Session#security) for how a request may lose
+//! it.
 //!
 //! # What is kept, and for how long
 //!
 //! 1. There is never more than one live session for a key. The map keeps a handle of each session that was used
 //!    lately, and knows every session that is alive, whoever keeps it so: one that was evicted while a request still
 //!    held it is found again.
-//! 2. A session is evicted when it is idle for too long, or is the least recently used of too many. It is not while
-//!    somebody else holds it, while a refresh is in progress, or while its store has not taken its latest token; such a
-//!    token is saved in the background, again and again. The map is over its capacity by that many.
+//! 2. A session is evicted when it is idle for too long, or is the least recently used of too many. It is not evicted
+//!    while somebody else holds it, while a refresh is in progress, or while its store has not taken its latest token;
+//!    saving such a token is tried again and again in the background. The map exceeds its capacity by the number of these
+//!    sessions.
 //! 3. Eviction happens in [`get`](SessionMap::get), a few sessions at a time: there is no task, and no traffic means
 //!    no eviction.
 
@@ -90,8 +92,8 @@ const BETWEEN_SAVES: Duration = Duration::from_secs(5);
 
 /// A session for each key, made when it is first asked for. Clones are the same map. See the [module docs](self).
 ///
-/// Give each session a [store](crate::session::SessionBuilder::store) of its key's own. The default one is in memory and
-/// ends with the session, so that an eviction (by [`capacity`](SessionMapBuilder::capacity) or
+/// Give each session a [store](crate::session::SessionBuilder::store) of its key's own. The default store is in memory
+/// and ends with the session, so an eviction (by [`capacity`](SessionMapBuilder::capacity) or
 /// [`idle_after`](SessionMapBuilder::idle_after)) loses its tokens: a user who has logged in has to do so again, unless
 /// the source logs in by itself.
 ///
@@ -111,8 +113,8 @@ struct Shared<K> {
 impl<K: Hash + Eq + Clone> SessionMap<K> {
     /// Starts to build a map whose sessions are made by `make`.
     ///
-    /// It is called once for a session, not under a lock, and must not ask the map for the same key. A panic in it is
-    /// the caller's; the next one tries again.
+    /// It is called once for a session, not under a lock, and must not ask the map for the same key. A panic in it is the
+    /// caller's; the next caller tries again.
     pub fn builder(make: impl Fn(&K) -> Session + Send + Sync + 'static) -> SessionMapBuilder<K> {
         SessionMapBuilder {
             make: Box::new(make),
@@ -168,7 +170,7 @@ impl<K: Hash + Eq + Clone> SessionMap<K> {
     ///
     /// # Errors
     ///
-    /// The first of those that did not settle; all were waited for.
+    /// The error of the first session that did not settle; all were waited for.
     pub async fn settle(&self) -> Result<(), Error> {
         let alive = self.shelf().alive();
         let settled = join_all(alive.iter().map(Session::settle)).await;
@@ -251,7 +253,7 @@ impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
         self
     }
 
-    /// The map.
+    /// Builds the map.
     pub fn build(self) -> SessionMap<K> {
         let SessionMapBuilder { make, limits, clock } = self;
         SessionMap { shared: Arc::new(Shared { make, limits, clock, shelf: Mutex::new(Shelf::new()) }) }

@@ -16,10 +16,11 @@ use crate::{secret::Secret, token::Token};
 
 /// Gets tokens for an application with its own credentials, where the platform does not speak OAuth 2.
 ///
-/// A refusal of the credentials is a failure of the configuration: the session is kept, cools down and asks again, because
-/// what the platform refuses today (an address that is not on its list, say) it may allow tomorrow. If the platform says it in
-/// a status-200 answer by a text instead of a business code, it is [`Transient`](crate::ErrorKind::Transient); the session
-/// cools down and asks again all the same. A refresh token in the answer is dropped, because nobody would present it.
+/// A refusal of the credentials is a failure of the configuration: the session is kept, cools down and asks again,
+/// because what the platform refuses today (an address that is not on its list, say) it may allow tomorrow. If the
+/// platform says so at status 200 by a text instead of a business code, the failure is
+/// [`Transient`](crate::ErrorKind::Transient); the session cools down and asks again all the same. A refresh token in the
+/// answer is dropped, because nobody would present it.
 ///
 /// ```
 /// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
@@ -56,8 +57,8 @@ impl AppToken {
         AppToken::new(client.into(), url, Sends::Json)
     }
 
-    /// A source that asks this URL by `GET`, with everything in the query, behind what stands there. The secret is then in
-    /// the URL, which logs like to keep: this crate shows it nowhere, the client should not either.
+    /// A source that asks this URL by `GET`, with everything in the query, behind what stands there. The secret is then
+    /// in the URL, which is often logged: this crate shows it nowhere, and the client should not either.
     pub fn get(client: impl Into<AuthorityClient>, url: Uri) -> Self {
         AppToken::new(client.into(), url, Sends::Query)
     }
@@ -85,8 +86,8 @@ impl AppToken {
         self
     }
 
-    /// Where in the answer the parts are; as [`JsonAnswer::new`] says unless this is called. Replaces all of it that was set
-    /// before, by a [preset](crate::preset) too: its pointers and its transient codes.
+    /// Where in the answer the parts are; as [`JsonAnswer::new`] says unless this is called. Replaces everything of it
+    /// that was set before, also by a [preset](crate::preset): its pointers and its transient codes.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.reading.fields = answer;
         self

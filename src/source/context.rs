@@ -46,7 +46,7 @@ pub enum Cause {
 }
 
 impl FetchContext {
-    /// A context as a session makes it that has no refresh token, to call a source without one in a test of its own:
+    /// A context as it is made by a session that has no refresh token, to call a source without a session in a test:
     ///
     /// ```
     /// use std::time::Duration;
@@ -97,16 +97,17 @@ impl FetchContext {
         self
     }
 
-    /// The refresh token of the present session, if there is one that was not refused.
+    /// The refresh token of the session, if there is one that was not refused.
     ///
-    /// One that is dead by our clock is left out at first, and the clock may be wrong. So if the source says without it that a
-    /// [login is required](super::FetchError::login_required), it is asked once more in the same fetch, with it; unless it says so
-    /// [finally](super::FetchError::without_fallback). Sources of this crate that log in do not ask for credentials a second time
-    /// then, and one of your own need not either: [`has_asked`](Self::has_asked) tells it.
+    /// A refresh token that is dead by our clock is left out at first; but the clock may be wrong. So if the source says
+    /// without it that a [login is required](super::FetchError::login_required), it is asked once more in the same fetch,
+    /// with it; unless it says so [finally](super::FetchError::without_fallback). Sources of this crate that log in do
+    /// not ask for credentials a second time then, and one of your own need not either: [`has_asked`](Self::has_asked)
+    /// tells it.
     ///
-    /// Calling this counts as presenting the refresh token: if the fetch then says that a login is required, the session takes
-    /// the refresh token for refused and does not offer it again, until another login. For a log line print the context,
-    /// `{cx:?}`: that shows whether there is one, and counts as nothing.
+    /// Calling this counts as presenting the refresh token: if the fetch then says that a login is required, the session
+    /// counts the refresh token as refused and does not offer it again, until another login. For a log line print the
+    /// context, `{cx:?}`: that shows whether there is one, and counts as nothing.
     ///
     /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next source
     /// may be asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this

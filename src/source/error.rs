@@ -6,15 +6,15 @@ use crate::error::{BoxError, Error, ErrorKind};
 
 /// Why a fetch brought no token.
 ///
-/// Any `std::error::Error` turns into a *transient* failure with `?`; what only derefs to one (a boxed error) does by
+/// Any `std::error::Error` turns into a *transient* failure with `?`; what only derefs to one (a boxed error) needs
 /// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
 ///
-/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers then see
-/// the kind of that error and its `retry_after`. What is transient is `Transient` to them, and so are `NoRuntime` and
-/// `SessionChanged`, which say nothing of their own session. It does not end the session whose source it is: that one cools
-/// down and asks again, so that it goes on by itself when somebody has logged in at the other.
-/// The other session's refresh token comes with its token. This one would store it, and at a logout have it revoked: leave it
-/// out by [`Token::without_refresh_token`](crate::Token::without_refresh_token).
+/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers
+/// then see the kind of that error and its `retry_after`. What is transient is `Transient` to them, and so are
+/// `NoRuntime` and `SessionChanged`, which say nothing of their own session. It does not end the session whose source it
+/// is: that session cools down and asks again, so it goes on by itself when somebody has logged in at the other one. The
+/// other session's refresh token comes with its token. This session would store it, and have it revoked at a logout:
+/// leave it out by [`Token::without_refresh_token`](crate::Token::without_refresh_token).
 ///
 /// ```
 /// use tower_token_refresh::FetchError;
@@ -119,8 +119,8 @@ impl FetchError {
         self
     }
 
-    /// Asks for at least this much time before the next fetch (the authority's `Retry-After`); ten minutes at most
-    /// are granted.
+    /// Asks for at least this much time before the next fetch (the authority's `Retry-After`); at most ten minutes are
+    /// granted.
     ///
     /// ```
     /// use std::time::Duration;

@@ -71,15 +71,16 @@ pub trait TokenSource: Send + Sync + 'static {
         std::future::ready(Verification::Unknown)
     }
 
-    /// Asks `next` in the same fetch when the authority has refused what this source has, or when it has nothing:
-    /// a refresh token first, a login where that is dead. No other failure asks for a login.
+    /// Asks `next` in the same fetch when the authority has refused what this source has, or when this source has
+    /// nothing: a refresh token first, a login when that is dead. No other failure asks for a login.
     ///
     /// If this source has [looked at](FetchContext::refresh_token) the refresh token and `next` has not, what `next` brings
     /// is another login: it does not keep that refresh token, with or without [`Token::without_refresh_token`].
     ///
-    /// The session hears of the last failure only. If this source has been refused its refresh token and `next` fails for the
-    /// moment, the next fetch brings the same refresh token. Sources of this crate remember what was refused and do not
-    /// present it again; one of your own has to do that itself (RFC 9700 §4.14.2: an authority may take it for a replay).
+    /// The session hears of the last failure only. If the authority has refused this source's refresh token and `next`
+    /// fails for the moment, the next fetch brings the same refresh token. Sources of this crate remember what was
+    /// refused and do not present it again; a source of your own has to do that itself (RFC 9700 §4.14.2: an authority
+    /// may take it for a replay).
     #[must_use]
     fn or_else<S: TokenSource>(self, next: S) -> OrElse<Self, S>
     where
@@ -89,8 +90,8 @@ pub trait TokenSource: Send + Sync + 'static {
     }
 }
 
-/// One source for several sessions. What a source of this crate was refused it remembers for all of them: the last 1024
-/// refresh tokens, the last 16 credentials.
+/// One source for several sessions. A source of this crate remembers for all of them what was refused: the last 1024
+/// refresh tokens and the last 16 credentials.
 impl<T: TokenSource> TokenSource for Arc<T> {
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
         T::fetch(self, cx)
@@ -109,7 +110,7 @@ pub enum Verification {
     Valid,
     /// It is not: a new one is fetched.
     Invalid,
-    /// It did not say (no such question, no answer, a failure of its own): the token is kept, requests will show.
+    /// It did not say (no such question, no answer, a failure of its own): the token is kept, and requests will show.
     Unknown,
 }
 

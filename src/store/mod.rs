@@ -99,34 +99,35 @@ pub trait TokenStore: Send + Sync + 'static {
     /// not `LoginRequired`.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
-    /// Replaces the record, a logout's too: that is a record without a token. All or nothing: whoever loads sees the old
-    /// record or the new one.
+    /// Replaces the record; the record of a logout has no token. All or nothing: whoever loads sees the old record or the
+    /// new one.
     ///
-    /// A refresh saves with the number of the [`Lease`] under which it was made, or of a later one if it could not be saved
-    /// then; without one where no lease could be had. A store that is shared refuses
+    /// A refresh saves with the number of the [`Lease`] under which it was made, or of a later lease if it could not be
+    /// saved then; without a number if it could get no lease. A store that is shared refuses
     ///
     /// 1. the number of a lease that is older than another it has handed out since, with [`LeaseLost`];
     /// 2. a record of a lower revision than the stored one, with [`Superseded`].
     ///
-    /// A login, logout or replacement saves without a number. What comes without one is never refused: a store that is shared
-    /// raises its revision to at least two more than the stored one. One more is what a refresh may be about to save that is
-    /// under way elsewhere, and that has to lose. [`Record::admit`] does all of that.
+    /// A login, logout or replacement saves without a number. What comes without a number is never refused: a store that
+    /// is shared raises its revision to at least two more than the stored one. (Stored plus one is the number that a
+    /// refresh in progress elsewhere may be about to save, and that refresh has to lose.) [`Record::admit`] does all of
+    /// that.
     ///
-    /// A store whose record may get lost has to remember its revision all the same: that of a login must be above what others have
-    /// seen.
+    /// A store whose record may get lost has to remember its revision all the same: the revision of a login must be above
+    /// what others have seen.
     ///
     /// # Cancel safety
     ///
-    /// The session drops the future at its time limit, and makes the next save then. By that time what was begun must have come to
-    /// nothing, or be sure to come before that one: a login's save that ends after a logout's would undo it. Give blocking work
-    /// a lock that it keeps until it is over, as `FileStore` does; let a transaction end with its connection.
+    /// The session drops the future at its time limit, and makes the next save then. By then the dropped save must have
+    /// failed, or be certain to finish before the next one: a login's save that finishes after a logout's would undo the
+    /// logout. Give blocking work a lock that it keeps until it is over, as `FileStore` does; let a transaction end with
+    /// its connection.
     fn save(&self, record: &Record, fence: Option<u64>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The right to refresh, held by one session of all that share this store until it is dropped.
     ///
-    /// It should be handed to nobody who only waits for it, as a fair queue does: the runtime that one waits on may not be
-    /// driven any more, and the lease would then be kept from all the others. A call that is dropped while it waits must leave
-    /// nothing locked.
+    /// Do not hand it to a waiter in a queue, as a fair lock does: that waiter's runtime may no longer be running, and
+    /// then nobody would get the lease. A call that is dropped while it waits must leave nothing locked.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
@@ -135,8 +136,9 @@ pub trait TokenStore: Send + Sync + 'static {
     /// A store that cannot tell never resolves it; that is the default. A session that is over then looks into the store when it
     /// is asked for a token, every five seconds at most, unless its own process has logged it out.
     ///
-    /// A session waits for this on each tokio runtime that it has refreshed or been changed on, because it cannot know which
-    /// of them goes on; one that is [bound](crate::session::SessionBuilder::on_current_runtime) to a runtime waits there only.
+    /// A session waits for this on each tokio runtime on which it has refreshed or been changed, because it cannot know
+    /// which of them goes on; a session that is [bound](crate::session::SessionBuilder::on_current_runtime) to a runtime
+    /// waits there only.
     ///
     /// # Cancel safety
     ///
@@ -218,8 +220,8 @@ impl fmt::Display for Damaged {
 
 impl std::error::Error for Damaged {}
 
-/// Why a store refuses to save: it holds a later record. The session drops its own. If that is another login, or a logout, the
-/// refresh that was to be saved takes it over; any other later record is taken over by the next refresh.
+/// Why a store refuses to save: it holds a later record. The session drops its own. If the later record is another login,
+/// or a logout, the refresh that was to be saved goes over to it; to any other later record the next refresh goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superseded;
 
@@ -232,7 +234,7 @@ impl fmt::Display for Superseded {
 impl std::error::Error for Superseded {}
 
 /// Why a store refuses to save: the lease has ended by itself, and a later one has been handed out. The session takes
-/// another one for its next refresh, and saves under that.
+/// another lease for its next refresh, and saves under that one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseLost;
 

@@ -26,8 +26,9 @@ use crate::{random, secret::Secret, time::Now, token::Token};
 pub struct Record {
     /// Made at login and kept through every refresh.
     pub session: SessionId,
-    /// Never falls, and mostly grows, with a save: a refresh may come with the number that is there. That of a login, logout or
-    /// replacement is raised above what the store has when it is saved, so that it outdoes what others have saved meanwhile.
+    /// Never goes down. Most saves raise it; a refresh may be saved with the number that is already there. The revision
+    /// of a login, logout or replacement is raised above what the store has when it is saved, so that it outdoes what
+    /// others have saved meanwhile.
     pub revision: u64,
     /// The token; `None` marks a logout.
     pub token: Option<StoredToken>,
@@ -45,13 +46,13 @@ impl Record {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct StoredToken {
-    /// The access token. Empty after a login with nothing but a refresh token, until that has got one.
+    /// The access token. Empty after a login with nothing but a refresh token, until a refresh has got one.
     pub access: Secret,
     /// The refresh token. An empty one is none.
     pub refresh: Option<Secret>,
     /// When the access token dies by the wall clock, if that is known.
     pub expires_at: Option<SystemTime>,
-    /// When the refresh token does, if that is known.
+    /// When the refresh token dies, if that is known.
     pub refresh_expires_at: Option<SystemTime>,
     /// The type of the access token, as [`Token::kind`] says it, if that is known. A store that does not keep it hands out
     /// tokens of unknown type.

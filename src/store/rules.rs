@@ -6,24 +6,27 @@ use crate::error::BoxError;
 /// The numbers of a store that is shared, for [`Record::admit`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// That of the last lease that was handed out; 0 if none was.
+    /// The number of the last lease that was handed out; 0 if none was.
     pub lease: u64,
-    /// The revision of the record that is kept; 0 if there is none. See there where a record may get lost.
+    /// The revision of the record that is kept; 0 if there is none. [`Record::admit`] says what it is if a record may get
+    /// lost.
     pub revision: u64,
 }
 
 impl Record {
     /// For a store that is shared, when this record is to be [saved](super::TokenStore::save) with this `fence`: the record to keep.
     ///
-    /// From reading the `last` numbers of the store until the record is kept, nobody else may save or be given a lease.
+    /// Hold a lock, or use one transaction, from reading the `last` numbers until the record is stored: meanwhile nobody
+    /// else may save or get a lease.
     ///
-    /// A refresh saves under a lease and gives way to whatever came after it. A login, logout or replacement saves without
-    /// one and is obeyed: its revision is raised above that of any refresh that may be under way, one step beyond what is
-    /// stored, so that everybody finds it to be the newer.
+    /// A refresh saves under a lease and gives way to whatever came after it. A login, logout or replacement saves
+    /// without one and is obeyed: its revision is raised above the revision of any refresh that may be under way, which
+    /// is one more than what is stored, so that everybody finds it to be the newer one.
     ///
-    /// Where the record may get lost (a file that is removed, a row that is deleted) the store has to remember the highest revision
-    /// that it has kept, beside the number of the lease. For a save without a lease that is the `revision` to give: those who have
-    /// seen the lost record would take no notice of a lower one, and overwrite it. For a refresh it is that of what is there.
+    /// Where the record may get lost (a file that is removed, a row that is deleted) the store has to remember the
+    /// highest revision that it has kept, beside the number of the lease. For a save without a lease that is the
+    /// `revision` to give: those who have seen the lost record would take no notice of a lower one, and overwrite it. For
+    /// a refresh give the revision of what is there.
     ///
     /// # Errors
     ///

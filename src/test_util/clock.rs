@@ -41,15 +41,16 @@ impl TestClock {
     ///
     /// # Panics
     ///
-    /// If that is more time than there is. So do the two below.
+    /// If that is more time than a clock can hold. So do the next two.
     pub fn advance(&self, time: Duration) {
         let mut moved = self.moved();
         moved.monotonic += time;
         moved.wall += time;
     }
 
-    /// The machine sleeps and wakes up: the wall clock moves on, the monotonic one has stood still. A session reads the wall
-    /// clock once in a second of the monotonic one, so that requests notice when that has moved by another second.
+    /// The machine sleeps and wakes up: the wall clock moves on, the monotonic one has stood still. A session reads the
+    /// wall clock at most once in a second of the monotonic one, so requests notice when that has moved by another
+    /// second.
     pub fn suspend(&self, time: Duration) {
         self.moved().wall += time;
     }

@@ -48,7 +48,7 @@ impl Gate {
     ///
     /// # Cancel safety
     ///
-    /// A call that is dropped here no longer waits and takes no place of another.
+    /// A call that is dropped here no longer waits, and takes nobody else's place.
     pub async fn pass(&self) {
         self.0.traffic.send_modify(|traffic| {
             traffic.arrived += 1;
@@ -65,8 +65,8 @@ impl Gate {
         self.until(|traffic| traffic.arrived >= n).await;
     }
 
-    /// Waits until exactly `n` calls wait at the gate. One that was let through counts until it has gone on: whoever has let
-    /// some through asks by [`arrived`](Self::arrived) for the next.
+    /// Waits until exactly `n` calls wait at the gate. A call that was let through counts until it has gone on: after
+    /// letting some through, use [`arrived`](Self::arrived) to wait for the next.
     pub async fn waiting(&self, n: usize) {
         self.until(|traffic| traffic.waiting == n).await;
     }

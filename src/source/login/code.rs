@@ -17,8 +17,8 @@ use crate::{
 
 /// Exchanges a login code: `POST {"code": …}`.
 ///
-/// A code is good for one exchange: the closure is asked for a new one at each attempt, also when the one before may
-/// not have arrived. An empty code is not sent: that attempt fails for the moment.
+/// A code is good for one exchange: the closure is asked for a new one at each attempt, even if the last one may not have
+/// arrived. An empty code is not sent: that attempt fails for the moment.
 ///
 /// ```
 /// use std::time::Duration;
@@ -59,9 +59,9 @@ impl LoginCode {
         }
     }
 
-    /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`,
-    /// and a stored token is verified at the same URL with `/verify` at its end. Its lifetime is unknown, so that it is not
-    /// renewed ahead, unless [`JsonAnswer::default_lifetime`] says it.
+    /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`, and
+    /// a stored token is verified at the same URL with `/verify` at its end. The lifetime of the token is unknown, so it
+    /// is not renewed ahead of time, unless [`JsonAnswer::default_lifetime`] gives one.
     ///
     /// # Errors
     ///
@@ -98,8 +98,8 @@ impl LoginCode {
         self
     }
 
-    /// Where in the answer the parts are. Replaces all of it that was set before, by
-    /// [`mini_program`](Self::mini_program) too.
+    /// Where in the answer the parts are. Replaces everything of it that was set before, also by
+    /// [`mini_program`](Self::mini_program).
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.exchange.reading.fields = answer;
         self

@@ -23,17 +23,17 @@
 //!
 //! A login that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
 //! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
-//! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is shown to the
-//! authority unless that has refused it before; `credentials_changed` forgets what was refused, too.
+//! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is presented
+//! unless the authority has refused it before; `credentials_changed` forgets what was refused, too.
 //!
 //! An answer that may have been a refusal (a success without a token or a code, a redirect, or `server_error` at a 2xx or at a
 //! 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five minutes, twice, and
 //! every 15 minutes from then on; at once after `credentials_changed`.
 //!
-//! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login. Where there is
-//! none, the session cannot know that nobody presents it: if its store is shared and fails, the other processes may have to wait
-//! until it works, lest they spend that token a second time. [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token)
-//! with a pointer to nothing leaves it out.
+//! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
+//! Without such a grant, the session cannot know that nobody presents the refresh token: if its store is shared and
+//! fails, the other processes may have to wait until it works, lest they spend that token a second time.
+//! [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token) with a pointer to nothing leaves it out.
 
 mod code;
 mod exchange;

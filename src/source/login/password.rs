@@ -46,7 +46,7 @@ impl Password {
         self
     }
 
-    /// One more text in the request, a device or a client.
+    /// One more text in the request: a device or a client, say.
     pub fn text(mut self, name: &str, value: &str) -> Self {
         self.exchange.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));
         self
@@ -58,7 +58,7 @@ impl Password {
         self
     }
 
-    /// Where in the answer the parts are. Replaces all of it that was set before.
+    /// Where in the answer the parts are. Replaces everything of it that was set before.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.exchange.reading.fields = answer;
         self

@@ -6,10 +6,11 @@ use crate::{
 
 /// Presents nothing but the client itself (RFC 6749 §4.4), for services that act on their own behalf.
 ///
-/// Nobody can log in for a service, so that no refusal ends its session, but for the codes that the endpoint was told to
-/// take so: it cools down and asks again, until somebody has corrected the set-up. In a chain behind a user's refresh token, it would
-/// send the user's requests in the application's own name, without a word, when that token is refused. A refresh token in
-/// the answer is dropped: there should be none (§4.4.3).
+/// Nobody can log in for a service, so no refusal ends its session, except for codes given to
+/// [`dead_codes`](TokenEndpoint::dead_codes) or [`blocked_codes`](TokenEndpoint::blocked_codes): it cools down and asks
+/// again until somebody has corrected the configuration. Do not chain it behind a user's refresh token: when that token
+/// is refused, the user's requests would silently be sent in the application's name. A refresh token in the answer is
+/// dropped: there should be none (§4.4.3).
 ///
 /// ```
 /// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};

@@ -35,7 +35,7 @@ enum Authentication {
 }
 
 impl TokenEndpoint {
-    /// The endpoint at a URL, which does not ask who the client is.
+    /// The endpoint at this URL, which does not ask who the client is.
     pub fn new(client: impl Into<AuthorityClient>, url: Uri) -> Self {
         TokenEndpoint {
             client: client.into(),
@@ -64,8 +64,8 @@ impl TokenEndpoint {
         self
     }
 
-    /// The OAuth scope to ask for, names with spaces between. By default none is asked for; a refresh without one
-    /// keeps what was granted. Replaces one that was asked for before: it may stand in a request once (RFC 6749 §3.2).
+    /// The OAuth scope to ask for, names with spaces between. By default none is asked for; a refresh without one keeps
+    /// what was granted. Replaces one that was asked for before: it may stand in a request only once (RFC 6749 §3.2).
     pub fn scope(self, scope: &str) -> Self {
         self.given("scope", scope.into())
     }
@@ -80,8 +80,8 @@ impl TokenEndpoint {
         self.given("audience", audience.into())
     }
 
-    /// One more parameter. Replaces one of the same name, which may stand in a request once (RFC 6749 §3.2); but for `resource`
-    /// and `audience`, which may be repeated (RFC 8707 §2, RFC 8693 §2.1), here or by their methods.
+    /// One more parameter. Replaces one of the same name, which may stand in a request only once (RFC 6749 §3.2).
+    /// `resource` and `audience` may be repeated (RFC 8707 §2, RFC 8693 §2.1), here or by their methods.
     ///
     /// # Errors
     ///
@@ -106,9 +106,10 @@ impl TokenEndpoint {
     }
 
     /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
-    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that, or `server_error`, which ServiceNow says at
-    /// status 401 of a refresh token that has ended: without that word the session would try again for ever. They count in a
-    /// 200, too, but in no 5xx, and in place of the [business code](JsonAnswer::business_code); one that is an integer is named by its digits.
+    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that, or `server_error`, which ServiceNow
+    /// says at status 401 of a refresh token that has ended: without that the session would try again for ever. They
+    /// count in a 200, too, but in no 5xx, and also in the place of the [business code](JsonAnswer::business_code); name
+    /// one that is an integer by its digits.
     pub fn dead_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.dead.extend(codes.into_iter().map(Into::into));
         self
@@ -121,8 +122,8 @@ impl TokenEndpoint {
         self
     }
 
-    /// Where in the answer the parts are, for authorities that do not follow RFC 6749. Replaces all of it that was set before;
-    /// the `dead_codes` and `blocked_codes` stay.
+    /// Where in the answer the parts are, for authorities that do not follow RFC 6749. Replaces everything of it that was
+    /// set before; the `dead_codes` and `blocked_codes` stay.
     pub fn answer(mut self, answer: JsonAnswer) -> Self {
         self.reading.fields = answer;
         self

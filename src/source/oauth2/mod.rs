@@ -30,8 +30,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Chained behind the refresh token, a code would not be asked while a session is stored whose token or refresh token is good:
-//! nobody would have logged in.
+//! If the code were chained behind the refresh token, it would not be presented while the stored session has a good token
+//! or refresh token: nobody would have logged in.
 //!
 //! A program that is given a refresh token, by its environment perhaps, logs in with
 //! [`Token::from_refresh_token`](crate::Token::from_refresh_token), once.
@@ -45,10 +45,10 @@
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | [`Configuration`] |
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | [`Transient`] |
 //! | another 5xx, or no complete answer | [`Unanswered`]: what was presented may be spent |
-//! | 407, 3xx, and what the layer of another session in the client has [not sent again](crate::Outcome::not_resent), be it another 5xx, and is without a code of OAuth 2 or one that was given a meaning: not said by the authority, perhaps | [`Ambiguous`]; a password is not presented again for five minutes |
+//! | 407, 3xx, and what the layer of another session in the client has [not sent again](crate::Outcome::not_resent), even if it is another 5xx, if it has no code of OAuth 2 and none that was given a meaning: the authority may not have said it | [`Ambiguous`]; a password is not presented again for five minutes |
 //! | another 4xx, at a refresh | [`Ambiguous`] |
 //! | another 4xx, at a login with a password or a code | [`LoginRequired`]: presented over and over, it would lock the account |
-//! | 2xx with an error code, at a login | that of a 4xx with that code |
+//! | 2xx with an error code, at a login | the class of a 4xx with that code |
 //! | 4xx or 2xx with `slow_down` | [`Transient`] |
 //! | 4xx or 2xx with `server_error`, at a refresh | [`Transient`] |
 //! | 4xx or 2xx with `server_error`, at a login | [`LoginRequired`] at 401 and 403, else [`Ambiguous`] |

@@ -8,9 +8,9 @@ use crate::{
 
 /// Presents the session's refresh token (RFC 6749 §6).
 ///
-/// A new refresh token in the answer replaces the old one; an answer without one keeps it. Where the session has none,
-/// or has one that was refused before, the authority is not asked: a login is required, and the next source of a chain
-/// is there for it. The last 1024 that were refused are remembered. See the [module docs](super) for an example.
+/// A new refresh token in the answer replaces the old one; an answer without one keeps it. If the session has no refresh
+/// token, or one that was refused before, the authority is not asked: a login is required, which is the work of the next
+/// source of a chain. The last 1024 that were refused are remembered. See the [module docs](super) for an example.
 #[must_use]
 pub struct RefreshTokenGrant {
     endpoint: TokenEndpoint,

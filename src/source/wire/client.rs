@@ -28,9 +28,8 @@ use crate::{
 ///
 /// Any HTTP client that is a tower service will do, as long as it is not the one with the layer that the source serves,
 /// and is `Clone + Send + Sync`: of tower's boxes that is `BoxCloneSyncService`. `From` makes a client of it with the
-/// limits that are the default. Its URLs have a scheme and a host, or neither, for a client that knows where to go. It
-/// does not follow redirects: a 3xx is an ambiguous failure, and a client that followed one would show credentials to
-/// somebody else.
+/// default limits. Its URLs have a scheme and a host, or neither, for a client that knows where to go. It does not follow
+/// redirects: a 3xx is an ambiguous failure, and a client that followed one would show credentials to somebody else.
 ///
 /// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers does no harm,
 /// and need not do so.
@@ -96,7 +95,8 @@ impl AuthorityClient {
     ///
     /// # Security
     ///
-    /// Whoever is on the way reads the credentials and the tokens: for a network that does the encryption itself.
+    /// Everybody on the way can read the credentials and the tokens. This is for a network that does the encryption
+    /// itself.
     pub fn danger_plain_http(mut self) -> Self {
         self.may_go_in_the_clear = true;
         self

@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 /// The body of a source's request.
 ///
-/// It holds credentials: `Debug` tells its length only, and the bytes are overwritten with zeros when the last handle
-/// on them is dropped, that in the extensions of the request included. A client with a body type of its own takes the
+/// It holds credentials: `Debug` tells its length only, and the bytes are overwritten with zeros when the last handle on
+/// them is dropped, including the one in the extensions of the request. A client with a body type of its own takes the
 /// bytes: `Full::from(Bytes::from(content))`.
 #[derive(Clone)]
 pub struct Content {

@@ -52,8 +52,8 @@ impl AuthorityError {
         self.status
     }
 
-    /// The error code: `error` of RFC 6749 §5.2, or what the source was told to take for it; where there is none, the
-    /// business code. An integer is told by its digits.
+    /// The error code: `error` of RFC 6749 §5.2, or what the source was told to use instead; if there is none, the
+    /// business code. An integer is given by its digits.
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref().map(String::as_str)
     }
@@ -129,8 +129,9 @@ impl fmt::Debug for AuthorityError {
 }
 
 impl StdError for AuthorityError {
-    /// What a closure given to [`classify_failures`](super::AuthorityClient::classify_failures) has said of it; or else, where the
-    /// client has the layer of another session in it, why that session has no other token for what was refused.
+    /// The cause that a closure given to [`classify_failures`](super::AuthorityClient::classify_failures) has named; or
+    /// else, if the client has the layer of another session in it, why that session has no other token for what was
+    /// refused.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.meaning.as_deref().map(|meaning| meaning as _)
     }

@@ -74,9 +74,9 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the lifetime of the access token is, in seconds. Missing, zero, negative or unreadable means *unknown*, or that
-    /// of [`default_lifetime`](Self::default_lifetime). A number beyond what a float holds (`1e400`) makes the whole answer
-    /// unreadable.
+    /// Where the lifetime of the access token is, in seconds. A number that is missing, zero, negative or unreadable
+    /// means *unknown*, or the [`default_lifetime`](Self::default_lifetime) if that is set. A number beyond what a float
+    /// holds (`1e400`) makes the whole answer unreadable.
     ///
     /// # Errors
     ///
@@ -113,10 +113,10 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where a number is that must be 0, if it is there at all: `errcode` of many Chinese platforms. Any other number
-    /// refuses the credentials of a login. Of an application that presents itself it is a failure of the configuration. At a
-    /// refresh it may mean anything and ends nothing: name those that say that the refresh token is dead to
-    /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
+    /// Where a number is that must be 0 if it is there at all: the `errcode` of many Chinese platforms. Any other number
+    /// refuses the credentials of a login. For an application that presents only itself it is a failure of the
+    /// configuration. At a refresh it may mean anything and ends nothing: give the numbers that say that the refresh
+    /// token is dead to [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
     ///

@@ -39,7 +39,7 @@ impl ModelAuthority {
     ///
     /// # Errors
     ///
-    /// `login_required` after `invalid_grant`, else a transient one, with the `Retry-After` of the answer.
+    /// `login_required` after `invalid_grant`, otherwise a transient failure with the `Retry-After` of the answer.
     pub async fn refresh(&self, refresh_token: &str) -> Result<Token, FetchError> {
         let refresh_token = query::pair("refresh_token", refresh_token);
         let body = format!("grant_type=refresh_token&{}", refresh_token.expose());
@@ -48,9 +48,9 @@ impl ModelAuthority {
 
     /// A source over this authority: it presents the refresh token if there is one, else it logs the first account in.
     ///
-    /// Every failure but `invalid_grant` is transient to it, an answer that got lost too, so that a refresh token is presented
-    /// again soon. For the sources of this crate, which wait longer then, the authority is a client: give it to a
-    /// [`TokenEndpoint`](crate::source::oauth2::TokenEndpoint), say.
+    /// Every failure but `invalid_grant` is transient to it, even an answer that got lost, so a refresh token is
+    /// presented again soon. The sources of this crate wait longer then. To test them, use the authority as their client:
+    /// give it to a [`TokenEndpoint`](crate::source::oauth2::TokenEndpoint), say.
     pub fn source(&self) -> impl TokenSource + Clone + use<> {
         let authority = self.clone();
         source_fn(move |cx: FetchContext| {
