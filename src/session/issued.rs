@@ -18,6 +18,9 @@ use crate::{
     token::Token,
 };
 
+/// What is left of a refresh token for which nothing is renewed ahead any more: its end may be one that no use of it moves.
+const TOO_LATE: Duration = Duration::from_secs(60);
+
 /// Stands for a moment that does not come.
 const NEVER: u64 = u64::MAX;
 
@@ -30,8 +33,8 @@ pub(crate) struct Sendable {
     credential: Credential,
     received: Now,
     expiry: Option<Moment>,
-    /// When it is to be renewed.
-    due: Option<Moment>,
+    /// When it is to be renewed, if its refresh token lives long enough.
+    usually_due: Option<Moment>,
     refresh_expires_at: Option<SystemTime>,
     provenance: Provenance,
 }
@@ -62,6 +65,8 @@ impl Moment {
 pub(crate) enum Provenance {
     /// From the authority, or from a caller who has it from there.
     New,
+    /// From the authority, by a source that has looked at no refresh token, as it will not the next time.
+    Unrefreshed,
     /// From a caller who knows the moment of its end: nobody knows how long it has lived.
     Handed,
     /// From a caller who has nothing but the refresh token.
@@ -105,9 +110,9 @@ impl Sendable {
         let credential = if is_promise { Credential::missing() } else { placement.prepare(&token)? };
         let left = if is_promise { Some(Duration::ZERO) } else { remaining(&token, now, provenance) };
         let expiry = left.map(|left| Moment::after(now, left));
-        let due = left.map(|left| Moment::after(now, renewal.wait(left, random::fraction())));
+        let usually_due = left.map(|left| Moment::after(now, renewal.wait(left, random::fraction())));
         let refresh_expires_at = refresh_expiry(&token, now);
-        Ok(Sendable { token, credential, received: now, expiry, due, refresh_expires_at, provenance })
+        Ok(Sendable { token, credential, received: now, expiry, usually_due, refresh_expires_at, provenance })
     }
 
     /// The token for the store.
@@ -119,6 +124,25 @@ impl Sendable {
             refresh_expires_at: self.refresh_expires_at,
             kind: self.token.kind().map(str::to_owned),
         }
+    }
+
+    /// When it is to be renewed. A refresh token that would be dead by then is used at half of what is left of it, for those who
+    /// come seldom; one that dies between then and the token's expiry as long before its own.
+    fn due(&self) -> Option<Moment> {
+        let Some(left) = self.refresh_left() else { return self.usually_due };
+        let wait = self.expiry.zip(self.usually_due).map(|(expiry, due)| {
+            let (life, wait) = (expiry.left(self.received), due.left(self.received));
+            if wait < left { wait.min((left / 2).max(left.saturating_sub(life - wait))) } else { left / 2 }
+        });
+        Some(Moment::after(self.received, wait.unwrap_or(left / 2)))
+    }
+
+    /// What was left of the refresh token's life, if that is known. Nobody hurries for one that is all but dead, nor for one that
+    /// the source does not look at.
+    fn refresh_left(&self) -> Option<Duration> {
+        self.token.refresh().filter(|_| self.provenance != Provenance::Unrefreshed)?;
+        let end = self.refresh_expires_at?.duration_since(UNIX_EPOCH).ok()?;
+        end.checked_sub(self.received.wall).filter(|left| *left >= TOO_LATE)
     }
 
     fn expires_at(&self) -> Option<SystemTime> {
@@ -215,7 +239,7 @@ impl Issued {
 
     /// Whether it is time to get the next one.
     pub(crate) fn is_due(&self, now: Now) -> bool {
-        self.sendable.due.is_some_and(|due| due.has_come(now))
+        self.sendable.due().is_some_and(|due| due.has_come(now))
     }
 
     /// Whether the last look at its deadlines is good enough: one comparison instead of four, for the request path.
@@ -228,7 +252,7 @@ impl Issued {
     /// Looks whether it has expired, or is due where requests renew it; if not, that is remembered until then or the next
     /// reading of the wall clock.
     pub(crate) fn check_freshness(&self, now: Now, clock: &Timekeeper, renews: bool) -> bool {
-        let deadline = if renews { self.sendable.due } else { self.sendable.expiry };
+        let deadline = if renews { self.sendable.due() } else { self.sendable.expiry };
         let is_fresh = !deadline.is_some_and(|deadline| deadline.has_come(now));
         if is_fresh {
             let until = deadline.map_or(NEVER, |at| packed(at.monotonic).min(clock.next_wall_reading()));
@@ -239,13 +263,16 @@ impl Issued {
 
     /// How long until it is due; `None` if it never is.
     pub(crate) fn until_due(&self, now: Now) -> Option<Duration> {
-        self.sendable.due.map(|due| due.left(now))
+        self.sendable.due().map(|due| due.left(now))
     }
 
     /// Whether it lives that much longer; or never lived that long, so that the next one would not either.
     pub(crate) fn is_valid_for(&self, time: Duration, now: Now) -> bool {
         let Some(expiry) = self.sendable.expiry else { return true };
-        let is_young = matches!(self.sendable.provenance, Provenance::New | Provenance::Sibling);
+        let is_young = matches!(
+            self.sendable.provenance,
+            Provenance::New | Provenance::Unrefreshed | Provenance::Sibling
+        );
         let lives_too_short = is_young && expiry.left(self.sendable.received) < time;
         expiry.left(now) >= time || (lives_too_short && !self.is_due(now))
     }

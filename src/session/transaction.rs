@@ -126,8 +126,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         return Ok(Obtained::Nothing);
     };
     match fetched {
-        Ok(token) => {
-            let fetched = Fetched { token, presented, base, before };
+        Ok((token, provenance)) => {
+            let fetched = Fetched { token, provenance, presented, base, before };
             put_into_use(&engine, &flight, &plan, lease, fetched).await
         }
         Err(error) if error.class() != FailureClass::LoginRequired => {
@@ -149,6 +149,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 /// What the authority has answered, what was presented to it, and what that refresh was of.
 struct Fetched {
     token: Token,
+    provenance: Provenance,
     presented: Option<Secret>,
     base: RecordHead,
     before: Option<StoredToken>,
@@ -160,7 +161,7 @@ async fn put_into_use(
     flight: &Flight,
     plan: &Plan,
     lease: Option<HeldLease>,
-    Fetched { token, presented, base, before }: Fetched,
+    Fetched { token, provenance, presented, base, before }: Fetched,
 ) -> Result<Obtained, Failure> {
     let fence = lease.as_ref().map(HeldLease::fence);
     let give_up = |token| give_up(engine, flight, plan, presented.as_ref(), token, fence);
@@ -171,7 +172,7 @@ async fn put_into_use(
     if whole.keeps_refresh_token() {
         whole = whole.refresh_token(presented.clone());
     }
-    let fresh = engine.sendable(whole, Provenance::New);
+    let fresh = engine.sendable(whole, provenance);
     let to_save = match &fresh {
         Ok(fresh) => Some(fresh.stored()),
         Err(_unusable) => before.clone().and_then(|before| before.rotated(&token)),
@@ -214,7 +215,7 @@ async fn fetch(
     plan: &Plan,
     stored: Option<Secret>,
     is_dead: bool,
-) -> Option<(Option<Secret>, Result<Token, FetchError>)> {
+) -> Option<(Option<Secret>, Result<(Token, Provenance), FetchError>)> {
     let mut refresh_token = stored.clone().filter(|_| !is_dead);
     // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
     let known = plan.known.current.as_ref().and_then(|known| known.token().refresh().cloned());
@@ -236,9 +237,12 @@ async fn fetch(
         };
         let reads = context.reads.clone();
         let fetched = engine.mark().around(engine.source.fetch(context)).await;
-        if reads.load(Ordering::Relaxed) == 0 {
+        let provenance = if reads.load(Ordering::Relaxed) == 0 {
             flight.forget_spent();
-        }
+            Provenance::Unrefreshed
+        } else {
+            Provenance::New
+        };
         let fetched = match fetched {
             Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {
                 refresh_token.clone_from(&stored);
@@ -247,7 +251,7 @@ async fn fetch(
             }
             // It was not asked again for other credentials, and has said before what is wrong with them.
             Err(error) if error.allows_fallback() && error.was_not_processed => Err(refused.unwrap_or(error)),
-            fetched => fetched,
+            fetched => fetched.map(|token| (token, provenance)),
         };
         return Some((refresh_token, fetched));
     }

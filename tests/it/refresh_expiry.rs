@@ -22,6 +22,9 @@ use crate::{
     oauth2::endpoint,
 };
 
+const NANOSECOND: Duration = Duration::from_nanos(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What a refresh and then a login would be answered.
@@ -200,6 +203,71 @@ async fn a_refresh_token_that_was_not_presented_is_not_taken_for_refused() {
     session.credentials_changed().await;
     assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-refresh");
     assert_eq!(grants(&idp), ["login", "refresh"]);
+}
+
+/// A token that lives for so long, with a refresh token that does.
+fn dying_after(life: Option<Duration>, refresh: Option<Duration>) -> Token {
+    Token::new("first-access").expires_in(life).refresh_token("first").refresh_expires_in(refresh)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_dies_before_its_access_token_is_used_in_time() {
+    let hour = Some(60 * MINUTE);
+    let usual = 59 * MINUTE;
+    for (life, refresh, due) in [
+        (hour, Some(30 * MINUTE), 15 * MINUTE),
+        (None, Some(30 * MINUTE), 15 * MINUTE),
+        (None, Some(60 * DAY), 30 * DAY),
+        // Just before the access token: it is as near to its end, then, as that would be.
+        (hour, Some(60 * MINUTE - 10 * SECOND), usual - 10 * SECOND),
+        (hour, Some(59 * MINUTE), 59 * MINUTE / 2),
+        // It outlives the access token, or nobody knows, or it is too late for it.
+        (hour, Some(60 * MINUTE), usual),
+        (hour, Some(90 * DAY), usual),
+        (hour, None, usual),
+        (hour, Some(MINUTE - SECOND), usual),
+        (hour, Some(Duration::ZERO), usual),
+    ] {
+        let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH), json(200, LOGIN)]));
+        let builder = Session::builder(source(&idp)).clock(clock.clone());
+        let session = builder.renewal_jitter(Duration::ZERO).build();
+        session.login(dying_after(life, refresh)).await.unwrap();
+        let mut asked = Vec::new();
+        for wait in [due - NANOSECOND, NANOSECOND] {
+            clock.advance(wait);
+            assert_eq!(session.token().await.unwrap().access().expose(), "first-access");
+            session.settle().await.unwrap();
+            asked.push(idp.asked().len());
+        }
+        assert_eq!(asked, [0, 1], "{life:?} {refresh:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_kept_fresh_outlives_refresh_tokens_that_die_before_their_access_tokens() {
+    let answer = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"refresh_expires_in":1800}"#;
+    let idp = Idp::new((0..8).map(|_| json(200, answer)));
+    let session = Session::builder(RefreshTokenGrant::new(endpoint(&idp))).build();
+    session.login(dying_after(Some(60 * MINUTE), Some(30 * MINUTE))).await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(121 * MINUTE).await;
+    assert_eq!(grants(&idp), ["refresh"; 8]);
+    keeper.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_the_source_does_not_look_at_hurries_nobody() {
+    let answer = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"refresh_expires_in":1800}"#;
+    let idp = Idp::new((0..4).map(|_| json(200, answer)));
+    let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), || async {
+        Ok(Credentials::new("alice", "wonderland"))
+    });
+    let session = Session::builder(login).build();
+    session.token().await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(121 * MINUTE).await;
+    assert_eq!(grants(&idp), ["login"; 3]);
+    keeper.abort();
 }
 
 /// The time of day of a machine that has just been switched on comes from the network, later than the login.
