@@ -123,7 +123,7 @@ impl<T> Drop for Rare<T> {
     }
 }
 
-/// What a request waits for that has no answer to wait for.
+/// What a request waits for while no attempt is under way.
 enum Stage<S> {
     /// A token: before the first attempt, or after a refusal.
     Wait,
@@ -228,7 +228,7 @@ where
 
 /// What a request goes on to.
 enum Step<F, R> {
-    /// That of its detour.
+    /// On to the stage of its detour.
     Stage,
     Send(F),
     End(Result<Response<R>, BoxError>),
@@ -420,8 +420,8 @@ where
         Ok(request)
     }
 
-    /// The token to send with, now that the service is ready: the present one, unless the identity is another one
-    /// now, or has only promised one, or it was condemned or has expired meanwhile and this request has not waited again yet.
+    /// The token to send with, now that the service is ready: the current one, unless the identity is another one now, or
+    /// has only promised one, or it was condemned or has expired meanwhile and this request has not waited again yet.
     fn look_again(&self, has_waited: bool) -> Option<Arc<Issued>> {
         let token = self.engine().current()?;
         let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);

@@ -96,7 +96,7 @@ impl Tips {
         self
     }
 
-    /// The text for a code, or else that for code 1.
+    /// The text for a code, or else the text for code 1.
     pub fn text(&self, code: i64) -> &str {
         let text = self.texts.get(&code).or_else(|| self.texts.get(&UNKNOWN));
         text.expect("no catalogue is without a text for code 1")

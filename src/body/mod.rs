@@ -52,7 +52,7 @@ pub use self::replay::ReplayBody;
 
 /// Makes the body of a request once more: a request extension. See the [module docs](self).
 ///
-/// `B` must be the body type of the very request, else the extension is not found.
+/// `B` must be the body type of the request itself, otherwise the extension is not found.
 pub struct Rebuild<B>(Arc<dyn Fn() -> B + Send + Sync>);
 
 impl<B> Rebuild<B> {

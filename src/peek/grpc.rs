@@ -5,7 +5,7 @@
 //!
 //! 1. A header is always seen. A server that refuses a call before it begins sends no more than that.
 //! 2. The body of any other gRPC answer is asked for one frame, without waiting. If trailers are all there is and they
-//!    are there, they are seen; else the body is handed on untouched, so that a stream is never delayed.
+//!    are there, they are seen; otherwise the body is handed on untouched, so a stream is never delayed.
 //! 3. A call marked [`Unary`] is waited for: its body is read ahead, up to 64 KiB, and its trailers are seen. A longer
 //!    message is handed on at once; a server that refuses a call sends none.
 //!
@@ -70,7 +70,7 @@ use crate::{
     media_type::media_type,
 };
 
-/// Request extension: the call has one answer, so that waiting for its trailers delays nothing.
+/// Request extension: the call has one answer, so waiting for its trailers delays nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unary;
 

@@ -90,8 +90,8 @@ pub fn feishu_source(
         .answer(answer.expect(VALID).transient_codes([99_991_400]))
 }
 
-/// Where Slack rotates tokens; the client's secret goes in the form. A refusal comes with status 200 there: at a
-/// refresh any but that of the refresh token is [transient](crate::ErrorKind::Transient), that of the client too.
+/// Where Slack rotates tokens; the client's secret goes in the form. Slack refuses at status 200: at a refresh any
+/// refusal but that of the refresh token is [transient](crate::ErrorKind::Transient), even a refusal of the client.
 pub fn slack_endpoint(
     client: impl Into<AuthorityClient>,
     client_id: &str,

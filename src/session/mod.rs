@@ -63,9 +63,9 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 
 /// One identity's token, shared by all clones and by all layers made from them.
 ///
-/// Also a request extension: a request that carries a `Session` uses that one instead of its layer's, so that one
-/// stack can serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is
-/// sent with the layer's.
+/// Also a request extension: a request that carries a `Session` uses that one instead of its layer's, so one stack can
+/// serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is sent
+/// with the layer's.
 ///
 /// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save.
 ///

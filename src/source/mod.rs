@@ -53,7 +53,7 @@ pub use self::{
 };
 use crate::token::Token;
 
-/// Asks an authority for tokens. An `Arc` of a source is one, so that several sessions may share it.
+/// Asks an authority for tokens. An `Arc` of a source is one, so several sessions may share it.
 pub trait TokenSource: Send + Sync + 'static {
     /// Asks the authority for a token, once.
     ///

@@ -96,7 +96,7 @@ impl PendingWrite {
     ///
     /// # Errors
     ///
-    /// Nobody knows.
+    /// It is not known how the write ended.
     pub(crate) async fn end(self) -> Result<Result<(), Error>, Error> {
         match in_time(self.limit, self.done).await {
             Some(Ok(written)) => Ok(written),

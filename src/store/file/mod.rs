@@ -20,13 +20,13 @@ use crate::error::BoxError;
 
 /// Keeps the record in a file, which any number of processes may share.
 ///
-/// A save writes a new file beside the old one, makes it durable and puts it in the old one's place, so that a process
-/// that is killed at any moment leaves the old record or the new one. On Unix the file is readable by its owner only.
-/// The directory must exist and is left as it is; `path` should not be a symbolic link, because it would be replaced.
+/// A save writes a new file beside the old one, makes it durable and puts it in the old one's place, so a process that is
+/// killed at any moment leaves the old record or the new one. On Unix the file is readable by its owner only. The
+/// directory must exist and is left as it is; `path` should not be a symbolic link, because it would be replaced.
 ///
 /// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is [`Damaged`]: the
-/// session reports it and goes on as if nobody had logged in. Nothing is lost: the next save keeps such a
-/// file aside. A login or logout after that, or after the file was removed, is obeyed by the processes that still run, too.
+/// session reports it and goes on as if nobody had logged in. Nothing is lost: the next save keeps such a file aside. The
+/// processes that still run obey a login or logout after that, or after the file was removed, too.
 ///
 /// | file | holds |
 /// |---|---|
@@ -36,12 +36,12 @@ use crate::error::BoxError;
 /// | `path.lock` | nothing; locked by whoever holds the [`Lease`] |
 /// | `path.fence` | the number of the last lease and the highest revision of a record; locked while a record is saved or a lease handed out |
 ///
-/// The locks are the operating system's, which releases them when a process ends in whatever way. Waiting for one is
-/// polling, with growing pauses, so that it can be given up at any time. Do not delete these two files while a process uses
-/// the store. File work runs on tokio's blocking threads; a runtime with time is needed.
+/// The locks are the operating system's, which releases them however a process ends. Waiting for one is polling, with
+/// growing pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store.
+/// File work runs on tokio's blocking threads; a runtime with time is needed.
 ///
-/// It does not tell of [changes](TokenStore::changed): what another process has saved is found by the next refresh, and by a
-/// session that is over when it is asked, every five seconds at most.
+/// It does not tell of [changes](TokenStore::changed): what another process has saved is found by the next refresh. A
+/// session that is over looks for it when it is asked for a token, every five seconds at most.
 ///
 /// # Security
 ///

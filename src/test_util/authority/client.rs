@@ -46,7 +46,8 @@ impl ModelAuthority {
         self.post("/oauth/token", "application/x-www-form-urlencoded", body).await
     }
 
-    /// A source over this authority: it presents the refresh token if there is one, else it logs the first account in.
+    /// A source over this authority: it presents the refresh token if there is one, otherwise it logs the first account
+    /// in.
     ///
     /// Every failure but `invalid_grant` is transient to it, even an answer that got lost, so a refresh token is
     /// presented again soon. The sources of this crate wait longer then. To test them, use the authority as their client:

@@ -39,9 +39,9 @@ use crate::time::Clock;
 ///
 /// What is not good (any more) is answered with 400 `{"error":"invalid_grant"}`.
 ///
-/// Nobody asks which client it is: its secret, the redirect URI, the verifier of PKCE, OAuth scopes, resources and audiences are not
-/// looked at, and a client's token is the first account's. Codes are [issued](Self::issue_code) for either exchange. There are
-/// no other grants, and there is no endpoint for authorization, revocation or introspection.
+/// It does not ask which client it is: its secret, the redirect URI, the verifier of PKCE, OAuth scopes, resources and
+/// audiences are not looked at, and a client's token is the first account's. Codes are [issued](Self::issue_code) for
+/// either exchange. There are no other grants, and there is no endpoint for authorization, revocation or introspection.
 ///
 /// Clones are the same authority, and its options can be changed while it is used. By default there is one account,
 /// access tokens live for two hours, refresh tokens for ever, and [`Rotation::ReuseKillsFamily`] holds. Calls are
@@ -137,8 +137,8 @@ impl ModelAuthority {
         self.with(|state| state.ledger.accounts.push((name.to_owned(), password.to_owned())))
     }
 
-    /// How long access tokens live that are issued from now on. `None`: for ever, and answers have no `expires_in`. That is
-    /// in whole seconds, as RFC 6749 §5.1 has it: clients are not told of a lifetime below one.
+    /// How long access tokens live that are issued from now on. `None`: for ever, and answers have no `expires_in`.
+    /// `expires_in` is in whole seconds, as RFC 6749 §5.1 has it: clients are not told of a lifetime below one second.
     #[must_use]
     pub fn access_lifetime(self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.with(|state| state.ledger.access_lifetime = lifetime.into())

@@ -48,7 +48,7 @@ pub enum Failure {
     NullToken,
     /// No answer, ever.
     Hang,
-    /// The service fails, so that a server around it drops the connection. Nothing has been done.
+    /// The service fails, so a server around it drops the connection. Nothing has been done.
     Reset,
     /// As `Reset`, but the work is done: the refresh token is spent and nobody has its successor.
     LostAnswer,
