@@ -38,11 +38,9 @@ async fn settle(engine: &Engine) -> Result<(), Error> {
             // Where that of the refresh which is owed counts no more: others have had one since, and what they saved, if
             // anything, has to be read first.
             let lease = if engine.storage.needs_a_lease() { engine.storage.lease().await } else { Ok(None) };
+            let lease = engine.reported(lease).flatten();
             // In nobody's flight, and yet given back as a refresh gives it back, however this ends.
-            let lease = engine
-                .reported(lease)
-                .flatten()
-                .map(|lease| HeldLease::by(&Flight::new(), lease, &engine.storage));
+            let lease = lease.map(|lease| HeldLease::by(&Flight::new(), lease, &engine.storage));
             // What gives way to a later record is owed no more then, where a write of it would fail.
             engine.newest().await;
             match engine.storage.enqueue_owed(lease.as_ref().map(HeldLease::fence)) {

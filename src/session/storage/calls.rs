@@ -1,9 +1,6 @@
 //! The calls of a store: each ends in time, and a panic in it is an error like any other.
 
-use std::{
-    convert::identity, error::Error as StdError, future::Future, panic::AssertUnwindSafe, sync::Arc,
-    time::Duration,
-};
+use std::{error::Error as StdError, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::timeout;
@@ -21,6 +18,15 @@ pub(crate) struct Calls {
     pub(crate) lease_wait: Duration,
 }
 
+/// The store did not answer in time: nothing else is to be asked of it for the same end.
+pub(super) struct Silent;
+
+impl From<Silent> for Error {
+    fn from(_: Silent) -> Self {
+        failed("the token store did not answer in time")
+    }
+}
+
 impl Calls {
     /// `None` when nobody gives the lease up in time.
     pub(super) async fn lock(&self) -> Result<Option<Lease>, Error> {
@@ -31,16 +37,12 @@ impl Calls {
     }
 
     /// What is in the store, or how it failed.
-    ///
-    /// # Errors
-    ///
-    /// It did not answer: nothing else is to be asked of it for the same end.
-    pub(super) async fn load(&self) -> Result<Result<Option<Record>, Error>, Error> {
+    pub(super) async fn load(&self) -> Result<Result<Option<Record>, Error>, Silent> {
         self.in_time(async { self.store.load().await }).await
     }
 
     pub(super) async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
-        self.in_time(async { self.store.save(record, fence).await }).await.and_then(identity)
+        self.in_time(async { self.store.save(record, fence).await }).await?
     }
 
     /// Waits until the store holds a record of another revision. It keeps the store and nothing else of the session, whose
@@ -56,9 +58,8 @@ impl Calls {
     async fn in_time<T>(
         &self,
         call: impl Future<Output = Result<T, BoxError>>,
-    ) -> Result<Result<T, Error>, Error> {
-        let late = |_elapsed| failed("the token store did not answer in time");
-        timeout(self.timeout, guarded(call)).await.map_err(late)
+    ) -> Result<Result<T, Error>, Silent> {
+        timeout(self.timeout, guarded(call)).await.map_err(|_elapsed| Silent)
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Storage,
-    calls::{failed, failed_by, is_caused_by},
+    calls::{Silent, failed, failed_by, is_caused_by},
     debt::Debt,
     queue::Write,
 };
@@ -207,7 +207,7 @@ impl Storage {
         }
     }
 
-    async fn read_to_write(&self, debt: &Debt) -> Result<Result<Option<Record>, Error>, Error> {
+    async fn read_to_write(&self, debt: &Debt) -> Result<Result<Option<Record>, Error>, Silent> {
         let found = self.read().await?;
         if let Ok(found) = &found {
             let mut queue = self.queue();

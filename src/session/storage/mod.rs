@@ -14,7 +14,6 @@ mod tests;
 mod traces;
 
 use std::{
-    convert::identity,
     future::Future,
     pin::pin,
     sync::{
@@ -27,13 +26,14 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::{runtime::Handle, sync::watch};
 
+use self::{
+    calls::Silent,
+    debt::Debt,
+    queue::{Queue, Write},
+};
 pub(crate) use self::{
     calls::{Calls, is_caused_by},
     queue::PendingWrite,
-};
-use self::{
-    debt::Debt,
-    queue::{Queue, Write},
 };
 use super::{flight::Flight, record_head::RecordHead, revoker::Revoker, task_per_runtime::TaskPerRuntime};
 use crate::{
@@ -143,7 +143,7 @@ impl Storage {
     async fn read_then<T>(&self, then: impl FnOnce(&mut Queue, Result<Option<Record>, Error>) -> T) -> T {
         loop {
             let writes_ended = self.queue().writes_ended;
-            let found = self.read().await.and_then(identity);
+            let found = self.read().await.unwrap_or_else(|silent| Err(silent.into()));
             let mut queue = self.queue();
             // What was read while a record of ours was being written may be the one before, and nothing is owed any more
             // that would outdo it.
@@ -162,11 +162,7 @@ impl Storage {
     }
 
     /// What is in the store, or how it failed.
-    ///
-    /// # Errors
-    ///
-    /// It did not answer.
-    async fn read(&self) -> Result<Result<Option<Record>, Error>, Error> {
+    async fn read(&self) -> Result<Result<Option<Record>, Error>, Silent> {
         let mut found = self.calls.load().await?;
         if let Ok(Some(Record { token: Some(token), .. })) = &mut found {
             // What stands in a column that cannot be without a value.
