@@ -38,8 +38,10 @@ struct Gateway {
     fail: fn(&'static str) -> FetchError,
     /// Instead they hang, and its session waits for them so long.
     hangs: Option<Duration>,
-    /// So many connections do not come about.
-    unreachable: usize,
+    /// Which connections do not come about.
+    unreachable: Range<usize>,
+    /// Which requests lie in a queue for ever.
+    stuck: Range<usize>,
     /// With what the first requests are refused.
     refusal: Option<&'static str>,
     status: u16,
@@ -55,7 +57,8 @@ impl Gateway {
             fails: 0..0,
             fail: FetchError::transient,
             hangs: None,
-            unreachable: 0,
+            unreachable: 0..0,
+            stuck: 0..0,
             refusal: None,
             status: 401,
             refusals: 1,
@@ -82,8 +85,13 @@ impl Gateway {
         let authority = service_fn(move |request: Request<ReplayBody<Content>>| {
             let call = calls.fetch_add(1, Ordering::Relaxed);
             let seen = seen.clone();
+            let (is_unreachable, is_stuck) = (self.unreachable.contains(&call), self.stuck.contains(&call));
             async move {
-                if call < self.unreachable {
+                if is_stuck {
+                    let _held = request;
+                    return future::pending().await;
+                }
+                if is_unreachable {
                     return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
                 }
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
@@ -134,7 +142,7 @@ const PAGE: &str = "<!doctype html><title>Sign in</title>";
 #[tokio::test(start_paused = true)]
 async fn what_no_layer_below_has_sent_was_not_sent() {
     let away = || Gateway { fails: 0..1, ..Gateway::new() };
-    let unreachable = || Gateway { unreachable: 1, ..Gateway::new() };
+    let unreachable = || Gateway { unreachable: 0..1, ..Gateway::new() };
     // With a credential of its own, which no layer touches.
     let basic = || Gateway { placement: Placement::bearer(), ..unreachable() };
     for (case, gateway) in
@@ -150,6 +158,23 @@ async fn what_no_layer_below_has_sent_was_not_sent() {
         let ((of_code, codes), (of_refresh, refreshes)) = (endpoint(), endpoint());
         let refresh = Bench::logged_in(RefreshTokenGrant::new(of_refresh)).await;
         for (bench, presented) in [(code(of_code), codes), (refresh, refreshes)] {
+            assert_eq!(bench.class().await, "Transient", "{case}");
+            tokio::time::advance(Duration::from_secs(3)).await;
+            bench.session.refresh().await.expect(case);
+            assert_eq!(presented.load(Ordering::Relaxed), 1, "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resend_that_is_not_sent_uses_up_no_code_and_spends_no_refresh_token() {
+    let refused = || Gateway { refusal: Some(PAGE), ..Gateway::new() };
+    let unreachable = || Gateway { unreachable: 1..2, ..refused() };
+    let stuck = || Gateway { stuck: 1..2, ..refused() };
+    for (case, gateway) in [("unreachable", &unreachable as &dyn Fn() -> Gateway), ("stuck", &stuck)] {
+        let (of_code, of_refresh) = (gateway().client(), gateway().client());
+        let refresh = Bench::logged_in(RefreshTokenGrant::new(endpoint(of_refresh.0))).await;
+        for (bench, presented) in [(code(endpoint(of_code.0)), of_code.1), (refresh, of_refresh.1)] {
             assert_eq!(bench.class().await, "Transient", "{case}");
             tokio::time::advance(Duration::from_secs(3)).await;
             bench.session.refresh().await.expect(case);

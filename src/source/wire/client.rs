@@ -274,7 +274,7 @@ fn request(uri: Uri, body: Zeroizing<Vec<u8>>) -> Request<Content> {
     let content = Content::new(body);
     let mut request = Request::new(content.clone());
     *request.uri_mut() = uri;
-    request.extensions_mut().insert(Rebuild::new(move || content.clone()));
+    request.extensions_mut().insert(Rebuild::new(move || content.again()));
     let headers = request.headers_mut();
     headers.insert(header::ACCEPT, HeaderValue::from_static(json::MEDIA_TYPE));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));

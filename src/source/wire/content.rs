@@ -24,7 +24,7 @@ pub struct Content {
     reading: Arc<AtomicU8>,
 }
 
-/// How far a client has come with a [`Content`]; only ever grows.
+/// How far a client has come with a [`Content`]; only ever grows, unless it is made once [more](Content::again).
 pub(super) struct Progress(Arc<AtomicU8>);
 
 /// Nobody has the bytes: the authority cannot have acted on the request, whatever else went wrong.
@@ -45,6 +45,14 @@ impl Content {
 
     pub(super) fn progress(&self) -> Progress {
         Progress(self.reading.clone())
+    }
+
+    /// The same for another attempt. The one before was refused, so nobody has acted on that.
+    pub(super) fn again(&self) -> Self {
+        // What was revoked meanwhile stays so. An empty one is sent without anybody reading it.
+        let unread = |step| (step != REVOKED && !self.bytes.is_empty()).then_some(UNREAD);
+        let _ = self.reading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unread);
+        self.clone()
     }
 
     /// Empty if they were revoked: a connection that has the request in its queue ends it without them.
