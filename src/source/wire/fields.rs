@@ -113,10 +113,10 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where a number is that must be 0 if it is there at all: the `errcode` of many Chinese platforms. Any other number
-    /// refuses the credentials of a login. For an application that presents only itself it is a failure of the
-    /// configuration. At a refresh it may mean anything and ends nothing: give the numbers that say that the refresh
-    /// token is dead to [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
+    /// Where a number is that must be 0 if it is there at all: the `errcode` of many Chinese platforms. An empty text is
+    /// none. Any other number refuses the credentials of a login. For an application that presents only itself it is a
+    /// failure of the configuration. At a refresh it may mean anything and ends nothing: give the numbers that say that
+    /// the refresh token is dead to [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
     ///
@@ -174,9 +174,13 @@ impl JsonAnswer {
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
-    /// What is in place of the business code, unless it is 0, in quotes or without.
+    /// What is in place of the business code, unless it is 0, in quotes or without, or an empty text.
     fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
-        document.at(self.business_code.as_ref()?).filter(|code| code.number() != Some(0.0))
+        let is_none = |code: &Json| match code {
+            Json::Text(text) if text.trim().is_empty() => true,
+            code => code.number() == Some(0.0),
+        };
+        document.at(self.business_code.as_ref()?).filter(|code| !is_none(code))
     }
 }
 
@@ -274,6 +278,21 @@ mod tests {
         for part in ["access_token", "refresh_token", "token_type"] {
             let text = format!(r#"{{"access_token":"a","{part}":false}}"#);
             assert!(token(&text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_business_code_that_is_0_or_empty_is_none() {
+        let answer = JsonAnswer::new().business_code("/errcode").unwrap();
+        let token = |code: &str| {
+            let text = format!(r#"{{"access_token":"a","errcode":{code}}}"#);
+            answer.token(&Json::parse(text.as_bytes()).unwrap())
+        };
+        for code in ["0", "0.0", "null", "\"0\"", "\"00000\"", "\" 0 \"", "\"\"", "\" \""] {
+            assert!(token(code).is_some(), "{code}");
+        }
+        for code in ["1", "-1", "0.5", "\"1\"", "\"none\"", "true", "{}", "[]"] {
+            assert!(token(code).is_none(), "{code}");
         }
     }
 
