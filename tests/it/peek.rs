@@ -437,21 +437,24 @@ async fn what_cannot_hold_a_code_is_not_read() {
 async fn content_types_of_json_are_read_whatever_their_parameters() {
     let layer = JsonCodeLayer::new().content_type("Text/Plain").unwrap();
     for (content_type, method) in [
-        ("application/json", Method::GET),
-        ("application/json; charset=utf-8", Method::POST),
-        ("Application/JSON;encoding=utf-8", Method::PUT),
-        ("application/json ; charset=\"UTF-8\"", Method::DELETE),
-        ("application/problem+json", Method::PATCH),
-        ("application/vnd.api+JSON; v=1", Method::OPTIONS),
-        ("text/plain; charset=utf-8", Method::GET),
+        (&b"application/json"[..], Method::GET),
+        (b"application/json; charset=utf-8", Method::POST),
+        (b"Application/JSON;encoding=utf-8", Method::PUT),
+        (b"application/json ; charset=\"UTF-8\"", Method::DELETE),
+        (b"application/problem+json", Method::PATCH),
+        (b"application/vnd.api+JSON; v=1", Method::OPTIONS),
+        (b"application/json; name=\"\xe5\xa0\xb1\"", Method::GET),
+        (b"application/json;\xff", Method::GET),
+        (b"text/plain; charset=utf-8", Method::GET),
     ] {
+        let content_type = HeaderValue::from_bytes(content_type).unwrap();
         for status in [200, 226, 300, 400, 403, 500, 599] {
             let (_, body) = whole([data(r#"{"error_code":7}"#)]);
-            let answer = Response::builder().header("content-type", content_type).status(status).body(body);
+            let answer = Response::builder().header("content-type", &content_type).status(status).body(body);
             let request = Request::builder().method(&method).body(()).unwrap();
             let response = layer.layer(answering([answer.unwrap()])).oneshot(request);
             let response = within(response).await.unwrap();
-            assert_eq!(response.extensions().get(), Some(&ErrorCode::from(7)), "{content_type} {status}");
+            assert_eq!(response.extensions().get(), Some(&ErrorCode::from(7)), "{content_type:?} {status}");
         }
     }
 }
