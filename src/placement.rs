@@ -262,7 +262,13 @@ fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) -> Re
     if has_repeated_names && headers.contains_key(name) {
         return Ok(false);
     }
-    let Some(own) = headers.try_insert(name, value.clone())? else { return Ok(true) };
+    let own = match headers.try_insert(name, value.clone()) {
+        Ok(None) => return Ok(true),
+        Ok(Some(own)) => own,
+        // It looks for room first, and for the name then.
+        Err(_) if headers.contains_key(name) => return Ok(false),
+        Err(full) => return Err(full),
+    };
     headers.insert(name.clone(), own);
     Ok(false)
 }

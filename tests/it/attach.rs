@@ -214,6 +214,20 @@ async fn a_head_that_has_no_room_for_the_credential_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_credential_of_the_callers_own_is_left_alone_in_a_head_that_is_full() {
+    let mut request = get("/me");
+    request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Own"));
+    let request = filled(request);
+    let lab = Lab::new([status(200), status(200)]);
+    for sent in 0..2 {
+        assert_eq!(lab.send(request.clone()).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(lab.sent()[sent].authorization(), ["Own"]);
+        // At first there was none.
+        lab.session.token().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_cannot_be_sent_does_not_replace_the_one_there_is() {
     let store = MemoryStore::new();
     let lab = Lab::with(
