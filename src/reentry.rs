@@ -41,6 +41,14 @@ impl Mark {
     }
 }
 
+/// Marks a request of a fetch or a verification that this very task runs, if it runs one.
+#[cfg(feature = "json")]
+pub(crate) fn mark(extensions: &mut Extensions) {
+    if let Ok(mark) = FETCHING.try_with(|around| *around) {
+        extensions.insert(mark);
+    }
+}
+
 pub(crate) fn error() -> Error {
     Error::new(
         ErrorKind::Reentrant,

@@ -1,6 +1,7 @@
 //! Foreign code that calls back, fails, panics or blocks: sources and observers.
 
 use std::{
+    future,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -18,13 +19,17 @@ use tokio::{
 };
 use tokio_test::task;
 use tower::{
-    BoxError, Layer, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit, util::BoxCloneSyncService,
+    BoxError, Layer, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit, service_fn,
+    util::BoxCloneSyncService,
 };
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, FetchError, NoToken, RefreshFailure, Session, Token, TokenRefreshLayer,
+    Error, ErrorKind, FetchContext, FetchError, NoToken, RefreshFailure, ReplayBody, Session, Token,
+    TokenRefreshLayer,
     event::Event,
     session::{SessionBuilder, State},
+    source::{Content, LoginCode},
     source_fn,
+    store::MemoryStore,
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody},
 };
 
@@ -193,6 +198,54 @@ async fn a_source_that_calls_through_its_own_layer_in_another_task_ends_by_the_r
     soon(circle.session.settle()).await.unwrap();
     let error = soon(circle.get()).await.unwrap_err();
     assert_eq!((kind(&error), kind_of_cause(&error)), (ErrorKind::Transient, ErrorKind::Timeout));
+}
+
+/// Nor does one that the layer sees in another task.
+#[tokio::test(start_paused = true)]
+async fn a_verification_through_its_own_layer_carries_no_credential_and_refreshes_nothing() {
+    for is_buffered in [false, true] {
+        let whole = Arc::new(OnceLock::<BoxCloneSyncService<_, Response<ModelBody>, BoxError>>::new());
+        let client = service_fn({
+            let whole = whole.clone();
+            move |request: Request<Content>| whole.get().expect("set below").clone().oneshot(request)
+        });
+        let url = format!("{API}/token").parse().unwrap();
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let code = {
+            let fetches = fetches.clone();
+            move || {
+                fetches.fetch_add(1, Ordering::SeqCst);
+                future::ready(Ok("code".into()))
+            }
+        };
+        let source = LoginCode::mini_program(client, url, code).unwrap();
+        let store = MemoryStore::new();
+        let before = Session::builder(source_fn(|_| future::ready(Ok(Token::new("unused")))));
+        before.store(store.clone()).build().login(Token::new("stored")).await.unwrap();
+
+        let session = Session::builder(source).store(store).build();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let api = service_fn({
+            let requests = requests.clone();
+            move |_: Request<ReplayBody<Content>>| {
+                requests.fetch_add(1, Ordering::SeqCst);
+                let refusal = Response::builder().status(StatusCode::UNAUTHORIZED);
+                future::ready(refusal.body(ModelBody::default()))
+            }
+        });
+        let layered = TokenRefreshLayer::new(session.clone(), origin()).layer(api);
+        let client = if is_buffered {
+            BoxCloneSyncService::new(Buffer::new(layered, 1))
+        } else {
+            BoxCloneSyncService::new(layered)
+        };
+        assert!(whole.set(client).is_ok());
+        session.start().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let seen = (requests.load(Ordering::SeqCst), fetches.load(Ordering::SeqCst));
+        assert_eq!(seen, (0, 0), "buffered: {is_buffered}");
+        assert_eq!(session.token().await.unwrap().access().expose(), "stored");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     body::Rebuild,
     error::{BoxError, Error, causes},
-    query,
+    query, reentry,
     scope::is_in_the_clear,
     source::{FetchContext, FetchError},
     timer::timer,
@@ -168,7 +168,7 @@ impl AuthorityClient {
     /// One call, within the limits. `spends`: without an answer, what it presents may be gone.
     pub(in crate::source) async fn call(
         &self,
-        request: Request<Content>,
+        mut request: Request<Content>,
         spends: bool,
     ) -> Result<Answer, FetchError> {
         // One with neither is for a client that knows where to go by itself.
@@ -183,6 +183,7 @@ impl AuthorityClient {
             )
             .not_processed());
         }
+        reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
         let late = timer(self.timeout).map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(late);
