@@ -113,7 +113,8 @@ impl AppToken {
             Sends::Query => {
                 let others: Vec<_> = others.iter().map(|(name, value)| (name, value.to_string())).collect();
                 let others = others.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-                get(&self.url, secrets.chain(others))?
+                get(&self.url, secrets.chain(others))
+                    .map_err(|unfit| self.client.reclassified(unfit, None))?
             }
         };
         self.client.ask(cx, request, &self.reading, Grant::Client).await

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, Uri, header};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
@@ -393,6 +393,14 @@ async fn the_users_own_classification_holds_for_every_kind_of_failure() {
         assert_eq!(bench.class().await, "Configuration", "{said}");
         assert_eq!(seen.lock().unwrap().len(), 1, "{said}");
     }
+    // One that was not sent for its URL is asked about, too, wherever the parameters go.
+    let apps: [fn(AuthorityClient, Uri) -> AppToken; 2] = [AppToken::get, AppToken::post];
+    for app in apps {
+        let client = AuthorityClient::new(Idp::new([]))
+            .classify_failures(|_| Some(FetchError::transient("as the user says")));
+        let bench = Bench::new(app(client, "id.test".parse().unwrap()).credential("secret", "s"));
+        assert_eq!(bench.class().await, "Transient");
+    }
     // And leaves alone what it does not know.
     let client = AuthorityClient::new(Idp::new([json(500, "")])).classify_failures(|_| None);
     assert_eq!(Bench::logged_in(grant(client)).await.class().await, "Unanswered");
@@ -508,7 +516,7 @@ async fn an_authority_that_cannot_be_asked_by_its_url_is_a_failure_of_the_config
     let (bare, in_the_clear) = ("a host and no scheme", "plain http");
     for (url, cause) in [("id.test", bare), ("id.test:443", bare), ("http://id.test/token", in_the_clear)] {
         let idp = Idp::default();
-        let url: http::Uri = url.parse().unwrap();
+        let url: Uri = url.parse().unwrap();
         let post = ClientCredentialsGrant::new(TokenEndpoint::new(idp.clone(), url.clone()));
         let get = AppToken::get(idp.clone(), url.clone()).credential("secret", "s");
         for bench in [Bench::new(post), Bench::new(get)] {
@@ -532,7 +540,7 @@ async fn every_question_asks_for_an_answer_as_it_is() {
         let answer = Response::new(Full::<Bytes>::from(r#"{"access_token":"a"}"#));
         std::future::ready(Ok::<_, Infallible>(answer))
     });
-    let url: http::Uri = "https://id.test/token".parse().unwrap();
+    let url: Uri = "https://id.test/token".parse().unwrap();
     let get = AppToken::get(authority.clone(), url.clone()).credential("secret", "s");
     let post = AppToken::post(authority, url).credential("secret", "s");
     for bench in [Bench::new(get), Bench::new(post)] {
@@ -542,7 +550,7 @@ async fn every_question_asks_for_an_answer_as_it_is() {
 }
 
 /// A server that reads a request up to its last word and answers with this text, and where it listens.
-async fn raw(last: &'static str, answer: &'static str) -> http::Uri {
+async fn raw(last: &'static str, answer: &'static str) -> Uri {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let uri = format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move {
@@ -558,7 +566,7 @@ async fn raw(last: &'static str, answer: &'static str) -> http::Uri {
 }
 
 /// Where nobody listens.
-async fn nobody() -> http::Uri {
+async fn nobody() -> Uri {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap()
 }

@@ -208,7 +208,8 @@ impl AuthorityClient {
         })
     }
 
-    fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
+    /// What the user says of a failure, or else that.
+    pub(in crate::source) fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
         let failed = FailedCall { cause: failure.cause(), answer };
         match self.classify.as_ref().and_then(|classify| classify(&failed)) {
             Some(meaning) => failure.meaning(meaning),
