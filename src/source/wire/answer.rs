@@ -31,8 +31,9 @@ pub(in crate::source) struct Answer {
 impl Answer {
     pub(super) fn new(status: StatusCode, headers: HeaderMap, body: Zeroizing<Vec<u8>>) -> Self {
         // Some say of JSON that it is a form.
-        let is_form = is_form(&headers) && !json::without_mark(&body).trim_ascii_start().starts_with(b"{");
-        let document = if is_form { Some(form::decode(&body)) } else { Json::parse(&body) };
+        let text = json::without_mark(&body);
+        let is_form = is_form(&headers) && !text.trim_ascii_start().starts_with(b"{");
+        let document = if is_form { Some(form::decode(text)) } else { Json::parse(&body) };
         let document = document.map(Arc::new);
         Answer { status, headers, body, document, is_of_layer: false, failure_of_layer: None }
     }

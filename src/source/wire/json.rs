@@ -40,7 +40,8 @@ impl Json {
     pub(in crate::source) fn at(&self, pointer: &Pointer) -> Option<&Json> {
         let found = pointer.0.iter().try_fold(self, |value, step| match value {
             Json::Object(members) => members.get(step),
-            Json::List(items) => items.get(step.parse::<usize>().ok()?),
+            // Neither `01` nor `+1` (RFC 6901 §4).
+            Json::List(items) => items.get(step.parse::<usize>().ok().filter(|at| at.to_string() == *step)?),
             Json::Twice => Some(value),
             _ => None,
         });
@@ -236,7 +237,9 @@ mod tests {
         let at = |pointer: &str| json.at(&Pointer::parse(pointer).unwrap());
         assert_eq!(at("/a~1b/~0/1").and_then(Json::text), Some("x"));
         assert_eq!(at("/a~1b/~0/0").and_then(Json::number), Some(1.0));
-        for nothing in ["/n", "/n/x", "/", "/a~1b/~0/2", "/a~1b/~0/-", "/a~1b/~0/0/0"] {
+        for nothing in
+            ["/n", "/n/x", "/", "/a~1b/~0/2", "/a~1b/~0/-", "/a~1b/~0/0/0", "/a~1b/~0/01", "/a~1b/~0/+1"]
+        {
             assert!(at(nothing).is_none(), "{nothing}");
         }
         assert!(Pointer::parse("a").is_err());

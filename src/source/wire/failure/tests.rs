@@ -110,6 +110,7 @@ fn the_refusal_may_come_as_a_form() {
     let form = "application/x-www-form-urlencoded; charset=utf-8";
     let class = |content_type, body| class_with(&Reading::default(), Grant::Refresh, 400, content_type, body);
     assert_eq!(class(form, "error_description=no+more&error=invalid_grant"), (LoginRequired, true));
+    assert_eq!(class(form, "\u{feff}error=invalid_grant"), (LoginRequired, true));
     assert_eq!(class(form, "error=invalid_grant&error=x"), (Ambiguous, false));
     assert_eq!(class("text/html", "x&error=invalid_grant"), (Ambiguous, false));
     // What is said to be one and is JSON.
