@@ -120,7 +120,8 @@ impl Placement {
     ///
     /// URIs are written to the logs of servers and proxies and passed on in `Referer`; OAuth forbids it (RFC 9700
     /// §4.3.2). Some clients name the whole URI in their errors, too. Use it where the server leaves no choice, and place
-    /// logging layers outside this one.
+    /// logging layers outside this one. The caller should send `Cache-Control: no-store` (RFC 6750 §2.3): the layer adds
+    /// the token only.
     ///
     /// # Errors
     ///

@@ -26,9 +26,9 @@
 //! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is presented
 //! unless the authority has refused it before; `credentials_changed` forgets what was refused, too.
 //!
-//! An answer that may have been a refusal (a success without a token or a code, a redirect, or `server_error` at a 2xx or at a
-//! 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five minutes, twice, and
-//! every 15 minutes from then on; at once after `credentials_changed`.
+//! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
+//! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
+//! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
 //!
 //! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
 //! Without such a grant, the session cannot know that nobody presents the refresh token: if its store is shared and

@@ -108,8 +108,8 @@ impl TokenEndpoint {
     /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
     /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that, or `server_error`, which ServiceNow
     /// says at status 401 of a refresh token that has ended: without that the session would try again for ever. They
-    /// count in a 200, too, but in no 5xx, and also in the place of the [business code](JsonAnswer::business_code); name
-    /// one that is an integer by its digits.
+    /// count in a 2xx, too, but in no 3xx and no 5xx, nor in a 407, 408, 425 or 429, and also in the place of the
+    /// [business code](JsonAnswer::business_code); name one that is an integer by its digits.
     pub fn dead_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.dead.extend(codes.into_iter().map(Into::into));
         self

@@ -57,9 +57,9 @@
 //! | 2xx with JSON or a form and neither token nor code, at a refresh | [`Unanswered`]: the refresh token may be spent |
 //! | another 2xx without a token | [`Transient`] |
 //!
-//! For [`ClientCredentialsGrant`], any error code of a 4xx is [`Configuration`], except codes given to `dead_codes` or
-//! `blocked_codes` and those that mean *later* (`server_error` among them). A 4xx without a code is [`Ambiguous`]. A lost
-//! answer is [`Transient`], because nothing was spent.
+//! For [`ClientCredentialsGrant`], any error code of a 4xx other than 407, 408, 425 and 429 is [`Configuration`], except
+//! codes given to `dead_codes` or `blocked_codes` and those that mean *later* (`server_error` among them). A 4xx without
+//! a code is [`Ambiguous`]. A lost answer is [`Transient`], because nothing was spent.
 //!
 //! [`LoginRequired`]: super::FailureClass::LoginRequired
 //! [`Configuration`]: super::FailureClass::Configuration
