@@ -23,7 +23,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SkipRefresh;
 
-/// Request extension: send as it is, without a token (a login endpoint, say). A `TRACE` is sent so in any case.
+/// Request extension: send as it is, without a token (a login endpoint, say).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoToken;
 

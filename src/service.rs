@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -141,8 +141,7 @@ where
         let mut head = Request::from_parts(head, ReplayBody::default());
         let own = head.extensions().get::<Session>().cloned();
         let engine = own.as_ref().unwrap_or(&policy.session).engine();
-        // The server sends back in the body what a TRACE holds (RFC 9110 §9.3.8).
-        let wants_no_token = head.extensions().get::<NoToken>().is_some() || head.method() == Method::TRACE;
+        let wants_no_token = head.extensions().get::<NoToken>().is_some();
         if wants_no_token || !policy.covers(head.uri()) {
             return self.uncovered(head, body, own, wants_no_token);
         }
