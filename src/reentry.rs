@@ -24,9 +24,9 @@ impl Mark {
         Mark(LAST.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Runs a fetch of the marked session.
-    pub(crate) async fn around<F: Future>(self, fetch: F) -> F::Output {
-        FETCHING.scope(self, fetch).await
+    /// Runs a fetch of the marked session. What it does before it has a future is a part of it.
+    pub(crate) async fn around<F: Future>(self, fetch: impl FnOnce() -> F) -> F::Output {
+        FETCHING.scope(self, async { fetch().await }).await
     }
 
     /// Whether this very task runs a fetch of the marked session.

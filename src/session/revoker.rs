@@ -22,8 +22,8 @@ impl Revoker {
     /// Offers a token that nobody wants any more to whoever can revoke it, in a task of its own.
     pub(super) fn discard(&self, token: Token) {
         if let (Some(revoke), Some(runtime)) = (&self.revoke, timer::runtime(self.runtime.as_ref())) {
-            let (limit, revoking) = (self.limit, self.mark.around(revoke(token)));
-            runtime.spawn(async move { timeout(limit, revoking).await });
+            let (limit, mark, revoking) = (self.limit, self.mark, revoke(token));
+            runtime.spawn(async move { timeout(limit, mark.around(|| revoking)).await });
         }
     }
 }

@@ -236,7 +236,7 @@ async fn fetch(
             has_asked: refused.is_some(),
         };
         let reads = context.reads.clone();
-        let fetched = engine.mark().around(engine.source.fetch(context)).await;
+        let fetched = engine.mark().around(|| engine.source.fetch(context)).await;
         let provenance = if reads.load(Ordering::Relaxed) == 0 {
             flight.forget_spent();
             Provenance::Unrefreshed

@@ -12,7 +12,7 @@ pub(super) fn in_background(engine: &Arc<Engine>, stored: Arc<Issued>) {
     let Some(runtime) = engine.runtime() else { return };
     let engine = engine.clone();
     runtime.spawn(async move {
-        let asked = engine.mark().around(engine.source.verify(stored.token()));
+        let asked = engine.mark().around(|| engine.source.verify(stored.token()));
         if let Ok(Verification::Invalid) = timeout(engine.limits.refresh, asked).await {
             let ask = Ask::Refuse { stamp: stored.stamp(), verdict: Verdict::Reject };
             // Whatever comes of it is for the requests that need the token.

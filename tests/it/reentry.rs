@@ -11,23 +11,27 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use tokio::{
-    sync::Semaphore,
+    sync::{
+        Semaphore,
+        mpsc::{UnboundedSender, unbounded_channel},
+    },
     task::JoinSet,
     time::{Instant, timeout},
 };
 use tokio_test::task;
 use tower::{
-    BoxError, Layer, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit, service_fn,
+    BoxError, Layer, Service, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit, service_fn,
     util::BoxCloneSyncService,
 };
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, FetchError, NoToken, RefreshFailure, ReplayBody, Session, Token,
-    TokenRefreshLayer,
+    TokenRefreshLayer, TokenSource,
     event::Event,
     session::{SessionBuilder, State},
-    source::{Content, LoginCode},
+    source::{Content, LoginCode, Verification},
     source_fn,
     store::MemoryStore,
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody},
@@ -259,6 +263,73 @@ async fn a_source_that_asks_its_own_session_fails_at_once() {
     settles.fails_fast().await;
 }
 
+/// Where it would wait for itself, nothing else on its thread would go on.
+#[tokio::test(start_paused = true)]
+async fn what_a_source_does_before_it_has_a_future_is_a_part_of_the_fetch() {
+    let asks = Circle::new(|circle, _| {
+        let asked = circle.session.token().now_or_never();
+        async move { Ok(asked.ok_or_else(|| FetchError::transient("it waits for itself"))??) }
+    });
+    asks.fails_fast().await;
+
+    let calls = Circle::new(|circle, _| {
+        let call = circle.client.clone().call(get("/token"));
+        async move {
+            call.await.map_err(FetchError::transient)?;
+            circle.authority.login().await
+        }
+    });
+    calls.session.login(calls.authority.login().await.unwrap()).await.unwrap();
+    assert_eq!(soon(calls.session.refresh()).await.unwrap_err().kind(), ErrorKind::Reentrant);
+}
+
+/// Verifies and revokes by a refresh of its own session, which it asks for before it has a future.
+struct Refreshing {
+    session: Arc<OnceLock<Session>>,
+    told: UnboundedSender<ErrorKind>,
+}
+
+impl Refreshing {
+    fn refresh(session: &OnceLock<Session>, told: &UnboundedSender<ErrorKind>) {
+        let refreshed = session.get().expect("set below").refresh().now_or_never();
+        told.send(refreshed.expect("it does not wait").unwrap_err().kind()).unwrap();
+    }
+}
+
+impl TokenSource for Refreshing {
+    async fn fetch(&self, _: FetchContext) -> Result<Token, FetchError> {
+        unreachable!("nobody needs another token")
+    }
+
+    fn verify(&self, _: &Token) -> impl Future<Output = Verification> + Send {
+        Self::refresh(&self.session, &self.told);
+        future::ready(Verification::Valid)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_before_a_verification_or_a_revocation_has_a_future_is_a_part_of_it() {
+    let (told, mut kinds) = unbounded_channel();
+    let store = MemoryStore::new();
+    let before = Session::builder(ModelAuthority::new().source()).store(store.clone()).build();
+    before.login(Token::new("stored")).await.unwrap();
+
+    let session = Arc::new(OnceLock::new());
+    let source = Refreshing { session: session.clone(), told: told.clone() };
+    let revoke = {
+        let session = session.clone();
+        move |_| {
+            Refreshing::refresh(&session, &told);
+            future::ready(())
+        }
+    };
+    let restarted = session.get_or_init(|| Session::builder(source).store(store).revoke_with(revoke).build());
+    restarted.start().await.unwrap();
+    assert_eq!(soon(kinds.recv()).await, Some(ErrorKind::Reentrant));
+    restarted.logout().await.unwrap();
+    assert_eq!(soon(kinds.recv()).await, Some(ErrorKind::Reentrant));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_may_log_in_or_replace_the_token_itself() {
     let login = Circle::new(|circle, _| async move {
@@ -472,7 +543,7 @@ async fn issued(answer: &Response<ModelBody>, session: &Session) -> State {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn an_observer_that_blocks_stops_no_request_for_longer_than_the_refresh_timeout() {
     for is_healthy in [true, false] {
-        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+        let (arrived, mut arrivals) = unbounded_channel();
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
         let observer = move |_: &Event<'_>| {
@@ -505,7 +576,7 @@ async fn an_observer_that_blocks_stops_no_request_for_longer_than_the_refresh_ti
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_refresh_by_hand_reports_its_failure_although_an_observer_blocks() {
-    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let (arrived, mut arrivals) = unbounded_channel();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let observer = move |event: &Event<'_>| {
