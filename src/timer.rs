@@ -1,15 +1,16 @@
 //! A runtime and its timers where there may be none: no runtime, one without timers, or one that goes away.
 
 use std::{
-    future::{Future, pending},
+    future::{Future, pending, poll_fn},
     panic::catch_unwind,
     pin::pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::future::{Either, select};
 use tokio::{
-    runtime::Handle,
+    runtime::{self, Handle},
     task::JoinSet,
     time::{Sleep, sleep},
 };
@@ -29,26 +30,46 @@ pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
         .map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
 }
 
-/// The same in a task of its own, for a future that may move on to another runtime: a timer whose runtime is gone
-/// panics.
-pub(crate) fn alarm(limit: Duration, runtime: &Handle) -> JoinSet<Result<(), Error>> {
-    let mut alarm = JoinSet::new();
-    alarm.spawn_on(
-        async move {
-            timer(limit)?.await;
-            Ok(())
-        },
-        runtime,
-    );
-    alarm
+/// The same in a task of its own, for a future that may move on to another runtime: a timer whose runtime has gone panics,
+/// and one of a runtime that nobody drives any more stands still.
+pub(crate) struct Alarm {
+    runtime: runtime::Id,
+    ring: JoinSet<Result<(), Error>>,
 }
 
-/// Waits for an [`alarm`]. False as soon as it is known that none will ring.
-pub(crate) async fn rings(limit: Duration) -> bool {
-    match Handle::try_current() {
-        Ok(here) => matches!(alarm(limit, &here).join_next().await, Some(Ok(Ok(())))),
-        Err(_) => false,
+impl Alarm {
+    /// Sets it, and anew whenever the future that waits for it is polled on another runtime than before.
+    pub(crate) fn follow(alarm: &mut Option<Box<Self>>, limit: Duration, here: &Handle) {
+        if alarm.as_ref().is_some_and(|alarm| alarm.runtime == here.id()) {
+            return;
+        }
+        let mut ring = JoinSet::new();
+        ring.spawn_on(
+            async move {
+                timer(limit)?.await;
+                Ok(())
+            },
+            here,
+        );
+        *alarm = Some(Box::new(Alarm { runtime: here.id(), ring }));
     }
+
+    /// False as soon as it is known that it will not ring.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.ring.poll_join_next(cx).map(|rung| matches!(rung, Some(Ok(Ok(())))))
+    }
+}
+
+/// Waits for an [`Alarm`] of the runtime on which this is polled. False as soon as it is known that none will ring.
+pub(crate) async fn rings(limit: Duration) -> bool {
+    let mut alarm = None;
+    poll_fn(move |cx| {
+        if let Ok(here) = Handle::try_current() {
+            Alarm::follow(&mut alarm, limit, &here);
+        }
+        alarm.as_mut().map_or(Poll::Ready(false), |alarm| alarm.poll(cx))
+    })
+    .await
 }
 
 /// What comes of work elsewhere, bounded here as well where there are timers: nobody may be driving the runtime that does it.

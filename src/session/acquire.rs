@@ -7,10 +7,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::{
-    runtime::{self, Handle},
-    task::JoinSet,
-};
+use tokio::runtime::Handle;
 
 use super::{
     ask::{Ask, Decision, answers},
@@ -25,7 +22,7 @@ use crate::{
     error::{Error, ErrorKind},
     reentry,
     source::Cause,
-    timer,
+    timer::Alarm,
 };
 
 /// Takes from the token at hand what is needed to send a request at once; a due token is renewed meanwhile. `None`: there
@@ -81,11 +78,6 @@ pub(crate) struct Wait {
     alarm: Option<Box<Alarm>>,
 }
 
-struct Alarm {
-    runtime: runtime::Id,
-    ring: JoinSet<Result<(), Error>>,
-}
-
 /// Why there is no token.
 #[derive(Debug)]
 pub(crate) enum Denied {
@@ -105,19 +97,16 @@ impl Wait {
         }
         let flight = self.landing.flight();
         if let Ok(here) = Handle::try_current() {
-            // The timer of a runtime that the wait has left may stand still, too.
-            let timers = [flight.runtime(), self.alarm.as_ref().map(|alarm| alarm.runtime)];
-            if !timers.contains(&Some(here.id())) {
-                let ring = timer::alarm(engine.limits.refresh, &here);
-                self.alarm = Some(Box::new(Alarm { runtime: here.id(), ring }));
+            if flight.runtime() != Some(here.id()) {
+                Alarm::follow(&mut self.alarm, engine.limits.refresh, &here);
             }
         }
         let Some(alarm) = &mut self.alarm else { return Poll::Pending };
-        match ready!(alarm.ring.poll_join_next(cx)) {
-            Some(Ok(Ok(()))) => Poll::Ready(Landed::Failed(engine::late(flight))),
-            // There is nothing here that could ring.
-            _ => Poll::Pending,
+        if ready!(alarm.poll(cx)) {
+            return Poll::Ready(Landed::Failed(engine::late(flight)));
         }
+        // There is nothing here that could ring.
+        Poll::Pending
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    fmt::Debug,
     future::{Future, poll_fn},
     pin::pin,
     sync::{
@@ -526,11 +527,11 @@ fn a_runtime_that_nobody_drives_any_more_holds_the_callers_of_another_no_longer_
     assert!(runtime().block_on(world.session.token()).is_ok(), "it does not outlive its runtime");
 }
 
-/// The wait ends with an error, at `refresh_timeout`, on yet another runtime.
-fn ends_elsewhere(waiter: impl Future<Output = Result<Token, Error>>) {
+/// The wait ends with an error, by a time limit, on yet another runtime.
+fn ends_elsewhere<T: Debug>(waiter: impl Future<Output = Result<T, Error>>, expected: ErrorKind) {
     runtime().block_on(async {
         let waited = timeout(Duration::from_secs(3600), waiter).await;
-        assert_eq!(waited.expect("an answer in time").unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(waited.expect("an answer in time").unwrap_err().kind(), expected);
     });
 }
 
@@ -543,7 +544,7 @@ fn a_wait_for_such_a_runtime_that_moves_to_a_third_one_ends_there_by_the_refresh
         let passing = runtime();
         passing.block_on(async { assert_pending!(waiter.poll()) });
         let _undriven = (!passing_ends).then_some(passing);
-        ends_elsewhere(waiter);
+        ends_elsewhere(waiter, ErrorKind::Timeout);
     }
 }
 
@@ -557,7 +558,33 @@ fn a_wait_that_leaves_the_runtime_of_its_own_refresh_ends_by_the_refresh_timeout
         assert_pending!(waiter.poll());
         gate.waiting(1).await;
     });
-    ends_elsewhere(waiter);
+    ends_elsewhere(waiter, ErrorKind::Timeout);
+}
+
+#[test]
+fn a_change_that_leaves_the_runtime_of_its_write_ends_by_the_time_limit_of_the_store() {
+    let (store, gate) = HeldStore::at(Call::Save);
+    let session = Session::builder(ModelAuthority::new().source()).store(store).build();
+    let mut login = task::spawn(session.login(Token::new("of-bob")));
+    let undriven = runtime();
+    undriven.block_on(async {
+        assert_pending!(login.poll());
+        gate.waiting(1).await;
+    });
+    ends_elsewhere(login, ErrorKind::Store);
+}
+
+#[test]
+fn settling_that_leaves_the_runtime_of_a_refresh_ends_by_its_time_limit() {
+    for passing_ends in [true, false] {
+        let world = World::new();
+        let (_gate, _undriven) = left_in_flight(&world);
+        let mut settling = task::spawn(world.session.settle());
+        let passing = runtime();
+        passing.block_on(async { assert_pending!(settling.poll()) });
+        let _undriven = (!passing_ends).then_some(passing);
+        ends_elsewhere(settling, ErrorKind::Timeout);
+    }
 }
 
 /// A sibling waits for the lease on a runtime that is driven again much later.
