@@ -160,6 +160,10 @@ impl Flight {
         }
     }
 
+    pub(super) fn is_aborted(&self) -> bool {
+        self.state().aborts
+    }
+
     /// Takes the store's lease into its keeping.
     pub(super) fn keep_lease(&self, lease: Lease) {
         self.state().lease = Some(lease);

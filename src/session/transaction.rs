@@ -62,7 +62,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
             match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,
                 Err(_elapsed) => {
-                    refreshing.abort();
+                    flight.abort();
                     // A source that blocks its thread cannot be dropped; no other fetch may run beside it.
                     refreshing.await
                 }
@@ -70,7 +70,10 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         }
     };
     if let Err(ended) = ended {
-        engine.fail(&flight, Failure::of_task(&ended)).await;
+        // Else it has ended with the runtime, as this task does: that is no failure, and the guard tells the waiters.
+        if ended.is_panic() || flight.is_aborted() {
+            engine.fail(&flight, Failure::of_task(&ended)).await;
+        }
     }
 }
 
@@ -312,5 +315,38 @@ impl Failure {
 
     fn of_panic() -> Self {
         Failure::transient(Error::new(ErrorKind::Panic, "the token source panicked"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+    use tokio_test::{assert_ready, task};
+
+    use super::*;
+    use crate::{
+        Session,
+        session::{
+            ask::{Ask, Decision},
+            kernel::Fetch,
+        },
+        source_fn,
+    };
+
+    /// Another worker of it may still be polling then.
+    #[test]
+    fn a_runtime_that_ends_before_the_fetch_has_begun_is_no_failure() {
+        let session = Session::builder(source_fn(|_| async { unreachable!("nobody is asked") })).build();
+        let engine = session.engine();
+        let slot = || assert_ready!(task::spawn(engine.slot()).poll());
+        let Decision::Start(flight, plan) = slot().ask(Ask::Need, engine.clock.reading()) else {
+            panic!("there is no token");
+        };
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let ended = runtime.handle().clone();
+        drop(runtime);
+        let _inside = ended.enter();
+        assert_ready!(task::spawn(watch_over(engine.clone(), flight, plan)).poll());
+        assert!(matches!(slot().fetch(), Fetch::Flight(_)), "it does not cool down");
     }
 }
