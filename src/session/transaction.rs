@@ -39,8 +39,9 @@ use crate::{
 
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
-    siblings::follow(&engine, runtime);
+    // First: a panic from now on leaves no flight in the slot for ever.
     let guard = flight.guard(engine.pulse.clone());
+    siblings::follow(&engine, runtime);
     runtime.spawn(task(async move {
         let _guard = guard;
         watch_over(engine, flight, plan).await;
