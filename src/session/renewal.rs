@@ -11,7 +11,7 @@ pub enum RenewalMode {
     #[default]
     Background,
     /// The request that finds the token due waits for the next one; if the renewal fails, it goes on with the current
-    /// one.
+    /// one. A refresh whose caller did not wait for it, or has given up, ends with its runtime here, too.
     Inline,
     /// Not at all: a token is used until it expires or is refused, unless somebody
     /// [keeps it fresh](crate::Session::keep_fresh).

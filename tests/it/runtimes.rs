@@ -33,7 +33,7 @@ use tower_token_refresh::{
 
 use crate::{
     script::within,
-    world::{World, get, origin},
+    world::{World, get, origin, post},
 };
 
 pub(crate) fn runtime() -> Runtime {
@@ -129,6 +129,35 @@ fn a_renewal_in_the_background_is_not_lost_if_its_runtime_settles_before_it_ends
     });
     let counts = world.authority.counts();
     assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (1, 0, 0));
+}
+
+/// A request that is refused and cannot be sent again waits for no refresh, in whatever mode a due token is renewed.
+#[test]
+fn a_refresh_that_an_upload_leaves_behind_is_lost_with_its_runtime_in_line_too_unless_that_settles() {
+    for settles in [false, true] {
+        let world = World::with(
+            ModelAuthority::new(),
+            |session| session.renewal(RenewalMode::Inline),
+            |layer| layer.replay_limit(1).unwrap(),
+        );
+        let (first, second) = (runtime(), runtime());
+        first.block_on(world.session.token()).unwrap();
+        world.authority.revoke_access();
+        let gate = world.authority.hold(Endpoint::Refresh);
+        first.block_on(async {
+            let answer = world.send(post("/upload", "more than the limit")).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+            gate.waiting(1).await;
+            if settles {
+                gate.open();
+                world.session.settle().await.unwrap();
+            }
+        });
+        drop(first);
+        gate.open();
+        assert_eq!(second.block_on(world.get("/me")).unwrap().status(), StatusCode::OK);
+        assert_eq!(world.authority.counts().presented_again(), usize::from(!settles));
+    }
 }
 
 /// One runtime ends while its refresh is at the gate, and a request on another waits for that.
