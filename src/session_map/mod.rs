@@ -13,7 +13,8 @@
 //!         let token = Token::new(format!("token-of-{user}"));
 //!         async move { Ok(token) }
 //!     });
-//!     // Give it a `.store(..)` of this user's own: with the default one an eviction logs the user out.
+//!     // Give it a `.store(..)` of this user's own: with the default one an eviction logs the user out. If that is a file,
+//!     // no user may choose its name: `FileStore::new(directory.join(format!("{number}.json")))`, say.
 //!     Session::builder(source).build()
 //! })
 //! .capacity(10_000)?

@@ -1,6 +1,7 @@
 //! A token in a file, for one process or many; and what stores that are shared owe to those who share them.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     future::Future,
     io::{BufRead, BufReader, Write},
@@ -386,6 +387,34 @@ async fn identities_with_files_in_one_directory_wait_for_no_common_lock() {
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(store("alice.json").load().await.unwrap().is_none());
     assert!(store("bob.json").load().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_file_that_may_be_the_helper_of_another_store_is_no_place_for_a_record() {
+    let place = Place::new();
+    let lease = place.store().lock().await.unwrap();
+    place.store().save(&record(1), Some(lease.fence())).await.unwrap();
+    fs::write(place.beside(".corrupt"), "kept aside").unwrap();
+    let files = || {
+        let entries = fs::read_dir(place.directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let before = files();
+    for suffix in [".tmp", ".corrupt", ".lock", ".fence", ".LOCK", ".fence.Fence", "/.lock", "/.."] {
+        let store = FileStore::new(place.beside(suffix));
+        let load = store.load().await.unwrap_err();
+        let save = store.save(&record(9), None).await.unwrap_err();
+        let lock = store.lock().await.unwrap_err();
+        for error in [load, save, lock].map(|error| error.to_string()) {
+            let allowed = "does not end with `.tmp`, `.corrupt`, `.lock` or `.fence`";
+            assert!(error.contains(&format!("token.json{suffix}: ")) && error.contains(allowed), "{error}");
+        }
+    }
+    assert!(FileStore::new("").load().await.is_err());
+    assert_eq!(files(), before);
+    for suffix in [".lock.json", "lock", ".locks"] {
+        FileStore::new(place.beside(suffix)).save(&record(1), None).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

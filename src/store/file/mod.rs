@@ -36,6 +36,11 @@ use crate::error::BoxError;
 /// | `path.lock` | nothing; locked by whoever holds the [`Lease`] |
 /// | `path.fence` | the number of the last lease and the highest revision of a record; locked while a record is saved or a lease handed out |
 ///
+/// A `path` with one of these four endings, in upper or lower case, is refused: every call fails, because another store may
+/// have its lock there. Where each of many users has a file, no user may choose its name. `../bob` is somebody else's file,
+/// and so may `Bob` be, on a file system that ignores case. Name it after a number, or after the hexadecimal digits of the
+/// user's name.
+///
 /// The locks are the operating system's, which releases them however a process ends. Waiting for one is polling, with
 /// growing pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store.
 /// File work runs on tokio's blocking threads; a runtime with time is needed.
@@ -80,6 +85,18 @@ impl FileStore {
         FileStore { path: path.into().into() }
     }
 
+    /// Fails where the record could be in the place of another store's helper. To some file systems all cases are one.
+    fn check(&self) -> io::Result<()> {
+        let name = self.path.file_name().unwrap_or_default().to_ascii_lowercase();
+        let is_helper = |ending: &str| name.as_encoded_bytes().ends_with(ending.as_bytes());
+        if name.is_empty() || [".tmp", ".corrupt", ".lock", ".fence"].into_iter().any(is_helper) {
+            let allowed =
+                "a token file needs a name that does not end with `.tmp`, `.corrupt`, `.lock` or `.fence`";
+            return Err(at(&self.path, io::Error::new(io::ErrorKind::InvalidInput, allowed)));
+        }
+        Ok(())
+    }
+
     fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push(suffix);
@@ -119,6 +136,7 @@ impl FileStore {
 
 impl TokenStore for FileStore {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.check()?;
         let store = self.clone();
         Ok(spawn_blocking(move || store.read()).await???)
     }
@@ -126,12 +144,14 @@ impl TokenStore for FileStore {
     /// Two saves never overlap: one that was given up for being late keeps the lock until it is over, so it cannot
     /// come after the next.
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.check()?;
         let locked = Locked::acquire(self.beside(".fence")).await?;
         let (store, record) = (self.clone(), record.clone());
         spawn_blocking(move || store.write(&record, fence, locked)).await?
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
+        self.check()?;
         let lease = Locked::acquire(self.beside(".lock")).await?;
         let mut locked = Locked::acquire(self.beside(".fence")).await?;
         let store = self.clone();
