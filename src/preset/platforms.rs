@@ -61,6 +61,24 @@ pub fn oauth2() -> Preset<()> {
 
 /// gRPC: a bearer token in the metadata, and `UNAUTHENTICATED` in headers, or in the trailers of calls that are marked
 /// [`Unary`](crate::peek::grpc::Unary); or HTTP's 401, by which proxies in between say the same.
+///
+/// The URIs of tonic's calls name no origin, and without one a call gets no token. Say which it is:
+///
+/// ```
+/// use tower_token_refresh::{Origin, preset};
+/// # use tower_token_refresh::{Token, source_fn};
+/// # let source = source_fn(|_| async { Ok(Token::new("t")) });
+///
+/// let grpc = preset::grpc();
+/// let session = grpc.session(source).build();
+/// let origin: Origin = "https://grpc.example.com".parse()?;
+/// let (layer, below) = grpc.layer(session, origin.clone());
+/// let layers = (layer.assume_origin(origin), below);
+/// # let _ = layers;
+/// # Ok::<(), tower_token_refresh::Error>(())
+/// ```
+///
+/// What else belongs below these layers for tonic is said [there](crate::peek::grpc).
 pub fn grpc() -> Preset<GrpcStatusLayer> {
     let classifier = Statuses::reject([401]).expect(VALID).or(GrpcUnauthenticated);
     Preset::new(Placement::bearer(), classifier, GrpcStatusLayer::new())

@@ -437,6 +437,23 @@ async fn grpc_refuses_by_a_401_of_whoever_is_in_between() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grpc_call_whose_uri_names_no_origin_gets_its_token_if_one_is_assumed() {
+    for is_assumed in [false, true] {
+        let session = numbered(&preset::grpc()).build();
+        let (mut layer, below) = preset::grpc().layer(session, origin());
+        if is_assumed {
+            layer = layer.assume_origin(origin());
+        }
+        let platform = Platform::default();
+        let client = layer.layer(below.layer(platform.api()));
+        let call = Request::post("/orders.Orders/Get").body(Full::default()).unwrap();
+        within(client.oneshot(call)).await.unwrap();
+        let credential = platform.seen()[0].1.get(header::AUTHORIZATION).cloned();
+        assert_eq!(credential, is_assumed.then_some("Bearer token-1".parse().unwrap()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_applications_in_one_process_know_nothing_of_each_other() {
     let token = |token: &str| format!(r#"{{"access_token":"{token}","expires_in":7200}}"#);
     let (one, two) =
