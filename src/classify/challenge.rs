@@ -252,7 +252,7 @@ fn unquote(text: &[u8]) -> Option<Cow<'_, str>> {
     Some(String::from_utf8_lossy(&plain).into_owned().into())
 }
 
-pub(super) fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 

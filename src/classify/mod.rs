@@ -53,7 +53,7 @@ use std::{fmt, sync::Arc};
 use http::{Extensions, HeaderMap, Method, Response, StatusCode, Uri, Version};
 
 #[cfg(feature = "json")]
-pub(crate) use self::codes::status_set;
+pub(crate) use self::{challenge::is_token, codes::status_set};
 pub use self::{
     challenge::{Challenge, Challenges},
     challenged::Challenged,

@@ -71,7 +71,7 @@ use tower_service::Service;
 
 use super::{LIMIT, PeekBody, body::poll_read};
 use crate::{
-    classify::{ErrorCode, status_set},
+    classify::{ErrorCode, is_token, status_set},
     error::Error,
     json,
     media_type::media_type,
@@ -135,13 +135,16 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for `text/event-stream`, whose end nobody can wait for, and for what is no `type/subtype`.
+    /// `InvalidValue` for `text/event-stream`, whose end nobody can wait for, and for what is no `type/subtype`, a range such
+    /// as `text/*` included.
     pub fn content_type(mut self, content_type: impl Into<String>) -> Result<Self, Error> {
         let content_type = content_type.into();
-        let is_one = content_type.split('/').count() == 2 && !content_type.contains([';', ' ']);
+        let is_one = content_type.split_once('/').is_some_and(|(kind, subtype)| {
+            is_token(kind) && is_token(subtype) && !content_type.contains('*')
+        });
         Error::require(
             is_one && !content_type.eq_ignore_ascii_case("text/event-stream"),
-            "a content type must be `type/subtype`, without parameters, and no event stream",
+            "a content type must be `type/subtype`, without parameters and `*`, and no event stream",
         )?;
         self.rules().content_types.push(content_type);
         Ok(self)

@@ -583,6 +583,13 @@ fn options_that_make_no_sense_are_refused() {
         layer().content_type("TEXT/Event-Stream"),
         layer().content_type("json"),
         layer().content_type("text/plain; charset=utf-8"),
+        layer().content_type("text/plain,application/x-json"),
+        layer().content_type("text/plain\n"),
+        layer().content_type("text/"),
+        layer().content_type("/plain"),
+        layer().content_type("/"),
+        layer().content_type("text/*"),
+        layer().content_type("*/*"),
     ] {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidValue);
     }
