@@ -37,7 +37,8 @@ use crate::time::Clock;
 /// | `POST /token` `{"account": <code>, "type": 100}` | `{"token"}` |
 /// | `POST /token/verify` `{"token"}` | `{"isValid"}` |
 ///
-/// What is not good (any more) is answered with 400 `{"error":"invalid_grant"}`.
+/// What is not good (any more) is answered with 400 `{"error":"invalid_grant"}`. A body that is
+/// not said to be what it has to be, `application/json` or a form, is an `invalid_request`.
 ///
 /// It does not ask which client it is: its secret, the redirect URI, the verifier of PKCE, OAuth scopes, resources and
 /// audiences are not looked at, and a client's token is the first account's. Codes are [issued](Self::issue_code) for

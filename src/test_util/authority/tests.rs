@@ -241,6 +241,9 @@ async fn a_request_out_of_shape_is_refused_and_not_counted() -> Result<(), BoxEr
         ("/oauth/token", form, "grant_type=magic", 400, "unsupported_grant_type"),
         ("/oauth/token", form, "grant_type=password&username=alice&password=x", 400, "invalid_grant"),
         ("/elsewhere", form, "", 404, "not_found"),
+        ("/login", "text/plain", r#"{"account":"alice","password":"wonderland"}"#, 400, "invalid_request"),
+        ("/token", "", r#"{"account":"code","type":100}"#, 400, "invalid_request"),
+        ("/token/verify", form, r#"{"token":"access-1"}"#, 400, "invalid_request"),
     ];
     for (path, content_type, body, status, error) in cases {
         let (is, answer) = post(&authority, path, content_type, body).await?;

@@ -145,12 +145,15 @@ impl Ask {
         if head.method != Method::POST {
             return Err(Malformed(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"));
         }
+        let content_type = media_type(&head.headers).unwrap_or_default();
+        let is_of_type = |expected: &str| content_type.eq_ignore_ascii_case(expected);
         let ask = match path {
             "/code" => Some(Ask::Code),
+            "/oauth/token" if is_of_type("application/x-www-form-urlencoded") => return Ask::oauth(body),
+            _ if !is_of_type("application/json") => None,
             "/login" => Ask::login(body),
             "/token" => Ask::exchange(body),
             "/token/verify" => Ask::verify(body),
-            _ if is_form(head) => return Ask::oauth(body),
             _ => None,
         };
         ask.ok_or(INVALID_REQUEST)
@@ -203,10 +206,6 @@ fn pair(grant: Option<Grant>) -> Response<ModelBody> {
 
 fn invalid_grant() -> Response<ModelBody> {
     oauth_error(StatusCode::BAD_REQUEST, "invalid_grant")
-}
-
-fn is_form(head: &Parts) -> bool {
-    media_type(&head.headers).is_some_and(|it| it.eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
 fn object(body: &[u8]) -> Option<Value> {
