@@ -15,7 +15,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body::Body;
 use tower_service::Service;
 
@@ -128,9 +128,14 @@ impl ModelApi {
     }
 
     /// Treats a path differently.
+    ///
+    /// # Panics
+    ///
+    /// If no URI has this path: one without its slash, or with a query.
     #[must_use]
     pub fn route(self, path: &str, route: Route) -> Self {
-        self.settings().routes.insert(path.to_owned(), route);
+        let path = path_of_a_uri(path);
+        self.settings().routes.insert(path, route);
         self
     }
 
@@ -140,8 +145,12 @@ impl ModelApi {
     }
 
     /// Holds the requests to one path at this phase, from now on.
+    ///
+    /// # Panics
+    ///
+    /// If no URI has this path, as in [`route`](Self::route).
     pub fn hold_path(&self, phase: Phase, path: &str) -> Gate {
-        self.add_gate(phase, Some(path.to_owned()))
+        self.add_gate(phase, Some(path_of_a_uri(path)))
     }
 
     /// The requests so far, in the order of their arrival.
@@ -233,6 +242,12 @@ impl ModelApi {
     fn settings(&self) -> MutexGuard<'_, Settings> {
         self.shared.settings.lock().expect("nothing panics while it holds the settings")
     }
+}
+
+fn path_of_a_uri(path: &str) -> String {
+    let is_one = path.parse::<Uri>().is_ok_and(|uri| uri.path() == path);
+    assert!(is_one, "a path begins with a slash and has no query: `{path}`");
+    path.to_owned()
 }
 
 impl<B> Service<Request<B>> for ModelApi

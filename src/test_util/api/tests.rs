@@ -1,4 +1,4 @@
-use std::io;
+use std::{io, panic::catch_unwind};
 
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, request};
@@ -106,6 +106,21 @@ async fn a_route_may_ask_for_no_token_or_be_satisfied_with_none() {
     let health = send(&api, Request::get("/health").body(ModelBody::default()).unwrap()).await;
     let admin = send(&api, bearer("/admin", &token).body(ModelBody::default()).unwrap()).await;
     assert_eq!((health.status().as_u16(), admin.status().as_u16()), (200, 403));
+}
+
+#[test]
+fn a_path_that_no_request_can_have_is_refused() {
+    let api = || ModelApi::new(ModelAuthority::new());
+    let refusals = |path: &'static str| {
+        let route = catch_unwind(|| api().route(path, Route::Open)).is_err();
+        [route, catch_unwind(|| api().hold_path(Phase::Judge, path)).is_err()]
+    };
+    for path in ["admin", "orders/1", "/orders?page=2", "/a#b", "/a b", "https://api.test/orders", ""] {
+        assert_eq!(refusals(path), [true; 2], "{path:?}");
+    }
+    for path in ["/", "/admin", "/a/%20", "//a/../b", "*"] {
+        assert_eq!(refusals(path), [false; 2], "{path:?}");
+    }
 }
 
 #[tokio::test]
