@@ -14,7 +14,7 @@ use super::tests::reached;
 fn reached(_step: &str) {}
 
 /// Puts a file with this content in the place of `path`. `temporary` is in the same directory and belongs to the
-/// caller alone; what a killed process has left there is removed.
+/// caller alone; what a killed process has left there is removed, and nothing is left there by a failure.
 ///
 /// Nothing fails once the file is in its place, where everybody reads it: a save that failed would be owed and made again, and
 /// the lease be kept from those who have read what it brought. To make the rename durable is tried, no more; without that a loss of
@@ -25,19 +25,22 @@ pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Resu
         _ => {}
     }
     reached("begun");
+    let directory = directory_of(path)?;
     // Never a file, or a link to one, that somebody else has put there.
     let mut file = private().write(true).create_new(true).open(temporary)?;
     reached("created");
-    let (first, second) = content.split_at(content.len() / 2);
-    file.write_all(first)?;
-    reached("half written");
-    file.write_all(second)?;
-    reached("written");
-    file.sync_all()?;
-    reached("synced");
-    drop(file);
-    let directory = directory_of(path)?;
-    fs::rename(temporary, path)?;
+    let put_in_place = || {
+        let (first, second) = content.split_at(content.len() / 2);
+        file.write_all(first)?;
+        reached("half written");
+        file.write_all(second)?;
+        reached("written");
+        file.sync_all()?;
+        reached("synced");
+        drop(file);
+        fs::rename(temporary, path)
+    };
+    put_in_place().inspect_err(|_| drop(fs::remove_file(temporary)))?;
     reached("renamed");
     if let Some(directory) = directory {
         let _ = directory.sync_all();

@@ -78,6 +78,16 @@ async fn killed_at_any_step_of_a_save_the_file_holds_the_old_pair_or_the_new_one
     }
 }
 
+#[test]
+fn a_record_that_cannot_be_put_in_its_place_leaves_no_copy_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token.json");
+    fs::create_dir(&path).unwrap();
+    let temporary = directory.path().join("token.json.tmp");
+    atomic::replace(&path, &temporary, b"a record").unwrap_err();
+    assert!(!temporary.exists());
+}
+
 #[tokio::test]
 async fn a_process_that_ends_while_it_holds_the_lease_gives_it_back() {
     if let (Ok(_), Ok(file)) = (env::var(STEP), env::var(FILE)) {
