@@ -58,7 +58,8 @@ impl JsonAnswer {
     ///
     /// # Errors
     ///
-    /// As for every pointer here: `InvalidValue` for a text that does not begin with a slash.
+    /// As for every pointer here: `InvalidValue` for a text that does not begin with a slash, or has a tilde
+    /// without `0` or `1` behind it.
     pub fn access_token(mut self, pointer: &str) -> Result<Self, Error> {
         self.access_token = Pointer::parse(pointer)?;
         Ok(self)

@@ -164,9 +164,10 @@ impl Pointer {
     }
 
     pub(in crate::source) fn parse(text: &str) -> Result<Self, Error> {
-        let Some(steps) = text.strip_prefix('/') else {
-            return Err(Error::unfit("a JSON pointer begins with a slash"));
-        };
+        let otherwise = "a JSON pointer begins with a slash, and writes a tilde as `~0`";
+        let steps = text.strip_prefix('/').ok_or_else(|| Error::unfit(otherwise))?;
+        let are_escapes = steps.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+        Error::require(are_escapes, otherwise)?;
         Ok(Pointer(steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect()))
     }
 }
@@ -242,7 +243,9 @@ mod tests {
         {
             assert!(at(nothing).is_none(), "{nothing}");
         }
-        assert!(Pointer::parse("a").is_err());
+        for none in ["a", "", "/a~", "/~2b", "/a~/b", "/~0~"] {
+            assert!(Pointer::parse(none).is_err(), "{none}");
+        }
     }
 
     #[test]
