@@ -22,7 +22,7 @@ pub enum State {
     Empty,
     /// A refresh is in progress.
     Refreshing,
-    /// This token is in use.
+    /// This token is in use, be it a refresh token alone, with which nothing has been got yet.
     Issued(Generation),
     /// The last refresh failed; the next one waits for its back-off.
     Cooling,
