@@ -49,6 +49,8 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
                     return;
                 }
             }
+            // Whatever has come meanwhile.
+            continue;
         }
         let Ok(wait) = timer(wait) else { return };
         // Either the time has come or something has changed: look again. The session going away is a change, too.

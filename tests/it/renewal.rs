@@ -21,7 +21,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{outcome, within},
+    script::{outcome, until, within},
     watched::Watched,
     world::World,
 };
@@ -298,6 +298,31 @@ async fn the_keeper_tries_again_as_soon_as_a_failed_renewal_has_cooled_down() {
     let keeper = tokio::spawn(session.keep_fresh());
     // Due after 30 s, and cool again not two seconds later: long before the token dies.
     tokio::time::sleep(32 * SECOND).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    keeper.abort();
+}
+
+/// The login makes the first refresh one in vain, so that it pauses after it has started the second one, which fails meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_keeper_looks_again_after_its_pause() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            match number {
+                1 => std::future::pending().await,
+                2 => Err(FetchError::transient("no route")),
+                _ => Ok(Token::new("token").expires_in(LIFE)),
+            }
+        }
+    }))
+    .build();
+    session.login(Token::from_refresh_token("first")).await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    until(|| calls.load(Ordering::SeqCst) == 1).await;
+    session.login(Token::from_refresh_token("second")).await.unwrap();
+    tokio::time::sleep(5 * SECOND).await;
     assert_eq!(calls.load(Ordering::SeqCst), 3);
     keeper.abort();
 }
