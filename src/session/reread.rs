@@ -1,7 +1,8 @@
 //! What a flight finds in the store: before it fetches, and when the authority calls the grant invalid.
 
-use std::time::Duration;
+use std::{future::pending, pin::pin, time::Duration};
 
+use futures_util::future::{Either, select};
 use tokio::time::sleep;
 
 use super::{
@@ -13,9 +14,11 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take},
 };
-use crate::token::Token;
+use crate::{source::Cause, token::Token};
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
+/// Whoever has the lease for less than that is about to give it back.
+const LEASE_IS_BUSY_AFTER: Duration = Duration::from_millis(250);
 
 /// What a flight finds before it may fetch.
 pub(super) struct Reread {
@@ -30,7 +33,13 @@ pub(super) struct Reread {
 
 /// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
-    let lease = engine.storage.lease().await;
+    let lease = pin!(engine.storage.lease());
+    let lease = match select(lease, pin!(find_meanwhile(engine, plan))).await {
+        Either::Left((lease, _)) => lease,
+        Either::Right((reloaded, _)) => {
+            return Some(Reread { lease: None, may_fetch: false, is_blind: false, reloaded });
+        }
+    };
     let is_taken = matches!(lease, Ok(None));
     let lease = engine.reported(lease).flatten().map(|lease| HeldLease::by(flight, lease, &engine.storage));
     if flight.is_lost() {
@@ -59,6 +68,21 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
         }
     }
     Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
+}
+
+/// A good token that is in the store while somebody else keeps the lease, for a process that has none yet: it needs no lease to
+/// use it. Only then, because the number of a record is noted by whoever takes the lease, for when the file is lost.
+async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Reloaded {
+    if plan.known.is_blank() && plan.cause == Cause::Absent {
+        sleep(LEASE_IS_BUSY_AFTER).await;
+        // That it could not be read is told by the look under the lease.
+        let found = engine.storage.load().await.ok().flatten();
+        let reloaded = || reload(plan.known.record, &plan.known, found.clone());
+        if let Taken::Enough(Obtained::Token { .. }) = take(engine, plan, reloaded(), Provenance::Stored) {
+            return reloaded();
+        }
+    }
+    pending().await
 }
 
 /// Whether a session that is over finds something else in the store than what it had: somebody has logged in, or out.

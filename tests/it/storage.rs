@@ -834,3 +834,28 @@ async fn what_the_store_has_no_more_is_not_gone_back_to_although_it_cannot_be_re
     let counts = ours.authority.counts();
     assert_eq!((counts.refreshes, counts.presented_again()), (3, 0));
 }
+
+/// Somebody else is refreshing for long: the first request of a process has a good token in the store all the same.
+#[tokio::test(start_paused = true)]
+async fn the_first_request_of_a_process_waits_for_nobodys_lease_if_the_stored_token_is_good() {
+    let (store, authority) = (Watched::default(), ModelAuthority::new());
+    let process = || {
+        let refresh_timeout = Duration::from_secs(5);
+        let builder = |session: SessionBuilder| session.store(store.clone()).refresh_timeout(refresh_timeout);
+        World::with(authority.clone(), |session| builder(session).unwrap(), |layer| layer)
+    };
+    let sibling = process();
+    sibling.session.token().await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(sibling.session.refresh());
+    assert_pending!(refresh.poll());
+    within(gate.waiting(1)).await;
+    let start = tokio::time::Instant::now();
+    let first = process();
+    assert_eq!(within(first.get("/")).await.unwrap().status(), StatusCode::OK);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(authority.counts().token_calls(), 2);
+    // One that is expired is no reason to go on without the lease.
+    store.expire().await;
+    assert_eq!(process().session.token().await.unwrap_err().kind(), ErrorKind::Timeout);
+}
