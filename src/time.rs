@@ -72,6 +72,27 @@ pub(crate) struct Now {
     pub(crate) wall: Duration,
 }
 
+/// A moment by each of the clocks; it has come when either of them says so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) monotonic: Duration,
+    pub(crate) wall: Duration,
+}
+
+impl Moment {
+    pub(crate) fn after(now: Now, wait: Duration) -> Self {
+        Moment { monotonic: now.monotonic.saturating_add(wait), wall: now.wall.saturating_add(wait) }
+    }
+
+    pub(crate) fn has_come(self, now: Now) -> bool {
+        self.monotonic <= now.monotonic || self.wall <= now.wall
+    }
+
+    pub(crate) fn left(self, now: Now) -> Duration {
+        self.monotonic.saturating_sub(now.monotonic).min(self.wall.saturating_sub(now.wall))
+    }
+}
+
 /// Reads the monotonic clock each time and the wall clock at most once a second.
 pub(crate) struct Timekeeper {
     clock: Box<dyn Clock>,

@@ -190,7 +190,7 @@ impl Engine {
 
     /// Ends a flight that has brought nothing.
     pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
-        let now = self.clock.now();
+        let now = self.clock.exact();
         let failed = self.slot().await.fail(flight, &failure, now, &self.limits.cooling);
         let Some(Failure { class, error }) = failed else {
             self.conclude(Finder::Flight(flight), Obtained::Nothing).await;

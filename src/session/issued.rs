@@ -14,7 +14,7 @@ use crate::{
     random,
     store::StoredToken,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Now, Timekeeper, packed},
+    time::{Moment, Now, Timekeeper, packed},
     token::Token,
 };
 
@@ -37,27 +37,6 @@ pub(crate) struct Sendable {
     usually_due: Option<Moment>,
     refresh_expires_at: Option<SystemTime>,
     provenance: Provenance,
-}
-
-/// A moment by each of the clocks; it has come when either of them says so.
-#[derive(Clone, Copy, Debug)]
-struct Moment {
-    monotonic: Duration,
-    wall: Duration,
-}
-
-impl Moment {
-    fn after(now: Now, wait: Duration) -> Self {
-        Moment { monotonic: now.monotonic.saturating_add(wait), wall: now.wall.saturating_add(wait) }
-    }
-
-    fn has_come(self, now: Now) -> bool {
-        self.monotonic <= now.monotonic || self.wall <= now.wall
-    }
-
-    fn left(self, now: Now) -> Duration {
-        self.monotonic.saturating_sub(now.monotonic).min(self.wall.saturating_sub(now.wall))
-    }
 }
 
 /// How a token came to the session.

@@ -22,7 +22,7 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
             let now = engine.now();
             let (until_cool, is_idle) = match engine.slot().await.fetch() {
                 Fetch::LoggedOut => return,
-                Fetch::Cooling { until, .. } => (Some(until.saturating_sub(now.monotonic)), false),
+                Fetch::Cooling { until, .. } => (Some(until.left(now)), false),
                 fetch => (None, matches!(fetch, Fetch::Idle)),
             };
             let current = engine.current();

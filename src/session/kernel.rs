@@ -23,7 +23,7 @@ use crate::{
     secret::Secret,
     source::{Cause, FailureClass},
     store::{Record, SessionId},
-    time::Now,
+    time::{Moment, Now},
     token::Token,
 };
 
@@ -71,7 +71,7 @@ pub(crate) enum Fetch {
     /// It took too long for its waiters, and goes on: with rotation its result is the only living token.
     Overdue(Flight, Error),
     Cooling {
-        until: Duration,
+        until: Moment,
         error: Error,
     },
     /// The authority's word: nothing is fetched until somebody logs in, here or elsewhere.
@@ -150,7 +150,7 @@ impl Slot {
             }
             Fetch::Overdue(_, error) => Decision::Fail(error.clone()),
             Fetch::Dead(error) => self.look(error.clone(), ask, now),
-            Fetch::Cooling { until, error } if now().monotonic < *until => Decision::Fail(error.clone()),
+            Fetch::Cooling { until, error } if !until.has_come(now()) => Decision::Fail(error.clone()),
             Fetch::LoggedOut => self.look(session_ended(), ask, now),
             Fetch::Idle | Fetch::Cooling { .. } if self.is_damped(ask, &now) => Decision::Damped,
             Fetch::Idle | Fetch::Cooling { .. } => {
@@ -260,7 +260,7 @@ impl Slot {
                 if class == FailureClass::Ambiguous && self.failures.are_stalled() {
                     error = error.stalled();
                 }
-                Fetch::Cooling { until: now.monotonic.saturating_add(wait), error: error.clone() }
+                Fetch::Cooling { until: Moment::after(now, wait), error: error.clone() }
             }
         };
         self.end_fetch(then);

@@ -378,6 +378,29 @@ async fn cooling_lasts_as_long_as_the_authority_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_through_the_cooling_asks_again() {
+    let second = Duration::from_secs(1);
+    for (slept, set_back, succeeds) in
+        [(600 * second, false, true), (590 * second, false, false), (Duration::ZERO, true, false)]
+    {
+        let (clock, authority) = (TestClock::new(), ModelAuthority::new());
+        let world = World::with(authority, |session| session.clock(clock.clone()), |layer| layer);
+        let wait = Failure::RetryAfter(StatusCode::TOO_MANY_REQUESTS, 600 * second);
+        world.authority.fail_next(Endpoint::Login, wait);
+        world.session.token().await.unwrap_err();
+        clock.suspend(slept);
+        if set_back {
+            clock.set_wall_back(3600 * second);
+        }
+        // The wall clock is read once a second.
+        clock.advance(second);
+        assert_eq!(world.session.token().await.is_ok(), succeeds, "{slept:?}");
+        clock.advance(600 * second);
+        world.session.token().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_cooling_each_ask_is_a_fetch_unless_the_failure_has_a_wait_of_its_own() {
     type Failing = fn(&'static str) -> FetchError;
     let cases: [(Failing, &str, usize); 5] = [

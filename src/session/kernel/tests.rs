@@ -111,7 +111,7 @@ fn a_token_is_used_until_it_expires() {
 fn a_refusal_of_an_older_generation_starts_nothing_whatever_the_fetch_is_doing() {
     for then in [
         Fetch::Idle,
-        Fetch::Cooling { until: later(60).monotonic, error: error() },
+        Fetch::Cooling { until: Moment::after(NOW, Duration::from_secs(60)), error: error() },
         Fetch::Dead(error()),
         Fetch::Flight(Flight::new()),
         Fetch::Overdue(Flight::new(), error()),
@@ -151,7 +151,7 @@ fn a_refusal_of_another_epoch_fails_whatever_the_token() {
 #[test]
 fn refusals_get_the_remembered_error_while_the_fetch_is_cooling_overdue_or_dead() {
     for (then, after) in [
-        (Fetch::Cooling { until: later(60).monotonic, error: error() }, "start"),
+        (Fetch::Cooling { until: Moment::after(NOW, Duration::from_secs(60)), error: error() }, "start"),
         (Fetch::Overdue(Flight::new(), error()), "fail"),
         (Fetch::Dead(error()), "fail"),
     ] {
@@ -469,7 +469,7 @@ fn a_refresh_that_could_not_ask_does_not_cool_down() {
 #[test]
 fn other_credentials_end_cooling_and_death_and_nothing_else() {
     for (then, after) in [
-        (Fetch::Cooling { until: later(60).monotonic, error: error() }, "start"),
+        (Fetch::Cooling { until: Moment::after(NOW, Duration::from_secs(60)), error: error() }, "start"),
         (Fetch::Dead(error()), "start"),
         (Fetch::Flight(Flight::new()), "join"),
         (Fetch::LoggedOut, "fail"),
