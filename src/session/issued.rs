@@ -157,6 +157,7 @@ impl Sendable {
             stamp,
             condemned: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
+            verified: AtomicBool::new(false),
             damper,
         })
     }
@@ -189,6 +190,8 @@ pub(crate) struct Issued {
     condemned: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
+    /// Somebody has had the authority asked about it, if it was found in the store.
+    verified: AtomicBool,
     damper: Arc<Damper>,
 }
 
@@ -273,12 +276,14 @@ impl Issued {
             stamp: self.stamp,
             condemned: AtomicBool::new(self.is_condemned()),
             fresh_until: AtomicU64::new(0),
+            verified: AtomicBool::new(self.verified.load(Ordering::Relaxed)),
             damper: self.damper.clone(),
         })
     }
 
-    pub(crate) fn is_from_store(&self) -> bool {
-        self.sendable.provenance.is_store()
+    /// Whether it was found in the store, and nobody has been told so before.
+    pub(crate) fn claim_verification(&self) -> bool {
+        self.sendable.provenance.is_store() && !self.verified.swap(true, Ordering::Relaxed)
     }
 
     #[inline]

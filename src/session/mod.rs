@@ -102,7 +102,7 @@ impl Session {
     /// Gets the session going: takes the token that is stored, or fetches one where there is none. Optional, because the
     /// first request does the same.
     ///
-    /// A stored token is then [verified](TokenSource::verify) in the background: one that the authority calls invalid is
+    /// A stored token is then [verified](TokenSource::verify) in the background, once however many start: one that the authority calls invalid is
     /// replaced as if a server had refused it; on any other outcome the token is kept, and the next requests show whether
     /// it is good.
     ///
@@ -112,7 +112,7 @@ impl Session {
     /// one, otherwise a request tries again once it has cooled down.
     pub async fn start(&self) -> Result<(), Error> {
         let issued = self.acquire(Ask::Need).await?;
-        if issued.is_from_store() {
+        if issued.claim_verification() {
             verify::in_background(&self.engine, issued);
         }
         Ok(())

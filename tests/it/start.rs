@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
@@ -88,6 +89,20 @@ async fn a_stored_token_is_verified_in_the_background_and_replaced_only_if_it_is
         let expected = if fetches == 0 { "stored" } else { "fetched-0" };
         assert_eq!(session.token().await.unwrap().access().expose(), expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_is_verified_once_however_many_start() {
+    let source = Verifying::saying(Verification::Valid);
+    source.gate.open();
+    let session = restarted(&source).await;
+    for started in join_all((0..50).map(|_| session.start())).await {
+        started.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    session.start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(source.counts(), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
