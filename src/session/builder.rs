@@ -197,8 +197,8 @@ impl SessionBuilder {
     /// cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so without a
     /// pause for as long as it fails. That is for tests. Four waits apply regardless: as long as the authority asks for,
     /// 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes after an answer that may
-    /// have refused a password, and 15 minutes while the session is [stalled](crate::ErrorKind::Stalled). They are spread to
-    /// the later side only, by up to half of the back-off.
+    /// have refused a password, and 15 minutes while the session is [stalled](crate::ErrorKind::Stalled). The
+    /// 30 s and the 15 minutes are spread to the later side, by up to half of the back-off.
     ///
     /// # Errors
     ///
