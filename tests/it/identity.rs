@@ -285,6 +285,79 @@ async fn login_and_replace_end_cooling_and_death() {
     }
 }
 
+/// A session whose first refreshes fail so that they leave this, and which are late, behind the gate, if that is a timeout.
+async fn failed(
+    left: ErrorKind,
+    gate: &Gate,
+    revoke: impl Fn(String) + Send + Sync + 'static,
+) -> (Session, MemoryStore, Arc<AtomicUsize>) {
+    let (store, fetches) = (MemoryStore::new(), Arc::new(AtomicUsize::new(0)));
+    let failures = if left == ErrorKind::Stalled { 3 } else { 1 };
+    let (counted, gate) = (fetches.clone(), gate.clone());
+    let source = source_fn(move |_| {
+        let fails = counted.fetch_add(1, Ordering::SeqCst) < failures;
+        let gate = gate.clone();
+        async move {
+            match left {
+                _ if !fails => Ok(Token::new("next")),
+                ErrorKind::Stalled => Err(FetchError::ambiguous("a page")),
+                ErrorKind::LoginRequired => Err(FetchError::login_required("over")),
+                ErrorKind::Timeout => {
+                    gate.pass().await;
+                    Ok(Token::new("late"))
+                }
+                _ => Err(FetchError::transient("busy")),
+            }
+        }
+    });
+    let revoke = move |token: Token| {
+        revoke(token.access().expose().to_owned());
+        std::future::ready(())
+    };
+    let session = Session::builder(source).store(store.clone()).revoke_with(revoke).build();
+    let mut error = session.start().await.unwrap_err();
+    while fetches.load(Ordering::SeqCst) < failures {
+        tokio::time::advance(Duration::from_secs(301)).await;
+        error = session.start().await.unwrap_err();
+    }
+    assert_eq!(error.kind(), left);
+    (session, store, fetches)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_ends_whatever_a_failure_has_left_and_what_comes_late_changes_nothing() {
+    for left in [ErrorKind::Transient, ErrorKind::Stalled, ErrorKind::LoginRequired, ErrorKind::Timeout] {
+        for change in ["logout", "login", "replace"] {
+            let (gate, revoked) = (Gate::new(), Arc::new(Mutex::new(Vec::new())));
+            let noted = revoked.clone();
+            let (session, store, fetches) =
+                failed(left, &gate, move |access| noted.lock().unwrap().push(access)).await;
+            let (start, before) = (Instant::now(), fetches.load(Ordering::SeqCst));
+            let (expected, changed) = match change {
+                "logout" => (None, session.logout().await),
+                "login" => (Some("of-bob"), session.login(Token::new("of-bob")).await),
+                _ => (Some("of-bob"), session.replace(Token::new("of-bob")).await),
+            };
+            changed.unwrap();
+            let access = async || session.token().await.map(|token| token.access().expose().to_owned());
+            assert_eq!(access().await.ok().as_deref(), expected, "{left:?} {change}");
+            assert_eq!(start.elapsed(), Duration::ZERO, "{left:?} {change}");
+            gate.open();
+            orphans_end().await;
+            assert_eq!(access().await.ok().as_deref(), expected, "{left:?} {change}");
+            assert_eq!(stored_access(&store).await.as_deref(), expected, "{left:?} {change}");
+            assert_eq!(fetches.load(Ordering::SeqCst), before, "{left:?} {change}");
+            let is_discarded = left == ErrorKind::Timeout && change != "replace";
+            let late: &[&str] = if is_discarded { &["late"] } else { &[] };
+            assert_eq!(*revoked.lock().unwrap(), late, "{left:?} {change}");
+            match session.refresh().await {
+                Ok(token) => assert_eq!((token.access().expose(), expected), ("next", Some("of-bob"))),
+                Err(error) => assert_eq!((error.kind(), expected), (ErrorKind::SessionEnded, None)),
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_replaces_the_token_of_a_session_that_has_ended() {
     let world = World::new();

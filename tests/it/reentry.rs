@@ -348,6 +348,32 @@ async fn a_source_may_log_in_or_replace_the_token_itself() {
     }
 }
 
+/// As an application may that finds its user gone.
+#[tokio::test(start_paused = true)]
+async fn a_source_may_log_its_own_session_out() {
+    let circle = Circle::new(|circle, cx| async move {
+        assert!(cx.refresh_token().is_some());
+        circle.session.logout().await?;
+        Err(FetchError::login_required("wiped"))
+    });
+    circle.session.login(circle.authority.login().await.unwrap()).await.unwrap();
+    circle.authority.revoke_access();
+    let mut changes = circle.session.subscribe();
+    soon(changes.next()).await.unwrap();
+    let response = soon(circle.client.clone().oneshot(get("/me"))).await.unwrap();
+    let failure = response.extensions().get::<RefreshFailure>().unwrap();
+    assert_eq!(
+        (response.status(), failure.error().kind()),
+        (StatusCode::UNAUTHORIZED, ErrorKind::SessionEnded)
+    );
+    soon(circle.session.settle()).await.unwrap();
+    assert_eq!(soon(changes.next()).await, Some(State::LoggedOut));
+    assert!(task::spawn(changes.next()).poll().is_pending(), "that a login is required is not told beside");
+    assert_eq!(circle.session.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
+    circle.session.login(circle.authority.login().await.unwrap()).await.unwrap();
+    assert_eq!(soon(circle.get()).await.unwrap(), StatusCode::OK);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_may_call_through_its_own_layer_where_no_token_is_shown() {
     let circle = Circle::new(|circle, cx| async move {

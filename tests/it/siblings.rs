@@ -9,17 +9,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
+    BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
     event::Event,
     session::{Changes, SessionBuilder, State},
     source_fn,
     store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
-    test_util::{Gate, TestClock},
+    test_util::{Gate, ModelAuthority, Phase, TestClock},
 };
 
-use crate::{runtimes::runtime, script::within, storage::prolonged, watched::Watched};
+use crate::{
+    runtimes::runtime,
+    script::{outcome, within},
+    storage::prolonged,
+    watched::Watched,
+    world::{World, post},
+};
 
 /// A session that fetches `NAME-1`, `NAME-2`, …
 fn session(name: &'static str, store: impl TokenStore) -> Session {
@@ -54,6 +61,44 @@ async fn a_siblings_refresh_is_used_at_once_and_costs_no_refusal() {
     let after = next(&mut changes).await;
     assert!(matches!((before, after), (State::Issued(old), State::Issued(new)) if new > old));
     assert_eq!(access(&other).await, "one-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_of_a_token_that_a_sibling_has_replaced_costs_no_fetch_and_is_not_resent_as_somebody_else()
+ {
+    for logs_in in [false, true] {
+        let store = MemoryStore::new();
+        let authority = ModelAuthority::new().account("bob", "builder").newest_only();
+        let world = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+        let (ours, sibling) = (world(), world());
+        ours.session.token().await.unwrap();
+        sibling.session.token().await.unwrap();
+        let late = ours.api.hold_path(Phase::Judge, "/late");
+        let mut request = task::spawn(ours.send(post("/late", "an order")));
+        assert_pending!(request.poll());
+        within(late.waiting(1)).await;
+        let mut changes = ours.session.subscribe();
+        next(&mut changes).await;
+        if logs_in {
+            authority.revoke_access();
+            let bob = authority.login_as("bob", "builder").await.unwrap();
+            sibling.session.login(bob).await.unwrap();
+        } else {
+            sibling.session.refresh().await.unwrap();
+        }
+        next(&mut changes).await;
+        late.open();
+        let response = within(request).await.unwrap();
+        let failure = response.extensions().get::<RefreshFailure>().map(|failure| failure.error().kind());
+        let answer = (response.status(), outcome(&response).attempts(), failure);
+        let expected = if logs_in {
+            (StatusCode::UNAUTHORIZED, 1, Some(ErrorKind::SessionChanged))
+        } else {
+            (StatusCode::OK, 2, None)
+        };
+        assert_eq!(answer, expected);
+        assert_eq!(authority.counts().refreshes, usize::from(!logs_in));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,19 +2,21 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::join_all;
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    ErrorKind, FetchContext, FetchError, Session, Token, TokenSource,
+    BoxError, ErrorKind, FetchContext, FetchError, Session, Token, TokenSource,
+    event::Event,
+    session::SessionBuilder,
     source::Verification,
-    store::MemoryStore,
+    store::{Lease, MemoryStore, Record, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority},
 };
 
@@ -233,4 +235,90 @@ async fn whoever_asks_after_the_credentials_have_changed_waits_no_longer_for_tho
     within(world.session.settle()).await.unwrap();
     world.session.token().await.unwrap();
     assert_eq!(world.authority.counts().logins, 1);
+}
+
+/// A store that notes what it is asked.
+#[derive(Clone, Default)]
+struct Noting {
+    memory: MemoryStore,
+    asked: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Noting {
+    fn note(&self, call: &'static str) {
+        self.asked.lock().unwrap().push(call);
+    }
+}
+
+impl TokenStore for Noting {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.note("load");
+        self.memory.load().await
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.note("save");
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.note("lock");
+        self.memory.lock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_first_callers_look_once_into_the_store_and_are_told_of_once() {
+    let looks: &[_] = &["lock", "load"];
+    let saves: &[_] = &["lock", "load", "save"];
+    for (stored, failure, calls, event, asked) in [
+        (Some("good"), None, looks, "issued", (0, 0)),
+        (Some("expired"), None, saves, "issued", (0, 1)),
+        (None, None, saves, "issued", (1, 0)),
+        (None, Some(Failure::Reset), looks, "failed", (1, 0)),
+        (None, Some(Failure::OAuth("invalid_grant")), looks, "login required", (1, 0)),
+    ] {
+        let (authority, store) = (ModelAuthority::new(), Noting::default());
+        if let Some(age) = stored {
+            let before = Session::builder(authority.source()).store(store.memory.clone()).build();
+            before.token().await.unwrap();
+            if age == "expired" {
+                let mut record = store.memory.load().await.unwrap().unwrap();
+                record.token.as_mut().unwrap().expires_at = Some(SystemTime::UNIX_EPOCH);
+                store.memory.save(&record, None).await.unwrap();
+            }
+        }
+        if let Some(failure) = failure {
+            authority.fail_next(Endpoint::Login, failure);
+        }
+        let before = authority.counts();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let noted = events.clone();
+        let observer = move |event: &Event<'_>| {
+            noted.lock().unwrap().push(match event {
+                Event::Issued { .. } => "issued",
+                Event::RefreshFailed { .. } => "failed",
+                Event::LoginRequired { .. } => "login required",
+                _ => "another",
+            });
+        };
+        let session = |session: SessionBuilder| session.store(store.clone()).observer(observer);
+        let world = World::with(authority, session, |layer| layer);
+        let ask = async || {
+            let (start, token, answer) =
+                tokio::join!(world.session.start(), world.session.token(), world.get("/"));
+            let answer = answer.is_ok_and(|answer| answer.status() == StatusCode::OK);
+            [start.is_ok(), token.is_ok(), answer]
+        };
+        let succeeds = event == "issued";
+        for _ in 0..if succeeds { 3 } else { 1 } {
+            for answers in join_all((0..50).map(|_| ask())).await {
+                assert_eq!(answers, [succeeds; 3], "{stored:?} {event}");
+            }
+            assert_eq!(*store.asked.lock().unwrap(), calls, "{stored:?} {event}");
+            assert_eq!(*events.lock().unwrap(), [event], "{stored:?}");
+        }
+        let counts = world.authority.counts();
+        assert_eq!((counts.logins - before.logins, counts.refreshes - before.refreshes), asked);
+    }
 }

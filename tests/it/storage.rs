@@ -859,3 +859,39 @@ async fn the_first_request_of_a_process_waits_for_nobodys_lease_if_the_stored_to
     store.expire().await;
     assert_eq!(process().session.token().await.unwrap_err().kind(), ErrorKind::Timeout);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_could_not_be_read_at_the_start_is_gone_on_with() {
+    for has_expired in [false, true] {
+        let (store, authority) = (Watched::default(), ModelAuthority::new());
+        let before = World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
+        before.session.token().await.unwrap();
+        before.session.refresh().await.unwrap();
+        let stored = store.access().await.unwrap();
+        if has_expired {
+            store.expire().await;
+        }
+        let revoked = Arc::new(AtomicUsize::new(0));
+        let count = revoked.clone();
+        let revoke = move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(())
+        };
+        let session = |session: SessionBuilder| session.store(store.clone()).revoke_with(revoke);
+        let ours = World::with(authority.clone(), session, |layer| layer);
+        store.set(|store| store.load = Fault::Error);
+        let gate = authority.hold(Endpoint::Login);
+        let mut first = task::spawn(ours.session.token());
+        assert_pending!(first.poll());
+        within(gate.waiting(1)).await;
+        store.set(|store| store.load = Fault::None);
+        gate.open();
+        let first = within(first).await.unwrap();
+        assert_eq!(first.access().expose() == stored, !has_expired);
+        within(ours.session.settle()).await.unwrap();
+        assert_eq!(store.access().await.as_deref(), Some(first.access().expose()));
+        let counts = authority.counts();
+        assert_eq!((counts.logins, counts.refreshes), (2, 1 + usize::from(has_expired)));
+        assert_eq!(revoked.load(Ordering::Relaxed), 1, "what the login has brought");
+    }
+}
