@@ -40,7 +40,8 @@ pin_project! {
         // The attempt under way: nearly every request waits for its answer, and for nothing else.
         #[pin]
         attempt: Option<S::Future>,
-        way: Way<S, B>,
+        // None at its end, so that whatever drops it then sees at once that there is nothing to drop.
+        way: Option<Way<S, B>>,
     }
 }
 
@@ -57,9 +58,9 @@ where
     Guarded {
         call: Call<S, B>,
     },
-    /// At its end, maybe with an error that nobody has been told yet.
-    Over {
-        error: Option<Error>,
+    /// Nothing is sent.
+    Failed {
+        error: Error,
     },
 }
 
@@ -71,16 +72,13 @@ where
 {
     common: Arc<Common<S>>,
     /// The request's own, in the place of the layer's.
-    session: Option<Session>,
+    session: Rare<Session>,
     /// Kept when the first attempt is sent, unless nobody will ask for it.
     head: Kept,
     replay: Replay<B>,
-    /// Not when a refusal is returned at once.
-    is_watched: bool,
-    attempts: u8,
     /// The token of the latest attempt.
     sent: Option<Stamp>,
-    detour: Rare<Detour<S, B>>,
+    detour: Rare<Box<Detour<S, B>>>,
 }
 
 /// What a request needs that waits for a token.
@@ -90,6 +88,9 @@ where
 {
     /// While no attempt is under way.
     stage: Stage<S>,
+    /// Not when a refusal is returned at once.
+    is_watched: bool,
+    attempts: u8,
     acquire: Acquire,
     /// What the next attempt sends, while it is not on its way.
     unsent: Option<Request<ReplayBody<B>>>,
@@ -101,20 +102,14 @@ where
 }
 
 /// What few have. The code that drops it is kept out of the way of all others.
-struct Rare<T>(Option<Box<T>>);
-
-impl<T> Rare<T> {
-    fn new(it: T) -> Self {
-        Rare(Some(Box::new(it)))
-    }
-}
+struct Rare<T>(Option<T>);
 
 impl<T> Drop for Rare<T> {
     #[inline]
     fn drop(&mut self) {
         #[cold]
         #[inline(never)]
-        fn out_of_line<T>(it: Box<T>) {
+        fn out_of_line<T>(it: T) {
             drop(it);
         }
         if let Some(it) = self.0.take() {
@@ -137,9 +132,11 @@ impl<S, B> Detour<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    fn new(acquire: Acquire) -> Self {
+    fn new(acquire: Acquire, attempts: u8) -> Self {
         Detour {
             stage: Stage::Wait,
+            is_watched: true,
+            attempts,
             acquire,
             unsent: None,
             refused: None,
@@ -154,29 +151,29 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    /// A request that is none of our business, but for its body's end.
+    /// A request whose answer is none of our business, but for its body's end.
     pub(crate) fn pass(future: S::Future, replay: Replay<B>) -> Self {
-        ResponseFuture { attempt: Some(future), way: Way::Pass { replay } }
+        ResponseFuture { attempt: Some(future), way: Some(Way::Pass { replay }) }
     }
 
     pub(crate) fn fail(error: Error) -> Self {
-        ResponseFuture { attempt: None, way: Way::Over { error: Some(error) } }
+        ResponseFuture { attempt: None, way: Some(Way::Failed { error }) }
     }
 
     /// A request that was sent with this token.
     #[inline]
     pub(crate) fn send(future: S::Future, mut call: Call<S, B>, token: Stamp) -> Self {
-        call.attempts = 1;
         call.sent = Some(token);
-        ResponseFuture { attempt: Some(future), way: Way::Guarded { call } }
+        ResponseFuture { attempt: Some(future), way: Some(Way::Guarded { call }) }
     }
 
     /// A request that waits for a token.
-    pub(crate) fn wait(request: Request<ReplayBody<B>>, mut call: Call<S, B>) -> Self {
-        let mut detour = Detour::new(call.acquire(Verdict::Accept));
+    pub(crate) fn wait(request: Request<ReplayBody<B>>, mut call: Call<S, B>, is_watched: bool) -> Self {
+        let mut detour = Detour::new(call.acquire(Verdict::Accept), 0);
         detour.unsent = Some(request);
-        call.detour = Rare::new(detour);
-        ResponseFuture { attempt: None, way: Way::Guarded { call } }
+        detour.is_watched = is_watched;
+        call.detour = Rare(Some(Box::new(detour)));
+        ResponseFuture { attempt: None, way: Some(Way::Guarded { call }) }
     }
 }
 
@@ -188,40 +185,62 @@ where
 {
     type Output = Result<Response<R>, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.as_mut().project();
+        let Some(future) = this.attempt.as_mut().as_pin_mut() else { return self.poll_on(Step::Stage, cx) };
+        // Looked at where it lies: nearly every answer is the caller's as it came, and large to move.
+        let answer = future.poll(cx);
+        let verdict = match &answer {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(response)) => this.way.as_ref().and_then(|way| way.verdict(response)),
+            Poll::Ready(Err(_)) => None,
+        };
+        // What has ended may hold a permit until it is dropped.
+        this.attempt.set(None);
+        let Some(verdict) = verdict else {
+            *this.way = None;
+            return answer.map_err(Into::into);
+        };
+        match ready!(answer) {
+            Ok(response) => self.poll_on(Step::Weigh(response, verdict), cx),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+impl<S, B, R> ResponseFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
+{
+    /// The way of those that do not end with their first answer. Out of line, so that the way of all others stays short.
+    #[inline(never)]
+    fn poll_on(
+        mut self: Pin<&mut Self>,
+        mut step: Step<S::Future, R>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<R>, BoxError>> {
+        let mut this = self.as_mut().project();
         let result = loop {
-            let step = match this.attempt.as_mut().as_pin_mut() {
-                Some(future) => {
-                    // Looked at where it lies: nearly every answer is the caller's as it came, and large to move.
-                    let answer = future.poll(cx);
-                    let verdict = match &answer {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(response)) => this.way.verdict(response),
-                        Poll::Ready(Err(_)) => None,
-                    };
-                    // What has ended may hold a permit until it is dropped.
-                    this.attempt.set(None);
-                    let Some(verdict) = verdict else {
-                        *this.way = Way::Over { error: None };
-                        return answer.map_err(Into::into);
-                    };
-                    match ready!(answer) {
-                        Ok(response) => this.way.answered(response, verdict),
-                        Err(error) => Step::End(Err(error.into())),
-                    }
+            step = match (step, this.way.as_mut()) {
+                (Step::Stage, Some(Way::Guarded { call })) => ready!(call.poll_stage(cx)),
+                (Step::Stage, Some(Way::Failed { error })) => Step::End(Err(error.clone().into())),
+                (Step::Stage, _) => Step::End(Err(polled_again())),
+                (Step::Weigh(response, verdict), Some(Way::Guarded { call })) => {
+                    call.answered(response, verdict)
                 }
-                None => ready!(this.way.poll_stage(cx)),
+                (Step::Weigh(response, _), _) => Step::End(Ok(response)),
+                (Step::Send(future), _) => {
+                    this.attempt.set(Some(future));
+                    return self.poll(cx);
+                }
+                (Step::End(result), _) => break result,
             };
-            match step {
-                Step::Stage => {}
-                Step::Send(future) => this.attempt.set(Some(future)),
-                Step::End(result) => break result,
-            }
         };
         // Its end, not its drop, ends the body of whatever attempt was under way, forgets what was kept and makes room for
         // another waiter: a combinator may keep what has ended.
-        *this.way = Way::Over { error: None };
+        *this.way = None;
         Poll::Ready(result)
     }
 }
@@ -230,6 +249,8 @@ where
 enum Step<F, R> {
     /// On to the stage of its detour.
     Stage,
+    /// An answer that there is something to say of.
+    Weigh(Response<R>, Verdict),
     Send(F),
     End(Result<Response<R>, BoxError>),
 }
@@ -249,26 +270,7 @@ where
                 replay.release();
                 None
             }
-            Way::Over { .. } => None,
-        }
-    }
-
-    /// An answer that there is something to say of.
-    #[inline(never)]
-    fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
-        match self {
-            Way::Guarded { call } => call.answered(response, verdict),
-            Way::Pass { .. } | Way::Over { .. } => Step::End(Ok(response)),
-        }
-    }
-
-    /// Where no attempt is under way.
-    #[inline(never)]
-    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
-        match self {
-            Way::Guarded { call } => call.poll_stage(cx),
-            Way::Over { error: Some(error) } => Poll::Ready(Step::End(Err(error.clone().into()))),
-            Way::Pass { .. } | Way::Over { error: None } => Poll::Ready(Step::End(Err(polled_again()))),
+            Way::Failed { .. } => None,
         }
     }
 }
@@ -283,13 +285,17 @@ where
         session: Option<Session>,
         head: Kept,
         replay: Replay<B>,
-        is_watched: bool,
     ) -> Self {
-        Call { common, session, head, replay, is_watched, attempts: 0, sent: None, detour: Rare(None) }
+        Call { common, session: Rare(session), head, replay, sent: None, detour: Rare(None) }
+    }
+
+    /// How often the request was sent: once, if it has never had to wait.
+    fn attempts(&self) -> u8 {
+        self.detour.0.as_ref().map_or(1, |detour| detour.attempts)
     }
 
     fn engine(&self) -> &Arc<Engine> {
-        self.session.as_ref().unwrap_or(&self.common.policy.session).engine()
+        self.session.0.as_ref().unwrap_or(&self.common.policy.session).engine()
     }
 
     /// What to ask for: a token to begin with, or a better one than that of the refused attempt.
@@ -409,13 +415,13 @@ where
 
     /// The request of the next attempt, with this token.
     fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
-        let unsent = self.detour.0.as_mut().and_then(|detour| detour.unsent.take());
-        let Some(mut request) = unsent else { return Err(polled_again()) };
-        if self.is_watched && self.sent.is_none() {
+        let Some(detour) = &mut self.detour.0 else { return Err(polled_again()) };
+        let Some(mut request) = detour.unsent.take() else { return Err(polled_again()) };
+        if detour.is_watched && self.sent.is_none() {
             self.head = self.common.policy.keep(&request, &self.replay);
         }
         token.credential().attach(&mut request)?;
-        self.attempts += 1;
+        detour.attempts += 1;
         self.sent = Some(token.stamp());
         Ok(request)
     }
@@ -433,11 +439,26 @@ where
 
     /// Looks at the answer of an attempt. `None`: it is the caller's as it came, and the end.
     fn verdict(&self, response: &Response<R>) -> Option<Verdict> {
-        if self.is_watched {
-            let verdict = self.common.policy.verdict(self.head.get(), self.attempts, response);
-            if self.attempts > 1 || verdict != Verdict::Accept {
-                return Some(verdict);
+        match &self.detour.0 {
+            None => {
+                let verdict = self.common.policy.verdict(self.head.get(), 1, response);
+                if verdict != Verdict::Accept {
+                    return Some(verdict);
+                }
             }
+            Some(detour) if detour.is_watched => return self.verdict_after_wait(detour, response),
+            Some(_) => {}
+        }
+        self.replay.release();
+        None
+    }
+
+    /// The same for a request that has waited. Out of line, so that the way of all others stays short.
+    #[inline(never)]
+    fn verdict_after_wait(&self, detour: &Detour<S, B>, response: &Response<R>) -> Option<Verdict> {
+        let verdict = self.common.policy.verdict(self.head.get(), detour.attempts, response);
+        if detour.attempts > 1 || verdict != Verdict::Accept {
+            return Some(verdict);
         }
         self.replay.release();
         None
@@ -445,14 +466,14 @@ where
 
     /// An answer that there is something to say of.
     fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
-        if self.attempts > 1 {
+        if self.attempts() > 1 {
             if let Some(judged) = self.detour.0.as_ref().and_then(|detour| detour.judged.as_ref()) {
                 judged.judge(verdict == Verdict::Accept);
             }
             return Step::End(Ok(self.deliver(response, verdict != Verdict::Accept, None)));
         }
         // Refused: on to a better token, and then to the second attempt if there may be one.
-        let mut detour = Detour::new(self.acquire(verdict));
+        let mut detour = Detour::new(self.acquire(verdict), 1);
         detour.refused = Some(response);
         let reason = self.not_resent().or_else(|| {
             detour.held = Held::one_more(&self.common.policy);
@@ -461,7 +482,7 @@ where
         if let Some(reason) = reason {
             detour.stage = Stage::Tell { reason };
         }
-        self.detour = Rare::new(detour);
+        self.detour = Rare(Some(Box::new(detour)));
         Step::Stage
     }
 
@@ -499,7 +520,7 @@ where
     ) -> Response<R> {
         self.replay.release();
         if let Some(Stamp { generation, .. }) = self.sent {
-            let attempts = self.attempts;
+            let attempts = self.attempts();
             response.extensions_mut().insert(Outcome { generation, attempts, refused, not_resent });
         }
         response

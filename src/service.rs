@@ -86,9 +86,9 @@ impl<S: Clone> TokenRefresh<S> {
             replay.forget();
             return self.pass(head, replay);
         }
-        let call = Call::new(self.common.clone(), own, Kept::default(), replay, is_watched);
+        let call = Call::new(self.common.clone(), own, Kept::default(), replay);
         self.give_readiness_back();
-        ResponseFuture::wait(head, call)
+        ResponseFuture::wait(head, call, is_watched)
     }
 }
 
@@ -171,10 +171,10 @@ where
             }
         });
         match attached {
+            Some(Ok(_)) if !is_watched => self.pass(head, replay),
             Some(Ok(token)) => {
                 let future = self.inner.call(head);
-                let call = Call::new(self.common.clone(), own, kept, replay, is_watched);
-                ResponseFuture::send(future, call, token)
+                ResponseFuture::send(future, Call::new(self.common.clone(), own, kept, replay), token)
             }
             Some(Err(error)) => {
                 self.give_readiness_back();

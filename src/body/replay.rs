@@ -71,7 +71,7 @@ where
             return Self::read(body, limit, fits);
         }
         match source::take_whole(body) {
-            Ok(bytes) if limit == 0 => (ReplayBody(Kind::Whole(bytes)), Replay(Hold::Nothing)),
+            Ok(bytes) if limit == 0 => (ReplayBody(Kind::Whole(bytes)), Replay(Hold::Shared(None))),
             Ok(bytes) => Self::whole(bytes),
             Err(body) => Self::read(body, limit, fits),
         }
@@ -106,7 +106,7 @@ where
     fn shared(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
         let shared = Arc::new(Shared::new(source, hint, second));
         let first = Guarded::new(Arc::clone(&shared), None);
-        (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(shared)))
+        (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(Some(shared))))
     }
 
     /// Out of line, so that the way of a whole body stays short.
@@ -210,18 +210,18 @@ impl<B> fmt::Debug for ReplayBody<B> {
 /// Dropping it ends the upload that is under way, unless [`release`](Replay::release) was called.
 pub(crate) struct Replay<B>(Hold<B>);
 
+// In two steps, as above.
 enum Hold<B> {
-    /// Nothing is kept of a body that there is no need to end.
-    Nothing,
     /// Nothing to pause or to end: the attempts have a clone each.
     Whole(Bytes),
-    Shared(Arc<Shared<B>>),
+    /// `None`: nothing is kept of a body that there is no need to end.
+    Shared(Option<Arc<Shared<B>>>),
 }
 
 impl<B> Replay<B> {
     /// Whether there may be a second attempt.
     pub(crate) fn is_kept(&self) -> bool {
-        !matches!(self.0, Hold::Nothing)
+        !matches!(self.0, Hold::Shared(None))
     }
 
     /// At the refusal: makes the first attempt wait, and stops recording.
@@ -231,24 +231,24 @@ impl<B> Replay<B> {
     /// The body cannot be sent again. The first attempt is not paused.
     pub(crate) fn pause(&self) -> Result<(), NotReplayable> {
         match &self.0 {
-            Hold::Nothing => Err(NotReplayable::TooLarge),
+            Hold::Shared(None) => Err(NotReplayable::TooLarge),
             Hold::Whole(_) => Ok(()),
-            Hold::Shared(shared) => shared.disturb(State::pause),
+            Hold::Shared(Some(shared)) => shared.disturb(State::pause),
         }
     }
 
     /// There will be no second attempt: what was kept is freed. Dropping it still ends the upload.
     pub(crate) fn forget(&mut self) {
         match &self.0 {
-            Hold::Shared(shared) => shared.disturb(State::forget).clear(),
-            Hold::Nothing | Hold::Whole(_) => self.0 = Hold::Nothing,
+            Hold::Shared(Some(shared)) => shared.disturb(State::forget).clear(),
+            Hold::Whole(_) | Hold::Shared(None) => self.0 = Hold::Shared(None),
         }
     }
 
     /// The response is delivered: what was kept is freed, and the attempt goes on by itself.
     #[inline]
     pub(crate) fn release(&self) {
-        if let Hold::Shared(shared) = &self.0 {
+        if let Hold::Shared(Some(shared)) = &self.0 {
             end(shared, State::release);
         }
     }
@@ -264,9 +264,9 @@ where
     /// If the body cannot be sent again, the one that is returned fails when it is polled.
     pub(crate) fn take_over(&mut self) -> ReplayBody<B> {
         let shared = match &self.0 {
-            Hold::Nothing => return ReplayBody::default(),
+            Hold::Shared(None) => return ReplayBody::default(),
             Hold::Whole(bytes) => return ReplayBody(Kind::Whole(bytes.clone())),
-            Hold::Shared(shared) => Arc::clone(shared),
+            Hold::Shared(Some(shared)) => Arc::clone(shared),
         };
         let (second, remains) = shared.disturb(State::take_over);
         remains.clear();
@@ -287,8 +287,15 @@ where
 impl<B> Drop for Replay<B> {
     #[inline]
     fn drop(&mut self) {
-        if let Hold::Shared(shared) = &self.0 {
-            end(shared, State::abandon);
+        // Out of line, as below, and with what it drops: the caller has no register to save for it.
+        #[inline(never)]
+        fn abandon<B>(shared: Arc<Shared<B>>) {
+            end(&shared, State::abandon);
+        }
+        if let Hold::Shared(shared) = &mut self.0 {
+            if let Some(shared) = shared.take() {
+                abandon(shared);
+            }
         }
     }
 }
