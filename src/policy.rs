@@ -51,7 +51,15 @@ impl Policy {
     }
 
     /// Whether the credential may be shown to where this request goes.
+    // Always, because a call costs a third of the answer.
+    #[inline(always)]
     pub(crate) fn covers(&self, uri: &Uri) -> bool {
+        if self.assumed.is_some() { self.covers_assumed(uri) } else { self.scope.contains(uri) }
+    }
+
+    /// Out of line, so that the way of most layers stays short.
+    #[inline(never)]
+    fn covers_assumed(&self, uri: &Uri) -> bool {
         match &self.assumed {
             Some(origin) if uri.authority().is_none() => self.scope.contains_at(origin, uri),
             _ => self.scope.contains(uri),

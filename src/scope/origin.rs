@@ -93,6 +93,7 @@ impl Origin {
         Ok(Origin { scheme, host: Host::parse(host)?, port })
     }
 
+    #[inline]
     pub(super) fn is_https(&self) -> bool {
         self.scheme == Scheme::Https
     }
