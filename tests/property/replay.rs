@@ -446,3 +446,20 @@ fn a_replacement_that_cannot_be_saved_for_long_keeps_no_refresh_token_of_before(
     ];
     holds(config, &steps);
 }
+
+/// The look for the first logout was under way, and had found nothing, when the second was meant: it was taken for a look of the second,
+/// which then gave way to the login that had come between.
+#[test]
+fn a_look_of_before_a_second_logout_saves_no_login_from_it() {
+    let steps = [
+        Fault(1, Load, HangsAfterwards),
+        Logout(1),
+        Login(0, Alice),
+        A_MOMENT,
+        Heal(1),
+        Fault(1, Save, Fails),
+        Logout(1),
+        A_MOMENT,
+    ];
+    holds(TWO, &steps);
+}

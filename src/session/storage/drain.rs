@@ -208,11 +208,12 @@ impl Storage {
     }
 
     async fn read_to_write(&self, debt: &Debt) -> Result<Result<Option<Record>, Error>, Silent> {
+        let logouts = self.queue().logouts;
         let found = self.read().await?;
         if let Ok(found) = &found {
             let mut queue = self.queue();
             queue.seen.clone_from(found);
-            if debt.is_logout() {
+            if debt.is_logout() && queue.logouts == logouts {
                 // Where there is nothing it ends nobody else's.
                 let there = found.as_ref().map_or(debt.record.session, |found| found.session);
                 queue.ended.get_or_insert(there);

@@ -231,6 +231,7 @@ impl Storage {
         let debt = owed.unwrap_or_else(|| Arc::new(Debt::of_logout(record, had)));
         // Whoever logs out ends what is there now.
         queue.ended = None;
+        queue.logouts += 1;
         self.push(&mut queue, debt, None, None)
     }
 

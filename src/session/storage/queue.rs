@@ -30,6 +30,8 @@ pub(super) struct Queue {
     pub(super) lost: Option<u64>,
     /// Whose record the store had when it was first looked into to write the logout that is owed.
     pub(super) ended: Option<SessionId>,
+    /// How often somebody has logged out: a look that was begun before the last time is none for the sake of that.
+    pub(super) logouts: u64,
     /// The number of the last lease that was held to write what is owed again: others may have had it before.
     pub(super) confirmed: Option<u64>,
 }
