@@ -126,11 +126,11 @@ impl FetchError {
     /// use std::time::Duration;
     /// use tower_token_refresh::FetchError;
     ///
-    /// let busy = FetchError::transient("busy").with_retry_after(Duration::from_secs(30));
-    /// assert_eq!(busy.retry_after(), Some(Duration::from_secs(30)));
+    /// let busy = FetchError::transient("busy").retry_after(Duration::from_secs(30));
+    /// assert_eq!(busy.asked_wait(), Some(Duration::from_secs(30)));
     /// ```
     #[must_use]
-    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+    pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
@@ -176,9 +176,9 @@ impl FetchError {
         &*self.cause
     }
 
-    /// How long to wait before the next fetch, as it was given to [`with_retry_after`](Self::with_retry_after): the session's
-    /// limit is not applied here.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// How long to wait before the next fetch, as it was given to [`retry_after`](Self::retry_after): the session's limit is
+    /// not applied here.
+    pub fn asked_wait(&self) -> Option<Duration> {
         self.retry_after
     }
 

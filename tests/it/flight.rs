@@ -408,7 +408,7 @@ async fn without_cooling_each_ask_is_a_fetch_unless_the_failure_has_a_wait_of_it
         (FetchError::configuration, "configuration", 3),
         (FetchError::ambiguous, "ambiguous", 3),
         (FetchError::unanswered, "unanswered", 1),
-        (|cause| FetchError::transient(cause).with_retry_after(Duration::from_secs(1)), "asks for a wait", 1),
+        (|cause| FetchError::transient(cause).retry_after(Duration::from_secs(1)), "asks for a wait", 1),
     ];
     for (failure, name, expected) in cases {
         let fetches = Arc::new(AtomicUsize::new(0));

@@ -450,7 +450,7 @@ async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_ano
         let idp = page();
         let client = AuthorityClient::new(idp.clone()).classify_failures(move |_| {
             let wait = Duration::from_secs(asked_to_wait?);
-            Some(FetchError::ambiguous("a page").with_retry_after(wait))
+            Some(FetchError::ambiguous("a page").retry_after(wait))
         });
         let bench = Bench::new(Password::new(client, LOGIN.parse().unwrap(), alice(&Arc::default())));
         let (_, error) = bench.failure().await;

@@ -268,7 +268,7 @@ async fn what_is_never_resent_is_refreshed_for_at_each_real_refusal_and_seldom_w
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_not_resent_is_told_why_there_will_be_no_new_token() {
-    let patience = |text| FetchError::transient(text).with_retry_after(Duration::from_secs(60));
+    let patience = |text| FetchError::transient(text).retry_after(Duration::from_secs(60));
     // Later on it looks into the store whether there is something to go on with.
     let waits = [0, 6].map(Duration::from_secs);
     for ((failure, kind), wait) in [

@@ -222,7 +222,7 @@ async fn no_longer_wait_is_told_than_is_granted() {
     let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "99999999999999999999".parse().unwrap())]);
     let says = Bench::logged_in(grant(Idp::new([Say::With(headers, 429, "")]))).await;
     let asks =
-        Bench::new(source_fn(async |_| Err(FetchError::transient("later").with_retry_after(Duration::MAX))));
+        Bench::new(source_fn(async |_| Err(FetchError::transient("later").retry_after(Duration::MAX))));
     for bench in [says, asks] {
         let wait = bench.session.refresh().await.unwrap_err().retry_after().unwrap();
         assert_eq!(wait, Duration::from_secs(600));
@@ -273,12 +273,12 @@ async fn a_session_behind_another_says_what_that_one_says_and_goes_on_when_it_do
         (FetchError::transient as fn(&'static str) -> _, ErrorKind::Transient),
         (FetchError::configuration, ErrorKind::Configuration),
     ] {
-        let inner = behind(move || call("busy").with_retry_after(minute)).0.token().await.unwrap_err();
+        let inner = behind(move || call("busy").retry_after(minute)).0.token().await.unwrap_err();
         let inner = move || FetchError::from(inner.clone());
         let error = behind(inner.clone()).0.token().await.unwrap_err();
         assert_eq!((error.kind(), error.retry_after()), (kind, Some(minute)));
         // What the source says itself holds.
-        let own = behind(move || inner().with_retry_after(2 * minute)).0.token().await.unwrap_err();
+        let own = behind(move || inner().retry_after(2 * minute)).0.token().await.unwrap_err();
         assert_eq!((own.kind(), own.retry_after()), (kind, Some(2 * minute)));
     }
     let own = behind(move || FetchError::configuration(error.clone())).0;
@@ -414,7 +414,7 @@ async fn a_failure_that_the_user_has_classified_waits_as_long_as_the_authority_a
             .classify_failures(move |_| {
                 let busy = FetchError::transient("busy");
                 Some(match own {
-                    Some(seconds) => busy.with_retry_after(Duration::from_secs(seconds)),
+                    Some(seconds) => busy.retry_after(Duration::from_secs(seconds)),
                     None => busy,
                 })
             });

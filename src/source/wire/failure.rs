@@ -68,7 +68,7 @@ pub(super) fn of_answer(
         Meaning::OfGateway => FetchError::ambiguous(error).not_processed(),
     };
     match retry_after(&answer.headers, SystemTime::now()) {
-        Some(wait) => failure.with_retry_after(wait),
+        Some(wait) => failure.retry_after(wait),
         None => failure,
     }
 }

@@ -88,7 +88,7 @@ fn read(answer: &Response<ModelBody>) -> Result<Token, FetchError> {
     let failure = FetchError::transient(format!("no token in an answer with status {}", answer.status()));
     let wait = answer.headers().get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
     Err(match wait {
-        Some(seconds) => failure.with_retry_after(Duration::from_secs(seconds)),
+        Some(seconds) => failure.retry_after(Duration::from_secs(seconds)),
         None => failure,
     })
 }
