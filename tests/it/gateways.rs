@@ -1,7 +1,8 @@
 //! Sources whose client has the layer of another session in it: an authority behind a gateway with tokens of its own.
 
 use std::{
-    future, io, iter,
+    future::{self, Ready},
+    io, iter, mem,
     ops::Range,
     sync::{
         Arc,
@@ -13,7 +14,12 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, service_fn, util::BoxCloneSyncService};
+use tower::{
+    Layer,
+    retry::{Policy, Retry},
+    service_fn,
+    util::BoxCloneSyncService,
+};
 use tower_token_refresh::{
     Answer, BoxError, Error, FetchContext, FetchError, Origin, Placement, ReplayBody, Session, Token,
     TokenRefreshLayer, Verdict,
@@ -42,6 +48,8 @@ struct Gateway {
     unreachable: Range<usize>,
     /// Which requests lie in a queue for ever.
     stuck: Range<usize>,
+    /// Which connections break when the request has been read.
+    lost: Range<usize>,
     /// With what the first requests are refused.
     refusal: Option<&'static str>,
     status: u16,
@@ -59,6 +67,7 @@ impl Gateway {
             hangs: None,
             unreachable: 0..0,
             stuck: 0..0,
+            lost: 0..0,
             refusal: None,
             status: 401,
             refusals: 1,
@@ -85,7 +94,8 @@ impl Gateway {
         let authority = service_fn(move |request: Request<ReplayBody<Content>>| {
             let call = calls.fetch_add(1, Ordering::Relaxed);
             let seen = seen.clone();
-            let (is_unreachable, is_stuck) = (self.unreachable.contains(&call), self.stuck.contains(&call));
+            let [is_unreachable, is_stuck, is_lost] =
+                [&self.unreachable, &self.stuck, &self.lost].map(|calls| calls.contains(&call));
             async move {
                 if is_stuck {
                     let _held = request;
@@ -96,6 +106,9 @@ impl Gateway {
                 }
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 assert!(!body.is_empty());
+                if is_lost {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+                }
                 if let Some(refusal) = self.refusal.filter(|_| call < self.refusals) {
                     return Ok(Response::builder().status(self.status).body(Full::from(refusal)).unwrap());
                 }
@@ -111,6 +124,22 @@ impl Gateway {
         let layer = TokenRefreshLayer::new(session.build(), "https://id.test".parse::<Origin>().unwrap());
         let layer = (self.layered)(layer);
         (BoxCloneSyncService::new(layer.layer(authority)), presented)
+    }
+}
+
+/// Sends again after an error, once.
+#[derive(Clone)]
+struct Once(bool);
+
+impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for Once {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<B>, result: &mut Result<Response<R>, BoxError>) -> Option<Ready<()>> {
+        (result.is_err() && mem::take(&mut self.0)).then(|| future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        Some(request.clone())
     }
 }
 
@@ -180,6 +209,27 @@ async fn a_resend_that_is_not_sent_uses_up_no_code_and_spends_no_refresh_token()
             bench.session.refresh().await.expect(case);
             assert_eq!(presented.load(Ordering::Relaxed), 1, "{case}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_retry_has_sent_before_a_refusal_counts_as_sent() {
+    let lost = || Gateway { lost: 0..1, refusal: Some(PAGE), refusals: 2, ..Gateway::new() };
+    let unreachable = || Gateway { unreachable: 2..3, ..lost() };
+    let stuck = || Gateway { stuck: 2..3, ..lost() };
+    for (case, gateway) in [("unreachable", &unreachable as &dyn Fn() -> Gateway), ("stuck", &stuck)] {
+        let retrying = || {
+            let (client, presented) = gateway().client();
+            (endpoint(BoxCloneSyncService::new(Retry::new(Once(true), client))), presented)
+        };
+        let ((of_code, presented), (of_refresh, _)) = (retrying(), retrying());
+        let refresh = Bench::logged_in(RefreshTokenGrant::new(of_refresh)).await;
+        assert_eq!(refresh.class().await, "Unanswered", "{case}");
+        let code = code(of_code);
+        assert_eq!(code.class().await, "Unanswered", "{case}");
+        cool_down().await;
+        assert_eq!(code.class().await, "LoginRequired", "{case}: it is used up");
+        assert_eq!(presented.load(Ordering::Relaxed), 0, "{case}");
     }
 }
 

@@ -274,7 +274,7 @@ pub(in crate::source) fn get<'a>(
 /// which counts as sending it, before there is a connection or a token of that session's.
 fn request(uri: Uri, body: Zeroizing<Vec<u8>>) -> Request<Content> {
     let content = Content::new(body);
-    let mut request = Request::new(content.clone());
+    let mut request = Request::new(content.handle());
     *request.uri_mut() = uri;
     request.extensions_mut().insert(Rebuild::new(move || content.again()));
     let headers = request.headers_mut();

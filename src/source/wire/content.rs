@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll},
 };
@@ -18,14 +18,19 @@ use zeroize::Zeroizing;
 /// It holds credentials: `Debug` tells its length only, and the bytes are overwritten with zeros when the last handle on
 /// them is dropped, including the one in the extensions of the request. A client with a body type of its own takes the
 /// bytes: `Full::from(Bytes::from(content))`.
-#[derive(Clone)]
 pub struct Content {
     bytes: Bytes,
-    reading: Arc<AtomicU8>,
+    state: Arc<State>,
 }
 
-/// How far a client has come with a [`Content`]; only ever grows, unless it is made once [more](Content::again).
-pub(super) struct Progress(Arc<AtomicU8>);
+struct State {
+    /// How far a client has come; only ever grows, unless it is made once [more](Content::again).
+    step: AtomicU8,
+    is_copied: AtomicBool,
+}
+
+/// How far a client has come with a [`Content`].
+pub(super) struct Progress(Arc<State>);
 
 /// Nobody has the bytes: the authority cannot have acted on the request, whatever else went wrong.
 pub(super) const UNREAD: u8 = 0;
@@ -40,32 +45,47 @@ impl Content {
     pub(in crate::source) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         // An empty one is sent without anybody reading it.
         let step = if bytes.is_empty() { TAKEN } else { UNREAD };
-        Content { bytes: Bytes::from_owner(bytes), reading: Arc::new(AtomicU8::new(step)) }
+        let state = State { step: AtomicU8::new(step), is_copied: AtomicBool::new(false) };
+        Content { bytes: Bytes::from_owner(bytes), state: Arc::new(state) }
     }
 
     pub(super) fn progress(&self) -> Progress {
-        Progress(self.reading.clone())
+        Progress(self.state.clone())
+    }
+
+    /// The same one. To [clone](Content::clone) it is to copy it.
+    pub(super) fn handle(&self) -> Self {
+        Content { bytes: self.bytes.clone(), state: self.state.clone() }
     }
 
     /// The same for another attempt. The one before was refused, so nobody has acted on that.
     pub(super) fn again(&self) -> Self {
+        let is_copied = self.state.is_copied.load(Ordering::Relaxed);
         // What was revoked meanwhile stays so. An empty one is sent without anybody reading it.
-        let unread = |step| (step != REVOKED && !self.bytes.is_empty()).then_some(UNREAD);
-        let _ = self.reading.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unread);
-        self.clone()
+        let unread = |step| (step != REVOKED && !is_copied && !self.bytes.is_empty()).then_some(UNREAD);
+        let _ = self.state.step.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unread);
+        self.handle()
     }
 
     /// Empty if they were revoked: a connection that has the request in its queue ends it without them.
     fn take(&mut self, step: u8) -> Bytes {
         let bytes = mem::take(&mut self.bytes);
-        if self.reading.fetch_max(step, Ordering::Relaxed) == REVOKED { Bytes::new() } else { bytes }
+        if self.state.step.fetch_max(step, Ordering::Relaxed) == REVOKED { Bytes::new() } else { bytes }
     }
 }
 
 impl Progress {
     /// How far the client has come, and for good: what is unread stays so.
     pub(super) fn end(self) -> u8 {
-        self.0.fetch_max(REVOKED, Ordering::Relaxed)
+        self.0.step.fetch_max(REVOKED, Ordering::Relaxed)
+    }
+}
+
+/// Whoever copies it may send it more often: a refusal then says nothing of what was sent before.
+impl Clone for Content {
+    fn clone(&self) -> Self {
+        self.state.is_copied.store(true, Ordering::Relaxed);
+        self.handle()
     }
 }
 
