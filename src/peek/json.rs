@@ -113,14 +113,18 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for an empty list, and for a pointer that does not begin with `/`.
+    /// `InvalidValue` for an empty list, and for what is no pointer: without a slash at its beginning, or with a tilde that
+    /// neither `0` nor `1` follows.
     pub fn pointers<I>(mut self, pointers: I) -> Result<Self, Error>
     where
         I: IntoIterator<Item: Into<String>>,
     {
         let pointers: Vec<String> = pointers.into_iter().map(Into::into).collect();
-        let are_fit = !pointers.is_empty() && pointers.iter().all(|pointer| pointer.starts_with('/'));
-        Error::require(are_fit, "at least one JSON pointer is needed, each beginning with `/`")?;
+        let are_fit = !pointers.is_empty() && pointers.iter().all(|pointer| json::is_pointer(pointer));
+        Error::require(
+            are_fit,
+            "at least one JSON pointer is needed, each beginning with `/`, and with a tilde written as `~0`",
+        )?;
         self.rules().pointers = pointers;
         Ok(self)
     }

@@ -576,6 +576,8 @@ fn options_that_make_no_sense_are_refused() {
         layer().pointers([""; 0]),
         layer().pointers([""]),
         layer().pointers(["/code", "code"]),
+        layer().pointers(["/a~"]),
+        layer().pointers(["/a~2b"]),
         layer().statuses([0_u16; 0]),
         layer().statuses([200, 1000]),
         layer().limit(0),

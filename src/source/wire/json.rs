@@ -165,10 +165,9 @@ impl Pointer {
 
     pub(in crate::source) fn parse(text: &str) -> Result<Self, Error> {
         let otherwise = "a JSON pointer begins with a slash, and writes a tilde as `~0`";
-        let steps = text.strip_prefix('/').ok_or_else(|| Error::unfit(otherwise))?;
-        let are_escapes = steps.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
-        Error::require(are_escapes, otherwise)?;
-        Ok(Pointer(steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect()))
+        Error::require(json::is_pointer(text), otherwise)?;
+        let steps = text.split('/').skip(1);
+        Ok(Pointer(steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect()))
     }
 }
 
