@@ -107,8 +107,8 @@ impl Sendable {
 
     /// When it is to be renewed. A refresh token that would be dead by then is used at half of what is left of it, for those who
     /// come seldom; one that dies between then and the token's expiry as long before its own.
-    fn due(&self) -> Option<Moment> {
-        let Some(left) = self.refresh_left() else { return self.usually_due };
+    fn due(&self, now: Now) -> Option<Moment> {
+        let Some(left) = self.refresh_left(now) else { return self.usually_due };
         let wait = self.expiry.zip(self.usually_due).map(|(expiry, due)| {
             let (life, wait) = (expiry.left(self.received), due.left(self.received));
             if wait < left { wait.min((left / 2).max(left.saturating_sub(life - wait))) } else { left / 2 }
@@ -116,11 +116,11 @@ impl Sendable {
         Some(Moment::after(self.received, wait.unwrap_or(left / 2)))
     }
 
-    /// What was left of the refresh token's life, if that is known. Nobody hurries for one that is all but dead, nor for one that
-    /// the source does not look at.
-    fn refresh_left(&self) -> Option<Duration> {
+    /// What was left of the refresh token's life, if that is known. Nobody hurries for one that is dead or came all but
+    /// dead, nor for one that the source does not look at.
+    fn refresh_left(&self, now: Now) -> Option<Duration> {
         self.token.refresh().filter(|_| self.provenance != Provenance::Unrefreshed)?;
-        let end = self.refresh_expires_at?.duration_since(UNIX_EPOCH).ok()?;
+        let end = self.refresh_expires_at?.duration_since(UNIX_EPOCH).ok().filter(|end| now.wall < *end)?;
         end.checked_sub(self.received.wall).filter(|left| *left >= TOO_LATE)
     }
 
@@ -221,7 +221,7 @@ impl Issued {
 
     /// Whether it is time to get the next one.
     pub(crate) fn is_due(&self, now: Now) -> bool {
-        self.sendable.due().is_some_and(|due| due.has_come(now))
+        self.sendable.due(now).is_some_and(|due| due.has_come(now))
     }
 
     /// Whether the last look at its deadlines is good enough: one comparison instead of four, for the request path.
@@ -234,7 +234,7 @@ impl Issued {
     /// Looks whether it has expired, or is due where requests renew it; if not, that is remembered until then or the next
     /// reading of the wall clock.
     pub(crate) fn check_freshness(&self, now: Now, clock: &Timekeeper, renews: bool) -> bool {
-        let deadline = if renews { self.sendable.due() } else { self.sendable.expiry };
+        let deadline = if renews { self.sendable.due(now) } else { self.sendable.expiry };
         let is_fresh = !deadline.is_some_and(|deadline| deadline.has_come(now));
         if is_fresh {
             let until = deadline.map_or(NEVER, |at| packed(at.monotonic).min(clock.next_wall_reading()));
@@ -245,7 +245,7 @@ impl Issued {
 
     /// How long until it is due; `None` if it never is.
     pub(crate) fn until_due(&self, now: Now) -> Option<Duration> {
-        self.sendable.due().map(|due| due.left(now))
+        self.sendable.due(now).map(|due| due.left(now))
     }
 
     /// Whether it lives that much longer; or never lived that long, so that the next one would not either.

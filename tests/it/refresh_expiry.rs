@@ -11,6 +11,7 @@ use std::{
 
 use tower_token_refresh::{
     FetchContext, FetchError, Session, Token, TokenSource,
+    session::RenewalMode,
     source::{AuthorityError, Credentials, Password, oauth2::RefreshTokenGrant},
     source_fn,
     store::MemoryStore,
@@ -240,6 +241,26 @@ async fn a_refresh_token_that_dies_before_its_access_token_is_used_in_time() {
             asked.push(idp.asked().len());
         }
         assert_eq!(asked, [0, 1], "{life:?} {refresh:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_has_died_hurries_nobody() {
+    for mode in [RenewalMode::Background, RenewalMode::Inline] {
+        for (life, usual) in [(Some(60 * MINUTE), Some(59 * MINUTE)), (None, None)] {
+            let (clock, idp) = (TestClock::new(), Idp::new([json(200, LOGIN)]));
+            let builder = Session::builder(source(&idp)).clock(clock.clone()).renewal(mode);
+            let session = builder.renewal_jitter(Duration::ZERO).build();
+            session.login(dying_after(life, Some(30 * MINUTE))).await.unwrap();
+            clock.advance(30 * MINUTE + SECOND);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+            assert_eq!(grants(&idp), [""; 0], "{mode:?} {life:?}");
+            clock.advance(usual.unwrap_or(DAY) - 30 * MINUTE - SECOND);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+            assert_eq!(grants(&idp).len(), usize::from(usual.is_some()), "{mode:?} {life:?}");
+        }
     }
 }
 
