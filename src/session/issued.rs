@@ -100,7 +100,10 @@ impl Sendable {
             access: self.token.access().clone(),
             refresh: self.token.refresh().cloned(),
             expires_at: self.expires_at(),
-            refresh_expires_at: self.refresh_expires_at,
+            // That of one which the source does not look at hurries nobody, here or elsewhere.
+            refresh_expires_at: self
+                .refresh_expires_at
+                .filter(|_| self.provenance != Provenance::Unrefreshed),
             kind: self.token.kind().map(str::to_owned),
         }
     }

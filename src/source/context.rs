@@ -109,6 +109,9 @@ impl FetchContext {
     /// counts the refresh token as refused and does not offer it again, until another login. For a log line print the
     /// context, `{cx:?}`: that shows whether there is one, and counts as nothing.
     ///
+    /// A token whose fetch has not called this is not renewed early for the sake of its refresh token's end: a source that
+    /// ever calls it should do so in each fetch.
+    ///
     /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next source
     /// may be asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this
     /// crate do.

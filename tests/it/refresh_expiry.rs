@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinHandle;
 use tower_token_refresh::{
     FetchContext, FetchError, Session, Token, TokenSource,
     session::RenewalMode,
@@ -279,16 +280,18 @@ async fn a_session_that_is_kept_fresh_outlives_refresh_tokens_that_die_before_th
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_that_the_source_does_not_look_at_hurries_nobody() {
     let answer = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"refresh_expires_in":1800}"#;
-    let idp = Idp::new((0..4).map(|_| json(200, answer)));
+    let idp = Idp::new((0..12).map(|_| json(200, answer)));
     let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), || async {
         Ok(Credentials::new("alice", "wonderland"))
     });
-    let session = Session::builder(login).build();
-    session.token().await.unwrap();
-    let keeper = tokio::spawn(session.keep_fresh());
+    let login = Arc::new(login);
+    let store = MemoryStore::new();
+    let siblings = [(); 2].map(|()| Session::builder(login.clone()).store(store.clone()).build());
+    siblings[0].token().await.unwrap();
+    let keepers = siblings.each_ref().map(|session| tokio::spawn(session.keep_fresh()));
     tokio::time::sleep(121 * MINUTE).await;
     assert_eq!(grants(&idp), ["login"; 3]);
-    keeper.abort();
+    keepers.iter().for_each(JoinHandle::abort);
 }
 
 /// The time of day of a machine that has just been switched on comes from the network, later than the login.
