@@ -13,21 +13,21 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Renews whenever the token is due, as long as the session is there and not logged out.
 pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
-    // How many refreshes in a row have ended before they brought anything, not even a failure that cools down.
+    // How many refreshes in a row have ended before they brought anything, not even a failure.
     let mut in_vain = 0;
     loop {
         pulse.mark_unchanged();
         let wait = {
             let Some(engine) = session.upgrade() else { return };
             let now = engine.now();
-            let (until_cool, is_idle) = match engine.slot().await.fetch() {
+            let (until_cool, is_idle, is_dead) = match engine.slot().await.fetch() {
                 Fetch::LoggedOut => return,
-                Fetch::Cooling { until, .. } => (Some(until.left(now)), false),
-                fetch => (None, matches!(fetch, Fetch::Idle)),
+                Fetch::Cooling { until, .. } => (Some(until.left(now)), false, false),
+                fetch => (None, matches!(fetch, Fetch::Idle), matches!(fetch, Fetch::Dead(_))),
             };
             let current = engine.current();
             let is_due = current.as_ref().is_none_or(|token| token.is_due(now));
-            if until_cool.is_some() || !is_due {
+            if until_cool.is_some() || is_dead || !is_due {
                 in_vain = 0;
             } else if is_idle {
                 in_vain += 1;

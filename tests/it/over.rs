@@ -552,3 +552,32 @@ async fn a_replacement_after_a_logout_elsewhere_takes_nothing_of_before_it() {
     assert_eq!(token.access.expose(), "of-bob");
     assert_eq!(token.refresh.map(|refresh| refresh.expose().to_owned()), None);
 }
+
+/// It was found over by the second refresh in a row that the keeper had asked for in vain so far.
+#[tokio::test(start_paused = true)]
+async fn the_keeper_of_a_session_that_is_over_looks_every_half_minute() {
+    let (store, calls) = (Silent::default(), Arc::new(AtomicUsize::new(0)));
+    let counted = calls.clone();
+    let source = source_fn(move |context: FetchContext| {
+        let presented = context.refresh_token().map(|token| token.expose().to_owned());
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match presented.as_deref() {
+                Some("first") => std::future::pending().await,
+                _ => Err::<Token, _>(FetchError::login_required("the grant is over")),
+            }
+        }
+    });
+    let session = Session::builder(source).store(store.clone()).build();
+    session.login(Token::from_refresh_token("first")).await.unwrap();
+    let keeper = tokio::spawn(session.keep_fresh());
+    until(|| calls.load(Ordering::SeqCst) == 1).await;
+    session.login(Token::from_refresh_token("second")).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert!(session.token().await.unwrap_err().is_login_required());
+    let looks = store.loads.load(Ordering::SeqCst);
+    sleep(HOUR).await;
+    let looks = store.loads.load(Ordering::SeqCst) - looks;
+    assert!((100..=130).contains(&looks), "{looks}");
+    keeper.abort();
+}
