@@ -193,9 +193,21 @@ pub(crate) struct Issued {
     condemned: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
-    /// Somebody has had the authority asked about it, if it was found in the store.
+    /// Somebody has the authority asked about it or has had its answer, if it was found in the store.
     verified: AtomicBool,
     damper: Arc<Damper>,
+}
+
+/// The right to have the authority asked about a token. Given back unless it has answered.
+pub(crate) struct Claim {
+    pub(crate) issued: Arc<Issued>,
+    pub(crate) is_answered: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.issued.verified.store(self.is_answered, Ordering::Relaxed);
+    }
 }
 
 impl Issued {
@@ -284,9 +296,10 @@ impl Issued {
         })
     }
 
-    /// Whether it was found in the store, and nobody has been told so before.
-    pub(crate) fn claim_verification(&self) -> bool {
-        self.sendable.provenance.is_store() && !self.verified.swap(true, Ordering::Relaxed)
+    /// If it was found in the store, and nobody has claimed that before.
+    pub(crate) fn claim_verification(self: Arc<Self>) -> Option<Claim> {
+        let is_first = self.sendable.provenance.is_store() && !self.verified.swap(true, Ordering::Relaxed);
+        is_first.then(|| Claim { issued: self, is_answered: false })
     }
 
     #[inline]

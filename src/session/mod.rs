@@ -102,9 +102,9 @@ impl Session {
     /// Gets the session going: takes the token that is stored, or fetches one where there is none. Optional, because the
     /// first request does the same.
     ///
-    /// A stored token is then [verified](TokenSource::verify) in the background, once however many start: one that the
-    /// authority calls invalid is replaced as if a server had refused it; on any other outcome the token is kept, and the
-    /// next requests show whether it is good.
+    /// A stored token is then [verified](TokenSource::verify) in the background, once however many start, and again at a
+    /// later start if there was no answer. One that the authority calls invalid is replaced as if a server had refused it;
+    /// on any other outcome the token is kept, and the next requests show whether it is good.
     ///
     /// # Errors
     ///
@@ -112,8 +112,8 @@ impl Session {
     /// one, otherwise a request tries again once it has cooled down.
     pub async fn start(&self) -> Result<(), Error> {
         let issued = self.acquire(Ask::Need).await?;
-        if issued.claim_verification() {
-            verify::in_background(&self.engine, issued);
+        if let Some(claim) = issued.claim_verification() {
+            verify::in_background(&self.engine, claim);
         }
         Ok(())
     }

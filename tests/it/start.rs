@@ -20,7 +20,7 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, Gate, ModelAuthority},
 };
 
-use crate::{script::within, world::World};
+use crate::{runtimes::runtime, script::within, world::World};
 
 /// Fetches numbered tokens, and answers verifications as it is told, behind a gate.
 #[derive(Clone)]
@@ -105,6 +105,32 @@ async fn a_stored_token_is_verified_once_however_many_start() {
     session.start().await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(source.counts(), (0, 1));
+}
+
+#[test]
+fn a_verification_that_ends_with_its_runtime_is_made_at_the_next_start() {
+    let source = Verifying::saying(Verification::Valid);
+    source.gate.open();
+    let session = runtime().block_on(restarted(&source));
+    runtime().block_on(session.start()).unwrap();
+    assert_eq!(source.counts(), (0, 0));
+    runtime().block_on(async {
+        session.start().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    });
+    assert_eq!(source.counts(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_that_gets_no_answer_is_made_again_at_the_next_start() {
+    let source = Verifying::saying(Verification::Unknown);
+    source.gate.open();
+    let session = restarted(&source).await;
+    for verified in 1..=2 {
+        session.start().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(source.counts(), (0, verified));
+    }
 }
 
 #[tokio::test(start_paused = true)]
