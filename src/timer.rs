@@ -1,9 +1,8 @@
 //! A runtime and its timers where there may be none: no runtime, one without timers, or one that goes away.
 
 use std::{
-    future::{Future, pending, poll_fn},
+    future::{Future, poll_fn},
     panic::catch_unwind,
-    pin::pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -58,29 +57,32 @@ impl Alarm {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.ring.poll_join_next(cx).map(|rung| matches!(rung, Some(Ok(Ok(())))))
     }
+
+    /// Sets it where this is polled, and polls it.
+    fn poll_here(alarm: &mut Option<Box<Self>>, limit: Duration, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Ok(here) = Handle::try_current() {
+            Alarm::follow(alarm, limit, &here);
+        }
+        alarm.as_mut().map_or(Poll::Ready(false), |alarm| alarm.poll(cx))
+    }
 }
 
 /// Waits for an [`Alarm`] of the runtime on which this is polled. False as soon as it is known that none will ring.
 pub(crate) async fn rings(limit: Duration) -> bool {
     let mut alarm = None;
-    poll_fn(move |cx| {
-        if let Ok(here) = Handle::try_current() {
-            Alarm::follow(&mut alarm, limit, &here);
-        }
-        alarm.as_mut().map_or(Poll::Ready(false), |alarm| alarm.poll(cx))
-    })
-    .await
+    poll_fn(move |cx| Alarm::poll_here(&mut alarm, limit, cx)).await
 }
 
 /// What comes of work elsewhere, bounded here as well where there are timers: nobody may be driving the runtime that does it.
 /// `None`: not in time.
 pub(crate) async fn in_time<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output> {
-    let limit = pin!(async {
-        if !rings(limit).await {
-            pending::<()>().await;
-        }
+    let mut alarm = None;
+    // Where none will ring there may be one elsewhere: that is asked at each poll.
+    let late = poll_fn(move |cx| match Alarm::poll_here(&mut alarm, limit, cx) {
+        Poll::Ready(true) => Poll::Ready(()),
+        _ => Poll::Pending,
     });
-    match select(work, limit).await {
+    match select(work, late).await {
         Either::Left((done, _)) => Some(done),
         Either::Right(_) => None,
     }

@@ -603,6 +603,19 @@ fn a_change_that_leaves_the_runtime_of_its_write_ends_by_the_time_limit_of_the_s
     ends_elsewhere(login, ErrorKind::Store);
 }
 
+/// And nobody drives the one that writes.
+#[test]
+fn a_change_that_was_first_polled_without_a_runtime_ends_by_the_time_limit_of_the_store() {
+    let undriven = runtime();
+    let session = {
+        let _inside = undriven.enter();
+        Session::builder(ModelAuthority::new().source()).on_current_runtime().unwrap().build()
+    };
+    let mut login = task::spawn(session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    ends_elsewhere(login, ErrorKind::Store);
+}
+
 #[test]
 fn settling_that_leaves_the_runtime_of_a_refresh_ends_by_its_time_limit() {
     for passing_ends in [true, false] {
