@@ -128,7 +128,13 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The right to refresh, held by one session of all that share this store until it is dropped.
     ///
     /// Do not hand it to a waiter in a queue, as a fair lock does: that waiter's runtime may no longer be running, and
-    /// then nobody would get the lease. A call that is dropped while it waits must leave nothing locked.
+    /// then nobody would get the lease.
+    ///
+    /// # Cancel safety
+    ///
+    /// The session drops the future at the lease wait, or as soon as it has found a good token without the lease; also
+    /// between a request for the lease and its answer. That must leave nothing locked: a lease that is granted then has to
+    /// end by itself or be given back.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
