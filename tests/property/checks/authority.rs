@@ -74,7 +74,10 @@ impl Book {
     pub(crate) fn call_started(&self, pid: Pid, asking: &Asking) -> CallId {
         let mut records = self.records();
         records.next_tick();
-        match (asking, records.processes[pid].falls_back.take()) {
+        let [now, _] = records.now();
+        // At once, or it is another fetch: a login that is known to be refused is not asked again.
+        let falls_back = records.processes[pid].falls_back.take().filter(|(_, refused)| *refused == now);
+        match (asking, falls_back.map(|(id, _)| id)) {
             (Asking::Login(account), Some(refused)) => records.start_login(pid, account, Some(refused)),
             (Asking::Login(account), None) => {
                 records.check_start(pid);
@@ -250,7 +253,7 @@ impl Records {
             }
         }
         if is_refresh && self.config.password && matches!(answered, Answered::Refused) {
-            self.processes[pid].falls_back = Some(id);
+            self.processes[pid].falls_back = Some((id, now));
         }
         if !is_orphaned && self.processes[pid].is_alive {
             if let Answered::Token(pair) = answered {

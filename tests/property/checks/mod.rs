@@ -78,7 +78,7 @@ struct Process {
     forced: bool,
     pace: Pace,
     /// A refused refresh token, after which the same fetch goes on with the password.
-    falls_back: Option<CallId>,
+    falls_back: Option<(CallId, Duration)>,
     access_to_store: AccessToStore,
     /// How many of the records in the store it has seen.
     seen: usize,

@@ -132,7 +132,10 @@ impl Book {
         let stands = !records.processes[pid].logged_out || records.stands_against(root, changed, pid);
         // A refresh that is stored may bring the next refresh token to a replacement of a sibling's.
         let is_ours = by == pid && (records.roots[root].by == pid || records.was_fetched_by(&access, pid));
-        if is_ours || at < changed || !stands {
+        // What it has fetched without a lease gives way to whatever is there, a save of its own that has taken long included.
+        let gives_way =
+            records.processes[pid].present.iter().any(|access| records.was_fetched_without_lease(access));
+        if is_ours && !gives_way || at < changed || !stands {
             return;
         }
         let account = records.roots[root].account.clone();
