@@ -13,9 +13,9 @@ pub(crate) fn is_pointer(text: &str) -> bool {
     text.starts_with('/') && text.split('~').skip(1).all(|after| after.starts_with(['0', '1']))
 }
 
-/// What a text says; `None` if it is not JSON. A byte order mark is skipped. What is damaged is replaced by U+FFFD, because a
-/// description must not hide the code beside it: what is not UTF-8, half of a surrogate pair (JavaScript writes it where it has
-/// cut a text), and a control character in quotes, which some servers do not escape.
+/// What a text says; `None` if it is not JSON. A byte order mark is skipped. What is damaged is replaced by U+FFFD,
+/// because a description must not hide the code beside it: what is not UTF-8, half of a surrogate pair (JavaScript
+/// writes it where it has cut a text), and a control character in quotes, which some servers do not escape.
 pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     let text = without_mark(text);
     serde_json::from_slice(text)

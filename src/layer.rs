@@ -64,8 +64,8 @@ pub struct TokenRefreshLayer {
 }
 
 impl TokenRefreshLayer {
-    /// A layer that shows the session's token to `scope` only, with the [`Standard`](crate::Standard) classifier, and keeps up to
-    /// 64 KiB of a request's body for the resend.
+    /// A layer that shows the session's token to `scope` only, with the [`Standard`](crate::Standard) classifier, and
+    /// keeps up to 64 KiB of a request's body for the resend.
     pub fn new(session: Session, scope: impl Into<Scope>) -> Self {
         TokenRefreshLayer { policy: Arc::new(Policy::new(session, scope.into())) }
     }
@@ -77,8 +77,9 @@ impl TokenRefreshLayer {
         self
     }
 
-    /// How many bytes of a request's body are kept for the resend, trailers included; 64 KiB by default. Once more than that
-    /// has been sent, nothing is kept, and a refusal that comes then is returned as it is. How long the body is does not matter.
+    /// How many bytes of a request's body are kept for the resend, trailers included; 64 KiB by default. Once more than
+    /// that has been sent, nothing is kept, and a refusal that comes then is returned as it is. How long the body is
+    /// does not matter.
     ///
     /// # Errors
     ///
@@ -107,8 +108,8 @@ impl TokenRefreshLayer {
     }
 
     /// The origin of requests whose URI names none, for a service that is bound to one origin (one around hyper's
-    /// `SendRequest` of HTTP/1, tonic's `Channel`). Without it, or with one that is not in the scope, such requests go out as they
-    /// are, and each is an [`Unscoped`](crate::event::Event::Unscoped): a `Host` header decides nothing.
+    /// `SendRequest` of HTTP/1, tonic's `Channel`). Without it, or with one that is not in the scope, such requests go
+    /// out as they are, and each is an [`Unscoped`](crate::event::Event::Unscoped): a `Host` header decides nothing.
     pub fn assume_origin(mut self, origin: Origin) -> Self {
         self.policy().assumed = Some(origin);
         self
@@ -117,8 +118,9 @@ impl TokenRefreshLayer {
     /// How many refused requests may wait for a refresh at once, with their responses held; no limit by default.
     /// Above it a refusal is returned at once while the refresh goes on.
     ///
-    /// What waits keeps its part of a connection: over HTTP/2, unread answers use up the window and paused uploads the streams
-    /// of everybody on it. Requests that have sent nothing yet are not counted; limits outside of the layer bound those.
+    /// What waits keeps its part of a connection: over HTTP/2, unread answers use up the window and paused uploads the
+    /// streams of everybody on it. Requests that have sent nothing yet are not counted; limits outside of the layer
+    /// bound those.
     ///
     /// # Errors
     ///

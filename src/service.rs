@@ -24,8 +24,8 @@ use crate::{
 /// The service made by [`TokenRefreshLayer`](crate::TokenRefreshLayer).
 ///
 /// `S` is any client service that takes requests with a [`ReplayBody`] and can be cloned; its clones must be able to
-/// work side by side, as tower's and hyper's are. A request that has waited for a token is sent by a new clone of the service
-/// that the layer was given, so clones had better share their connections.
+/// work side by side, as tower's and hyper's are. A request that has waited for a token is sent by a new clone of the
+/// service that the layer was given, so clones had better share their connections.
 #[derive(Clone)]
 pub struct TokenRefresh<S> {
     inner: S,
@@ -135,8 +135,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         let policy = &self.common.policy;
-        // The head, which is large, is moved here, before anybody holds a reference to it: otherwise the compiler would copy it
-        // once more. It gets an empty body for now.
+        // The head, which is large, is moved here, before anybody holds a reference to it: otherwise the compiler would
+        // copy it once more. It gets an empty body for now.
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ReplayBody::default());
         let own = head.extensions().get::<Session>().cloned();

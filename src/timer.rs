@@ -73,8 +73,8 @@ pub(crate) async fn rings(limit: Duration) -> bool {
     poll_fn(move |cx| Alarm::poll_here(&mut alarm, limit, cx)).await
 }
 
-/// What comes of work elsewhere, bounded here as well where there are timers: nobody may be driving the runtime that does it.
-/// `None`: not in time.
+/// What comes of work elsewhere, bounded here as well where there are timers: nobody may be driving the runtime that
+/// does it. `None`: not in time.
 pub(crate) async fn in_time<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output> {
     let mut alarm = None;
     // Where none will ring there may be one elsewhere: that is asked at each poll.

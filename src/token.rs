@@ -58,9 +58,9 @@ impl Token {
         }))
     }
 
-    /// For [`Session::login`](crate::Session::login) with nothing but a refresh token, from an environment variable or another
-    /// program perhaps: the first request gets the access token for it. Nowhere else is a token without an access token
-    /// accepted.
+    /// For [`Session::login`](crate::Session::login) with nothing but a refresh token, from an environment variable or
+    /// another program perhaps: the first request gets the access token for it. Nowhere else is a token without an
+    /// access token accepted.
     ///
     /// Do this once: at a later start the store may have the next refresh token, and a login would overwrite it with the
     /// spent one.

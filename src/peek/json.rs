@@ -139,8 +139,8 @@ impl JsonCodeLayer {
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for `text/event-stream`, whose end nobody can wait for, and for what is no `type/subtype`, a range such
-    /// as `text/*` included.
+    /// `InvalidValue` for `text/event-stream`, whose end nobody can wait for, and for what is no `type/subtype`, a
+    /// range such as `text/*` included.
     pub fn content_type(mut self, content_type: impl Into<String>) -> Result<Self, Error> {
         let content_type = content_type.into();
         let is_one = content_type.split_once('/').is_some_and(|(kind, subtype)| {

@@ -65,8 +65,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Whether a session that is over may go on with this refresh token: not with one that was refused, nor with its own, which
-    /// it had when it ended.
+    /// Whether a session that is over may go on with this refresh token: not with one that was refused, nor with its
+    /// own, which it had when it ended.
     pub(super) fn may_go_on_with(&self, refresh_token: &Secret) -> bool {
         let own = self.known.current.as_ref().and_then(|current| current.token().refresh());
         !refresh_token.is_among(&self.refused) && !own.is_some_and(|own| own.same_as(refresh_token))

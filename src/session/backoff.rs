@@ -21,7 +21,8 @@ impl Backoff {
     pub(crate) const DEFAULT: Self = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
 
     /// The wait after this many failures in a row: doubling, up to the longest, spread by a quarter to both sides so
-    /// that processes that failed together do not come back together. A longer least wait is spread by as much, to the later side.
+    /// that processes that failed together do not come back together. A longer least wait is spread by as much, to the
+    /// later side.
     pub(crate) fn wait(&self, failures: u32, least: Duration) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let wait = self.first.saturating_mul(1 << doublings).min(self.most).as_secs_f64();

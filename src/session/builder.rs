@@ -209,10 +209,10 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long before its expiry a token is renewed; 60 s by default, and never more than a quarter of its life. Of a token that
-    /// was found in the store, or comes with the moment of its end, that is a quarter of what is left, because nobody knows
-    /// how long it has lived. Zero renews at the moment of expiry. One whose refresh token is known to die before is renewed
-    /// in time for that, at half of what is left of the refresh token.
+    /// How long before its expiry a token is renewed; 60 s by default, and never more than a quarter of its life. Of a
+    /// token that was found in the store, or comes with the moment of its end, that is a quarter of what is left,
+    /// because nobody knows how long it has lived. Zero renews at the moment of expiry. One whose refresh token is
+    /// known to die before is renewed in time for that, at half of what is left of the refresh token.
     pub fn renew_before(mut self, margin: Duration) -> Self {
         self.renewal.before = margin;
         self

@@ -37,10 +37,10 @@ impl Damper {
         self.count(refused.as_u64(), is_accepted);
     }
 
-    /// Whether refreshes have brought so little of late that the refusal of a token of this age starts none. The wait doubles
-    /// with every refresh in a row whose token was refused again. One that nobody has judged is judged by this refusal,
-    /// because an endpoint that always refuses does so soon; that counts from the next refusal on, because the token may
-    /// really have been revoked.
+    /// Whether refreshes have brought so little of late that the refusal of a token of this age starts none. The wait
+    /// doubles with every refresh in a row whose token was refused again. One that nobody has judged is judged by this
+    /// refusal, because an endpoint that always refuses does so soon; that counts from the next refusal on, because the
+    /// token may really have been revoked.
     pub(super) fn damps(&self, verdict: Verdict, refused: Generation, age: Duration) -> bool {
         let before = self.fruitless();
         self.judge_what_brought(refused, age >= GOOD_AFTER);

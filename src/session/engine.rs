@@ -281,7 +281,8 @@ impl Engine {
     ) -> Option<PendingWrite> {
         let now = self.clock.exact();
         let mut slot = self.slot().await;
-        // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was presented.
+        // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was
+        // presented.
         let in_memory = slot.token().map(|token| token.stored());
         let as_presented =
             in_memory.clone().map(|token| StoredToken { refresh: Some(presented.clone()), ..token });

@@ -50,7 +50,8 @@ pub(crate) enum Provenance {
     Handed,
     /// From a caller who has nothing but the refresh token.
     Promised,
-    /// From the store, at the start or by a refresh: it may have been revoked meanwhile, and nobody knows how long it has lived.
+    /// From the store, at the start or by a refresh: it may have been revoked meanwhile, and nobody knows how long it
+    /// has lived.
     Stored,
     /// From the store, where a sibling has put it just now.
     Sibling,
@@ -108,8 +109,8 @@ impl Sendable {
         }
     }
 
-    /// When it is to be renewed. A refresh token that would be dead by then is used at half of what is left of it, for those who
-    /// come seldom; one that dies between then and the token's expiry as long before its own.
+    /// When it is to be renewed. A refresh token that would be dead by then is used at half of what is left of it, for
+    /// those who come seldom; one that dies between then and the token's expiry as long before its own.
     fn due(&self, now: Now) -> Option<Moment> {
         let Some(left) = self.refresh_left(now) else { return self.usually_due };
         let wait = self.expiry.zip(self.usually_due).map(|(expiry, due)| {
@@ -341,8 +342,8 @@ impl Issued {
         self.damper.judge(self.stamp.generation, is_accepted);
     }
 
-    /// Whether its refusal starts no refresh. One that has lived and expired was good for so long, and anybody's next request
-    /// refreshes it.
+    /// Whether its refusal starts no refresh. One that has lived and expired was good for so long, and anybody's next
+    /// request refreshes it.
     pub(crate) fn is_damped(&self, verdict: Verdict, now: Now) -> bool {
         let has_lived = self.age(now) >= Duration::from_secs(1);
         !(has_lived && self.is_expired(now))

@@ -221,8 +221,8 @@ impl Slot {
         on
     }
 
-    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted. That of a flight that
-    /// has lost is wanted if the next one would present the same refresh token.
+    /// The flight has failed; returned is what its waiters are told. `None`: its result was not wanted. That of a
+    /// flight that has lost is wanted if the next one would present the same refresh token.
     pub(crate) fn fail(
         &mut self,
         flight: &Flight,

@@ -25,8 +25,8 @@ pub(crate) enum Reloaded {
 }
 
 /// Only a record with a higher revision than memory's counts; or one of the same that has another token: a refresh that
-/// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it finds, and one
-/// that has seen no record takes a first one of any number. After a logout only another login counts.
+/// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it
+/// finds, and one that has seen no record takes a first one of any number. After a logout only another login counts.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
     let is_news = |found: &Record| {
         let is_first = base.revision == 0 && known.current.is_none();

@@ -23,8 +23,8 @@ const LEASE_IS_BUSY_AFTER: Duration = Duration::from_millis(250);
 /// What a flight finds before it may fetch.
 pub(super) struct Reread {
     pub(super) lease: Option<HeldLease>,
-    /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that fails
-    /// altogether stops no refresh.
+    /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that
+    /// fails altogether stops no refresh.
     pub(super) may_fetch: bool,
     /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
     pub(super) is_blind: bool,
@@ -70,8 +70,9 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
 }
 
-/// A good token that is in the store while somebody else keeps the lease, for a process that has none yet: it needs no lease to
-/// use it. Only then, because the number of a record is noted by whoever takes the lease, for when the file is lost.
+/// A good token that is in the store while somebody else keeps the lease, for a process that has none yet: it needs no
+/// lease to use it. Only then, because the number of a record is noted by whoever takes the lease, for when the file is
+/// lost.
 async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Reloaded {
     if plan.known.is_blank() && plan.cause == Cause::Absent {
         sleep(LEASE_IS_BUSY_AFTER).await;

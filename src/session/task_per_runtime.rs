@@ -13,7 +13,8 @@ use tokio::{
 
 use crate::sync;
 
-/// Ends its tasks when it is dropped. One on a runtime that nobody drives any more is left there: another runtime has its own.
+/// Ends its tasks when it is dropped. One on a runtime that nobody drives any more is left there: another runtime has
+/// its own.
 #[derive(Debug, Default)]
 pub(super) struct TaskPerRuntime(Mutex<HashMap<Id, AbortHandle>>);
 

@@ -22,8 +22,8 @@ pub struct FetchContext {
     pub(crate) cause: Cause,
     pub(crate) fruitless: u32,
     pub(crate) mark: Mark,
-    /// When somebody has last said that there are other credentials, for sources that remember which were refused: a number that
-    /// grows with each time, in whichever session; 0 if nobody has.
+    /// When somebody has last said that there are other credentials, for sources that remember which were refused: a
+    /// number that grows with each time, in whichever session; 0 if nobody has.
     #[cfg(feature = "json")]
     pub(crate) last_change: u64,
     pub(crate) has_asked: bool,
@@ -112,9 +112,9 @@ impl FetchContext {
     /// A token whose fetch has not called this is not renewed early for the sake of its refresh token's end: a source that
     /// ever calls it should do so in each fetch.
     ///
-    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next source
-    /// may be asked then, and fail for the moment: so the source that was refused has to remember that itself, as those of this
-    /// crate do.
+    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the
+    /// next source may be asked then, and fail for the moment: so the source that was refused has to remember that
+    /// itself, as those of this crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.refresh_token.as_ref()

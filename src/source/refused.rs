@@ -36,9 +36,10 @@ impl Refused {
         Refused { most: REFRESH_TOKENS, list: Mutex::default() }
     }
 
-    /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as far as its session
-    /// knows ([`FetchContext::last_change`](super::FetchContext)) and the others that share the source. Attempts may end in another
-    /// order than they were begun in: what one of before a change comes to says nothing of after it.
+    /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as far as
+    /// its session knows ([`FetchContext::last_change`](super::FetchContext)) and the others that share the source.
+    /// Attempts may end in another order than they were begun in: what one of before a change comes to says nothing of
+    /// after it.
     pub(super) async fn try_with(
         &self,
         last_change: u64,

@@ -35,8 +35,9 @@ use crate::error::BoxError;
 /// Keeps one session's [`Record`]. An `Arc` of a store is one: sessions that share it have one login, as processes that
 /// share a file have. Each user needs a store of their own.
 ///
-/// Every call is bounded by the session's `store_timeout`, `lock` by its lease wait; only [`changed`](Self::changed) may wait for
-/// ever. A store that fails stops no request: the session goes on in memory, reports the failure and saves again later.
+/// Every call is bounded by the session's `store_timeout`, `lock` by its lease wait; only [`changed`](Self::changed)
+/// may wait for ever. A store that fails stops no request: the session goes on in memory, reports the failure and saves
+/// again later.
 ///
 /// A store of one's own, for one process whose sessions share a row of a table:
 ///
@@ -140,8 +141,8 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
     /// The session then loads it and goes over to it, instead of finding out by a refusal or by its next refresh.
     ///
-    /// A store that cannot tell never resolves it; that is the default. A session that is over then looks into the store when it
-    /// is asked for a token, every five seconds at most, unless its own process has logged it out.
+    /// A store that cannot tell never resolves it; that is the default. A session that is over then looks into the
+    /// store when it is asked for a token, every five seconds at most, unless its own process has logged it out.
     ///
     /// A session waits for this on each tokio runtime on which it has refreshed or been changed, because it cannot know
     /// which of them goes on; a session that is [bound](crate::session::SessionBuilder::on_current_runtime) to a runtime

@@ -14,7 +14,8 @@ pub struct Numbers {
 }
 
 impl Record {
-    /// For a store that is shared, when this record is to be [saved](super::TokenStore::save) with this `fence`: the record to keep.
+    /// For a store that is shared, when this record is to be [saved](super::TokenStore::save) with this `fence`: the
+    /// record to keep.
     ///
     /// Hold a lock, or use one transaction, from reading the `last` numbers until the record is stored: meanwhile nobody
     /// else may save or get a lease.

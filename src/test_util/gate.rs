@@ -6,8 +6,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// Holds whoever passes until the test opens it; clones are the same gate.
 ///
-/// It takes the place of a sleep: the test *knows* that so many calls have come before it goes on. A gate that is dropped stays
-/// as it is, and holds whoever waits at it for ever.
+/// It takes the place of a sleep: the test *knows* that so many calls have come before it goes on. A gate that is
+/// dropped stays as it is, and holds whoever waits at it for ever.
 ///
 /// ```
 /// use tower_token_refresh::test_util::Gate;

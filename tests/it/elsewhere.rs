@@ -14,8 +14,8 @@ use crate::{
     watched::{Fault, Watched, siblings},
 };
 
-/// The login is in the store, which could not say so, with a number that is two higher. Refreshes on top of it are below what the
-/// sibling's logout has.
+/// The login is in the store, which could not say so, with a number that is two higher. Refreshes on top of it are
+/// below what the sibling's logout has.
 #[tokio::test(start_paused = true)]
 async fn a_logout_elsewhere_ends_a_login_that_was_refreshed_while_nobody_knew_that_it_was_there() {
     for lock in [Fault::None, Fault::Error] {
@@ -80,8 +80,8 @@ async fn a_refresh_goes_on_with_the_lease_under_which_settling_could_not_save() 
     assert_eq!(ours.authority.counts().presented_again(), 0);
 }
 
-/// The authority brings a refresh token at times. Ours has brought none and is owed; what the sibling has saved since has the
-/// access token that ours was of, and the next refresh token.
+/// The authority brings a refresh token at times. Ours has brought none and is owed; what the sibling has saved since
+/// has the access token that ours was of, and the next refresh token.
 #[tokio::test(start_paused = true)]
 async fn what_is_owed_gives_way_to_a_later_refresh_token_beside_the_access_token_that_it_was_of() {
     let store = Watched::default();

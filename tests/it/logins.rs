@@ -389,7 +389,8 @@ async fn a_source_of_several_sessions_remembers_what_was_refused_whichever_of_th
 /// What nobody knows to be a refusal: three strikes, and a try every 15 minutes then.
 const SELDOM: &[u64] = &[0, 5, 10, 25, 40, 55];
 
-/// In which minutes of an hour a password is presented to an authority that answers so: by a login of its own kind, and by OAuth.
+/// In which minutes of an hour a password is presented to an authority that answers so: by a login of its own kind, and
+/// by OAuth.
 async fn minutes_of_an_hour(status: u16, body: &'static str) -> [Vec<u64>; 2] {
     let idps = [Idp::new(vec![json(status, body); 100]), Idp::new(vec![json(status, body); 100])];
     let endpoint = TokenEndpoint::new(idps[1].clone(), "https://id.test/token".parse().unwrap());

@@ -589,7 +589,8 @@ async fn a_logout_that_is_meant_again_ends_the_login_that_has_come_between() {
     assert_eq!(store.access().await, None);
 }
 
-/// It ends what was there when it was made, as far as it can know, whoever had put that there, and what is still saved of that.
+/// It ends what was there when it was made, as far as it can know, whoever had put that there, and what is still saved
+/// of that.
 #[tokio::test(start_paused = true)]
 async fn a_logout_that_is_owed_ends_the_login_that_was_there_before_it() {
     for (is_known, load) in

@@ -302,7 +302,8 @@ async fn the_keeper_tries_again_as_soon_as_a_failed_renewal_has_cooled_down() {
     keeper.abort();
 }
 
-/// The login makes the first refresh one in vain, so that it pauses after it has started the second one, which fails meanwhile.
+/// The login makes the first refresh one in vain, so that it pauses after it has started the second one, which fails
+/// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn the_keeper_looks_again_after_its_pause() {
     let calls = Arc::new(AtomicUsize::new(0));

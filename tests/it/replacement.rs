@@ -162,8 +162,8 @@ async fn a_siblings_replacement_gets_the_refresh_token_that_is_handed_down_altho
     goes_on(&sibling, &authority).await;
 }
 
-/// Memory's refresh token was spent by the sibling that has saved the one which is presented. Whoever says it again has to get the next
-/// one all the same.
+/// Memory's refresh token was spent by the sibling that has saved the one which is presented. Whoever says it again has
+/// to get the next one all the same.
 #[tokio::test(start_paused = true)]
 async fn what_is_handed_down_is_saved_although_the_replacement_says_a_refresh_token_again_that_a_sibling_has_spent()
  {

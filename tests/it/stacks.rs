@@ -351,8 +351,8 @@ async fn a_request_that_has_to_wait_again_holds_no_permit() {
     assert_eq!(parts.api.requests().len(), 3);
 }
 
-/// Has the worker of a buffer keep a permit: it has made itself ready for a request whose caller gives up. Before that one is
-/// another, which is refused.
+/// Has the worker of a buffer keep a permit: it has made itself ready for a request whose caller gives up. Before that
+/// one is another, which is refused.
 async fn beside_one_that_was_given_up<S>(parts: &Parts, client: S) -> JoinHandle<Result<Answer, BoxError>>
 where
     S: Service<Request<ModelBody>, Response = Answer, Error = BoxError, Future: Send>

@@ -321,7 +321,8 @@ fn a_login_that_a_sibling_still_owed_begins_the_doubling_anew() {
     holds(config, &steps);
 }
 
-/// Ours has brought no refresh token, so that its lease was not kept; the sibling's had the same number, and was written over.
+/// Ours has brought no refresh token, so that its lease was not kept; the sibling's had the same number, and was
+/// written over.
 #[test]
 fn a_refresh_that_could_not_be_saved_does_not_outdo_the_refresh_of_a_sibling_that_brings_the_next_refresh_token()
  {
@@ -409,8 +410,9 @@ fn what_is_handed_down_saves_the_replacement_although_the_login_before_it_comes_
     holds(Config { sibling: false, ..TWO }, &steps);
 }
 
-/// The login was in the store, and its save not answered. A refresh saw it there, while the save went on, and then the store could not
-/// be read: the record that had been there before it was gone by, and the session went over to the account before.
+/// The login was in the store, and its save not answered. A refresh saw it there, while the save went on, and then the
+/// store could not be read: the record that had been there before it was gone by, and the session went over to the
+/// account before.
 #[test]
 fn a_login_that_is_there_is_not_forgotten_for_what_was_there_before_it() {
     let steps = [
@@ -447,8 +449,8 @@ fn a_replacement_that_cannot_be_saved_for_long_keeps_no_refresh_token_of_before(
     holds(config, &steps);
 }
 
-/// The look for the first logout was under way, and had found nothing, when the second was meant: it was taken for a look of the second,
-/// which then gave way to the login that had come between.
+/// The look for the first logout was under way, and had found nothing, when the second was meant: it was taken for a
+/// look of the second, which then gave way to the login that had come between.
 #[test]
 fn a_look_of_before_a_second_logout_saves_no_login_from_it() {
     let steps = [

@@ -28,8 +28,8 @@ pub(super) struct Debt {
     before: Traces,
     kind: Kind,
     refresh_token: RefreshToken,
-    /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although that could
-    /// not say so; or what is there has a higher revision than is known.
+    /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although
+    /// that could not say so; or what is there has a higher revision than is known.
     has_to_look: AtomicBool,
 }
 
@@ -191,7 +191,8 @@ impl Debt {
         self.has_to_look.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether somebody has logged in since the first look for the sake of a logout, which ended this session then, and its own.
+    /// Whether somebody has logged in since the first look for the sake of a logout, which ended this session then, and
+    /// its own.
     pub(super) fn is_before_the_login_of(&self, found: &Record, ended: SessionId) -> bool {
         self.is_logout() && found.token.is_some() && ![ended, self.record.session].contains(&found.session)
     }
@@ -206,8 +207,8 @@ impl Debt {
 
     /// Whether what was found in the store is later. `lost` is the number of the last lease that counts no more.
     pub(super) fn gives_way_to(&self, found: &Record, lost: Option<u64>) -> bool {
-        // While its lease is kept nobody else has refreshed: the tokens of its session with numbers up to its own are ours, of which
-        // not all are remembered.
+        // While its lease is kept nobody else has refreshed: the tokens of its session with numbers up to its own are
+        // ours, of which not all are remembered.
         let may_be_ours = self.record.session == found.session && found.token.is_some();
         let is_alone = may_be_ours && self.keeps_the_lease && self.fence > lost;
         let is_over_ours =
@@ -233,7 +234,8 @@ impl Debt {
                 .is_some_and(|token| self.has_refreshed(token) || self.has_spent_the_refresh_token_of(token))
     }
 
-    /// Beside the same access token may stand a later refresh token: one that was not there, and is not what this has brought.
+    /// Beside the same access token may stand a later refresh token: one that was not there, and is not what this has
+    /// brought.
     fn has_refreshed(&self, found: &StoredToken) -> bool {
         let is_own = self.record.token.as_ref().is_some_and(|own| has_same_refresh(own, found));
         if is_own { self.before.have_access_of(found) } else { self.before.have_both_of(found) }

@@ -179,9 +179,9 @@ impl Storage {
     }
 
     /// What is in the store, unless something newer is owed to it: that is what will be there. That may be a token
-    /// whose refresh ended between the authority's answer and the save: the refresh token before it is spent. A refreshed
-    /// token that is older than what was found is owed no longer, nor is a login that is there. While the store cannot be read, which is said as well, it
-    /// counts as it was last seen.
+    /// whose refresh ended between the authority's answer and the save: the refresh token before it is spent. A
+    /// refreshed token that is older than what was found is owed no longer, nor is a login that is there. While the
+    /// store cannot be read, which is said as well, it counts as it was last seen.
     pub(crate) async fn newest(&self) -> (Option<Record>, Result<(), Error>) {
         let (newest, given_up, read) = self
             .read_then(|queue, found| {
@@ -223,8 +223,8 @@ impl Storage {
         self.push(&mut self.queue(), Arc::new(Debt::of_login(record)), None, None)
     }
 
-    /// The same for a logout, and the token that it has ended in memory. One that is owed already is meant again: each caller
-    /// hears what becomes of it.
+    /// The same for a logout, and the token that it has ended in memory. One that is owed already is meant again: each
+    /// caller hears what becomes of it.
     pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> PendingWrite {
         let mut queue = self.queue();
         let owed = queue.owed.clone().filter(|owed| owed.is_logout());
@@ -242,7 +242,8 @@ impl Storage {
         self.push(&mut queue, debt, None, None)
     }
 
-    /// The same for a refresh, and what token it was of, or which of several. With the flight it is left out as soon as that has lost.
+    /// The same for a refresh, and what token it was of, or which of several. With the flight it is left out as soon as
+    /// that has lost.
     pub(crate) fn enqueue_refreshed(
         &self,
         record: Record,

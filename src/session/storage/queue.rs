@@ -49,8 +49,9 @@ impl Queue {
         debt.gives_way_to(found, self.lost) || is_before
     }
 
-    /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so. What was
-    /// seen before it counts no more, although a write that is under way would keep it from being taken notice of.
+    /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so.
+    /// What was seen before it counts no more, although a write that is under way would keep it from being taken notice
+    /// of.
     pub(super) fn give_way_to(&mut self, found: &Record) {
         self.seen = Some(found.clone());
         let owed = self.owed.take().filter(|debt| debt.is_refresh());

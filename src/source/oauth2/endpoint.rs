@@ -115,8 +115,8 @@ impl TokenEndpoint {
         self
     }
 
-    /// Error codes that mean what `access_denied` does: the user is blocked, and no other source will do. They are looked for
-    /// as the `dead_codes` are.
+    /// Error codes that mean what `access_denied` does: the user is blocked, and no other source will do. They are
+    /// looked for as the `dead_codes` are.
     pub fn blocked_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.blocked.extend(codes.into_iter().map(Into::into));
         self

@@ -7,8 +7,8 @@
 //! | [`PasswordGrant`] | `password` | an account and a password, read from a closure at each login |
 //! | [`ClientCredentialsGrant`] | `client_credentials` | the client itself |
 //!
-//! Each goes to a [`TokenEndpoint`], which knows the client's own credentials. A user who logs in by a browser is a code, once, and
-//! a refresh token from then on:
+//! Each goes to a [`TokenEndpoint`], which knows the client's own credentials. A user who logs in by a browser is a
+//! code, once, and a refresh token from then on:
 //!
 //! ```
 //! use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};

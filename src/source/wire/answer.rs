@@ -21,8 +21,8 @@ pub(in crate::source) struct Answer {
     pub(super) body: Zeroizing<Vec<u8>>,
     /// The body, if it is JSON or (by its content type) a form.
     pub(super) document: Option<Arc<Json>>,
-    /// What the layer of another session in the client says: it is that session's token that was refused here, and the request
-    /// was not sent with another.
+    /// What the layer of another session in the client says: it is that session's token that was refused here, and the
+    /// request was not sent with another.
     pub(super) is_of_layer: bool,
     /// Why there is no other, if that is the reason.
     pub(super) failure_of_layer: Option<Error>,

@@ -31,8 +31,8 @@ use crate::{
 /// default limits. Its URLs have a scheme and a host, or neither, for a client that knows where to go. It does not follow
 /// redirects: a 3xx is an ambiguous failure, and a client that followed one would show credentials to somebody else.
 ///
-/// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers does no harm,
-/// and need not do so.
+/// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers
+/// does no harm, and need not do so.
 ///
 /// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in theirs, so a
 /// secret should not be part of it.
@@ -126,9 +126,9 @@ impl AuthorityClient {
     }
 
     /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
-    /// as it is. A failure that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the authority's.
-    /// An [`AuthorityError`](super::AuthorityError) stays in the chain of causes, and the closure's cause stands behind it;
-    /// the closure's cause replaces an error of the client.
+    /// as it is. A failure that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the
+    /// authority's. An [`AuthorityError`](super::AuthorityError) stays in the chain of causes, and the closure's cause
+    /// stands behind it; the closure's cause replaces an error of the client.
     ///
     /// ```
     /// use tower_token_refresh::{FetchError, source::{AuthorityClient, FailedCall}};
@@ -267,11 +267,11 @@ pub(in crate::source) fn get<'a>(
     Ok(request(uri, Zeroizing::default()))
 }
 
-/// What is asked for: JSON, as it is. Without a word of it any coding would be acceptable (RFC 9110 §12.5.3), and an answer that
-/// cannot be read has spent what was presented.
+/// What is asked for: JSON, as it is. Without a word of it any coding would be acceptable (RFC 9110 §12.5.3), and an
+/// answer that cannot be read has spent what was presented.
 ///
-/// A layer of another session in the client keeps nothing of what it can make once more. Else it would read the body in its `call`,
-/// which counts as sending it, before there is a connection or a token of that session's.
+/// A layer of another session in the client keeps nothing of what it can make once more. Else it would read the body in
+/// its `call`, which counts as sending it, before there is a connection or a token of that session's.
 fn request(uri: Uri, body: Zeroizing<Vec<u8>>) -> Request<Content> {
     let content = Content::new(body);
     let mut request = Request::new(content.handle());

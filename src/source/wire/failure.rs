@@ -102,8 +102,8 @@ fn meaning(
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS
         | StatusCode::SERVICE_UNAVAILABLE => Meaning::NotProcessed,
-        // At any status: where it says nothing of the grant or the client, what was refused is the token of the layer's session.
-        // A number that nobody has named may be the gateway's.
+        // At any status: where it says nothing of the grant or the client, what was refused is the token of the layer's
+        // session. A number that nobody has named may be the gateway's.
         _ if answer.is_of_layer && !is_named && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         status if status.is_server_error() && (!grant.may_be_spent() || is(&["temporarily_unavailable"])) => {
             Meaning::Transient

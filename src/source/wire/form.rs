@@ -25,8 +25,9 @@ pub(in crate::source) fn encode<'a>(
     text
 }
 
-/// Appends one name or value. A tilde stays as it is, though browsers encode it: everybody who decodes a form reads it so, and so
-/// does who takes a client's secret in `Basic` credentials for what it is, without decoding it (RFC 6749 §2.3.1).
+/// Appends one name or value. A tilde stays as it is, though browsers encode it: everybody who decodes a form reads it
+/// so, and so does who takes a client's secret in `Basic` credentials for what it is, without decoding it (RFC 6749
+/// §2.3.1).
 pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
     for &byte in value.as_bytes() {
         match byte {

@@ -19,8 +19,8 @@ impl Reading {
             return Err(failure::of_answer(&self.fields, &self.codes, grant, answer));
         };
         Ok(match grant {
-            // Nobody presents one that an application is handed all the same (RFC 6749 §4.4.3): it would be taken for spent when
-            // the next one comes.
+            // Nobody presents one that an application is handed all the same (RFC 6749 §4.4.3): it would be taken for
+            // spent when the next one comes.
             Grant::Client => token.without_refresh_token(),
             // After a login the old refresh token is another's.
             Grant::OAuthLogin | Grant::JsonLogin if token.refresh().is_none() => {

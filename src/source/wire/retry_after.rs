@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, header};
 
-/// How long an answer asks to wait. A date, in any of the three forms of HTTP (RFC 9110 §5.6.7), is read against the answer's own
-/// `Date` where there is one, because the authority's clock and ours may differ.
+/// How long an answer asks to wait. A date, in any of the three forms of HTTP (RFC 9110 §5.6.7), is read against the
+/// answer's own `Date` where there is one, because the authority's clock and ours may differ.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let wait = text(headers, header::RETRY_AFTER)?;
     if !wait.is_empty() && wait.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -16,9 +16,9 @@ fn reached(_step: &str) {}
 /// Puts a file with this content in the place of `path`. `temporary` is in the same directory and belongs to the
 /// caller alone; what a killed process has left there is removed, and nothing is left there by a failure.
 ///
-/// Nothing fails once the file is in its place, where everybody reads it: a save that failed would be owed and made again, and
-/// the lease be kept from those who have read what it brought. To make the rename durable is tried, no more; without that a loss of
-/// power, and nothing else, may bring the old file back.
+/// Nothing fails once the file is in its place, where everybody reads it: a save that failed would be owed and made
+/// again, and the lease be kept from those who have read what it brought. To make the rename durable is tried, no more;
+/// without that a loss of power, and nothing else, may bring the old file back.
 pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -68,8 +68,8 @@ pub(super) fn private() -> OpenOptions {
     OpenOptions::new()
 }
 
-/// A handle by which renames in the file's directory are made durable. `None` where the system knows no such thing, and where
-/// we may write to the directory and not read it.
+/// A handle by which renames in the file's directory are made durable. `None` where the system knows no such thing, and
+/// where we may write to the directory and not read it.
 #[cfg(unix)]
 fn directory_of(path: &Path) -> io::Result<Option<fs::File>> {
     let directory = match path.parent() {

@@ -219,8 +219,8 @@ impl ModelAuthority {
 
 /// Script and evidence.
 impl ModelAuthority {
-    /// Holds the calls of an endpoint, from now on, when they have been counted and before anything is done. It takes the place
-    /// of an earlier gate, which holds those who have come to it by now.
+    /// Holds the calls of an endpoint, from now on, when they have been counted and before anything is done. It takes
+    /// the place of an earlier gate, which holds those who have come to it by now.
     pub fn hold(&self, endpoint: Endpoint) -> Gate {
         self.state().script.lane(endpoint).gate.insert(Gate::new()).clone()
     }

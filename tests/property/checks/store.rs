@@ -104,8 +104,8 @@ impl Book {
         self.records().kept.records.len()
     }
 
-    /// The process has read the last of so many records, and begun that after so many saves of its own. What another one has stored since it looked last may be used from
-    /// now on, and puts an end to whatever went wrong before.
+    /// The process has read the last of so many records, and begun that after so many saves of its own. What another
+    /// one has stored since it looked last may be used from now on, and puts an end to whatever went wrong before.
     pub(crate) fn loaded(&self, pid: Pid, stored: usize, saves: usize) {
         let mut records = self.records();
         // What is read while a save ends is read again.
@@ -132,7 +132,8 @@ impl Book {
         let stands = !records.processes[pid].logged_out || records.stands_against(root, changed, pid);
         // A refresh that is stored may bring the next refresh token to a replacement of a sibling's.
         let is_ours = by == pid && (records.roots[root].by == pid || records.was_fetched_by(&access, pid));
-        // What it has fetched without a lease gives way to whatever is there, a save of its own that has taken long included.
+        // What it has fetched without a lease gives way to whatever is there, a save of its own that has taken long
+        // included.
         let gives_way =
             records.processes[pid].present.iter().any(|access| records.was_fetched_without_lease(access));
         if is_ours && !gives_way || at < changed || !stands {
