@@ -177,7 +177,10 @@ impl Book {
                 records.processes[pid].owes_logout = None;
                 records.kept.change = Some((logout, pid));
             }
-            Some(access) => records.check_stored(pid, at, access),
+            Some(access) => {
+                records.check_stored(pid, at, access);
+                records.handed_down(record, access);
+            }
         }
         let is_blind = records.processes[pid].is_blind;
         if is_blind && access.as_ref().is_some_and(|access| is_there && records.is_of_login(access)) {
@@ -276,6 +279,16 @@ impl Records {
     fn save_may_be_given_up(&mut self, pid: Pid) {
         for access in self.processes[pid].present.clone() {
             self.accesses.entry(access).and_modify(|access| access.has_been_saved = true);
+        }
+    }
+
+    /// A refresh token that is stored beside the access token of a later replacement goes on with that.
+    fn handed_down(&mut self, record: &Record, access: &str) {
+        let refresh = record.token.as_ref().and_then(|token| token.refresh.as_ref());
+        let refresh = refresh.and_then(|refresh| self.refreshes.get(refresh.expose()));
+        if let (Some(refresh), Some(access)) = (refresh, self.accesses.get(access)) {
+            let at = self.roots[access.root].at.max(self.roots[refresh.root].at);
+            self.roots[refresh.root].at = at;
         }
     }
 
