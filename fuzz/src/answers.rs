@@ -21,7 +21,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    message::Message,
+    message::{Message, essence},
     runtime::run,
     steps::{Step, Steps, steps},
 };
@@ -292,16 +292,16 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
     if text.len() > LIMIT {
         return None;
     }
-    let content_type = message.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let is_json = without_mark(&text).trim_ascii_start().starts_with(b"{");
-    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") && !is_json {
-        let pairs = form_urlencoded::parse(&text);
+    let essence = essence(&message.headers);
+    let text = without_mark(&text);
+    let is_json = text.trim_ascii_start().starts_with(b"{");
+    if essence.as_deref() == Some("application/x-www-form-urlencoded") && !is_json {
+        let pairs = form_urlencoded::parse(text);
         return Some(
             pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),
         );
     }
-    match json(&text) {
+    match json(text) {
         Some(Value::Object(members)) => Some(members),
         _ => None,
     }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, convert::Infallible, future::Future, pin::pin, task::Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, header};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::Body;
 use tower::{Layer, Service, service_fn};
 use tower_token_refresh::{
@@ -13,7 +13,7 @@ use tower_token_refresh::{
 
 use crate::{
     feed::Poller,
-    message::Message,
+    message::{Message, essence},
     runtime::run,
     steps::{Step, Steps, compare, steps},
 };
@@ -81,8 +81,7 @@ fn status(headers: &HeaderMap, body: &Steps, is_unary: bool) -> Option<u32> {
     if let Some(status) = number(headers) {
         return Some(status);
     }
-    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence(headers)?;
     if (essence != "application/grpc" && !essence.starts_with("application/grpc+")) || body.is_end_stream() {
         return None;
     }

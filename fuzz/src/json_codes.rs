@@ -9,7 +9,7 @@ use tower_token_refresh::{ErrorCode, JsonCodeLayer};
 
 use crate::{
     answers::json,
-    message::Message,
+    message::{Message, essence},
     runtime::run,
     steps::{Step, Steps, compare, steps},
 };
@@ -68,8 +68,7 @@ fn code(message: &Message<'_>, body: &Steps, limit: u64) -> Option<ErrorCode> {
     {
         return None;
     }
-    let content_type = message.headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence(&message.headers)?;
     if essence != "application/json" && !essence.ends_with("+json") {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Inputs that look like an HTTP answer, so that seeds can be read and dictionaries bite.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
 
 /// ```text
 /// 400 words that say more
@@ -20,12 +20,12 @@ pub(crate) struct Message<'a> {
 
 impl<'a> Message<'a> {
     pub(crate) fn parse(input: &'a [u8]) -> Self {
-        let (first, mut rest) = split_line(input);
+        let (first, mut rest) = split(input, b'\n');
         let mut words = first.split(|&byte| byte == b' ');
         let status = words.next().and_then(|word| StatusCode::from_bytes(word).ok()).unwrap_or_default();
         let mut headers = HeaderMap::new();
         loop {
-            let (line, after) = split_line(rest);
+            let (line, after) = split(rest, b'\n');
             rest = after;
             if line.is_empty() {
                 break;
@@ -46,7 +46,13 @@ impl<'a> Message<'a> {
     }
 }
 
-fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
-    let end = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
+/// The content type without its parameters, which may be any bytes, in lower case.
+pub(crate) fn essence(headers: &HeaderMap) -> Option<String> {
+    let (essence, _parameters) = split(headers.get(CONTENT_TYPE)?.as_bytes(), b';');
+    Some(std::str::from_utf8(essence).ok()?.trim().to_ascii_lowercase())
+}
+
+fn split(text: &[u8], at: u8) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|&byte| byte == at).unwrap_or(text.len());
     (&text[..end], text.get(end + 1..).unwrap_or_default())
 }
