@@ -193,12 +193,12 @@ impl SessionBuilder {
     }
 
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
-    /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns the
-    /// cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so without a
-    /// pause for as long as it fails. That is for tests. Four waits apply regardless: as long as the authority asks for,
-    /// 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes after an answer that may
-    /// have refused a password, and 15 minutes while the session is [stalled](crate::ErrorKind::Stalled). The
-    /// 30 s and the 15 minutes are spread to the later side, by up to half of the back-off.
+    /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
+    /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
+    /// without a pause for as long as it fails. That is for tests. Four waits apply regardless, to the moment: as long
+    /// as the authority asks for, 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes
+    /// after an answer that may have refused a password, and 15 minutes while the session is
+    /// [stalled](crate::ErrorKind::Stalled).
     ///
     /// # Errors
     ///

@@ -42,7 +42,7 @@ pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Recei
         };
         if in_vain > 1 {
             // A runtime that has gone, or has no timers, ends every refresh at once.
-            let Ok(pause) = timer(Backoff::DEFAULT.wait(in_vain, Duration::ZERO)) else { return };
+            let Ok(pause) = timer(Backoff::DEFAULT.wait(in_vain, None)) else { return };
             let mut pause = pin!(pause);
             while let Either::Right(_) = select(&mut pause, pin!(pulse.changed())).await {
                 if is_over(&session).await {

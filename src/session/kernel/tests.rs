@@ -435,9 +435,8 @@ fn unexplained_refusals_stall_the_session_after_three_that_are_five_minutes_apar
         "use",
         "the current token is as good as before"
     );
-    // Spread by half of the back-off.
-    assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(700 + 916)), Some(ErrorKind::Stalled));
-    let flight = match slot.ask(Ask::Force, || later(700 + 916 + 930)) {
+    assert_eq!(fail_again(&mut slot, FailureClass::Ambiguous, later(700 + 900)), Some(ErrorKind::Stalled));
+    let flight = match slot.ask(Ask::Force, || later(700 + 1800)) {
         Decision::Start(flight, _) => flight,
         other => panic!("{}", name(&other)),
     };
@@ -454,7 +453,7 @@ fn after_silence_the_authority_is_left_alone_for_half_a_minute() {
     let (mut slot, _) = issued();
     fail_again(&mut slot, FailureClass::Unanswered, NOW);
     assert_eq!(decide(&mut slot, Ask::Force, later(29)), "fail");
-    assert_eq!(decide(&mut slot, Ask::Force, later(31)), "start");
+    assert_eq!(decide(&mut slot, Ask::Force, later(30)), "start");
 }
 
 #[test]

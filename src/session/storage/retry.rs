@@ -1,9 +1,6 @@
 //! Writes what could not be saved again, under back-off.
 
-use std::{
-    sync::{Arc, Weak, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, Weak, atomic::Ordering};
 
 use tokio::{runtime::Handle, sync::watch};
 
@@ -62,7 +59,7 @@ pub(super) async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Rece
             continue;
         };
         failures += 1;
-        let Ok(pause) = timer(Backoff::DEFAULT.wait(failures, Duration::ZERO)) else { return };
+        let Ok(pause) = timer(Backoff::DEFAULT.wait(failures, None)) else { return };
         pause.await;
         let Some(storage) = storage.upgrade() else { return };
         if storage.queue().writes_ended != writes_ended {
