@@ -36,6 +36,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     let lease = pin!(engine.storage.lease());
     let lease = match select(lease, pin!(find_meanwhile(engine, plan))).await {
         Either::Left((lease, _)) => lease,
+        Either::Right(_) if flight.is_lost() => return None,
         Either::Right((reloaded, _)) => {
             return Some(Reread { lease: None, may_fetch: false, is_blind: false, reloaded });
         }
@@ -77,7 +78,7 @@ async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Reloaded {
     if plan.known.is_blank() && plan.cause == Cause::Absent {
         sleep(LEASE_IS_BUSY_AFTER).await;
         // That it could not be read is told by the look under the lease.
-        let found = engine.storage.load().await.ok().flatten();
+        let (found, _read) = engine.storage.newest().await;
         let reloaded = || reload(plan.known.record, &plan.known, found.clone());
         if let Taken::Enough(Obtained::Token { .. }) = take(engine, plan, reloaded(), Provenance::Stored) {
             return reloaded();

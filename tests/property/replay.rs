@@ -465,3 +465,20 @@ fn a_look_of_before_a_second_logout_saves_no_login_from_it() {
     ];
     holds(TWO, &steps);
 }
+
+/// The look that a process without a token makes while it waits for the lease saw that the login was there, whose save
+/// had not been answered, and took no notice of it: the login was saved again, over a later one of a sibling.
+#[test]
+fn a_look_while_the_lease_is_waited_for_takes_notice_of_a_login_that_is_there() {
+    let steps = [
+        Fault(0, Lock, Hangs),
+        Request(0, Get, Nowhere),
+        A_MOMENT,
+        Login(0, Alice),
+        Fault(0, Save, FailsAfterwards),
+        Pass(Duration::from_millis(600)),
+        Login(1, Alice),
+        A_MOMENT,
+    ];
+    holds(TWO, &steps);
+}

@@ -182,10 +182,10 @@ impl Records {
         self.start(pid, Some(token.to_owned()), root)
     }
 
-    /// Whether the last login or replacement of the process is not known to be stored.
+    /// Whether the last login or replacement of the process is not known to be stored. That may have become a sibling's
+    /// since, by a replacement that keeps its refresh token.
     fn owes_a_change(&self, pid: Pid) -> bool {
-        let changed = self.processes[pid].changed;
-        self.roots.iter().any(|root| root.by == pid && root.at == changed && root.settled.is_none())
+        self.processes[pid].owes.is_some()
     }
 
     /// A login that goes on where a refresh token was refused is wanted as much as that was.

@@ -79,6 +79,8 @@ struct Process {
     pace: Pace,
     /// A refused refresh token, after which the same fetch goes on with the password.
     falls_back: Option<(CallId, Duration)>,
+    /// The root of its last login or replacement, until it knows that this is stored.
+    owes: Option<usize>,
     access_to_store: AccessToStore,
     /// How many of the records in the store it has seen.
     seen: usize,
@@ -204,6 +206,7 @@ impl Book {
             forced: false,
             pace: Pace::default(),
             falls_back: None,
+            owes: None,
             access_to_store: AccessToStore::default(),
             seen: 0,
             is_blind: false,
@@ -333,6 +336,7 @@ impl Records {
         self.changed(pid, origin == Origin::Replacement && pair.refresh.is_none());
         self.processes[pid].present = vec![pair.access.clone()];
         self.processes[pid].has_token = true;
+        self.processes[pid].owes = Some(root);
         root
     }
 
@@ -343,6 +347,7 @@ impl Records {
         process.changed = tick;
         process.looked_on = process.looks > 0;
         process.pace = Pace::default();
+        process.owes = None;
         self.calls_are_orphaned(pid, keeps_refresh_token);
     }
 

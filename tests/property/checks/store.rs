@@ -269,7 +269,9 @@ impl Records {
 
     fn is_known_to_be_stored(&mut self, pid: Pid, access: &str) {
         let at = self.next_tick();
-        let root = &mut self.roots[self.accesses[access].root];
+        let id = self.accesses[access].root;
+        self.processes[pid].owes.take_if(|owes| *owes == id);
+        let root = &mut self.roots[id];
         if root.by == pid {
             root.settled.get_or_insert(at);
         }
