@@ -67,8 +67,6 @@ pub(crate) struct Acquire {
     /// The token that was refused, if this caller's refusal of it has started the flight.
     refused: Option<Arc<Issued>>,
     changes: u8,
-    /// A wait has seen the end of the runtime that this caller's own refresh runs on.
-    own_has_ended: bool,
 }
 
 /// The wait for a flight.
@@ -123,7 +121,7 @@ impl From<Denied> for Error {
 
 impl Acquire {
     pub(crate) fn new(engine: Arc<Engine>, ask: Ask) -> Self {
-        Acquire { engine, ask, wait: None, refused: None, changes: 0, own_has_ended: false }
+        Acquire { engine, ask, wait: None, refused: None, changes: 0 }
     }
 
     /// The token whose refusal by this caller has started a refresh.
@@ -214,8 +212,7 @@ impl Future for Acquire {
                 let landed = ready!(wait.poll(&this.engine, cx));
                 let flight = wait.landing.flight();
                 let is_refresh = !flight.has_found();
-                let own_ends = matches!(landed, Landed::Interrupted)
-                    && flight.runtime() == this.engine.runtime().map(|own| own.id());
+                let runtime = flight.runtime();
                 self.wait = None;
                 match landed {
                     Landed::Changed => {
@@ -229,12 +226,12 @@ impl Future for Acquire {
                     }
                     Landed::Nothing => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
-                    Landed::Interrupted if own_ends && self.own_has_ended => {
+                    Landed::Interrupted if runtime == self.engine.runtime().map(|own| own.id()) => {
                         let gone = "the refresh's runtime has shut down or has no timers";
                         return Poll::Ready(self.after(Error::new(ErrorKind::NoRuntime, gone)));
                     }
                     // The runtimes of others say nothing of this one, however many end.
-                    Landed::Interrupted => self.own_has_ended |= own_ends,
+                    Landed::Interrupted => {}
                 }
                 if let Some(token) = self.settle_for() {
                     return Poll::Ready(Ok(token));
