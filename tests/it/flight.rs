@@ -15,6 +15,7 @@ use http::StatusCode;
 use tokio::{
     sync::Barrier,
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt};
@@ -766,6 +767,38 @@ async fn at_most_one_fetch_runs_whatever_is_asked() {
     within(async { while asks.join_next().await.is_some() {} }).await;
     assert_eq!(most.load(Ordering::SeqCst), 1);
     assert_eq!(running.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_may_take_no_longer_than_its_waiters_is_given_up_with_them() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let (counted, fetches) = (running.clone(), Gate::new());
+    let held = fetches.clone();
+    let source = source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let running = Leaving(counted.clone());
+        let held = held.clone();
+        async move {
+            let _running = running;
+            held.pass().await;
+            Ok::<_, FetchError>(Token::new("never"))
+        }
+    });
+    let builder = Session::builder(source).refresh_timeout(Duration::from_secs(5)).unwrap();
+    let session = builder.abandon_after(Duration::from_secs(1)).unwrap().build();
+    let start = Instant::now();
+    let after = async |seconds| {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let error = within(session.token()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(running.load(Ordering::SeqCst), 0, "nothing is left of it");
+        start.elapsed().as_secs()
+    };
+    assert_eq!(after(0).await, 5, "both limits are the longer of the two");
+    assert_eq!(after(29).await, 34, "what has become of it is remembered");
+    fetches.arrived(1).await;
+    assert_eq!(after(2).await, 41, "it is asked again");
+    fetches.arrived(2).await;
 }
 
 struct Leaving(Arc<AtomicUsize>);

@@ -14,6 +14,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use tokio::{
+    runtime::Handle,
     sync::{
         Semaphore,
         mpsc::{UnboundedSender, unbounded_channel},
@@ -597,6 +598,58 @@ async fn an_observer_that_blocks_stops_no_request_for_longer_than_the_refresh_ti
         assert_eq!(world.authority.counts().token_calls(), 1);
         drop(release);
         soon(world.session.settle()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_observer_that_blocks_on_a_change_holds_no_waiter_longer_than_the_refresh_timeout() {
+    let changes = [
+        ("logout", Some(ErrorKind::SessionEnded)),
+        ("login", Some(ErrorKind::SessionChanged)),
+        ("replace", None),
+    ];
+    for (change, failure) in changes {
+        let (arrived, mut arrivals) = unbounded_channel();
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let events = AtomicUsize::new(0);
+        let observer = move |_: &Event<'_>| {
+            // The first event is that of the first token.
+            if events.fetch_add(1, Ordering::Relaxed) == 1 {
+                arrived.send(()).unwrap();
+                let _ = released.lock().unwrap().recv();
+            }
+        };
+        let limit = Duration::from_millis(200);
+        let world = World::with(
+            ModelAuthority::new(),
+            |builder| builder.observer(observer).refresh_timeout(limit).unwrap(),
+            |layer| layer,
+        );
+        world.session.token().await.unwrap();
+        world.authority.revoke_access();
+        let other = world.authority.login().await.unwrap();
+        let gate = world.authority.hold(Endpoint::Refresh);
+        let waiting = tokio::spawn(world.client.clone().oneshot(get("/me")));
+        soon(gate.waiting(1)).await;
+        let session = world.session.clone();
+        // Not on a worker of the runtime: whoever blocks one may keep the timers from everybody.
+        let changing = tokio::task::spawn_blocking(move || {
+            Handle::current().block_on(async {
+                match change {
+                    "logout" => session.logout().await,
+                    "login" => session.login(other).await,
+                    _ => session.replace(other).await,
+                }
+            })
+        });
+        soon(arrivals.recv()).await.unwrap();
+        let response = soon(waiting).await.unwrap().unwrap();
+        assert_eq!(response.status().is_success(), failure.is_none(), "{change}");
+        let told = response.extensions().get::<RefreshFailure>().map(|told| told.error().kind());
+        assert_eq!(told, failure, "{change}");
+        drop(release);
+        soon(changing).await.unwrap().unwrap();
     }
 }
 

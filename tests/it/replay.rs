@@ -492,8 +492,8 @@ fn upload(
 }
 
 /// The API refuses `/upload` before it reads it; the token is revoked.
-async fn early() -> World {
-    let world = World::with(ModelAuthority::new(), |session| session, limited);
+async fn early(layer: impl FnOnce(TokenRefreshLayer) -> TokenRefreshLayer) -> World {
+    let world = World::with(ModelAuthority::new(), |session| session, |to_limit| layer(limited(to_limit)));
     let _ = world.api.clone().route("/upload", Route::RefuseEarly);
     world.session.token().await.unwrap();
     world.authority.revoke_access();
@@ -502,7 +502,7 @@ async fn early() -> World {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_is_refused_early_is_resent_whole_though_it_is_larger_than_the_limit() {
-    let world = early().await;
+    let world = early(|layer| layer).await;
     let gate = Gate::new();
     let (bytes, request) = upload(&gate);
     let response = tokio::spawn(world.client.clone().oneshot(request));
@@ -519,16 +519,46 @@ async fn an_upload_that_is_refused_early_is_resent_whole_though_it_is_larger_tha
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_that_is_refused_early_goes_on_if_the_refresh_fails() {
-    let world = early().await;
-    world.authority.fail_always(Endpoint::Refresh, Failure::Reset);
-    let gate = Gate::new();
-    let (bytes, request) = upload(&gate);
-    let response = within(world.client.clone().oneshot(request)).await.unwrap();
-    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(outcome(&response).not_resent(), Some(NotResent::RefreshFailed));
-    gate.open();
-    until(|| world.api.requests()[0].upload != Upload::Open).await;
-    assert_eq!(world.api.requests().len(), 1);
-    assert_eq!((&*world.api.requests()[0].body, world.api.requests()[0].upload), (bytes, Upload::Complete));
+async fn an_upload_that_is_refused_early_goes_on_however_its_wait_ends() {
+    for end in ["failure", "timeout", "no place", "logout", "login"] {
+        let world = early(|layer| layer.max_held(1).unwrap()).await;
+        let refresh = world.authority.hold(Endpoint::Refresh);
+        let mut holder = task::spawn(world.get("/me"));
+        if end == "no place" {
+            assert_pending!(holder.poll());
+        }
+        let gate = Gate::new();
+        let (bytes, request) = upload(&gate);
+        let response = tokio::spawn(world.client.clone().oneshot(request));
+        within(refresh.waiting(1)).await;
+        let of_upload = || {
+            let mut received = world.api.requests().into_iter();
+            received.find(|request| request.head.uri.path() == "/upload").expect("it was sent")
+        };
+        let not_resent = match end {
+            "failure" => {
+                world.authority.fail_always(Endpoint::Refresh, Failure::Reset);
+                refresh.open();
+                NotResent::RefreshFailed
+            }
+            "no place" => NotResent::TooManyWaiting,
+            "logout" => {
+                world.session.logout().await.unwrap();
+                NotResent::RefreshFailed
+            }
+            "login" => {
+                world.session.login(Token::new("of-another-account")).await.unwrap();
+                NotResent::RefreshFailed
+            }
+            // By its timeout.
+            _ => NotResent::RefreshFailed,
+        };
+        let response = within(response).await.unwrap().unwrap();
+        let outcome = outcome(&response);
+        assert_eq!((response.status(), outcome.attempts()), (StatusCode::UNAUTHORIZED, 1), "{end}");
+        assert_eq!(outcome.not_resent(), Some(not_resent), "{end}");
+        gate.open();
+        until(|| of_upload().upload != Upload::Open).await;
+        assert_eq!((&*of_upload().body, of_upload().upload), (bytes, Upload::Complete), "{end}");
+    }
 }
