@@ -71,7 +71,8 @@
 //!   the resend; or the refused response, whose [`Outcome`] says why it was not sent again (with a [`RefreshFailure`] if
 //!   the refresh failed); or an [`Error`] where nothing was sent or a second attempt could not be made.
 //! - A request is sent at most twice, and only with all of its body.
-//! - The new token is saved before anybody sees it; a result that comes after a logout changes nothing.
+//! - The new token is saved before anybody sees it. If the store fails, an event says so, and the token is used all the
+//!   same and saved later. A result that comes after a logout changes nothing.
 //! - Only the authority's word ends a session that is refreshed, never a failure to reach it. A login with a password or a
 //!   code is also refused by a 4xx that nobody understands, because presenting it again and again locks the account. A
 //!   failed refresh cools down.
@@ -156,7 +157,7 @@ pub use self::{
     token::{OptionalSecret, Token},
 };
 
-// Compiles the example of that document.
+// Compiles the examples of that document.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/composition.md")]
 mod composition {}
@@ -164,3 +165,7 @@ mod composition {}
 #[cfg(all(doctest, feature = "file", feature = "json"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.zh-CN.md")]
+mod readme_zh {}
