@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 /// Where the time comes from. [`SystemClock`] is the default; the test kit has one that can be moved. An `Arc` of a clock is
-/// one, so several sessions may share it.
+/// itself a clock, so several sessions may share it.
 ///
 /// For its requests a session reads the wall clock at most once in a second of the monotonic clock.
 pub trait Clock: Send + Sync + 'static {

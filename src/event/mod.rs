@@ -37,7 +37,7 @@ use crate::{error::Error, generation::Generation};
 /// `refresh_timeout`). A panic in it is caught and ignored. Events from two tasks at the same time may arrive in either
 /// order.
 ///
-/// An `Arc` of an observer is one, so several sessions may share it:
+/// An `Arc` of an observer is itself an observer, so several sessions may share it:
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};

@@ -8,8 +8,9 @@ use crate::{
     placement::Placement,
 };
 
-/// A mini program's own server: `Authorization: Basic base64(token + ":")`, a 403 for a refused token, error codes in
-/// `error_code` for [`Tips`](crate::Tips), and JSON as the content type of requests that name none.
+/// A mini program's own server: `Authorization: Basic base64(token + ":")`, a 403 (or a 401, see [`Standard`]) for a
+/// refused token, error codes in `error_code` for [`Tips`](crate::Tips), and JSON as the content type of requests that
+/// name none.
 pub fn mini_program() -> Preset<(JsonByDefaultLayer, JsonCodeLayer)> {
     Preset::new(Placement::basic(), Standard, (JsonByDefaultLayer::new(), JsonCodeLayer::new()))
 }

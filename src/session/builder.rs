@@ -104,12 +104,13 @@ impl SessionBuilder {
     /// Called with tokens that are no longer needed, for example to revoke them at the authority (RFC 7009): the
     /// session's token, and any other one found in the store, at a logout; and what a refresh brings after its session
     /// has ended or changed. Three kinds of token are not offered: those that a login or [`replace`](Session::replace)
-    /// has replaced, what a refresh brings after a replacement, and what a refresh brings for a grant that somebody has
-    /// logged in with again.
+    /// has replaced, what a refresh brings after a replacement, and what a refresh brings after somebody has logged in with
+    /// the very refresh token that it was spending.
     ///
-    /// Best effort: it runs in a task of its own, for no longer than a refresh may take. Nobody waits for it, not even
-    /// [`settle`](Session::settle): a process that ends right after a logout has to wait by a means of its own. A token
-    /// may be offered twice, and it may be a refresh token without an access token.
+    /// Best effort: it runs in a task of its own, which is dropped after [`refresh_timeout`](Self::refresh_timeout). Without
+    /// a tokio runtime it is not called. Nobody waits for it, not even [`settle`](Session::settle): a process that ends
+    /// right after a logout has to wait by a means of its own. A token may be offered twice, and it may be a refresh token
+    /// without an access token.
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
@@ -195,10 +196,13 @@ impl SessionBuilder {
     /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
     /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
     /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
-    /// without a pause for as long as it fails. That is for tests. Four waits apply regardless, to the moment: as long
-    /// as the authority asks for, 30 s after a request [without an answer](crate::FetchError::unanswered), five minutes
-    /// after an answer that may have refused a password, and 15 minutes while the session is
-    /// [stalled](crate::ErrorKind::Stalled).
+    /// without a pause for as long as it fails. That is for tests. Whatever `first` and `most` say, the authority is left
+    /// alone for at least
+    ///
+    /// - as long as it [asks for](crate::FetchError::retry_after), up to ten minutes;
+    /// - 30 s after a request [without an answer](crate::FetchError::unanswered);
+    /// - five minutes after an answer that may have refused a password;
+    /// - 15 minutes while the session is [stalled](crate::ErrorKind::Stalled).
     ///
     /// # Errors
     ///
@@ -211,8 +215,17 @@ impl SessionBuilder {
 
     /// How long before its expiry a token is renewed; 60 s by default, and never more than a quarter of its life. Of a
     /// token that was found in the store, or comes with the moment of its end, that is a quarter of what is left,
-    /// because nobody knows how long it has lived. Zero renews at the moment of expiry. One whose refresh token is
-    /// known to die before is renewed in time for that, at half of what is left of the refresh token.
+    /// because nobody knows how long it has lived. Zero renews at the moment of expiry.
+    ///
+    /// A refresh token has to be used while it lives. Where its end is known, the renewal may therefore come earlier, even
+    /// if the end of the access token is unknown:
+    ///
+    /// 1. A refresh token that ends before the access token is due is used at half of what was left of it when it came.
+    /// 2. One that ends later, but before the access token, is used as long before its end as the access token would be
+    ///    renewed before its own, though not before that half.
+    ///
+    /// One that had less than a minute left, or that the source does not [look at](crate::FetchContext::refresh_token),
+    /// changes nothing.
     pub fn renew_before(mut self, margin: Duration) -> Self {
         self.renewal.before = margin;
         self

@@ -67,7 +67,10 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 /// serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is sent
 /// with the layer's.
 ///
-/// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save.
+/// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save. A wait
+/// for one refresh ends at [`refresh_timeout`](SessionBuilder::refresh_timeout), 30 s by default; if a login or a
+/// [`replace`](Self::replace) comes between, the next refresh may be waited for as well. [`settle`](Self::settle) has a
+/// limit of its own.
 ///
 /// # Security
 ///
@@ -172,6 +175,14 @@ impl Session {
     /// With a token that was made by [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here.
     /// The first request, or [`token`](Self::token), asks it, and tells whether the refresh token is any good.
     ///
+    /// It waits until the login is saved, at most four times [`store_timeout`](SessionBuilder::store_timeout): 20 s by
+    /// default.
+    ///
+    /// # Cancel safety
+    ///
+    /// The change is made by the first poll, unless another thread is changing the session just then. From that moment on
+    /// the login holds, and is saved, whether or not the future is dropped.
+    ///
     /// # Errors
     ///
     /// `InvalidValue` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is
@@ -203,7 +214,8 @@ impl Session {
     /// # Cancel safety
     ///
     /// If it is dropped while it reads the store, nothing has changed. If it is dropped later, the token is in use, and
-    /// is saved all the same.
+    /// is saved all the same. It waits for that as long as [`login`](Self::login) does, and before that for one call of
+    /// the store, if that has to be read.
     ///
     /// # Errors
     ///
@@ -222,6 +234,14 @@ impl Session {
     /// Forgets the token, here and in the store. A refresh in progress does not bring it back; its waiters get
     /// `SessionEnded` at once. After that no source logs in by itself in this process, until [`login`](Self::login); a
     /// session that is built later finds nothing in the store and begins anew.
+    ///
+    /// It waits until the logout is saved, at most four times [`store_timeout`](SessionBuilder::store_timeout): 20 s by
+    /// default.
+    ///
+    /// # Cancel safety
+    ///
+    /// The change is made by the first poll, unless another thread is changing the session just then. From that moment on
+    /// the logout holds, and is saved, whether or not the future is dropped.
     ///
     /// # Errors
     ///
@@ -263,9 +283,10 @@ impl Session {
     }
 
     /// Waits until no refresh is in progress and everything is saved, for the end of a process. It waits no longer than
-    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, and the time that the
-    /// remaining writes may take. It does not wait for a refresh that a login or logout has made void, nor for
-    /// [`revoke_with`](SessionBuilder::revoke_with).
+    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, and three times
+    /// [`store_timeout`](SessionBuilder::store_timeout): 135 s by default. A process that has less time puts a timeout
+    /// around it; dropping the future stops nothing that is under way. It does not wait for a refresh that a login or logout
+    /// has made void, nor for [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///

@@ -11,7 +11,8 @@ pub enum RenewalMode {
     #[default]
     Background,
     /// The request that finds the token due waits for the next one; if the renewal fails, it goes on with the current
-    /// one. A refresh whose caller did not wait for it, or has given up, ends with its runtime here, too.
+    /// one. Such a wait does not bind the refresh to the request: one whose request gives up, or is refused and cannot be
+    /// sent again and so does not wait, ends with its runtime in this mode, too.
     Inline,
     /// Not at all: a token is used until it expires or is refused, unless somebody
     /// [keeps it fresh](crate::Session::keep_fresh).

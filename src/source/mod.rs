@@ -53,7 +53,7 @@ pub use self::{
 };
 use crate::token::Token;
 
-/// Asks an authority for tokens. An `Arc` of a source is one, so several sessions may share it.
+/// Asks an authority for tokens. An `Arc` of a source is itself a source, so several sessions may share it.
 pub trait TokenSource: Send + Sync + 'static {
     /// Asks the authority for a token, once.
     ///
@@ -66,6 +66,10 @@ pub trait TokenSource: Send + Sync + 'static {
 
     /// Asks the authority whether a stored token is still good, when the session starts. Says
     /// [`Unknown`](Verification::Unknown) unless it is overridden.
+    ///
+    /// It runs in a task of its own, and nobody waits for it. At the session's
+    /// [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout) it is dropped; that counts as `Unknown`, and so
+    /// does a panic.
     fn verify(&self, token: &Token) -> impl Future<Output = Verification> + Send {
         let _ = token;
         std::future::ready(Verification::Unknown)

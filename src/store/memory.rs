@@ -8,7 +8,8 @@ use tokio::sync::{Notify, watch};
 use super::{Lease, Numbers, Record, TokenStore};
 use crate::error::BoxError;
 
-/// Keeps the record in this process. Clones are one store.
+/// Keeps the record in this process, and loses it with the last clone. Clones are one store, which tells of
+/// [changes](TokenStore::changed): a session sees at once what another one has saved.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Inner>);
 

@@ -32,8 +32,8 @@ pub use self::{
 };
 use crate::error::BoxError;
 
-/// Keeps one session's [`Record`]. An `Arc` of a store is one: sessions that share it have one login, as processes that
-/// share a file have. Each user needs a store of their own.
+/// Keeps one session's [`Record`]. An `Arc` of a store is itself a store: sessions that share it have one login, as
+/// processes that share a file have. Each user needs a store of their own.
 ///
 /// Every call is bounded by the session's `store_timeout`, `lock` by its lease wait; only [`changed`](Self::changed)
 /// may wait for ever. A store that fails stops no request: the session goes on in memory, reports the failure and saves

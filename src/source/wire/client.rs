@@ -102,7 +102,7 @@ impl AuthorityClient {
         self
     }
 
-    /// How long one call may take, from the service's readiness to the end of the answer.
+    /// How long one call may take, from the service's readiness to the end of the answer; 10 s by default.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl AuthorityClient {
         Ok(self)
     }
 
-    /// How many bytes of an answer are read; a longer one is no token.
+    /// How many bytes of an answer are read; 64 KiB by default. A longer one is no token.
     ///
     /// # Errors
     ///
