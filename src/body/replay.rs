@@ -221,7 +221,10 @@ enum Hold<B> {
 impl<B> Replay<B> {
     /// Whether there may be a second attempt.
     pub(crate) fn is_kept(&self) -> bool {
-        !matches!(self.0, Hold::Shared(None))
+        match &self.0 {
+            Hold::Whole(_) => true,
+            Hold::Shared(shared) => shared.as_ref().is_some_and(|shared| shared.is_kept),
+        }
     }
 
     /// At the refusal: makes the first attempt wait, and stops recording.

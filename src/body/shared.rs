@@ -27,6 +27,8 @@ use crate::sync::{
 pub(super) struct Shared<B> {
     /// Of the body before it was read: both attempts begin with it.
     pub(super) hint: SizeHint,
+    /// Whether there could be a second attempt when it was made.
+    pub(super) is_kept: bool,
     /// The response future has said something since the attempt looked last, which may learn of it a frame late. One for
     /// each attempt.
     is_disturbed: [AtomicBool; 2],
@@ -35,6 +37,7 @@ pub(super) struct Shared<B> {
 
 impl<B> Shared<B> {
     pub(super) fn new(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> Self {
+        let is_kept = !matches!(second, Second::Impossible(_));
         let state = State {
             reader: Attempt::First,
             standing: Standing::Guarded,
@@ -42,7 +45,7 @@ impl<B> Shared<B> {
             second,
             waker: None,
         };
-        Shared { hint, is_disturbed: Default::default(), state: Mutex::new(state) }
+        Shared { hint, is_kept, is_disturbed: Default::default(), state: Mutex::new(state) }
     }
 
     /// Runs a transition of the response future's, and lets both attempts know: before what remains of it is

@@ -190,17 +190,39 @@ async fn without_replay_an_upload_that_nobody_has_read_is_not_sent_again_either(
 #[tokio::test(start_paused = true)]
 async fn a_predicate_is_not_asked_about_a_request_of_which_nothing_is_kept() {
     let lab = Lab::with(
-        [status(401)],
+        [status(401), status(401), status(401)],
         |session| session,
         |layer| {
-            let layer = layer.without_replay().resend_if(|_, _, headers| !headers.is_empty());
+            let layer = layer.without_replay().resend_if(|_, _, _| unreachable!("nothing is kept"));
             layer.classifier(|answer: &Answer<'_>| Standard.classify(answer))
         },
     );
-    let mut keyed = post("/orders", "an order");
-    keyed.headers_mut().insert("idempotency-key", HeaderValue::from_static("1"));
-    let response = lab.send(keyed).await.unwrap();
-    assert_eq!(outcome(&response).not_resent(), Some(NotResent::Body(NotReplayable::TooLarge)));
+    for response in [
+        lab.send(posting(Full::<Bytes>::from("an order"))).await,
+        lab.send(post("/orders", "an order")).await,
+        lab.send(posting(chunked([&b"an order"[..]], None))).await,
+    ] {
+        let reason = outcome(&response.unwrap()).not_resent();
+        assert_eq!(reason, Some(NotResent::Body(NotReplayable::TooLarge)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_extensions_of_a_request_of_which_nothing_is_kept_are_not_cloned() {
+    #[derive(Default)]
+    struct Counted(Arc<AtomicUsize>);
+    impl Clone for Counted {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Counted(self.0.clone())
+        }
+    }
+    let clones = Arc::new(AtomicUsize::new(0));
+    let lab = Lab::with([status(200)], |session| session, TokenRefreshLayer::without_replay);
+    let mut upload = posting(chunked([&b"an upload"[..]], None));
+    upload.extensions_mut().insert(Counted(clones.clone()));
+    lab.send(upload).await.unwrap();
+    assert_eq!(clones.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
