@@ -74,14 +74,16 @@ impl AppToken {
         }
     }
 
-    /// One of the credentials: the application's id, its secret.
+    /// One of the credentials: the application's id, its secret. It takes the place of whatever has this name.
     pub fn credential(mut self, name: &str, value: impl Into<Secret>) -> Self {
+        self.give_up(name);
         self.credentials.push((name.to_owned(), value.into()));
         self
     }
 
-    /// One more text in the request.
+    /// One more text in the request, in the place of whatever has this name.
     pub fn text(mut self, name: &str, value: &str) -> Self {
+        self.give_up(name);
         self.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));
         self
     }
@@ -97,6 +99,12 @@ impl AppToken {
     pub fn url(mut self, url: Uri) -> Self {
         self.url = url;
         self
+    }
+
+    /// A name may stand in a request only once (RFC 8259 §4).
+    fn give_up(&mut self, name: &str) {
+        self.credentials.retain(|(earlier, _)| earlier != name);
+        self.constants.retain(|(earlier, _)| earlier != name);
     }
 
     /// Asks, with one more part in the request.

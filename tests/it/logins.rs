@@ -66,6 +66,23 @@ async fn a_mini_program_sends_exactly_what_its_server_expects() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_login_sends_can_be_named_otherwise_and_each_name_stands_once() {
+    let idp = Idp::new(["token", "access_token"].map(|name| json(200, format!(r#"{{"{name}":"T"}}"#))));
+    let source = mini_program(&idp).field("js_code").text("app", "a").number("type", 101).text("app", "b");
+    Bench::new(source).session.token().await.unwrap();
+    let source = Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::new(Mutex::new("secret"))));
+    let source = source.number("device", 1).text("account", "bob").text("device", "phone");
+    Bench::new(source).session.token().await.unwrap();
+    assert_eq!(
+        idp.bodies(),
+        [
+            r#"{"js_code":"code-1","type":101,"app":"b"}"#,
+            r#"{"account":"alice","password":"secret","device":"phone"}"#
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lifetime_that_only_the_user_knows_is_that_of_answers_without_one() {
     let says =
         [r#"{"token":"one"}"#, r#"{"token":"two","expires_in":60}"#, r#"{"token":"three","expires_in":0}"#];

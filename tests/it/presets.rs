@@ -488,6 +488,25 @@ async fn the_query_of_a_url_for_tokens_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_application_sends_stands_there_once_as_it_was_given_last() {
+    let platform = Platform::handing_out(vec![r#"{"access_token":"t1"}"#; 2]);
+    let said = |source: AppToken| source.text("kind", "a").credential("secret", "new").text("kind", "b");
+    let url = || "https://api.test/token".parse().unwrap();
+    let wechat = preset::wechat_source(platform.clone(), "my-app", "s").url(url()).text("grant_type", "own");
+    let post = AppToken::post(platform.clone(), url()).text("secret", "old").credential("kind", "old");
+    for source in [wechat, post] {
+        Session::builder(said(source)).build().token().await.unwrap();
+    }
+    assert_eq!(
+        platform.token_calls(),
+        [
+            "GET https://api.test/token?appid=my-app&secret=new&grant_type=own&kind=b",
+            r#"POST https://api.test/token {"secret":"new","kind":"b"}"#
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wrong_secret_and_a_busy_platform_cost_a_bounded_number_of_token_calls() {
     for (answer, kind) in [
         (r#"{"errcode":40125,"errmsg":"invalid appsecret"}"#, ErrorKind::Configuration),

@@ -86,15 +86,15 @@ impl LoginCode {
         self
     }
 
-    /// One more text in the request.
+    /// One more text in the request, in the place of one of this name.
     pub fn text(mut self, name: &str, value: &str) -> Self {
-        self.exchange.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));
+        self.exchange.constant(name, Scalar::Text(value.to_owned()));
         self
     }
 
-    /// One more number in the request.
+    /// One more number in the request, in the place of one of this name.
     pub fn number(mut self, name: &str, value: i64) -> Self {
-        self.exchange.constants.push((name.to_owned(), Scalar::Number(value)));
+        self.exchange.constant(name, Scalar::Number(value));
         self
     }
 

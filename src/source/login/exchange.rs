@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct Exchange {
     pub(super) client: AuthorityClient,
     pub(super) url: Uri,
-    pub(super) constants: Vec<(String, Scalar)>,
+    constants: Vec<(String, Scalar)>,
     pub(super) reading: Reading,
     pub(super) verify: Option<JsonVerify>,
     refused: Refused,
@@ -36,6 +36,12 @@ impl Exchange {
             verify: None,
             refused: Refused::credentials(),
         }
+    }
+
+    /// One more member of the request, in the place of one of the same name: it may stand there only once (RFC 8259 §4).
+    pub(super) fn constant(&mut self, name: &str, value: Scalar) {
+        self.constants.retain(|(earlier, _)| earlier != name);
+        self.constants.push((name.to_owned(), value));
     }
 
     pub(super) async fn login(

@@ -189,17 +189,17 @@ impl fmt::Display for Scalar {
     }
 }
 
-/// The text of an object with these members, in this order.
+/// The text of an object with these members, in this order, but for others that have the name of a secret.
 pub(in crate::source) fn object<'a>(
     secrets: impl Iterator<Item = (&'a str, &'a str)> + Clone,
     others: &[(String, Scalar)],
 ) -> Zeroizing<Vec<u8>> {
     let mut text = Zeroizing::new(Vec::with_capacity(room(secrets.clone(), others)));
     let mut opening = "{";
-    for (name, value) in secrets {
+    for (name, value) in secrets.clone() {
         member(&mut text, &mut opening, name, &value);
     }
-    for (name, value) in others {
+    for (name, value) in others.iter().filter(|(name, _)| secrets.clone().all(|(secret, _)| secret != name)) {
         match value {
             Scalar::Text(value) => member(&mut text, &mut opening, name, value),
             Scalar::Number(value) => member(&mut text, &mut opening, name, value),
