@@ -8,8 +8,8 @@
 //!    a `Content-Encoding` other than `identity`: decompress below this layer.
 //! 2. A body that is known to exceed the limit is not read either. One that turns out to do so, or fails, is handed on
 //!    with what was read first: no evidence. So is one of more than 1,024 frames.
-//! 3. The first of the JSON pointers at which there is an integer or a text that is no sign of success (0, `""` and
-//!    the codes you name) gives the code. Of two members with one name, the last counts.
+//! 3. The first of the JSON pointers at which there is an integer or a text that is no sign of success (0, in quotes or
+//!    without, a blank text and the codes you name) gives the code. Of two members with one name, the last counts.
 //! 4. A byte order mark is skipped. What is not UTF-8, half of a surrogate pair and a control character in quotes are replaced
 //!    by U+FFFD, and a backslash that is the second byte of a character (Shift_JIS, Big5, GBK) escapes nothing where the text
 //!    could not be read otherwise, so that no message hides a code beside it, in another charset, cut or with raw line breaks.
@@ -101,7 +101,7 @@ impl JsonCodeLayer {
         JsonCodeLayer {
             rules: Arc::new(Rules {
                 pointers: vec!["/error_code".to_owned()],
-                success: vec![0.into(), "".into()],
+                success: vec![0.into()],
                 content_types: Vec::new(),
                 statuses: None,
                 limit: LIMIT,
@@ -129,7 +129,7 @@ impl JsonCodeLayer {
         Ok(self)
     }
 
-    /// One more code that says that nothing is wrong, besides 0 and the empty text.
+    /// One more code that says that nothing is wrong, besides 0, in quotes or without, and a blank text.
     pub fn success(mut self, code: impl Into<ErrorCode>) -> Self {
         self.rules().success.push(code.into());
         self
@@ -220,6 +220,8 @@ impl Rules {
         let json: Value = json::read(text)?;
         let mut codes = self.pointers.iter().filter_map(|pointer| match json.pointer(pointer)? {
             Value::Number(code) => code.as_i64().map(ErrorCode::from),
+            // A sign of success; sources read it so, too.
+            Value::String(code) if code.trim().is_empty() || code.trim().parse() == Ok(0.0) => None,
             Value::String(code) => Some(code.as_str().into()),
             _ => None,
         });

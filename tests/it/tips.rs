@@ -114,8 +114,12 @@ async fn looking_up_the_code_leaves_the_body_to_the_caller() {
 #[tokio::test(start_paused = true)]
 async fn an_accepted_answer_explains_to_no_tip() {
     let expired = || coded(403, r#"{"error_code":10006}"#);
-    for answers in [vec![status(200)], vec![status(304)], vec![expired(), coded(200, r#"{"error_code":0}"#)]]
-    {
+    for answers in [
+        vec![status(200)],
+        vec![status(304)],
+        vec![coded(200, r#"{"error_code":"0"}"#)],
+        vec![expired(), coded(200, r#"{"error_code":0}"#)],
+    ] {
         let attempts = answers.len();
         let result = outcome(answers).await;
         assert!(tips().explain(&result).is_none(), "{attempts}");
