@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What a platform answers that is too busy, or has been asked too often.
-const BUSY: [i64; 3] = [-1, 45_009, 45_011];
+const BUSY: [i64; 4] = [-1, 45_009, 45_011, 45_033];
 
 /// Tokens for WeChat's server API. Each one ends the one before after five minutes: use one session for an application,
 /// in all processes, or [`StableToken`](super::StableToken).

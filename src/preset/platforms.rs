@@ -41,7 +41,8 @@ pub fn dingtalk_old() -> Preset<JsonCodeLayer> {
 pub fn dingtalk() -> Preset<JsonCodeLayer> {
     let placement = Placement::header("x-acs-dingtalk-access-token").expect(VALID);
     let refused = Codes::reject(["InvalidAuthentication"]).and_then(|codes| codes.at([400])).expect(VALID);
-    Preset::new(placement, refused, at("/code"))
+    // Below 400, a `code` is the caller's own.
+    Preset::new(placement, refused, at("/code").statuses(400..600).expect(VALID))
 }
 
 /// Feishu with a tenant's token: a bearer token, and `code` 99991663 (or 61, 64, 71, 77 at its end).

@@ -16,7 +16,7 @@ use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody, Session, Token,
+    ErrorCode, ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody, Session, Token,
     TokenRefreshLayer, TokenSource,
     peek::grpc::Unary,
     preset::{self, Preset, StableToken},
@@ -294,6 +294,18 @@ async fn the_new_api_of_dingtalk_takes_its_token_in_a_header_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_code_of_dingtalks_new_api_is_one_of_an_error_only() {
+    let platform = Platform::handing_out(vec![r#"{"accessToken":"t1","expireIn":7200}"#]);
+    let session = preset::dingtalk().session(preset::dingtalk_source(platform.clone(), "key", "s")).build();
+    let client = preset::dingtalk().layer(session, origin()).layer(platform.api());
+    for (status, code) in [(200, None), (400, Some("SF1024")), (403, Some("SF1024")), (500, Some("SF1024"))] {
+        platform.says(status, r#"{"code":"SF1024"}"#);
+        let response = client.clone().oneshot(request()).await.unwrap();
+        assert_eq!(response.extensions().get(), code.map(ErrorCode::from).as_ref(), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn feishu_refuses_a_bearer_token_by_a_code_at_status_400() {
     let case = |refusal| Case {
         preset: preset::feishu,
@@ -513,6 +525,7 @@ async fn a_wrong_secret_and_a_busy_platform_cost_a_bounded_number_of_token_calls
         (r#"{"errcode":40164,"errmsg":"invalid ip, not in whitelist"}"#, ErrorKind::Configuration),
         (r#"{"errcode":-1}"#, ErrorKind::Transient),
         (r#"{"errcode":45009}"#, ErrorKind::Transient),
+        (r#"{"errcode":45033}"#, ErrorKind::Transient),
     ] {
         let platform = Platform::handing_out(vec![answer; 100]);
         let session = preset::wechat()
