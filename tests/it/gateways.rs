@@ -129,7 +129,7 @@ impl Gateway {
 
 /// Sends again after an error, once.
 #[derive(Clone)]
-struct Once(bool);
+pub(crate) struct Once(pub(crate) bool);
 
 impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for Once {
     type Future = Ready<()>;
@@ -217,7 +217,10 @@ async fn what_a_retry_has_sent_before_a_refusal_counts_as_sent() {
     let lost = || Gateway { lost: 0..1, refusal: Some(PAGE), refusals: 2, ..Gateway::new() };
     let unreachable = || Gateway { unreachable: 2..3, ..lost() };
     let stuck = || Gateway { stuck: 2..3, ..lost() };
-    for (case, gateway) in [("unreachable", &unreachable as &dyn Fn() -> Gateway), ("stuck", &stuck)] {
+    let refused = || Gateway { fails: 1..2, ..lost() };
+    for (case, gateway) in
+        [("unreachable", &unreachable as &dyn Fn() -> Gateway), ("stuck", &stuck), ("refused", &refused)]
+    {
         let retrying = || {
             let (client, presented) = gateway().client();
             (endpoint(BoxCloneSyncService::new(Retry::new(Once(true), client))), presented)

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, retry::Retry};
 use tower_token_refresh::{
-    ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
+    BoxError, ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
         AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
         oauth2::{
@@ -29,6 +29,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
+    gateways::Once,
     idp::{Bench, Idp, Say, cool_down, json},
     script::within,
     world::{get, origin},
@@ -546,6 +547,41 @@ async fn a_code_that_may_have_been_sent_is_not_sent_again_whatever_the_error_is_
         let taken = times_presented(|body| async { body.into() }, kind).await;
         assert_eq!(taken, if kind == ConnectionRefused { 2 } else { 1 }, "{kind:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_retry_has_sent_before_counts_as_sent_whatever_comes_of_the_last_attempt() {
+    for last in [json(503, ""), json(429, ""), json(400, r#"{"error":"slow_down"}"#)] {
+        let idp = Idp::new([Say::Reset, last.clone(), Say::Reset, last.clone()]);
+        let client = || AuthorityClient::new(Retry::new(Once(true), idp.clone()));
+        let endpoint = || TokenEndpoint::new(client(), "https://id.test/oauth/token".parse().unwrap());
+        let refresh = Bench::logged_in(RefreshTokenGrant::new(endpoint())).await;
+        assert_eq!(refresh.class().await, "Unanswered", "{last:?}");
+        let code = Bench::new(AuthorizationCodeGrant::new(endpoint(), "code", "http://127.0.0.1:7/"));
+        assert_eq!(code.class().await, "Unanswered", "{last:?}");
+        cool_down().await;
+        assert_eq!(code.class().await, "LoginRequired", "{last:?}: it is used up");
+        assert_eq!(idp.asked().len(), 4, "{last:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_retry_has_taken_before_may_have_been_sent_although_the_last_attempt_finds_no_connection() {
+    let times = Arc::new(AtomicUsize::new(0));
+    let seen = times.clone();
+    let client = tower::service_fn(move |request: Request<Content>| {
+        assert!(!Bytes::from(request.into_body()).is_empty());
+        let is_first = seen.fetch_add(1, Ordering::Relaxed) == 0;
+        let kind = if is_first { io::ErrorKind::ConnectionReset } else { io::ErrorKind::ConnectionRefused };
+        std::future::ready(Err::<Response<Full<Bytes>>, BoxError>(io::Error::from(kind).into()))
+    });
+    let client = AuthorityClient::new(Retry::new(Once(true), client));
+    let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
+    let code = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"));
+    assert_eq!(code.class().await, "Unanswered");
+    cool_down().await;
+    assert_eq!(code.class().await, "LoginRequired");
+    assert_eq!(times.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(start_paused = true)]

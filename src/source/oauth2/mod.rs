@@ -43,7 +43,7 @@
 //! | 400 or another 4xx with `invalid_grant`, or a code given to [`dead_codes`](TokenEndpoint::dead_codes) | [`LoginRequired`]; the next source of a chain is asked first |
 //! | 4xx with `access_denied`, `mfa_required`, `interaction_required`, `login_required` …, or a code given to [`blocked_codes`](TokenEndpoint::blocked_codes) | [`LoginRequired`]; no other source is asked. [`AuthorityError`](super::AuthorityError) tells more |
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | [`Configuration`] |
-//! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | [`Transient`] |
+//! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | [`Transient`]; [`Unanswered`] if it was sent before, by a `Retry` in the client |
 //! | another 5xx, or no complete answer | [`Unanswered`]: what was presented may be spent |
 //! | 407, 3xx, and what the layer of another session in the client has [not sent again](crate::Outcome::not_resent), even if it is another 5xx, if it has no code of OAuth 2 and none that was given a meaning: the authority may not have said it | [`Ambiguous`]; a password is not presented again for five minutes |
 //! | another 4xx, at a refresh | [`Ambiguous`] |

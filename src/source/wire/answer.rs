@@ -26,6 +26,8 @@ pub(in crate::source) struct Answer {
     pub(super) is_of_layer: bool,
     /// Why there is no other, if that is the reason.
     pub(super) failure_of_layer: Option<Error>,
+    /// It is the answer to the last of several attempts, as a `Retry` in the client makes them.
+    pub(super) is_repeated: bool,
 }
 
 impl Answer {
@@ -35,7 +37,15 @@ impl Answer {
         let is_form = is_form(&headers) && !text.trim_ascii_start().starts_with(b"{");
         let document = if is_form { Some(form::decode(text)) } else { Json::parse(&body) };
         let document = document.map(Arc::new);
-        Answer { status, headers, body, document, is_of_layer: false, failure_of_layer: None }
+        Answer {
+            status,
+            headers,
+            body,
+            document,
+            is_of_layer: false,
+            failure_of_layer: None,
+            is_repeated: false,
+        }
     }
 
     /// Reads at most `limit` bytes of the body, beyond which it counts for nothing.

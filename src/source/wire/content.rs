@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -27,6 +27,8 @@ struct State {
     /// How far a client has come; only ever grows, unless it is made once [more](Content::again).
     step: AtomicU8,
     is_copied: AtomicBool,
+    /// How many attempts have got the bytes.
+    attempts: AtomicUsize,
 }
 
 /// How far a client has come with a [`Content`].
@@ -45,7 +47,8 @@ impl Content {
     pub(in crate::source) fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         // An empty one is sent without anybody reading it.
         let step = if bytes.is_empty() { TAKEN } else { UNREAD };
-        let state = State { step: AtomicU8::new(step), is_copied: AtomicBool::new(false) };
+        let state =
+            State { step: AtomicU8::new(step), is_copied: Default::default(), attempts: Default::default() };
         Content { bytes: Bytes::from_owner(bytes), state: Arc::new(state) }
     }
 
@@ -63,18 +66,29 @@ impl Content {
         let is_copied = self.state.is_copied.load(Ordering::Relaxed);
         // What was revoked meanwhile stays so. An empty one is sent without anybody reading it.
         let unread = |step| (step != REVOKED && !is_copied && !self.bytes.is_empty()).then_some(UNREAD);
-        let _ = self.state.step.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unread);
+        if self.state.step.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unread).is_ok() {
+            self.state.attempts.store(0, Ordering::Relaxed);
+        }
         self.handle()
     }
 
     /// Empty if they were revoked: a connection that has the request in its queue ends it without them.
     fn take(&mut self, step: u8) -> Bytes {
         let bytes = mem::take(&mut self.bytes);
-        if self.state.step.fetch_max(step, Ordering::Relaxed) == REVOKED { Bytes::new() } else { bytes }
+        if self.state.step.fetch_max(step, Ordering::Relaxed) == REVOKED {
+            return Bytes::new();
+        }
+        self.state.attempts.fetch_add(usize::from(!bytes.is_empty()), Ordering::Relaxed);
+        bytes
     }
 }
 
 impl Progress {
+    /// Whether copies of the request were sent, too: what becomes of the last attempt says nothing of those before.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.0.attempts.load(Ordering::Relaxed) > 1
+    }
+
     /// How far the client has come, and for good: what is unread stays so.
     pub(super) fn end(self) -> u8 {
         self.0.step.fetch_max(REVOKED, Ordering::Relaxed)

@@ -61,6 +61,12 @@ pub(super) fn of_answer(
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
         Meaning::Configuration => FetchError::configuration(error),
+        // The attempts before may have spent what was presented.
+        Meaning::Transient | Meaning::NotProcessed | Meaning::OfGateway
+            if answer.is_repeated && grant.may_be_spent() =>
+        {
+            FetchError::unanswered(error)
+        }
         Meaning::Transient => FetchError::transient(error),
         Meaning::NotProcessed => FetchError::transient(error).not_processed(),
         Meaning::Unanswered => FetchError::unanswered(error),
