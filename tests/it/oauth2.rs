@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, retry::Retry};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
-        AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
+        AppToken, AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
         oauth2::{
             AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
         },
@@ -471,6 +471,32 @@ async fn a_client_that_gets_no_answer_asks_again_soon_because_it_has_spent_nothi
         assert_eq!(bench.class().await, "Transient", "{say:?}");
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(bench.session.token().await.is_ok(), "{say:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_meets_a_proxys_page_for_long_gets_a_token_soon_after_that_is_gone() {
+    for status in [403, 302] {
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let look = is_gone.clone();
+        let client = AuthorityClient::new(tower::service_fn(move |_: Request<Content>| {
+            let (status, body) =
+                if look.load(Ordering::Relaxed) { (200, LONE) } else { (status, "<!doctype html>") };
+            let answer = Response::builder().status(status).body(Full::<Bytes>::from(body));
+            std::future::ready(Ok::<_, BoxError>(answer.unwrap()))
+        }));
+        let url = "https://id.test/oauth/token".parse().unwrap();
+        let session = match status {
+            403 => Session::builder(ClientCredentialsGrant::new(TokenEndpoint::new(client, url))).build(),
+            _ => Session::builder(AppToken::post(client, url)).build(),
+        };
+        for _ in 0..20 * 60 {
+            assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Transient, "{status}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        is_gone.store(true, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(75)).await;
+        assert!(session.token().await.is_ok(), "{status}");
     }
 }
 

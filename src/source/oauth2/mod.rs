@@ -58,8 +58,9 @@
 //! | another 2xx without a token | [`Transient`] |
 //!
 //! For [`ClientCredentialsGrant`], any error code of a 4xx other than 407, 408, 425 and 429 is [`Configuration`], except
-//! codes given to `dead_codes` or `blocked_codes` and those that mean *later* (`server_error` among them). A 4xx without
-//! a code is [`Ambiguous`]. A lost answer is [`Transient`], because nothing was spent.
+//! codes given to `dead_codes` or `blocked_codes` and those that mean *later* (`server_error` among them). An answer
+//! without a code (a proxy's page, a 407, a redirect) and a lost one are [`Transient`]: nothing was spent, and nobody can
+//! log in for it.
 //!
 //! [`LoginRequired`]: super::FailureClass::LoginRequired
 //! [`Configuration`]: super::FailureClass::Configuration

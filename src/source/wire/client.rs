@@ -29,7 +29,7 @@ use crate::{
 /// Any HTTP client that is a tower service will do, as long as it is not the one with the layer that the source serves,
 /// and is `Clone + Send + Sync`: of tower's boxes that is `BoxCloneSyncService`. `From` makes a client of it with the
 /// default limits. Its URLs have a scheme and a host, or neither, for a client that knows where to go. It does not follow
-/// redirects: a 3xx is an ambiguous failure, and a client that followed one would show credentials to somebody else.
+/// redirects: a 3xx is a failure, and a client that followed one would show credentials to somebody else.
 ///
 /// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers
 /// does no harm, and need not do so.

@@ -70,6 +70,9 @@ pub(super) fn of_answer(
         Meaning::Transient => FetchError::transient(error),
         Meaning::NotProcessed => FetchError::transient(error).not_processed(),
         Meaning::Unanswered => FetchError::unanswered(error),
+        // Nothing of a client is spent, and nobody can log in for it: it asks again as after any other failure.
+        Meaning::Ambiguous if grant == Grant::Client => FetchError::transient(error),
+        Meaning::OfGateway if grant == Grant::Client => FetchError::transient(error).not_processed(),
         Meaning::Ambiguous => FetchError::ambiguous(error),
         Meaning::OfGateway => FetchError::ambiguous(error).not_processed(),
     };

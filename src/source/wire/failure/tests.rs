@@ -240,10 +240,10 @@ fn nothing_but_the_users_own_codes_ends_the_session_of_a_client_and_nothing_is_s
         (200, r#"{"error":"banned"}"#, LoginRequired),
         (400, r#"{"error":"server_error"}"#, Transient),
         (429, r#"{"error":"invalid_client"}"#, Transient),
-        (400, r#"{"error":{"code":"invalid_client"}}"#, Ambiguous),
-        (403, HTML, Ambiguous),
-        (404, "", Ambiguous),
-        (302, "", Ambiguous),
+        (400, r#"{"error":{"code":"invalid_client"}}"#, Transient),
+        (403, HTML, Transient),
+        (404, "", Transient),
+        (302, "", Transient),
         (200, r#"{"error":"invalid_client"}"#, Transient),
         (200, r#"{"access_token":""}"#, Transient),
         (200, HTML, Transient),
@@ -264,11 +264,11 @@ fn a_text_in_the_place_of_the_business_code_refuses_a_client_as_a_number_does() 
         (400, r#"{"code":-1}"#, Transient),
         (400, r#"{"code":"WRONG_SECRET","error":"temporarily_unavailable"}"#, Transient),
         (429, r#"{"code":"WRONG_SECRET"}"#, Transient),
-        (401, r#"{"code":""}"#, Ambiguous),
-        (403, r#"{"code":0}"#, Ambiguous),
-        (403, r#"{"code":"0"}"#, Ambiguous),
+        (401, r#"{"code":""}"#, Transient),
+        (403, r#"{"code":0}"#, Transient),
+        (403, r#"{"code":"0"}"#, Transient),
         (403, r#"{"code":"0.0","error":"Forbidden"}"#, Configuration),
-        (401, r#"{"message":"WRONG_SECRET"}"#, Ambiguous),
+        (401, r#"{"message":"WRONG_SECRET"}"#, Transient),
     ] {
         assert_eq!(class(&reading, Grant::Client, status, body), (expected, false), "{status} {body}");
     }
@@ -291,7 +291,9 @@ fn a_407_is_a_proxys_and_refuses_nothing() {
             r#"{"error":"gone"}"#,
             r#"{"errcode":40013}"#,
         ] {
-            assert_eq!(class(&reading, grant, 407, body), (Ambiguous, false), "{grant:?} {body}");
+            // Nothing is spent, and nobody can log in for a client: it asks again.
+            let expected = if grant == Grant::Client { Transient } else { Ambiguous };
+            assert_eq!(class(&reading, grant, 407, body), (expected, false), "{grant:?} {body}");
         }
     }
 }
