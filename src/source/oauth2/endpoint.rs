@@ -83,6 +83,9 @@ impl TokenEndpoint {
     /// One more parameter. Replaces one of the same name, which may stand in a request only once (RFC 6749 §3.2).
     /// `resource` and `audience` may be repeated (RFC 8707 §2, RFC 8693 §2.1), here or by their methods.
     ///
+    /// The value is the same in each request. A client assertion (RFC 7523), which is good for one, needs a source of one's
+    /// own, or a layer in the client that signs.
+    ///
     /// # Errors
     ///
     /// `InvalidValue` for one that the grants and the client's authentication are made of, for `scope`, which

@@ -31,7 +31,8 @@
 //! ```
 //!
 //! If the code were chained behind the refresh token, it would not be presented while the stored session has a good token
-//! or refresh token: nobody would have logged in.
+//! or refresh token: nobody would have logged in. In front of it, the code would hide from the session when the first
+//! refresh token ends.
 //!
 //! A program that is given a refresh token, by its environment perhaps, logs in with
 //! [`Token::from_refresh_token`](crate::Token::from_refresh_token), once.

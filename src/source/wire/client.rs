@@ -106,7 +106,7 @@ impl AuthorityClient {
         self
     }
 
-    /// How long one call may take, from the service's readiness to the end of the answer; 10 s by default.
+    /// How long one call may take, from the wait for the service's readiness to the end of the answer; 10 s by default.
     ///
     /// # Errors
     ///
