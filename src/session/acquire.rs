@@ -213,6 +213,7 @@ impl Future for Acquire {
                 let flight = wait.landing.flight();
                 let is_refresh = !flight.has_found();
                 let runtime = flight.runtime();
+                let over = this.over();
                 self.wait = None;
                 match landed {
                     Landed::Changed => {
@@ -226,9 +227,12 @@ impl Future for Acquire {
                     }
                     Landed::Nothing => {}
                     Landed::Failed(error) => return Poll::Ready(self.after(error)),
-                    Landed::Interrupted if runtime == self.engine.runtime().map(|own| own.id()) => {
+                    Landed::Interrupted
+                        if runtime.is_some() && runtime == self.engine.runtime().map(|own| own.id()) =>
+                    {
                         let gone = "the refresh's runtime has shut down or has no timers";
-                        return Poll::Ready(self.after(Error::new(ErrorKind::NoRuntime, gone)));
+                        let error = over.unwrap_or_else(|| Error::new(ErrorKind::NoRuntime, gone));
+                        return Poll::Ready(self.after(error));
                     }
                     // The runtimes of others say nothing of this one, however many end.
                     Landed::Interrupted => {}

@@ -23,7 +23,8 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready_err, task};
 use tower::{BoxError, Layer, ServiceExt};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, RefreshFailure, Session, Token, TokenRefreshLayer, TokenSource,
+    Error, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenRefreshLayer,
+    TokenSource,
     event::Event,
     session::{RenewalMode, SessionBuilder},
     source_fn,
@@ -392,6 +393,25 @@ fn a_session_pinned_to_a_runtime_that_has_ended_fails_at_once() {
     let failure = answer.extensions().get::<RefreshFailure>().unwrap();
     assert_eq!(failure.error().kind(), ErrorKind::NoRuntime);
     assert_eq!(world.authority.counts().token_calls(), 1);
+}
+
+#[test]
+fn a_session_that_is_over_says_so_where_its_runtime_has_gone() {
+    let pinned = runtime();
+    let session = {
+        let _inside = pinned.enter();
+        let source = source_fn(|_| async { Err::<Token, _>(FetchError::login_required("over")) });
+        Session::builder(source).on_current_runtime().unwrap().build()
+    };
+    pinned.block_on(session.token()).unwrap_err();
+    drop(pinned);
+    runtime().block_on(async {
+        // The first of them looks whether somebody has logged in elsewhere.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for _ in 0..2 {
+            assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+        }
+    });
 }
 
 // Several at once.
