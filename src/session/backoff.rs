@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{random, source::FailureClass, time::Now};
+use crate::{
+    random,
+    source::FailureClass,
+    time::{Moment, Now},
+};
 
 const STRIKES: u32 = 3;
 const BETWEEN_STRIKES: Duration = Duration::from_secs(5 * 60);
@@ -35,9 +39,9 @@ impl Backoff {
 #[derive(Default)]
 pub(super) struct Failures {
     in_a_row: u32,
-    /// Refusals of the authority that it did not explain, and when the last one was counted.
+    /// Refusals of the authority that it did not explain, and from when on the next one counts.
     strikes: u32,
-    last_strike: Option<Duration>,
+    next_strike: Option<Moment>,
 }
 
 impl Failures {
@@ -68,10 +72,9 @@ impl Failures {
 
     /// Counts an unexplained refusal, unless the last one was counted a short while ago.
     fn strike(&mut self, now: Now) {
-        let since = self.last_strike.map(|last| now.monotonic.saturating_sub(last));
-        if since.is_none_or(|since| since >= BETWEEN_STRIKES) {
+        if self.next_strike.is_none_or(|next| next.has_come(now)) {
             self.strikes += 1;
-            self.last_strike = Some(now.monotonic);
+            self.next_strike = Some(Moment::after(now, BETWEEN_STRIKES));
         }
     }
 }

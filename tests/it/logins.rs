@@ -16,7 +16,7 @@ use tower_token_refresh::{
         login::JsonVerify,
         oauth2::{PasswordGrant, TokenEndpoint},
     },
-    test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority},
+    test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority, TestClock},
 };
 
 use crate::{
@@ -491,6 +491,23 @@ async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_ano
         assert_eq!((class.as_str(), error.retry_after(), idp.asked().len()), ("Ambiguous", None, asked));
         tokio::time::advance(2 * SECOND).await;
     }
+}
+
+/// Its monotonic clock stands still meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_password_that_may_have_been_refused_is_presented_no_oftener_where_the_machine_sleeps() {
+    let idp = Idp::new(vec![Say::Answer(200, "text/html", "<title>Sign in</title>".into()); 6]);
+    let clock = TestClock::new();
+    let password = Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default()));
+    let session = Session::builder(password).clock(clock.clone()).build();
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let error = session.token().await.unwrap_err();
+        seen.push((idp.asked().len(), error.kind() == ErrorKind::Stalled));
+        clock.suspend(300 * SECOND);
+        clock.advance(SECOND);
+    }
+    assert_eq!(seen, [(1, false), (2, false), (3, true), (3, true), (3, true), (4, true)]);
 }
 
 #[tokio::test(start_paused = true)]
