@@ -122,7 +122,8 @@ impl Token {
     }
 
     /// The lifetime of the refresh token, counted as for [`expires_in`](Self::expires_in), so that a dead one is not
-    /// presented. `None` and zero mean *unknown*.
+    /// presented, and one that dies early is [presented in time](crate::session::SessionBuilder::renew_before). So leave it
+    /// out of a login or replacement of a session whose source presents none. `None` and zero mean *unknown*.
     #[must_use]
     pub fn refresh_expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.parts().refresh_lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());

@@ -224,8 +224,8 @@ impl SessionBuilder {
     /// 2. One that ends later, but before the access token, is used as long before its end as the access token would be
     ///    renewed before its own, though not before that half.
     ///
-    /// One that had less than a minute left, or that the source does not [look at](crate::FetchContext::refresh_token),
-    /// changes nothing.
+    /// One that had less than a minute left, that has died or been refused since, or that the source did not
+    /// [look at](crate::FetchContext::refresh_token) in the fetch that brought it, changes nothing.
     pub fn renew_before(mut self, margin: Duration) -> Self {
         self.renewal.before = margin;
         self

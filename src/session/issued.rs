@@ -160,6 +160,7 @@ impl Sendable {
             sendable: self.dated(),
             stamp,
             condemned: AtomicBool::new(false),
+            is_last: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
             verified: AtomicBool::new(false),
             damper,
@@ -192,6 +193,8 @@ pub(crate) struct Issued {
     stamp: Stamp,
     /// The server said that it is bad; set and lifted in the kernel's critical section only.
     condemned: AtomicBool,
+    /// A login has been required since: nobody hurries for its refresh token any more.
+    is_last: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
     /// Somebody has the authority asked about it or has had its answer, if it was found in the store.
@@ -235,9 +238,18 @@ impl Issued {
         self.sendable.expiry.is_some_and(|expiry| expiry.has_come(now))
     }
 
+    fn due(&self, now: Now) -> Option<Moment> {
+        if self.is_last.load(Ordering::Relaxed) { self.sendable.usually_due } else { self.sendable.due(now) }
+    }
+
+    /// A login is required: its refresh token brings no other one.
+    pub(crate) fn set_last(&self) {
+        self.is_last.store(true, Ordering::Relaxed);
+    }
+
     /// Whether it is time to get the next one.
     pub(crate) fn is_due(&self, now: Now) -> bool {
-        self.sendable.due(now).is_some_and(|due| due.has_come(now))
+        self.due(now).is_some_and(|due| due.has_come(now))
     }
 
     /// Whether the last look at its deadlines is good enough: one comparison instead of four, for the request path.
@@ -250,7 +262,7 @@ impl Issued {
     /// Looks whether it has expired, or is due where requests renew it; if not, that is remembered until then or the next
     /// reading of the wall clock.
     pub(crate) fn check_freshness(&self, now: Now, clock: &Timekeeper, renews: bool) -> bool {
-        let deadline = if renews { self.sendable.due(now) } else { self.sendable.expiry };
+        let deadline = if renews { self.due(now) } else { self.sendable.expiry };
         let is_fresh = !deadline.is_some_and(|deadline| deadline.has_come(now));
         if is_fresh {
             let until = deadline.map_or(NEVER, |at| packed(at.monotonic).min(clock.next_wall_reading()));
@@ -261,7 +273,7 @@ impl Issued {
 
     /// How long until it is due; `None` if it never is.
     pub(crate) fn until_due(&self, now: Now) -> Option<Duration> {
-        self.sendable.due(now).map(|due| due.left(now))
+        self.due(now).map(|due| due.left(now))
     }
 
     /// Whether it lives that much longer; or never lived that long, so that the next one would not either.
@@ -291,6 +303,7 @@ impl Issued {
             sendable: sendable.dated(),
             stamp: self.stamp,
             condemned: AtomicBool::new(self.is_condemned()),
+            is_last: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
             verified: AtomicBool::new(self.verified.load(Ordering::Relaxed)),
             damper: self.damper.clone(),

@@ -252,7 +252,12 @@ impl Slot {
             return Some(Failure { class: FailureClass::Transient, error });
         }
         let then = match class {
-            FailureClass::LoginRequired => Fetch::Dead(error.clone()),
+            FailureClass::LoginRequired => {
+                if let Some(token) = &self.token {
+                    token.set_last();
+                }
+                Fetch::Dead(error.clone())
+            }
             // Nothing was asked.
             _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
             _ => {

@@ -28,9 +28,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Counts the looks, and tells of nothing.
 #[derive(Clone, Default)]
-struct Silent {
+pub(crate) struct Silent {
     memory: MemoryStore,
-    loads: Arc<AtomicUsize>,
+    pub(crate) loads: Arc<AtomicUsize>,
 }
 
 impl TokenStore for Silent {

@@ -22,6 +22,7 @@ use tower_token_refresh::{
 use crate::{
     idp::{Idp, json},
     oauth2::endpoint,
+    over::Silent,
 };
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
@@ -261,6 +262,36 @@ async fn a_refresh_token_that_has_died_hurries_nobody() {
             session.token().await.unwrap();
             session.settle().await.unwrap();
             assert_eq!(grants(&idp).len(), usize::from(usual.is_some()), "{mode:?} {life:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_refused_hurries_nobody() {
+    for mode in [RenewalMode::Background, RenewalMode::Inline] {
+        for (life, has_usual) in [(Some(60 * MINUTE), true), (None, false)] {
+            let (clock, store) = (TestClock::new(), Silent::default());
+            let idp = Idp::new([json(400, r#"{"error":"invalid_grant"}"#)]);
+            let builder = Session::builder(RefreshTokenGrant::new(endpoint(&idp))).store(store.clone());
+            let builder = builder.clock(clock.clone()).renewal(mode).renewal_jitter(Duration::ZERO);
+            let session = builder.build();
+            session.login(dying_after(life, Some(30 * MINUTE))).await.unwrap();
+            clock.advance(15 * MINUTE);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+            assert_eq!(grants(&idp), ["refresh"], "{mode:?} {life:?}");
+            let looks = store.loads.load(Ordering::SeqCst);
+            for _ in 0..10 {
+                clock.advance(6 * SECOND);
+                session.token().await.unwrap();
+                session.settle().await.unwrap();
+            }
+            assert_eq!(store.loads.load(Ordering::SeqCst), looks, "{mode:?} {life:?}");
+            // When it is due as it usually is, somebody may have logged in elsewhere.
+            clock.advance(43 * MINUTE);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+            assert_eq!(store.loads.load(Ordering::SeqCst) > looks, has_usual, "{mode:?} {life:?}");
         }
     }
 }
