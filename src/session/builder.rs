@@ -136,7 +136,8 @@ impl SessionBuilder {
     /// to start one. This is for processes with several runtimes, of which this one lives longest.
     ///
     /// It needs timers (`enable_time` of tokio's builder). Without them refreshes fail with `NoRuntime`; in a program
-    /// that is built with `panic = "abort"` the first refresh ends the process, because tokio says so only by a panic.
+    /// that is built with `panic = "abort"` the first refresh ends the process, because tokio says so only by a panic. So
+    /// does each wait of a caller whose own runtime has none; else its panic is caught, but a panic hook is called.
     ///
     /// # Errors
     ///
