@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use http::StatusCode;
 use tokio::runtime::Runtime;
 use tokio_test::{assert_pending, assert_ready_err, task};
@@ -587,6 +588,34 @@ async fn a_logout_that_is_meant_again_ends_the_login_that_has_come_between() {
     elsewhere.login(Token::new("again").refresh_token("R2")).await.unwrap();
     ours.logout().await.unwrap();
     assert_eq!(store.access().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_before_the_answer_to_another_ends_the_login_that_has_come_between() {
+    for is_tried_again in [false, true] {
+        let (store, gate) = (Watched::default(), Gate::new());
+        let [ours, elsewhere] = [&store, &store].map(|store| world(store).session);
+        ours.login(Token::new("first")).await.unwrap();
+        if is_tried_again {
+            store.set(|store| store.save = Fault::Error);
+            ours.logout().await.unwrap_err();
+            store.set(|store| store.save = Fault::None);
+        }
+        store.set(|store| store.hold_answer = Some(gate.clone()));
+        let mut first: task::Spawn<BoxFuture<'_, _>> =
+            task::spawn(if is_tried_again { ours.settle().boxed() } else { ours.logout().boxed() });
+        assert_pending!(first.poll());
+        within(gate.waiting(1)).await;
+        store.set(|store| store.hold_answer = None);
+        elsewhere.login(Token::new("again")).await.unwrap();
+        let mut second = task::spawn(ours.logout());
+        assert_pending!(second.poll());
+        gate.open();
+        within(first).await.unwrap();
+        within(second).await.unwrap();
+        assert_eq!(store.access().await, None, "tried again: {is_tried_again}");
+        assert_eq!(store.saved().iter().flatten().count(), 2, "the logins");
+    }
 }
 
 /// It ends what was there when it was made, as far as it can know, whoever had put that there, and what is still saved

@@ -27,6 +27,8 @@ pub(crate) struct Watched {
 pub(crate) struct Watching {
     pub(crate) saves: Vec<Record>,
     pub(crate) hold_save: Option<Gate>,
+    /// Holds the answer to a save that has been made.
+    pub(crate) hold_answer: Option<Gate>,
     /// Holds what has been read.
     pub(crate) hold_load: Option<Gate>,
     pub(crate) save: Fault,
@@ -100,9 +102,10 @@ impl TokenStore for Watched {
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        let (fault, gate, delay, is_unanswered) = {
+        let (fault, gate, answer, delay, is_unanswered) = {
             let inner = self.inner.lock().unwrap();
-            (inner.save, inner.hold_save.clone(), inner.delay, inner.save_is_unanswered)
+            let (gate, answer) = (inner.hold_save.clone(), inner.hold_answer.clone());
+            (inner.save, gate, answer, inner.delay, inner.save_is_unanswered)
         };
         tokio::time::sleep(delay).await;
         if let Some(gate) = gate {
@@ -111,6 +114,9 @@ impl TokenStore for Watched {
         fault.strike().await?;
         self.inner.lock().unwrap().saves.push(record.clone());
         self.memory.save(record, fence).await?;
+        if let Some(answer) = answer {
+            answer.pass().await;
+        }
         if is_unanswered { Err("the connection was reset".into()) } else { Ok(()) }
     }
 

@@ -112,6 +112,7 @@ impl Storage {
         // refresh that is written for the first time its flight says so, as long as it is there.
         let is_overtaken = || flight.as_ref().is_none_or(Flight::is_gone) && !self.queue().owes(&debt);
         let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
+        let logouts = self.queue().logouts;
         let result = if is_left_out { Ok(()) } else { self.save(&debt, fence, || !is_overtaken()).await };
         self.queue().writes_ended += 1;
         let failure = result.as_ref().err();
@@ -131,6 +132,8 @@ impl Storage {
                         queue.give_way_to(&found);
                     }
                 }
+                // Meant again meanwhile: the login that has come since the save ends, too.
+                None if debt.is_logout() && queue.logouts != logouts => {}
                 None => queue.owed = None,
             });
         }
