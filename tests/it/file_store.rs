@@ -417,6 +417,33 @@ async fn a_file_that_may_be_the_helper_of_another_store_is_no_place_for_a_record
     }
 }
 
+/// A pipe would be read without an end, a device be replaced: by root, for everybody.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_no_regular_file_is_no_place_for_a_record() {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+    let makes: [fn(&Path); 4] = [
+        |path| symlink("/dev/null", path).unwrap(),
+        |path| drop(UnixListener::bind(path).unwrap()),
+        |path| fs::create_dir(path).unwrap(),
+        |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+    ];
+    for make in makes {
+        let place = Place::new();
+        make(&place.path());
+        let kind = || fs::symlink_metadata(place.path()).unwrap().file_type();
+        let before = kind();
+        let load = place.store().load().await.unwrap_err();
+        let save = place.store().save(&record(1), None).await.unwrap_err();
+        let lock = place.store().lock().await.unwrap_err();
+        for error in [load, save, lock].map(|error| error.to_string()) {
+            assert!(error.contains("token.json: ") && error.contains("no regular file"), "{error}");
+        }
+        assert_eq!(kind(), before);
+        assert_eq!(fs::read_dir(place.directory.path()).unwrap().count(), 1, "nothing beside the {before:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_is_never_released_delays_a_request_for_no_longer_than_the_lease_wait() {
     let place = Place::new();

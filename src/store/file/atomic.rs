@@ -26,8 +26,7 @@ pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Resu
     }
     reached("begun");
     let directory = directory_of(path)?;
-    // Never a file, or a link to one, that somebody else has put there.
-    let mut file = private().write(true).create_new(true).open(temporary)?;
+    let mut file = create(temporary, path)?;
     reached("created");
     let put_in_place = || {
         let (first, second) = content.split_at(content.len() / 2);
@@ -68,15 +67,44 @@ pub(super) fn private() -> OpenOptions {
     OpenOptions::new()
 }
 
+/// Makes a file for a record, or to help with it: never one, or a link to one, that somebody else has put there.
+pub(super) fn create(path: &Path, record: &Path) -> io::Result<fs::File> {
+    let file = private().read(true).write(true).create_new(true).open(path)?;
+    give_to_owner(&file, record);
+    Ok(file)
+}
+
+/// Gives a new file to the owner of the record, or of the directory while there is none: what root, who may be a visitor,
+/// keeps for itself is lost to everybody else. Nobody but root can do this, or has to. Where everybody may put files, a
+/// record that is there may be a trap.
+#[cfg(unix)]
+fn give_to_owner(file: &fs::File, record: &Path) {
+    use std::os::unix::fs::{MetadataExt, fchown};
+
+    let Ok(directory) = fs::metadata(parent_of(record)) else { return };
+    let is_open_to_all = directory.mode() & 0o002 != 0;
+    let owner = fs::symlink_metadata(record).unwrap_or(directory);
+    if !is_open_to_all && file.metadata().is_ok_and(|file| file.uid() != owner.uid()) {
+        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
+}
+
+#[cfg(not(unix))]
+fn give_to_owner(_file: &fs::File, _record: &Path) {}
+
+#[cfg(unix)]
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// A handle by which renames in the file's directory are made durable. `None` where the system knows no such thing, and
 /// where we may write to the directory and not read it.
 #[cfg(unix)]
 fn directory_of(path: &Path) -> io::Result<Option<fs::File>> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    match fs::File::open(directory) {
+    match fs::File::open(parent_of(path)) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
         opened => opened.map(Some),
     }

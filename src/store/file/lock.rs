@@ -3,14 +3,16 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
 use fs4::{FileExt, TryLockError};
 use tokio::{task::spawn_blocking, time::sleep};
 
-use super::atomic::{self, at};
+use super::{
+    FileStore,
+    atomic::{self, at},
+};
 use crate::{random, store::Numbers};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -20,13 +22,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Locked(File);
 
 impl Locked {
-    /// Waits for the lock by trying again and again. The blocking call could not be given up, and would keep a thread
-    /// for as long as somebody keeps the lock.
-    pub(super) async fn acquire(path: PathBuf) -> io::Result<Self> {
+    /// Waits for the lock of this helper by trying again and again. The blocking call could not be given up, and would keep
+    /// a thread for as long as somebody keeps the lock.
+    pub(super) async fn acquire(store: &FileStore, helper: &'static str) -> io::Result<Self> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let attempt = path.clone();
-            if let Some(locked) = spawn_blocking(move || Self::attempt(&attempt)).await?? {
+            let store = store.clone();
+            if let Some(locked) = spawn_blocking(move || Self::attempt(&store, helper)).await?? {
                 return Ok(locked);
             }
             sleep(pause.mul_f64(0.5 + random::fraction())).await;
@@ -34,9 +36,15 @@ impl Locked {
         }
     }
 
-    fn attempt(path: &Path) -> io::Result<Option<Self>> {
-        let mut options = atomic::private();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path);
+    fn attempt(store: &FileStore, helper: &str) -> io::Result<Option<Self>> {
+        store.check()?;
+        let path = &store.beside(helper);
+        let file = match atomic::create(path, &store.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                atomic::private().read(true).write(true).create(true).truncate(false).open(path)
+            }
+            created => created,
+        };
         let file = file.map_err(|error| at(path, error))?;
         match FileExt::try_lock(&file) {
             Ok(()) => Ok(Some(Locked(file))),

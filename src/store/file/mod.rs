@@ -21,29 +21,37 @@ use crate::error::BoxError;
 /// Keeps the record in a file, which any number of processes may share.
 ///
 /// A save writes a new file beside the old one, makes it durable and puts it in the old one's place, so a process that is
-/// killed at any moment leaves the old record or the new one. On Unix the file is readable by its owner only. The
-/// directory must exist and is left as it is; `path` should not be a symbolic link, because it would be replaced.
+/// killed at any moment leaves the old record or the new one. The directory must exist and is left as it is. `path` should
+/// not be a symbolic link, because it would be replaced, nor a file that is mounted by itself, into a container, say: that
+/// cannot be replaced, and its lock files are shared with nobody. Mount its directory. What is no regular file, a device, a
+/// pipe, is refused: every call fails.
+///
+/// On Unix the file is readable by its owner only, so that all these processes belong to one user. Root may be a visitor:
+/// what it saves belongs to whoever had the file before, or has the directory if there was none, unless everybody may
+/// write there.
 ///
 /// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is [`Damaged`]: the
-/// session reports it and goes on as if nobody had logged in. Nothing is lost: the next save keeps such a file aside. The
-/// processes that still run obey a login or logout after that, or after the file was removed, too.
+/// session reports it and goes on as if nobody had logged in. The next save keeps such a file aside, in the place of one
+/// that was kept before. The processes that still run obey a login or logout after that, or after the file was removed,
+/// too.
 ///
 /// | file | holds |
 /// |---|---|
 /// | `path` | the record, as JSON |
 /// | `path.tmp` | a record that is being written |
-/// | `path.corrupt` | what was there before and is no record |
+/// | `path.corrupt` | the last file that was there and was no record |
 /// | `path.lock` | nothing; locked by whoever holds the [`Lease`] |
 /// | `path.fence` | the number of the last lease and the highest revision of a record; locked while a record is saved or a lease handed out |
 ///
 /// A `path` with one of these four endings, in upper or lower case, is refused: every call fails, because another store may
 /// have its lock there. Where each of many users has a file, no user may choose its name. `../bob` is somebody else's file,
-/// and so may `Bob` be, on a file system that ignores case. Name it after a number, or after the hexadecimal digits of the
-/// user's name.
+/// and so may `Bob` be, on a file system that ignores case. Name it after a number, or after the hexadecimal digits of a
+/// hash of the user's name: those of the name itself may be too many for a file's name.
 ///
 /// The locks are the operating system's, which releases them however a process ends. Waiting for one is polling, with
 /// growing pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store.
-/// File work runs on tokio's blocking threads; a runtime with time is needed.
+/// File work runs on tokio's blocking threads; a runtime with time is needed. Only to give a lock back is a call on the
+/// thread that does it: on a file system that hangs, as NFS may, that thread waits.
 ///
 /// It does not tell of [changes](TokenStore::changed): what another process has saved is found by the next refresh. A
 /// session that is over looks for it when it is asked for a token, every five seconds at most.
@@ -85,14 +93,19 @@ impl FileStore {
         FileStore { path: path.into().into() }
     }
 
-    /// Fails where the record could be in the place of another store's helper. To some file systems all cases are one.
+    /// Fails where the record could be in the place of another store's helper (to some file systems all cases are one), or
+    /// of something that has no end, or that others need: a pipe, a device.
     fn check(&self) -> io::Result<()> {
+        let refuse = |why| Err(at(&self.path, io::Error::new(io::ErrorKind::InvalidInput, why)));
         let name = self.path.file_name().unwrap_or_default().to_ascii_lowercase();
         let is_helper = |ending: &str| name.as_encoded_bytes().ends_with(ending.as_bytes());
         if name.is_empty() || [".tmp", ".corrupt", ".lock", ".fence"].into_iter().any(is_helper) {
-            let allowed =
-                "a token file needs a name that does not end with `.tmp`, `.corrupt`, `.lock` or `.fence`";
-            return Err(at(&self.path, io::Error::new(io::ErrorKind::InvalidInput, allowed)));
+            return refuse(
+                "a token file needs a name that does not end with `.tmp`, `.corrupt`, `.lock` or `.fence`",
+            );
+        }
+        if fs::metadata(&self.path).is_ok_and(|there| !there.is_file()) {
+            return refuse("what is there is no regular file");
         }
         Ok(())
     }
@@ -105,6 +118,7 @@ impl FileStore {
 
     /// What the file holds: a record, or none, or something that is no record.
     fn read(&self) -> io::Result<Result<Option<Record>, Damaged>> {
+        self.check()?;
         match fs::read(&self.path) {
             Ok(bytes) => Ok(format::decode(&bytes).map(Some)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
@@ -136,7 +150,6 @@ impl FileStore {
 
 impl TokenStore for FileStore {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        self.check()?;
         let store = self.clone();
         Ok(spawn_blocking(move || store.read()).await???)
     }
@@ -144,16 +157,14 @@ impl TokenStore for FileStore {
     /// Two saves never overlap: one that was given up for being late keeps the lock until it is over, so it cannot
     /// come after the next.
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        self.check()?;
-        let locked = Locked::acquire(self.beside(".fence")).await?;
+        let locked = Locked::acquire(self, ".fence").await?;
         let (store, record) = (self.clone(), record.clone());
         spawn_blocking(move || store.write(&record, fence, locked)).await?
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
-        self.check()?;
-        let lease = Locked::acquire(self.beside(".lock")).await?;
-        let mut locked = Locked::acquire(self.beside(".fence")).await?;
+        let lease = Locked::acquire(self, ".lock").await?;
+        let mut locked = Locked::acquire(self, ".fence").await?;
         let store = self.clone();
         let number = spawn_blocking(move || {
             // Whoever has the lease reads next, and goes by that revision from then on, however the record has come there.

@@ -157,3 +157,85 @@ async fn a_save_succeeds_where_the_directory_can_be_written_and_not_read() {
     allow(0o700);
     assert_eq!(numbers(&stored), numbers(&pair(1)));
 }
+
+/// Only root can give files away; others have nothing to see here.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_root_saves_belongs_to_whoever_had_the_file_or_has_the_directory() {
+    use std::os::unix::{
+        fs::{MetadataExt, chown},
+        process::CommandExt,
+    };
+
+    async fn save_next(store: &FileStore) {
+        let lease = store.lock().await.unwrap();
+        let stored = store.load().await.unwrap().map_or(0, |stored| stored.revision);
+        store.save(&pair(stored + 1), Some(lease.fence())).await.unwrap();
+    }
+    if let Ok(file) = env::var(FILE) {
+        return save_next(&FileStore::new(file)).await;
+    }
+    for root_is_first in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        if chown(directory.path(), Some(NOBODY), Some(NOBODY)).is_err()
+            || fs::read_dir(directory.path()).is_err()
+        {
+            return;
+        }
+        let store = FileStore::new(directory.path().join("token.json"));
+        let owner_saves = || {
+            let test =
+                "store::file::tests::what_root_saves_belongs_to_whoever_had_the_file_or_has_the_directory";
+            let mut child = Command::new(env::current_exe().unwrap());
+            child.args(["--exact", test, "--nocapture"]).env(FILE, &*store.path).uid(NOBODY).gid(NOBODY);
+            let output = child.output().unwrap();
+            assert!(output.status.success(), "{root_is_first} {}", String::from_utf8_lossy(&output.stdout));
+        };
+        if !root_is_first {
+            owner_saves();
+        }
+        save_next(&store).await;
+        owner_saves();
+        save_next(&store).await;
+        for suffix in ["", ".lock", ".fence"] {
+            let file = fs::metadata(store.beside(suffix)).unwrap();
+            assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (NOBODY, NOBODY, 0o600), "{suffix:?}");
+        }
+    }
+}
+
+/// There a record may be a trap that somebody else has set, as a link in the place of a helper may be anywhere.
+#[cfg(unix)]
+#[tokio::test]
+async fn root_gives_nothing_away_that_was_there_or_where_everybody_may_put_files() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+
+    for (mode, directorys, files, expected) in [
+        (0o700, NOBODY, None, NOBODY),
+        (0o770, 0, Some(NOBODY), NOBODY),
+        (0o700, NOBODY, Some(0), 0),
+        (0o700, 0, None, 0),
+        (0o1777, 0, Some(NOBODY), 0),
+        (0o1777, NOBODY, None, 0),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::new(directory.path().join("token.json"));
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+        if chown(directory.path(), Some(directorys), None).is_err() {
+            return;
+        }
+        if let Some(owner) = files {
+            fs::write(&store.path, format::encode(&pair(1))).unwrap();
+            chown(&store.path, Some(owner), None).unwrap();
+        }
+        store.save(&pair(2), None).await.unwrap();
+        let owners = ["", ".fence"].map(|suffix| fs::metadata(store.beside(suffix)).unwrap().uid());
+        assert_eq!(owners, [expected; 2], "{mode:o} {directorys} {files:?}");
+
+        let others = directory.path().join("others");
+        fs::write(&others, "").unwrap();
+        symlink(&others, store.beside(".lock")).unwrap();
+        drop(store.lock().await.unwrap());
+        assert_eq!(fs::metadata(&others).unwrap().uid(), 0);
+    }
+}
