@@ -17,14 +17,14 @@ use tower_token_refresh::{
     session::{Changes, SessionBuilder, State},
     source_fn,
     store::{Lease, MemoryStore, Record, SessionId, StoredToken, TokenStore},
-    test_util::{Gate, ModelAuthority, Phase, TestClock},
+    test_util::{Endpoint, Gate, ModelAuthority, Phase, Rotation, TestClock},
 };
 
 use crate::{
     runtimes::runtime,
     script::{outcome, within},
     storage::prolonged,
-    watched::Watched,
+    watched::{Fault, Watched},
     world::{World, post},
 };
 
@@ -592,6 +592,52 @@ async fn what_is_superseded_by_a_login_with_the_same_grant_is_not_revoked() {
     let (refreshed, _, discarded) = superseded(login).await;
     assert_eq!(refreshed.as_deref(), Ok("refreshed"), "the refresh token of the login is spent");
     assert_eq!(discarded, [""; 0]);
+}
+
+/// An application that keeps the grant itself hands it over at each start.
+#[tokio::test(start_paused = true)]
+async fn a_siblings_login_with_the_refresh_token_that_is_being_spent_gets_the_next_one() {
+    for (is_whole, is_saved_late) in [(true, false), (true, true), (false, false), (false, true)] {
+        let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+        let store = Watched::default();
+        let [ours, sibling] =
+            [(); 2].map(|()| Session::builder(authority.source()).store(store.clone()).build());
+        let grant = authority.login().await.unwrap();
+        ours.login(grant.clone()).await.unwrap();
+        let gate = authority.hold(Endpoint::Refresh);
+        let mut refresh = task::spawn(ours.refresh());
+        assert_pending!(refresh.poll());
+        within(gate.waiting(1)).await;
+        let refresh_token = grant.refresh().unwrap().expose();
+        let again =
+            if is_whole { grant.clone() } else { Token::new("elsewhere").refresh_token(refresh_token) };
+        sibling.login(again).await.unwrap();
+        let login = store.load().await.unwrap().unwrap();
+        if is_saved_late {
+            store.set(|store| store.save = Fault::Error);
+        }
+        gate.open();
+        let refreshed = within(refresh).await.unwrap();
+        store.set(|store| store.save = Fault::None);
+        within(ours.settle()).await.unwrap();
+        let stored = store.load().await.unwrap().unwrap();
+        assert_eq!(stored.session, login.session);
+        assert!(stored.revision > login.revision);
+        let expected = if is_whole { refreshed.access().expose() } else { "elsewhere" };
+        assert_eq!(store.access().await.as_deref(), Some(expected), "{is_whole} {is_saved_late}");
+
+        assert_eq!(access(&ours).await, refreshed.access().expose());
+        assert_eq!(
+            within(ours.refresh()).await.unwrap().access().expose(),
+            expected,
+            "it goes over to the login"
+        );
+        let next = within(ours.refresh()).await.unwrap();
+        assert_eq!(within(sibling.refresh()).await.unwrap().access().expose(), next.access().expose());
+        within(sibling.refresh()).await.unwrap();
+        let counts = authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (3, 0, 0));
+    }
 }
 
 /// A process that has had no token yet refreshes what it has found in the store.

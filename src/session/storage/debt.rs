@@ -227,11 +227,10 @@ impl Debt {
     /// Whether this is a refresh of what was found. That may have the higher revision all the same: a store raises that
     /// of a login, and does not say by how much.
     pub(super) fn follows(&self, found: &Record) -> bool {
-        self.record.session == found.session
-            && found
-                .token
-                .as_ref()
-                .is_some_and(|token| self.has_refreshed(token) || self.has_spent_the_refresh_token_of(token))
+        let is_of_session = self.record.session == found.session;
+        found.token.as_ref().is_some_and(|token| {
+            self.has_spent_the_refresh_token_of(token) || is_of_session && self.has_refreshed(token)
+        })
     }
 
     /// Beside the same access token may stand a later refresh token: one that was not there, and is not what this has
@@ -241,7 +240,8 @@ impl Debt {
         if is_own { self.before.have_access_of(found) } else { self.before.have_both_of(found) }
     }
 
-    /// A replacement by a sibling has kept the refresh token that this refresh has spent.
+    /// A replacement by a sibling has kept the refresh token that this refresh has spent, or somebody has logged in with
+    /// it.
     fn has_spent_the_refresh_token_of(&self, found: &StoredToken) -> bool {
         let is_next = self.record.token.as_ref().is_some_and(|own| !has_same_refresh(own, found));
         is_next && self.before.have_refresh_of(found)
@@ -264,10 +264,11 @@ impl Debt {
         record
     }
 
-    /// The record of a refresh above what it has refreshed. A replacement that was made meanwhile gets the refresh token.
+    /// The record of a refresh above what it has refreshed. A replacement or login that was made meanwhile gets the refresh
+    /// token.
     pub(super) fn refresh_above(&self, found: Option<&Record>) -> Record {
         let Some(found) = found.filter(|found| self.follows(found)) else { return self.record.clone() };
-        let mut record = above(&self.record, Some(found));
+        let mut record = Record { session: found.session, ..above(&self.record, Some(found)) };
         if let (Some(own), Some(token)) = (&self.record.token, &found.token) {
             if !self.before.have_access_of(token) {
                 let mut token = token.clone();

@@ -192,7 +192,7 @@ fn a_replacement_that_keeps_the_refresh_token_takes_that_of_a_siblings_later_rec
 }
 
 #[test]
-fn a_refresh_brings_the_next_refresh_token_to_a_replacement_that_has_kept_the_one_before() {
+fn a_refresh_brings_the_next_refresh_token_to_a_replacement_or_login_that_has_the_one_before() {
     let refresh = |next: &str| {
         Debt::of_refresh(
             with_refresh(1, 6, "second", next),
@@ -205,11 +205,20 @@ fn a_refresh_brings_the_next_refresh_token_to_a_replacement_that_has_kept_the_on
         ("R2", with_refresh(1, 7, "first", "R1"), "8 second R2"),
         ("R2", with_refresh(1, 7, "elsewhere", "R1"), "8 elsewhere R2"),
         ("R2", with_refresh(1, 7, "elsewhere", "R9"), "6 second R2"),
-        ("R2", with_refresh(2, 7, "elsewhere", "R1"), "6 second R2"),
+        // Somebody has logged in with the refresh token that is being spent.
+        ("R2", with_refresh(2, 7, "elsewhere", "R1"), "8 elsewhere R2"),
+        ("R2", with_refresh(2, 7, "first", "R1"), "8 second R2"),
+        ("R2", with_refresh(2, 7, "elsewhere", "R9"), "6 second R2"),
+        ("R2", record(2, 7, "first"), "6 second R2"),
         // It has not been spent.
         ("R1", with_refresh(1, 7, "elsewhere", "R1"), "6 second R1"),
+        ("R1", with_refresh(2, 7, "elsewhere", "R1"), "6 second R1"),
     ] {
-        assert_eq!(shown(&refresh(next).refresh_above(Some(&found))), expected, "{found:?}");
+        let (debt, is_above) = (refresh(next), !expected.starts_with('6'));
+        assert_eq!(debt.gives_way_to(&found, None), !is_above, "{found:?}");
+        let saved = debt.refresh_above(Some(&found));
+        assert_eq!(shown(&saved), expected, "{found:?}");
+        assert_eq!(saved.session, if is_above { found.session } else { SessionId(1) }, "{found:?}");
     }
 }
 
