@@ -256,6 +256,9 @@ impl Session {
     /// The source has other credentials now, or the old ones are good again. Forgets which credentials were refused, so
     /// the next request may fetch with any of them. A refresh token that was refused is still never presented again. A
     /// session that was logged out elsewhere looks into the store for a login with the next request.
+    ///
+    /// Tell each of several sessions that share a source: the next fetch of one forgets what was refused for all of
+    /// them, but a session that is over hears of nothing that only others are told.
     pub async fn credentials_changed(&self) {
         self.engine.forgive().await;
     }

@@ -95,7 +95,8 @@ pub trait TokenSource: Send + Sync + 'static {
 }
 
 /// One source for several sessions. A source of this crate remembers for all of them what was refused: the last 1024
-/// refresh tokens and the last 16 credentials.
+/// refresh tokens and the last 16 credentials. That these have changed is to be said
+/// [to each session](crate::Session::credentials_changed).
 impl<T: TokenSource> TokenSource for Arc<T> {
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
         T::fetch(self, cx)

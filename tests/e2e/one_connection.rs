@@ -9,13 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer};
-use tower_token_refresh::{Outcome, ReplayBody, test_util::Route};
+use tower_token_refresh::{
+    Outcome, ReplayBody,
+    test_util::{Refusal, Route},
+};
 
 use crate::kit::{Http, Payload, Sender, Upload, World, full, get, json, pool, post, watched, within};
 
@@ -145,6 +148,28 @@ async fn an_upload_over_http1_that_is_refused_early_does_not_wait_for_its_own_co
 #[tokio::test]
 async fn an_upload_over_http2_that_is_refused_early_does_not_wait_for_its_own_connection() {
     within(early_refusal(Http::Two)).await;
+}
+
+/// The connection ends with the refused response.
+async fn ended_by(refusal: http::response::Builder, body: Bytes) {
+    let refusal = Refusal::Custom(refusal.status(StatusCode::UNAUTHORIZED).body(body).unwrap());
+    let world = World::revoked(Http::One, |api| api.refusal(refusal)).await;
+    let client = world.layer().layer(Only::new(Sender::connect(Http::One, &world.server).await));
+    let error = client.oneshot(post(world.url("/echo"), full("hello"))).await.map(drop).unwrap_err();
+    let error = error.downcast::<hyper::Error>().unwrap();
+    assert!(error.is_closed() || error.is_canceled(), "{error}");
+    assert_eq!((world.authority.counts().refreshes, world.api.requests().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_refusal_over_http1_that_closes_the_only_connection_is_an_error_at_once() {
+    let closing = Response::builder().header(header::CONNECTION, "close");
+    within(ended_by(closing, Bytes::new())).await;
+}
+
+#[tokio::test]
+async fn a_refusal_over_http1_that_has_not_come_whole_by_the_resend_is_an_error_at_once() {
+    within(ended_by(Response::builder(), vec![0; 8 << 20].into())).await;
 }
 
 /// As applications use a connection: a buffer around it, and URIs that name no origin.

@@ -377,11 +377,10 @@ async fn acceptance_over_http2_frees_what_was_kept_and_the_upload_goes_on() {
 }
 
 /// A client that sends its body when the server asks for it, and a server that refuses instead of asking.
-async fn refused_instead_of_continue(http: Http) {
+async fn refused_instead_of_continue(http: Http, (body, upload): (Upload, UploadControl)) {
     let world = World::revoked(http, |api| api.route("/upload", Route::RefuseAndDrop)).await;
     let second = world.api.hold_path(Phase::Judge, "/upload");
     second.let_through(1);
-    let (body, upload) = Upload::new(LENGTH);
     let mut request = post(world.url("/upload"), body);
     request.headers_mut().insert(header::EXPECT, "100-continue".parse().unwrap());
     let asked = upload.clone();
@@ -402,10 +401,14 @@ async fn refused_instead_of_continue(http: Http) {
 
 #[tokio::test]
 async fn a_body_over_http1_that_was_refused_instead_of_continued_is_sent_with_the_resend() {
-    within(refused_instead_of_continue(Http::One)).await;
+    for upload in [Upload::new(LENGTH), unannounced(LENGTH)] {
+        within(refused_instead_of_continue(Http::One, upload)).await;
+    }
 }
 
 #[tokio::test]
 async fn a_body_over_http2_that_was_refused_instead_of_continued_is_sent_with_the_resend() {
-    within(refused_instead_of_continue(Http::Two)).await;
+    for upload in [Upload::new(LENGTH), unannounced(LENGTH)] {
+        within(refused_instead_of_continue(Http::Two, upload)).await;
+    }
 }

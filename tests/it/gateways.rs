@@ -309,6 +309,25 @@ async fn a_refusal_by_a_proxy_a_redirect_or_an_error_of_the_gateway_uses_up_no_c
 }
 
 #[tokio::test(start_paused = true)]
+async fn whatever_the_authority_or_the_user_has_a_code_for_is_no_refusal_by_the_gateway() {
+    for (refusal, class) in [
+        (r#"{"error":"banned"}"#, "LoginRequired"),
+        (r#"{"error":"mfa_required"}"#, "LoginRequired"),
+        (r#"{"error":"access_denied"}"#, "LoginRequired"),
+        (r#"{"error":"invalid_client"}"#, "Configuration"),
+        (r#"{"errcode":-1}"#, "Transient"),
+    ] {
+        let (client, presented) = Gateway { fails: 1..2, refusal: Some(refusal), ..Gateway::new() }.client();
+        let answer = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes([-1]);
+        let bench = code(endpoint(client).answer(answer).blocked_codes(["banned"]));
+        assert_eq!(bench.class().await, class, "{refusal}");
+        cool_down().await;
+        bench.session.refresh().await.expect_err("the code is used");
+        assert_eq!(presented.load(Ordering::Relaxed), 0, "{refusal}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_that_the_layer_may_not_send_again_refuses_no_code_and_no_password() {
     let refused = |refusals| Gateway { refusal: Some(PAGE), refusals, ..Gateway::new() };
     let no_resend: fn(TokenRefreshLayer) -> _ = |layer| layer.resend_if(|_, _, _| false);

@@ -143,6 +143,20 @@ async fn the_place_of_a_waiter_is_free_again_however_its_wait_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_is_being_sent_again_has_given_its_place_back() {
+    let world = revoked(1).await;
+    let answers = world.api.hold_path(Phase::Answer, "/slow");
+    answers.let_through(1);
+    let slow = tokio::spawn(world.client.clone().oneshot(get("/slow")));
+    within(answers.arrived(2)).await;
+    world.authority.revoke_access();
+    let response = world.get("/me").await.unwrap();
+    assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
+    answers.open();
+    assert_eq!(within(slow).await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
 async fn layers_that_were_made_from_one_another_count_for_themselves() {
     let world = revoked(1).await;
     let unlimited = TokenRefreshLayer::new(world.session.clone(), origin());

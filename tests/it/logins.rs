@@ -152,6 +152,10 @@ async fn a_stored_token_is_verified_by_its_own_request() {
     let said = mini_program(&idp).verify(&Token::new("a \"stored\" token")).await;
     assert_eq!(said, Verification::Valid);
     let asked = idp.asked().remove(0);
+    assert_eq!(
+        (asked.head.method.as_str(), asked.header("content-type")),
+        ("POST", Some("application/json"))
+    );
     assert_eq!(asked.head.uri.to_string(), "https://api.test/token/verify");
     assert_eq!(asked.body, r#"{"token":"a \"stored\" token"}"#);
     assert_eq!(asked.head.headers.len(), 3, "no credential in the head");
@@ -277,6 +281,32 @@ async fn several_wrong_passwords_are_all_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_sixteen_wrong_passwords_are_remembered_and_no_more() {
+    let idp = Idp::new((0..18).map(|_| json(401, "")));
+    let password = Arc::new(AtomicUsize::new(0));
+    let given = password.clone();
+    let credentials =
+        move || std::future::ready(Ok(Credentials::new("alice", given.load(Ordering::Relaxed).to_string())));
+    let bench = Bench::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), credentials));
+    // The seventeenth takes the place of the first, which is presented once more.
+    for (tried, asked) in (0..16).zip(1..).chain([(0, 16), (16, 17), (1, 17), (0, 18)]) {
+        password.store(tried, Ordering::Relaxed);
+        bench.session.login(Token::new("by-hand")).await.unwrap();
+        assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+        assert_eq!(idp.asked().len(), asked, "{tried}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_is_shown_again_after_a_refusal_that_speaks_of_the_account() {
+    let idp = Idp::new([json(403, r#"{"error":"access_denied"}"#), json(200, r#"{"access_token":"A"}"#)]);
+    let bench = Bench::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())));
+    assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+    bench.session.login(Token::new("by-hand")).await.unwrap();
+    bench.session.refresh().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_password_that_was_refused_is_shown_again_when_somebody_says_that_the_credentials_have_changed() {
     let page = Say::Answer(404, "text/html", "default backend".into());
     for grant in [false, true] {
@@ -384,6 +414,26 @@ async fn a_source_of_several_sessions_hears_from_each_that_the_credentials_have_
     assert_eq!(idp.asked().len(), 2, "what the first was refused with is not shown by the second");
     second.credentials_changed().await;
     second.refresh().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_session_is_told_is_forgotten_for_all_by_its_next_fetch_and_wakes_no_other_that_is_dead() {
+    let token = || json(200, r#"{"access_token":"A"}"#);
+    let idp = Idp::new([json(401, ""), token(), token(), token()]);
+    let login = Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())));
+    let [told, dead, early, late] = [&login; 4].map(|login| Session::builder(login.clone()).build());
+    assert!(told.refresh().await.unwrap_err().is_login_required());
+    assert!(dead.refresh().await.unwrap_err().is_login_required());
+    told.credentials_changed().await;
+    assert!(early.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(idp.asked().len(), 1);
+    told.refresh().await.unwrap();
+    late.refresh().await.unwrap();
+    cool_down().await;
+    assert!(dead.refresh().await.unwrap_err().is_login_required());
+    assert_eq!(idp.asked().len(), 3);
+    dead.credentials_changed().await;
+    dead.refresh().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

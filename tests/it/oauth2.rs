@@ -317,10 +317,11 @@ async fn a_refused_refresh_token_is_not_presented_again_while_the_login_fails() 
 
 #[tokio::test(start_paused = true)]
 async fn what_many_sessions_of_one_source_were_refused_is_not_presented_again_while_their_login_fails() {
-    const USERS: usize = 100;
+    /// As many as are remembered.
+    const USERS: usize = 1024;
     let idp = Idp::new((0..3 * USERS).map(|_| json(400, r#"{"error":"invalid_grant"}"#)));
     let grant = Arc::new(RefreshTokenGrant::new(endpoint(&idp)));
-    let sessions: Vec<_> = (0..USERS)
+    let sessions: Vec<_> = (0..=USERS)
         .map(|_| {
             let login = source_fn(|_| async { Err(FetchError::transient("the login is down")) });
             Session::builder(grant.clone().or_else(login)).build()
@@ -330,12 +331,18 @@ async fn what_many_sessions_of_one_source_were_refused_is_not_presented_again_wh
         session.login(Token::new("old").refresh_token(format!("of-{user}"))).await.unwrap();
     }
     for _ in 0..3 {
-        for session in &sessions {
+        for session in &sessions[..USERS] {
             assert!(session.refresh().await.unwrap_err().is_transient());
         }
         cool_down().await;
     }
     assert_eq!(idp.asked().len(), USERS);
+    // One more takes the place of the first.
+    for (user, asked) in [(USERS, 1), (0, 2), (USERS, 2)] {
+        assert!(sessions[user].refresh().await.unwrap_err().is_transient());
+        assert_eq!(idp.asked().len(), USERS + asked);
+        cool_down().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

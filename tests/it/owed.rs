@@ -60,6 +60,21 @@ async fn settling_waits_for_nobodys_lease_to_save_a_login_or_logout() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_change_waits_for_nobodys_lease() {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    let _siblings = store.lock().await.unwrap();
+    let start = tokio::time::Instant::now();
+    world.session.login(Token::new("of-bob").refresh_token("R1")).await.unwrap();
+    world.session.replace(Token::new("other").refresh_token("R2")).await.unwrap();
+    world.session.replace(Token::new("another")).await.unwrap();
+    assert_eq!(store.access().await.as_deref(), Some("another"));
+    world.session.logout().await.unwrap();
+    assert_eq!((store.access().await, start.elapsed()), (None, Duration::ZERO));
+}
+
 /// A store that notes what it is asked, and may be out of order.
 #[derive(Clone, Default)]
 struct Noting(Arc<Mutex<Notes>>);
@@ -432,15 +447,17 @@ async fn a_lease_that_is_kept_for_what_is_owed_serves_our_own_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_lease_ends_with_the_debt_or_the_session() {
-    let saved = ["settles", "logs in", "logs out", "ends"].map(|how| (how, Fault::None));
+    let saved = ["settles", "logs in", "replaces", "logs out", "ends"].map(|how| (how, Fault::None));
     // What they leave behind is owed, but it has spent nothing.
-    for (how, fault) in saved.into_iter().chain(["logs in", "logs out"].map(|how| (how, Fault::Error))) {
+    let owed = ["logs in", "replaces", "logs out"].map(|how| (how, Fault::Error));
+    for (how, fault) in saved.into_iter().chain(owed) {
         let store = Watched::default();
         let (ours, sibling) = owing(&store).await;
         store.set(|store| store.save = fault);
         let ended = match how {
             "settles" => ours.session.settle().await,
             "logs in" => ours.session.login(Token::new("of-bob")).await,
+            "replaces" => ours.session.replace(Token::new("other").refresh_token("own")).await,
             "logs out" => ours.session.logout().await,
             _ => {
                 drop(ours);

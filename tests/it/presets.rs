@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
@@ -39,11 +39,12 @@ struct Platform(Arc<Mutex<State>>);
 struct State {
     hands_out: VecDeque<String>,
     token_calls: Vec<String>,
-    says: VecDeque<(u16, &'static str)>,
+    says: VecDeque<(u16, (HeaderName, &'static str), &'static str)>,
     /// URI and headers of the requests at the API.
     seen: Vec<(String, HeaderMap)>,
 }
 
+const JSON: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 const FINE: &str = r#"{"ok":true,"errcode":0,"code":0}"#;
 
 impl Platform {
@@ -59,7 +60,11 @@ impl Platform {
 
     /// What the API answers next; afterwards everything is fine.
     fn says(&self, status: u16, body: &'static str) {
-        self.state(|state| state.says.push_back((status, body)));
+        self.says_with(status, JSON, body);
+    }
+
+    fn says_with(&self, status: u16, header: (HeaderName, &'static str), body: &'static str) {
+        self.state(|state| state.says.push_back((status, header, body)));
     }
 
     fn token_calls(&self) -> Vec<String> {
@@ -111,11 +116,11 @@ impl Service<Request<Sent>> for Api {
     }
 
     fn call(&mut self, request: Request<Sent>) -> Self::Future {
-        let (status, body) = self.0.state(|state| {
+        let (status, (name, value), body) = self.0.state(|state| {
             state.seen.push((request.uri().to_string(), request.headers().clone()));
-            state.says.pop_front().unwrap_or((200, FINE))
+            state.says.pop_front().unwrap_or((200, JSON, FINE))
         });
-        let response = Response::builder().status(status).header("content-type", "application/json");
+        let response = Response::builder().status(status).header(name, value);
         ready(Ok(response.body(Full::from(body)).unwrap()))
     }
 }
@@ -232,6 +237,14 @@ async fn wechat_takes_its_token_in_the_query_and_refuses_it_at_status_200() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn wechat_may_call_a_refusal_plain_text() {
+    let platform = Platform::default();
+    let client = client(preset::wechat(), numbered(&preset::wechat()).build(), platform.api());
+    platform.says_with(200, (header::CONTENT_TYPE, "text/plain"), r#"{"errcode":42001}"#);
+    assert_eq!(get(&client).await, (200, FINE.to_owned(), Some(2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn wecom_refuses_a_token_as_expired_or_as_invalid() {
     let case = |refusal| Case {
         preset: preset::wecom,
@@ -278,7 +291,7 @@ async fn the_old_api_of_dingtalk_refuses_also_by_the_text_of_a_code_below_anothe
 
 #[tokio::test(start_paused = true)]
 async fn the_new_api_of_dingtalk_takes_its_token_in_a_header_of_its_own() {
-    Case {
+    let case = |other| Case {
         preset: preset::dingtalk,
         source: |platform| {
             at("/v1.0/oauth2/accessToken", |url| preset::dingtalk_source(platform, "key", "s").url(url))
@@ -286,11 +299,16 @@ async fn the_new_api_of_dingtalk_takes_its_token_in_a_header_of_its_own() {
         token_call: r#"POST https://api.test/v1.0/oauth2/accessToken {"appKey":"key","appSecret":"s"}"#,
         token: r#"{"accessToken":"TOKEN","expireIn":7200}"#,
         refusal: (400, r#"{"code":"InvalidAuthentication","message":"..."}"#),
-        other: (400, r#"{"code":"InvalidParameter"}"#),
+        other,
         sees: own_header,
+    };
+    for other in [
+        (400, r#"{"code":"InvalidParameter"}"#),
+        (200, r#"{"code":"InvalidAuthentication"}"#),
+        (403, r#"{"code":"InvalidAuthentication"}"#),
+    ] {
+        case(other).holds().await;
     }
-    .holds()
-    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,13 +415,24 @@ fn numbered<L>(preset: &Preset<L>) -> SessionBuilder {
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_server_of_oauth2_refuses_by_its_challenge() {
-    let session = numbered(&preset::oauth2()).build();
+    let client_of =
+        |platform: &Platform| client(preset::oauth2(), numbered(&preset::oauth2()).build(), platform.api());
     let platform = Platform::default();
-    let client = client(preset::oauth2(), session, platform.api());
     platform.says(401, "");
-    assert_eq!(get(&client).await, (200, FINE.to_owned(), Some(2)));
+    assert_eq!(get(&client_of(&platform)).await, (200, FINE.to_owned(), Some(2)));
     let seen: Vec<_> = platform.seen().iter().map(bearer).collect();
     assert_eq!(seen, ["Bearer token-1", "Bearer token-2"]);
+
+    for (status, challenge, attempts) in [
+        (401, r#"Bearer error="invalid_token""#, Some(2)),
+        (401, r#"Bearer error="insufficient_scope""#, None),
+        (403, r#"Bearer error="invalid_token""#, Some(2)),
+        (403, r#"Bearer error="insufficient_scope""#, None),
+    ] {
+        let platform = Platform::default();
+        platform.says_with(status, (header::WWW_AUTHENTICATE, challenge), "");
+        assert_eq!(get(&client_of(&platform)).await.2, attempts, "{status} {challenge}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,7 +445,7 @@ async fn grpc_refuses_by_its_status_in_headers_or_trailers() {
             let mut seen = seen.lock().unwrap();
             seen.push(request.headers()[header::AUTHORIZATION].to_str().unwrap().to_owned());
             let status = HeaderMap::from_iter([(
-                header::HeaderName::from_static("grpc-status"),
+                HeaderName::from_static("grpc-status"),
                 if seen.len() == 1 { "16" } else { "0" }.parse().unwrap(),
             )]);
             let mut response = Response::builder().header("content-type", "application/grpc");

@@ -527,8 +527,10 @@ async fn an_observer_that_panics_is_ignored() {
     world.authority.fail_next(Endpoint::Refresh, Failure::OAuth("invalid_grant"));
     assert_eq!(soon(world.get("/me")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     soon(world.session.logout()).await.unwrap();
-    // Issued twice, login required, logged out: the next observer hears it all.
-    assert_eq!(seen.load(Ordering::SeqCst), 4);
+    let unscoped = Request::get("/me").body(ModelBody::from("")).unwrap();
+    assert_eq!(soon(world.send(unscoped)).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    // Issued twice, login required, logged out, unscoped: the next observer hears it all.
+    assert_eq!(seen.load(Ordering::SeqCst), 5);
 }
 
 /// The state is read under the session's one lock: it is free wherever an observer is called.

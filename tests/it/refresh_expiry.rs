@@ -11,9 +11,12 @@ use std::{
 
 use tokio::task::JoinHandle;
 use tower_token_refresh::{
-    FetchContext, FetchError, Session, Token, TokenSource,
+    FetchContext, FetchError, Secret, Session, Token, TokenSource,
     session::RenewalMode,
-    source::{AuthorityError, Credentials, Password, oauth2::RefreshTokenGrant},
+    source::{
+        AuthorityError, Credentials, LoginCode, Password,
+        oauth2::{AuthorizationCodeGrant, PasswordGrant, RefreshTokenGrant},
+    },
     source_fn,
     store::MemoryStore,
     test_util::TestClock,
@@ -142,20 +145,44 @@ async fn a_login_that_was_refused_is_not_asked_again_when_the_dead_refresh_token
     for (answers, asked) in
         [(vec![wrong(), over()], vec!["login", "refresh"]), (vec![blocked()], vec!["login"])]
     {
-        let (clock, idp, prompts) = (TestClock::new(), Idp::new(answers), Arc::new(AtomicUsize::new(0)));
-        let counted = prompts.clone();
-        let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-            async { Ok(Credentials::new("alice", "wonderland")) }
-        });
-        let source = RefreshTokenGrant::new(endpoint(&idp)).or_else(login);
-        let session = Session::builder(source).clock(clock.clone()).build();
-        session.login(thirty_days()).await.unwrap();
-        clock.advance(30 * DAY);
-        let error = session.refresh().await.unwrap_err();
-        let refusal = error.source().and_then(|cause| cause.downcast_ref::<AuthorityError>());
-        assert!(refusal.is_some_and(|refusal| [401, 403].contains(&refusal.status().as_u16())), "{error:?}");
-        assert_eq!((grants(&idp), prompts.load(Ordering::Relaxed)), (asked, 1));
+        for kind in ["password", "password grant", "code", "authorization code"] {
+            let (clock, idp, prompts) =
+                (TestClock::new(), Idp::new(answers.clone()), Arc::new(AtomicUsize::new(0)));
+            let counted = prompts.clone();
+            let password = move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                async { Ok(Credentials::new("alice", "wonderland")) }
+            };
+            let counted = prompts.clone();
+            let code = move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                async { Ok(Secret::from("code")) }
+            };
+            let (refresh, url) =
+                (RefreshTokenGrant::new(endpoint(&idp)), "https://id.test/login".parse().unwrap());
+            let builder = match kind {
+                "password" => Session::builder(refresh.or_else(Password::new(idp.clone(), url, password))),
+                "password grant" => {
+                    Session::builder(refresh.or_else(PasswordGrant::new(endpoint(&idp), password)))
+                }
+                "code" => Session::builder(refresh.or_else(LoginCode::new(idp.clone(), url, code))),
+                _ => {
+                    let url = "http://127.0.0.1:7/";
+                    let grant = AuthorizationCodeGrant::new(endpoint(&idp), "code", url);
+                    Session::builder(refresh.or_else(grant))
+                }
+            };
+            let session = builder.clock(clock.clone()).build();
+            session.login(thirty_days()).await.unwrap();
+            clock.advance(30 * DAY);
+            let error = session.refresh().await.unwrap_err();
+            let refusal = error.source().and_then(|cause| cause.downcast_ref::<AuthorityError>());
+            let is_of_the_login =
+                refusal.is_some_and(|refusal| [401, 403].contains(&refusal.status().as_u16()));
+            assert!(is_of_the_login, "{kind}: {error:?}");
+            let prompted = usize::from(kind != "authorization code");
+            assert_eq!((grants(&idp), prompts.load(Ordering::Relaxed)), (asked.clone(), prompted), "{kind}");
+        }
     }
 }
 

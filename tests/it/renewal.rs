@@ -174,6 +174,23 @@ async fn without_renewal_a_token_is_used_until_it_expires() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_that_a_fetch_takes_is_not_taken_from_the_life_of_its_token() {
+    let (world, clock) = world(|session| session.renewal(RenewalMode::Off)).await;
+    let gate = world.authority.hold(Endpoint::Refresh);
+    let mut refresh = task::spawn(world.session.refresh());
+    assert_pending!(refresh.poll());
+    gate.waiting(1).await;
+    clock.advance(100 * SECOND);
+    gate.open();
+    within(refresh).await.unwrap();
+    for (passed, refreshes) in [(LIFE - SECOND, 1), (SECOND, 2)] {
+        clock.advance(passed);
+        world.session.token().await.unwrap();
+        assert_eq!(world.authority.counts().refreshes, refreshes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_slept_past_expiry_refreshes_before_it_sends() {
     let (world, clock) = world(|session| session).await;
     clock.suspend(2 * LIFE);

@@ -623,6 +623,23 @@ fn a_change_that_leaves_the_runtime_of_its_write_ends_by_the_time_limit_of_the_s
     ends_elsewhere(login, ErrorKind::Store);
 }
 
+/// It looks for the refresh token that it keeps.
+#[test]
+fn a_replacement_that_leaves_the_runtime_of_its_look_ends_with_that_or_by_the_time_limit_of_the_store() {
+    for looking_ends in [false, true] {
+        let (store, gate) = HeldStore::at(Call::Load);
+        let session = Session::builder(ModelAuthority::new().source()).store(store).build();
+        let mut replacing = task::spawn(session.replace(Token::new("elsewhere")));
+        let looking = runtime();
+        looking.block_on(async {
+            assert_pending!(replacing.poll());
+            gate.waiting(1).await;
+        });
+        let _undriven = (!looking_ends).then_some(looking);
+        ends_elsewhere(replacing, if looking_ends { ErrorKind::NoRuntime } else { ErrorKind::Store });
+    }
+}
+
 /// And nobody drives the one that writes.
 #[test]
 fn a_change_that_was_first_polled_without_a_runtime_ends_by_the_time_limit_of_the_store() {

@@ -679,7 +679,8 @@ async fn what_a_siblings_refresh_has_superseded_is_used_by_those_who_wait_for_it
             Ok::<_, FetchError>(Token::new("ours-2"))
         }
     });
-    let (ours, sibling) = (Session::builder(source).store(store.clone()).build(), session("sibling", store));
+    let (ours, sibling) =
+        (Session::builder(source).store(store.clone()).build(), session("sibling", store.clone()));
     ours.login(Token::new("ours-1")).await.unwrap();
     assert_eq!(access(&sibling).await, "ours-1");
     let mut refresh = task::spawn(ours.refresh());
@@ -688,6 +689,9 @@ async fn what_a_siblings_refresh_has_superseded_is_used_by_those_who_wait_for_it
     assert_eq!(sibling.refresh().await.unwrap().access().expose(), "sibling-1");
     gate.open();
     assert_eq!(within(refresh).await.unwrap().access().expose(), "ours-2");
+    // The next one goes over to what is in the store.
+    assert_eq!(ours.refresh().await.unwrap().access().expose(), "sibling-1");
+    assert_eq!(store.access().await.as_deref(), Some("sibling-1"));
 }
 
 /// The store has it and has not said so: what was owed gives way to itself.

@@ -24,7 +24,8 @@
 //! A login that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
 //! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
 //! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is presented
-//! unless the authority has refused it before; `credentials_changed` forgets what was refused, too.
+//! unless it is among the last 16 that the authority has refused; `credentials_changed` forgets these, too. A refusal of
+//! another kind than a wrong password, which leads to no other source either, is not remembered.
 //!
 //! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five

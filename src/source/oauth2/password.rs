@@ -14,7 +14,7 @@ use crate::{
 /// Logs in with an account and a password (RFC 6749 §4.3), for authorities that still allow it.
 ///
 /// The closure is asked at each login, and nothing of what it returns is stored. Credentials that were refused are not
-/// presented again, and the session is over: see [`login`](crate::source::login).
+/// presented again (of the last 16), and the session is over: see [`login`](crate::source::login).
 #[must_use]
 pub struct PasswordGrant {
     endpoint: TokenEndpoint,

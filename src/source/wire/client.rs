@@ -131,8 +131,9 @@ impl AuthorityClient {
 
     /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
     /// as it is. A failure that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the
-    /// authority's. An [`AuthorityError`](super::AuthorityError) stays in the chain of causes, and the closure's cause
-    /// stands behind it; the closure's cause replaces an error of the client.
+    /// authority's; an ambiguous one of a password waits for five minutes at least. An
+    /// [`AuthorityError`](super::AuthorityError) stays in the chain of causes, and the closure's cause stands behind it;
+    /// the closure's cause replaces an error of the client.
     ///
     /// ```
     /// use tower_token_refresh::{FetchError, source::{AuthorityClient, FailedCall}};

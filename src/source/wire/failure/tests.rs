@@ -41,6 +41,7 @@ fn only_a_parsed_refusal_of_the_grant_ends_a_session() {
         (400, r#"{"error":"invalid_scope"}"#, Configuration),
         (400, r#"{"error":"invalid_request"}"#, Configuration),
         (400, r#"{"error":"unsupported_grant_type"}"#, Configuration),
+        (403, r#"{"error":"invalid_target"}"#, Configuration),
         (400, r#"{"error":"temporarily_unavailable"}"#, Transient),
         (400, r#"{"error":"server_error"}"#, Transient),
         (503, r#"{"error":"invalid_grant"}"#, Transient),
@@ -172,6 +173,7 @@ fn a_login_by_oauth_tells_the_clients_faults_from_the_users() {
     for (status, body, expected) in [
         (400, r#"{"error":"invalid_grant"}"#, LoginRequired),
         (401, r#"{"error":"invalid_client"}"#, Configuration),
+        (400, r#"{"error":"invalid_target"}"#, Configuration),
         (403, HTML, LoginRequired),
     ] {
         assert_eq!(
