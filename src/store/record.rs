@@ -123,3 +123,17 @@ impl SessionId {
         SessionId(u128::from(random::number()) << 64 | u128::from(random::number()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_refresh_token_does_not_inherit_the_end_of_the_one_before() {
+        let refresh = Some(Secret::from("one"));
+        let stored =
+            StoredToken { refresh, refresh_expires_at: Some(UNIX_EPOCH), ..StoredToken::new("access") };
+        let rotated = stored.rotated(&Token::new("of no use").refresh_token("two")).unwrap();
+        assert_eq!((rotated.refresh.unwrap().expose(), rotated.refresh_expires_at), ("two", None));
+    }
+}

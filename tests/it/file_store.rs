@@ -481,6 +481,24 @@ async fn a_shared_store_refuses_what_came_too_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_that_was_put_there_or_lost_counts_for_what_it_is() {
+    let (place, elsewhere) = (Place::new(), Place::new());
+    let store = place.store();
+    elsewhere.store().save(&record(50), None).await.unwrap();
+    fs::copy(elsewhere.path(), place.path()).unwrap();
+    store.save(&record(1), None).await.unwrap();
+    assert_eq!(store.load().await.unwrap().unwrap().revision, 52, "a login outdoes what was put there");
+    let lease = store.lock().await.unwrap();
+    fs::remove_file(place.path()).unwrap();
+    store.save(&record(6), Some(lease.fence())).await.unwrap();
+    assert_eq!(
+        store.load().await.unwrap().unwrap().revision,
+        6,
+        "nothing is there that a refresh gives way to"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn sessions_on_one_file_refresh_once_between_them() {
     let place = Place::new();
     let authority = ModelAuthority::new().newest_only();
