@@ -14,7 +14,7 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take},
 };
-use crate::{source::Cause, sync::task, token::Token};
+use crate::{source::Cause, token::Token};
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 /// Whoever has the lease for less than that is about to give it back.
@@ -33,20 +33,12 @@ pub(super) struct Reread {
 
 /// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
-    let storage = engine.storage.clone();
-    let lease = Box::pin(async move { storage.lease().await });
+    let lease = pin!(engine.storage.lease());
     let lease = match select(lease, pin!(find_meanwhile(engine, plan))).await {
         Either::Left((lease, _)) => lease,
-        Either::Right((reloaded, lease)) => {
-            // It may be granted all the same, and one that ends by itself would be in everybody's way until then.
-            let storage = engine.storage.clone();
-            tokio::spawn(task(async move {
-                if let Ok(Some(lease)) = lease.await {
-                    storage.give_back(lease);
-                }
-            }));
-            let found = Reread { lease: None, may_fetch: false, is_blind: false, reloaded };
-            return Some(found).filter(|_| !flight.is_lost());
+        Either::Right(_) if flight.is_lost() => return None,
+        Either::Right((reloaded, _)) => {
+            return Some(Reread { lease: None, may_fetch: false, is_blind: false, reloaded });
         }
     };
     let is_taken = matches!(lease, Ok(None));

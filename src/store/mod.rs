@@ -133,8 +133,9 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The session drops the future at the lease wait at the latest, also between a request for the lease and its answer.
-    /// That must leave nothing locked: a lease that is granted then has to end by itself or be given back.
+    /// The session drops the future at the lease wait, or as soon as it has found a good token without the lease; also
+    /// between a request for the lease and its answer. That must leave nothing locked: a lease that is granted then has to
+    /// end by itself or be given back.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::sync::oneshot;
 use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{
@@ -620,7 +619,7 @@ async fn settling_goes_on_although_it_looks_while_the_last_write_is_being_ended(
     store.set(|store| store.save = Fault::Error);
 
     // It is first polled when the login hears of its write, and then at every news of the store.
-    let (ended, end) = oneshot::channel();
+    let (ended, end) = tokio::sync::oneshot::channel();
     let session = world.session.clone();
     let settling = async move { ended.send(session.settle().await) };
     let waker = Waker::from(Arc::new(PolledAtOnce(Mutex::new(Some(Box::pin(settling))))));
@@ -859,47 +858,6 @@ async fn the_first_request_of_a_process_waits_for_nobodys_lease_if_the_stored_to
     // One that is expired is no reason to go on without the lease.
     store.expire().await;
     assert_eq!(process().session.token().await.unwrap_err().kind(), ErrorKind::Timeout);
-}
-
-/// A store far away. A lease that nobody waits for any more when it is granted ends by itself, two minutes later.
-#[derive(Clone, Default)]
-struct Distant(MemoryStore);
-
-impl TokenStore for Distant {
-    async fn load(&self) -> Result<Option<Record>, BoxError> {
-        self.0.load().await
-    }
-
-    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        self.0.save(record, fence).await
-    }
-
-    async fn lock(&self) -> Result<Lease, BoxError> {
-        let (memory, (grant, granted)) = (self.0.clone(), oneshot::channel());
-        tokio::spawn(async move {
-            let lease = memory.lock().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            if let Err(orphan) = grant.send(lease) {
-                tokio::time::sleep(Duration::from_secs(130)).await;
-                drop(orphan);
-            }
-        });
-        Ok(granted.await?)
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lease_that_is_granted_late_to_the_first_request_of_a_process_is_given_back() {
-    let (store, authority) = (Distant::default(), ModelAuthority::new());
-    let process = || World::with(authority.clone(), |session| session.store(store.clone()), |layer| layer);
-    let sibling = process();
-    sibling.session.token().await.unwrap();
-    let first = process();
-    let start = tokio::time::Instant::now();
-    first.session.token().await.unwrap();
-    assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
-    sibling.session.refresh().await.expect("nobody has the lease");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
