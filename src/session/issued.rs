@@ -193,7 +193,7 @@ pub(crate) struct Issued {
     stamp: Stamp,
     /// The server said that it is bad; set and lifted in the kernel's critical section only.
     condemned: AtomicBool,
-    /// A login has been required since: nobody hurries for its refresh token any more.
+    /// A login is required: nobody hurries for its refresh token.
     is_last: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
@@ -242,9 +242,9 @@ impl Issued {
         if self.is_last.load(Ordering::Relaxed) { self.sendable.usually_due } else { self.sendable.due(now) }
     }
 
-    /// A login is required: its refresh token brings no other one.
-    pub(crate) fn set_last(&self) {
-        self.is_last.store(true, Ordering::Relaxed);
+    /// Says whether a login is required: its refresh token brings no other one then.
+    pub(crate) fn set_last(&self, is_last: bool) {
+        self.is_last.store(is_last, Ordering::Relaxed);
     }
 
     /// Whether it is time to get the next one.

@@ -252,12 +252,7 @@ impl Slot {
             return Some(Failure { class: FailureClass::Transient, error });
         }
         let then = match class {
-            FailureClass::LoginRequired => {
-                if let Some(token) = &self.token {
-                    token.set_last();
-                }
-                Fetch::Dead(error.clone())
-            }
+            FailureClass::LoginRequired => Fetch::Dead(error.clone()),
             // Nothing was asked.
             _ if error.kind() == ErrorKind::NoRuntime => Fetch::Idle,
             _ => {
@@ -399,6 +394,7 @@ impl Slot {
         self.set_fetch(then);
         if let Some(token) = &self.token {
             token.condemn(false);
+            token.set_last(matches!(self.fetch, Fetch::Dead(_)));
         }
     }
 

@@ -402,7 +402,11 @@ async fn a_session_that_is_over_asks_for_nothing_when_the_login_that_it_has_foun
 /// The next refresh would save that, and a session that is over makes none.
 #[tokio::test(start_paused = true)]
 async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewhere() {
-    for tells in [false, true] {
+    // That of another grant, and that of the one whose refresh token the debt has spent.
+    let logins = [Token::new("third"), Token::new("third").refresh_token("R1")];
+    for (tells, login) in
+        [false, true].into_iter().flat_map(|tells| logins.clone().map(|login| (tells, login)))
+    {
         let store = Watched::default();
         store.set(|store| store.tells = tells);
         let source = source_fn(|context: FetchContext| async move {
@@ -420,7 +424,7 @@ async fn a_dead_session_that_owes_a_refresh_without_a_lease_finds_a_login_elsewh
         assert!(daemon.refresh().await.unwrap_err().is_login_required());
         strike(Fault::None);
         sleep(HOUR).await;
-        numbered().0.store(store.clone()).build().login(Token::new("third")).await.unwrap();
+        numbered().0.store(store.clone()).build().login(login).await.unwrap();
         sleep(HOUR).await;
         if tells {
             assert!(matches!(daemon.subscribe().next().await, Some(State::Issued(_))), "nobody has asked");

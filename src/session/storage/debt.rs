@@ -213,7 +213,9 @@ impl Debt {
         let is_alone = may_be_ours && self.keeps_the_lease && self.fence > lost;
         let is_over_ours =
             if is_alone { self.record.revision < found.revision } else { self.first <= found.revision };
-        let is_later = is_over_ours && !self.follows(found);
+        // A login elsewhere gets nothing from what nobody may write.
+        let may_follow = self.record.session == found.session || self.fence > lost;
+        let is_later = is_over_ours && !(may_follow && self.follows(found));
         !self.is_change() && (is_later || self.kind == Kind::Login)
     }
 
@@ -228,8 +230,10 @@ impl Debt {
     /// of a login, and does not say by how much.
     pub(super) fn follows(&self, found: &Record) -> bool {
         let is_of_session = self.record.session == found.session;
+        let has_next = self.record.token.as_ref().is_some_and(|own| own.refresh.is_some());
         found.token.as_ref().is_some_and(|token| {
-            self.has_spent_the_refresh_token_of(token) || is_of_session && self.has_refreshed(token)
+            (is_of_session || has_next) && self.has_spent_the_refresh_token_of(token)
+                || is_of_session && self.has_refreshed(token)
         })
     }
 

@@ -193,14 +193,14 @@ fn a_replacement_that_keeps_the_refresh_token_takes_that_of_a_siblings_later_rec
 
 #[test]
 fn a_refresh_brings_the_next_refresh_token_to_a_replacement_or_login_that_has_the_one_before() {
-    let refresh = |next: &str| {
-        Debt::of_refresh(
-            with_refresh(1, 6, "second", next),
-            with_refresh(1, 5, "first", "R1").token,
-            None,
-            None,
-        )
-    };
+    let refresh_to =
+        |record, fence| Debt::of_refresh(record, with_refresh(1, 5, "first", "R1").token, fence, None);
+    let login = with_refresh(2, 7, "elsewhere", "R1");
+    let brings_none = refresh_to(record(1, 6, "second"), Some(1));
+    assert!(brings_none.gives_way_to(&login, None), "the login keeps its own");
+    let of_nobody = refresh_to(with_refresh(1, 6, "second", "R2"), None);
+    assert!(of_nobody.gives_way_to(&login, None), "it may not be written");
+    let refresh = |next: &str| refresh_to(with_refresh(1, 6, "second", next), Some(1));
     for (next, found, expected) in [
         ("R2", with_refresh(1, 7, "first", "R1"), "8 second R2"),
         ("R2", with_refresh(1, 7, "elsewhere", "R1"), "8 elsewhere R2"),
