@@ -14,7 +14,7 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take},
 };
-use crate::{source::Cause, token::Token};
+use crate::token::Token;
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 /// Whoever has the lease for less than that is about to give it back.
@@ -75,7 +75,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
 /// lease to use it. Only then, because the number of a record is noted by whoever takes the lease, for when the file is
 /// lost.
 async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Reloaded {
-    if plan.known.is_blank() && plan.cause == Cause::Absent {
+    if plan.known.is_blank() {
         sleep(LEASE_IS_BUSY_AFTER).await;
         // That it could not be read is told by the look under the lease.
         let (found, _read) = engine.storage.newest().await;

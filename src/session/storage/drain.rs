@@ -200,14 +200,9 @@ impl Storage {
         let found = match found {
             Err(unread) if fence.is_none() || debt.may_be_outdone(fence) => return Err(unread),
             // Else a store that cannot be read may be written all the same: it compares.
-            found => found,
+            found => found.ok().flatten(),
         };
-        let record = debt.refresh_above(found.as_ref().ok().and_then(Option::as_ref));
-        match (self.write(&record, fence).await, found) {
-            // What is in the way cannot be read, or has come since, and may be what was refreshed.
-            (Err(error), Err(unread)) if is_caused_by::<Superseded>(&error) => Err(unread),
-            (saved, _) => saved.map_err(at_the_same_moment),
-        }
+        self.write(&debt.refresh_above(found.as_ref()), fence).await.map_err(at_the_same_moment)
     }
 
     async fn read_to_write(&self, debt: &Debt) -> Result<Result<Option<Record>, Error>, Silent> {
@@ -237,7 +232,7 @@ impl Storage {
     }
 }
 
-/// A store that refuses what has just been compared with it: nothing has given way, and it is tried again.
+/// A store that refuses what has just been compared with it, or could not be: nothing has given way, and it is tried again.
 fn at_the_same_moment(error: Error) -> Error {
     if is_caused_by::<Superseded>(&error) {
         failed("somebody else has saved at the same moment")
