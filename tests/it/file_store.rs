@@ -329,6 +329,17 @@ async fn a_damaged_file_that_cannot_be_kept_aside_is_an_error_that_says_where() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_save_that_is_refused_leaves_a_damaged_file_where_it_is() {
+    let place = Place::new();
+    let first = place.store().lock().await.unwrap().fence();
+    drop(place.store().lock().await.unwrap());
+    fs::write(place.path(), "{").unwrap();
+    place.store().save(&record(1), Some(first)).await.unwrap_err();
+    assert_eq!(fs::read(place.path()).unwrap(), b"{");
+    assert!(!place.beside(".corrupt").exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_directory_that_does_not_exist_stops_no_request() {
     let place = Place::new();
     let authority = ModelAuthority::new();

@@ -13,13 +13,14 @@ use super::tests::reached;
 #[cfg(not(test))]
 fn reached(_step: &str) {}
 
-/// Puts a file with this content in the place of `path`. `temporary` is in the same directory and belongs to the
-/// caller alone; what a killed process has left there is removed, and nothing is left there by a failure.
+/// Puts a file with this content in the place of `path`, and what was there `aside`, if that is given. `temporary` is in the
+/// same directory and belongs to the caller alone; what a killed process has left there is removed, and nothing is left
+/// there by a failure.
 ///
 /// Nothing fails once the file is in its place, where everybody reads it: a save that failed would be owed and made
 /// again, and the lease be kept from those who have read what it brought. To make the rename durable is tried, no more;
 /// without that a loss of power, and nothing else, may bring the old file back.
-pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, aside: Option<&Path>, temporary: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -37,6 +38,9 @@ pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8]) -> io::Resu
         file.sync_all()?;
         reached("synced");
         drop(file);
+        if let Some(aside) = aside {
+            fs::rename(path, aside).map_err(|error| at(aside, error))?;
+        }
         fs::rename(temporary, path)
     };
     put_in_place().inspect_err(|_| drop(fs::remove_file(temporary)))?;
@@ -55,7 +59,7 @@ pub(super) fn at(path: &Path, error: io::Error) -> io::Error {
 
 /// Options for a file that only its owner may read.
 #[cfg(unix)]
-pub(super) fn private() -> OpenOptions {
+fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
@@ -63,7 +67,7 @@ pub(super) fn private() -> OpenOptions {
 
 /// Elsewhere the directory says who may read a new file.
 #[cfg(not(unix))]
-pub(super) fn private() -> OpenOptions {
+fn private() -> OpenOptions {
     OpenOptions::new()
 }
 
@@ -75,16 +79,16 @@ pub(super) fn create(path: &Path, record: &Path) -> io::Result<fs::File> {
 }
 
 /// Gives a new file to the owner of the record, or of the directory while there is none: what root, who may be a visitor,
-/// keeps for itself is lost to everybody else. Nobody but root can do this, or has to. Where everybody may put files, a
-/// record that is there may be a trap.
+/// keeps for itself is lost to everybody else. Anybody else who may do this would lose what they give away. A link may be a
+/// trap, and so may a record where everybody may put files.
 #[cfg(unix)]
 fn give_to_owner(file: &fs::File, record: &Path) {
     use std::os::unix::fs::{MetadataExt, fchown};
 
     let Ok(directory) = fs::metadata(parent_of(record)) else { return };
     let is_open_to_all = directory.mode() & 0o002 != 0;
-    let owner = fs::symlink_metadata(record).unwrap_or(directory);
-    if !is_open_to_all && file.metadata().is_ok_and(|file| file.uid() != owner.uid()) {
+    let owner = fs::symlink_metadata(record).ok().filter(fs::Metadata::is_file).unwrap_or(directory);
+    if !is_open_to_all && owner.uid() != 0 && file.metadata().is_ok_and(|file| file.uid() == 0) {
         let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
     }
 }

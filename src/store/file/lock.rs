@@ -41,7 +41,8 @@ impl Locked {
         let path = &store.beside(helper);
         let file = match atomic::create(path, &store.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                atomic::private().read(true).write(true).create(true).truncate(false).open(path)
+                // Not made: that would be done through a link, too.
+                File::options().read(true).write(true).open(path)
             }
             created => created,
         };

@@ -28,7 +28,7 @@ use crate::error::BoxError;
 ///
 /// On Unix the file is readable by its owner only, so that all these processes belong to one user. Root may be a visitor:
 /// what it saves belongs to whoever had the file before, or has the directory if there was none, unless everybody may
-/// write there.
+/// write there. Root without the right to open the files of others (in a container, say) should be no visitor.
 ///
 /// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is [`Damaged`]: the
 /// session reports it and goes on as if nobody had logged in. The next save keeps such a file aside, in the place of one
@@ -126,24 +126,19 @@ impl FileStore {
         }
     }
 
-    /// As [`read`](Self::read), for whoever is about to replace the file.
-    fn read_or_keep_aside(&self) -> io::Result<Option<Record>> {
-        self.read()?.or_else(|_damaged| {
-            let aside = self.beside(".corrupt");
-            fs::rename(&self.path, &aside).map_err(|error| at(&aside, error))?;
-            Ok(None)
-        })
-    }
-
     fn write(&self, record: &Record, fence: Option<u64>, mut locked: Locked) -> Result<(), BoxError> {
-        let stored = self.read_or_keep_aside()?.map_or(0, |stored| stored.revision);
+        let (stored, aside) = match self.read()? {
+            Ok(stored) => (stored.map_or(0, |stored| stored.revision), None),
+            Err(_damaged) => (0, Some(self.beside(".corrupt"))),
+        };
         let last = locked.numbers()?;
         let highest = last.revision.max(stored);
         // The file may have been lost, and what was in it still be known to others, whom a login has to outdo.
         let outdone = if fence.is_some() { stored } else { highest };
         let record = record.admit(fence, Numbers { revision: outdone, ..last })?;
         locked.put(Numbers { revision: highest.max(record.revision), ..last })?;
-        let replaced = atomic::replace(&self.path, &self.beside(".tmp"), &format::encode(&record));
+        let temporary = self.beside(".tmp");
+        let replaced = atomic::replace(&self.path, aside.as_deref(), &temporary, &format::encode(&record));
         Ok(replaced.map_err(|error| at(&self.path, error))?)
     }
 }

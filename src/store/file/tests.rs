@@ -84,7 +84,7 @@ fn a_record_that_cannot_be_put_in_its_place_leaves_no_copy_behind() {
     let path = directory.path().join("token.json");
     fs::create_dir(&path).unwrap();
     let temporary = directory.path().join("token.json.tmp");
-    atomic::replace(&path, &temporary, b"a record").unwrap_err();
+    atomic::replace(&path, None, &temporary, b"a record").unwrap_err();
     assert!(!temporary.exists());
 }
 
@@ -208,14 +208,23 @@ async fn what_root_saves_belongs_to_whoever_had_the_file_or_has_the_directory() 
 #[cfg(unix)]
 #[tokio::test]
 async fn root_gives_nothing_away_that_was_there_or_where_everybody_may_put_files() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 
+    #[derive(Debug)]
+    enum There {
+        Record,
+        Damaged,
+        Link,
+    }
+    use There::{Damaged, Link, Record};
     for (mode, directorys, files, expected) in [
         (0o700, NOBODY, None, NOBODY),
-        (0o770, 0, Some(NOBODY), NOBODY),
-        (0o700, NOBODY, Some(0), 0),
+        (0o770, 0, Some((NOBODY, Record)), NOBODY),
+        (0o770, 0, Some((NOBODY, Damaged)), NOBODY),
+        (0o770, 0, Some((NOBODY, Link)), 0),
+        (0o700, NOBODY, Some((0, Record)), 0),
         (0o700, 0, None, 0),
-        (0o1777, 0, Some(NOBODY), 0),
+        (0o1777, 0, Some((NOBODY, Record)), 0),
         (0o1777, NOBODY, None, 0),
     ] {
         let directory = tempfile::tempdir().unwrap();
@@ -224,9 +233,17 @@ async fn root_gives_nothing_away_that_was_there_or_where_everybody_may_put_files
         if chown(directory.path(), Some(directorys), None).is_err() {
             return;
         }
-        if let Some(owner) = files {
-            fs::write(&store.path, format::encode(&pair(1))).unwrap();
-            chown(&store.path, Some(owner), None).unwrap();
+        if let Some((owner, there)) = &files {
+            let roots = directory.path().join("roots");
+            match there {
+                Record => fs::write(&store.path, format::encode(&pair(1))).unwrap(),
+                Damaged => fs::write(&store.path, "{").unwrap(),
+                Link => {
+                    fs::write(&roots, format::encode(&pair(1))).unwrap();
+                    symlink(&roots, &store.path).unwrap();
+                }
+            }
+            lchown(&store.path, Some(*owner), None).unwrap();
         }
         store.save(&pair(2), None).await.unwrap();
         let owners = ["", ".fence"].map(|suffix| fs::metadata(store.beside(suffix)).unwrap().uid());
@@ -238,4 +255,51 @@ async fn root_gives_nothing_away_that_was_there_or_where_everybody_may_put_files
         drop(store.lock().await.unwrap());
         assert_eq!(fs::metadata(&others).unwrap().uid(), 0);
     }
+}
+
+/// What it may give away it could not read any more. Where nobody can have one right of root's, there is nothing to see.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_service_that_may_give_files_away_keeps_its_own() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    if let Ok(file) = env::var(FILE) {
+        return FileStore::new(file).save(&pair(1), Some(0)).await.unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o770)).unwrap();
+    let as_service = |command: &Path| {
+        let mut child = Command::new("setpriv");
+        child.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
+        child.args(["--inh-caps=+chown", "--ambient-caps=+chown"]).arg(command).env(FILE, &*store.path);
+        child
+    };
+    let is_possible = chown(directory.path(), Some(0), Some(NOBODY)).is_ok()
+        && as_service(Path::new("true")).status().is_ok_and(|status| status.success());
+    if !is_possible {
+        return;
+    }
+    let output = as_service(&env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "store::file::tests::a_service_that_may_give_files_away_keeps_its_own",
+            "--nocapture",
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let owners = ["", ".fence"].map(|suffix| fs::metadata(store.beside(suffix)).unwrap().uid());
+    assert_eq!(owners, [NOBODY; 2]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_lock_file_is_not_made_through_a_link() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    let elsewhere = directory.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, store.beside(".lock")).unwrap();
+    store.lock().await.unwrap_err();
+    assert!(!elsewhere.exists());
 }
