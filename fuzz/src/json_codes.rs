@@ -86,8 +86,7 @@ fn code(message: &Message<'_>, body: &Steps, limit: u64) -> Option<ErrorCode> {
     let json = json(&text)?;
     let at = |value: Option<&Value>| match value? {
         Value::Number(number) => number.as_i64().filter(|code| *code != 0).map(ErrorCode::from),
-        Value::String(text) if text.trim().is_empty() || text == "OK" => None,
-        Value::String(text) if text.trim().parse() == Ok(0.0) => None,
+        Value::String(text) if text == "OK" || text.trim().trim_matches('0').is_empty() => None,
         Value::String(text) => Some(ErrorCode::from(text.as_str())),
         _ => None,
     };

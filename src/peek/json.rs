@@ -220,8 +220,8 @@ impl Rules {
         let json: Value = json::read(text)?;
         let mut codes = self.pointers.iter().filter_map(|pointer| match json.pointer(pointer)? {
             Value::Number(code) => code.as_i64().map(ErrorCode::from),
-            // A sign of success; sources read it so, too.
-            Value::String(code) if code.trim().is_empty() || code.trim().parse() == Ok(0.0) => None,
+            // A sign of success.
+            Value::String(code) if code.trim().bytes().all(|byte| byte == b'0') => None,
             Value::String(code) => Some(code.as_str().into()),
             _ => None,
         });

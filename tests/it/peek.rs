@@ -539,6 +539,8 @@ async fn the_first_pointer_with_a_code_that_is_no_success_counts() {
         (r#"{"code":7,"errcode":42001}"#, Some(42001.into())),
         (r#"{"errcode":0,"code":7}"#, Some(7.into())),
         (r#"{"errcode":"0","code":7}"#, Some(7.into())),
+        (r#"{"errcode":"0E01","code":7}"#, Some("0E01".into())),
+        (r#"{"errcode":"00e2","code":7}"#, Some("00e2".into())),
         (r#"{"errcode":null,"code":-7}"#, Some((-7).into())),
         (r#"{"code":200}"#, None),
         (r#"{"code":"200"}"#, Some("200".into())),
