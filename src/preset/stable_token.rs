@@ -78,7 +78,7 @@ impl StableToken {
     }
 }
 
-/// Whether a call has certainly forced nothing: it was not sent, or refused.
+/// Whether a call has forced nothing: it was not sent, or refused. What a `Retry` has sent before is WeChat's to count.
 fn is_without_effect(failure: &FetchError) -> bool {
     let is_refusal = |answer: &AuthorityError| answer.code().is_some() || answer.status().is_client_error();
     failure.was_not_processed || AuthorityError::find(failure.cause()).is_some_and(is_refusal)

@@ -57,8 +57,9 @@ impl AppToken {
         AppToken::new(client.into(), url, Sends::Json)
     }
 
-    /// A source that asks this URL by `GET`, with everything in the query, behind what stands there. The secret is then
-    /// in the URL, which is often logged: this crate shows it nowhere, and the client should not either.
+    /// A source that asks this URL by `GET`, with everything in the query, behind what stands there, whatever the names of
+    /// that are. The secret is then in the URL, which is often logged: this crate shows it nowhere, and the client should
+    /// not either.
     pub fn get(client: impl Into<AuthorityClient>, url: Uri) -> Self {
         AppToken::new(client.into(), url, Sends::Query)
     }

@@ -25,7 +25,9 @@ use tower_token_refresh::{
     TokenRefreshLayer, Verdict,
     source::{
         Content, Credentials, JsonAnswer, Password,
-        oauth2::{AuthorizationCodeGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint},
+        oauth2::{
+            AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
+        },
     },
     source_fn,
 };
@@ -50,6 +52,8 @@ struct Gateway {
     stuck: Range<usize>,
     /// Which connections break when the request has been read.
     lost: Range<usize>,
+    /// Which requests the authority has no time for.
+    busy: Range<usize>,
     /// With what the first requests are refused.
     refusal: Option<&'static str>,
     status: u16,
@@ -68,6 +72,7 @@ impl Gateway {
             unreachable: 0..0,
             stuck: 0..0,
             lost: 0..0,
+            busy: 0..0,
             refusal: None,
             status: 401,
             refusals: 1,
@@ -94,8 +99,8 @@ impl Gateway {
         let authority = service_fn(move |request: Request<ReplayBody<Content>>| {
             let call = calls.fetch_add(1, Ordering::Relaxed);
             let seen = seen.clone();
-            let [is_unreachable, is_stuck, is_lost] =
-                [&self.unreachable, &self.stuck, &self.lost].map(|calls| calls.contains(&call));
+            let [is_unreachable, is_stuck, is_lost, is_busy] =
+                [&self.unreachable, &self.stuck, &self.lost, &self.busy].map(|calls| calls.contains(&call));
             async move {
                 if is_stuck {
                     let _held = request;
@@ -108,6 +113,9 @@ impl Gateway {
                 assert!(!body.is_empty());
                 if is_lost {
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+                }
+                if is_busy {
+                    return Ok(Response::builder().status(503).body(Full::default()).unwrap());
                 }
                 if let Some(refusal) = self.refusal.filter(|_| call < self.refusals) {
                     return Ok(Response::builder().status(self.status).body(Full::from(refusal)).unwrap());
@@ -213,6 +221,16 @@ async fn a_resend_that_is_not_sent_uses_up_no_code_and_spends_no_refresh_token()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resend_for_which_the_authority_has_no_time_uses_up_no_code() {
+    let (client, presented) = Gateway { refusal: Some(PAGE), busy: 1..2, ..Gateway::new() }.client();
+    let bench = code(endpoint(client));
+    assert_eq!(bench.class().await, "Transient");
+    cool_down().await;
+    bench.session.refresh().await.expect("it is presented again");
+    assert_eq!(presented.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_retry_has_sent_before_a_refusal_counts_as_sent() {
     let lost = || Gateway { lost: 0..1, refusal: Some(PAGE), refusals: 2, ..Gateway::new() };
     let unreachable = || Gateway { unreachable: 2..3, ..lost() };
@@ -229,11 +247,32 @@ async fn what_a_retry_has_sent_before_a_refusal_counts_as_sent() {
         let refresh = Bench::logged_in(RefreshTokenGrant::new(of_refresh)).await;
         assert_eq!(refresh.class().await, "Unanswered", "{case}");
         let code = code(of_code);
-        assert_eq!(code.class().await, "Unanswered", "{case}");
+        let class = if case == "refused" { "Ambiguous" } else { "Unanswered" };
+        assert_eq!(code.class().await, class, "{case}");
         cool_down().await;
         assert_eq!(code.class().await, "LoginRequired", "{case}: it is used up");
         assert_eq!(presented.load(Ordering::Relaxed), 0, "{case}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_a_retry_has_presented_before_a_refusal_waits_as_after_any_other() {
+    let retrying = || {
+        let gateway = Gateway { lost: 0..1, fails: 1..2, refusal: Some(PAGE), refusals: 2, ..Gateway::new() };
+        BoxCloneSyncService::new(Retry::new(Once(true), gateway.client().0))
+    };
+    is_not_refused(Bench::new(login(retrying()))).await;
+    is_not_refused(Bench::new(PasswordGrant::new(endpoint(retrying()), alice))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_the_gateway_refuses_asks_again_as_after_any_other_failure() {
+    let (client, presented) = Gateway { fails: 1..2, refusal: Some(PAGE), ..Gateway::new() }.client();
+    let bench = Bench::new(ClientCredentialsGrant::new(endpoint(client)));
+    assert_eq!(bench.class().await, "Transient");
+    cool_down().await;
+    bench.session.refresh().await.expect("it asks again");
+    assert_eq!(presented.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

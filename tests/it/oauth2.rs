@@ -618,6 +618,53 @@ async fn what_a_retry_has_taken_before_may_have_been_sent_although_the_last_atte
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_code_that_a_retry_below_the_conversion_of_the_body_has_found_no_connection_for_is_presented_again()
+{
+    let times = Arc::new(AtomicUsize::new(0));
+    let seen = times.clone();
+    let client = tower::service_fn(move |_: Request<Full<Bytes>>| {
+        let answer = match seen.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+            _ => Ok(Response::new(Full::<Bytes>::from(PAIR))),
+        };
+        std::future::ready(answer as Result<_, BoxError>)
+    });
+    let client = Retry::new(Once(true), client)
+        .map_request(|request: Request<Content>| request.map(|content| Full::from(Bytes::from(content))));
+    let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
+    let code = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"));
+    assert_eq!(code.class().await, "Transient");
+    cool_down().await;
+    code.session.refresh().await.expect("it is presented again");
+    assert_eq!(times.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_lies_in_a_queue_is_not_sent_after_the_answer_to_another() {
+    for (status, body) in [(503, ""), (200, PAIR)] {
+        let (queue, mut queued) = tokio::sync::mpsc::channel(1);
+        let client = tower::service_fn(move |request: Request<Content>| {
+            let queue = queue.clone();
+            async move {
+                let Err(full) = queue.try_send(request.into_body()) else {
+                    return std::future::pending().await;
+                };
+                assert!(!full.into_inner().collect().await.unwrap().to_bytes().is_empty());
+                let answer = Response::builder().status(status).body(Full::<Bytes>::from(body));
+                Ok::<_, BoxError>(answer.unwrap())
+            }
+        });
+        let client = tower::timeout::Timeout::new(client, Duration::from_secs(1));
+        let client = AuthorityClient::new(Retry::new(Once(true), client));
+        let endpoint = TokenEndpoint::new(client, "https://id.test/oauth/token".parse().unwrap());
+        let bench = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"));
+        assert_eq!(bench.session.refresh().await.is_ok(), status == 200);
+        let late = queued.recv().await.unwrap();
+        assert_eq!(late.collect().await.unwrap().to_bytes(), Bytes::new(), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_code_that_is_to_be_presented_again_is_not_sent_by_a_connection_that_comes_late() {
     let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
     let client = tower::service_fn(move |request: Request<Content>| {

@@ -35,8 +35,9 @@ use crate::{
 /// does no harm, and need not do so.
 ///
 /// A `Retry` in it presents a refresh token or a code more than once, so it should repeat only what has found no connection
-/// (`docs/composition.md`, "A source's own client"). A client that repeats inside, behind a body type of its own, cannot be
-/// seen to do so.
+/// (`docs/composition.md`, "A source's own client"). Where the client has a body type of its own, such a `Retry` belongs
+/// *below* the conversion: above it, each attempt that took the bytes counts as sent, also one that found no connection. A
+/// client that repeats inside, behind a body type of its own, cannot be seen to do so.
 ///
 /// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in theirs, so a
 /// secret should not be part of it.
@@ -192,17 +193,18 @@ impl AuthorityClient {
         let progress = request.body().progress();
         let late = timer(self.timeout).map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(late);
-        let cause = match select((self.send)(request, self.response_limit), late).await {
-            Either::Left((Ok(answer), _)) => {
-                return Ok(Answer { is_repeated: progress.is_repeated(), ..answer });
-            }
+        let outcome = select((self.send)(request, self.response_limit), late).await;
+        // An attempt that lies in a queue is not sent any more, whatever has come of another.
+        let step = progress.end();
+        let is_repeated = progress.is_repeated();
+        let cause = match outcome {
+            Either::Left((Ok(answer), _)) => return Ok(Answer { is_repeated, ..answer }),
             Either::Left((Err(cause), _)) => cause,
             Either::Right(_) => "the authority did not answer in time".into(),
         };
         // The grant is in the body. Whoever has taken it for a body of their own may not have been connected; what is polled
         // is sent, by whatever name the system calls the end of that connection.
-        let is_repeated = progress.is_repeated();
-        let was_not_sent = match progress.end() {
+        let was_not_sent = match step {
             UNREAD => true,
             TAKEN => !is_repeated && was_refused_a_connection(&*cause),
             _ => false,

@@ -90,7 +90,7 @@ impl Progress {
     }
 
     /// How far the client has come, and for good: what is unread stays so.
-    pub(super) fn end(self) -> u8 {
+    pub(super) fn end(&self) -> u8 {
         self.0.step.fetch_max(REVOKED, Ordering::Relaxed)
     }
 }

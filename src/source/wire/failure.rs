@@ -35,6 +35,10 @@ impl Grant {
     pub(super) fn may_be_spent(self) -> bool {
         self != Grant::Client
     }
+
+    fn is_of_a_user(self) -> bool {
+        matches!(self, Grant::OAuthLogin | Grant::JsonLogin)
+    }
 }
 
 /// Error codes that the user has given a meaning.
@@ -61,7 +65,9 @@ pub(super) fn of_answer(
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
         Meaning::Configuration => FetchError::configuration(error),
-        // The attempts before may have spent what was presented.
+        // The attempts before may have been refused, which counts for more than that their answers were lost.
+        Meaning::OfGateway if answer.is_repeated && grant.is_of_a_user() => FetchError::ambiguous(error),
+        // They may have spent what was presented.
         Meaning::Transient | Meaning::NotProcessed | Meaning::OfGateway
             if answer.is_repeated && grant.may_be_spent() =>
         {
@@ -103,7 +109,7 @@ fn meaning(
     let code = said[0].as_deref();
     let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code.as_str()));
     let is_configured = |codes: &[String]| said.iter().flatten().any(|code| codes.contains(code));
-    let is_user = matches!(grant, Grant::OAuthLogin | Grant::JsonLogin);
+    let is_user = grant.is_of_a_user();
     let is_named =
         is_configured(blocked) || is_configured(dead) || business == Some(BusinessFailure::Transient);
     match answer.status {
