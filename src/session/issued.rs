@@ -193,7 +193,7 @@ pub(crate) struct Issued {
     stamp: Stamp,
     /// The server said that it is bad; set and lifted in the kernel's critical section only.
     condemned: AtomicBool,
-    /// A login is required: nobody hurries for its refresh token.
+    /// A login is required, or its refresh token was refused: nobody hurries for that.
     is_last: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
@@ -242,7 +242,7 @@ impl Issued {
         if self.is_last.load(Ordering::Relaxed) { self.sendable.usually_due } else { self.sendable.due(now) }
     }
 
-    /// Says whether a login is required: its refresh token brings no other one then.
+    /// Says whether its refresh token brings no other one, for all that is known.
     pub(crate) fn set_last(&self, is_last: bool) {
         self.is_last.store(is_last, Ordering::Relaxed);
     }
@@ -265,7 +265,12 @@ impl Issued {
         let deadline = if renews { self.due(now) } else { self.sendable.expiry };
         let is_fresh = !deadline.is_some_and(|deadline| deadline.has_come(now));
         if is_fresh {
-            let until = deadline.map_or(NEVER, |at| packed(at.monotonic).min(clock.next_wall_reading()));
+            let until = match deadline {
+                Some(at) => packed(at.monotonic).min(clock.next_wall_reading()),
+                // Its refresh token may hurry again.
+                None if renews && self.sendable.refresh_expires_at.is_some() => clock.next_wall_reading(),
+                None => NEVER,
+            };
             self.fresh_until.store(until, Ordering::Relaxed);
         }
         is_fresh

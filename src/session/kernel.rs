@@ -394,7 +394,8 @@ impl Slot {
         self.set_fetch(then);
         if let Some(token) = &self.token {
             token.condemn(false);
-            token.set_last(matches!(self.fetch, Fetch::Dead(_)));
+            let is_refused = token.token().refresh().is_some_and(|own| own.is_among(&self.refused));
+            token.set_last(is_refused || matches!(self.fetch, Fetch::Dead(_)));
         }
     }
 

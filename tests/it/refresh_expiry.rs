@@ -307,6 +307,8 @@ async fn a_refresh_token_that_was_refused_hurries_nobody() {
             session.token().await.unwrap();
             session.settle().await.unwrap();
             assert_eq!(grants(&idp), ["refresh"], "{mode:?} {life:?}");
+            // What was refused stays so whatever other credentials there are.
+            session.credentials_changed().await;
             let looks = store.loads.load(Ordering::SeqCst);
             for _ in 0..10 {
                 clock.advance(6 * SECOND);
@@ -325,31 +327,35 @@ async fn a_refresh_token_that_was_refused_hurries_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_that_lives_on_after_a_login_was_required_is_used_in_time() {
-    let (clock, presented) = (TestClock::new(), Arc::new(AtomicUsize::new(0)));
-    let (has_client, counted) = (Arc::new(AtomicBool::new(false)), presented.clone());
-    let knows = has_client.clone();
-    let source = source_fn(move |context: FetchContext| {
-        let (knows, counted) = (knows.load(Ordering::SeqCst), counted.clone());
-        async move {
-            if !knows {
-                return Err(FetchError::login_required("no client secret is configured"));
+    for life in [Some(60 * MINUTE), None] {
+        let (clock, presented) = (TestClock::new(), Arc::new(AtomicUsize::new(0)));
+        let (has_client, counted) = (Arc::new(AtomicBool::new(false)), presented.clone());
+        let knows = has_client.clone();
+        let source = source_fn(move |context: FetchContext| {
+            let (knows, counted) = (knows.load(Ordering::SeqCst), counted.clone());
+            async move {
+                if !knows {
+                    return Err(FetchError::login_required("no client secret is configured"));
+                }
+                counted.fetch_add(context.refresh_token().map_or(0, |_| 1), Ordering::SeqCst);
+                Ok(Token::new("second"))
             }
-            counted.fetch_add(context.refresh_token().map_or(0, |_| 1), Ordering::SeqCst);
-            Ok(Token::new("second"))
-        }
-    });
-    let session = Session::builder(source).clock(clock.clone()).renewal_jitter(Duration::ZERO).build();
-    session.login(dying_after(Some(60 * MINUTE), Some(30 * MINUTE))).await.unwrap();
-    clock.advance(15 * MINUTE);
-    session.token().await.unwrap();
-    session.settle().await.unwrap();
-    has_client.store(true, Ordering::SeqCst);
-    session.credentials_changed().await;
-    // For so long it is remembered that nothing is due.
-    clock.advance(SECOND);
-    session.token().await.unwrap();
-    session.settle().await.unwrap();
-    assert_eq!(presented.load(Ordering::SeqCst), 1, "half of what was left of it has gone by");
+        });
+        let session = Session::builder(source).clock(clock.clone()).renewal_jitter(Duration::ZERO).build();
+        session.login(dying_after(life, Some(30 * MINUTE))).await.unwrap();
+        clock.advance(15 * MINUTE);
+        session.token().await.unwrap();
+        session.settle().await.unwrap();
+        // While it is dead nothing is due.
+        session.token().await.unwrap();
+        has_client.store(true, Ordering::SeqCst);
+        session.credentials_changed().await;
+        // For so long it is remembered that nothing is due.
+        clock.advance(SECOND);
+        session.token().await.unwrap();
+        session.settle().await.unwrap();
+        assert_eq!(presented.load(Ordering::SeqCst), 1, "{life:?}: half of what was left of it has gone by");
+    }
 }
 
 #[tokio::test(start_paused = true)]

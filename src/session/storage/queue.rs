@@ -46,7 +46,8 @@ impl Queue {
     pub(super) fn is_outdone(&self, debt: &Debt, found: &Record) -> bool {
         debt.take_notice_of(found);
         let is_before = self.ended.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
-        debt.gives_way_to(found, self.lost) || is_before
+        let may_be_written = self.fence(debt) > self.lost;
+        debt.gives_way_to(found, self.lost, may_be_written) || is_before
     }
 
     /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so.

@@ -75,11 +75,9 @@ impl Content {
     /// Empty if they were revoked: a connection that has the request in its queue ends it without them.
     fn take(&mut self, step: u8) -> Bytes {
         let bytes = mem::take(&mut self.bytes);
-        if self.state.step.fetch_max(step, Ordering::Relaxed) == REVOKED {
-            return Bytes::new();
-        }
+        // First: whoever ends it is to know of each attempt that was not revoked.
         self.state.attempts.fetch_add(usize::from(!bytes.is_empty()), Ordering::Relaxed);
-        bytes
+        if self.state.step.fetch_max(step, Ordering::Release) == REVOKED { Bytes::new() } else { bytes }
     }
 }
 
@@ -91,7 +89,7 @@ impl Progress {
 
     /// How far the client has come, and for good: what is unread stays so.
     pub(super) fn end(&self) -> u8 {
-        self.0.step.fetch_max(REVOKED, Ordering::Relaxed)
+        self.0.step.fetch_max(REVOKED, Ordering::Acquire)
     }
 }
 

@@ -178,7 +178,7 @@ impl JsonAnswer {
     /// What is in place of the business code, unless it is 0, in quotes or without, or an empty text.
     fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
         let is_none = |code: &Json| match code {
-            Json::Text(text) if text.trim().is_empty() => true,
+            Json::Text(text) => text.trim().bytes().all(|byte| byte == b'0'),
             code => code.number() == Some(0.0),
         };
         document.at(self.business_code.as_ref()?).filter(|code| !is_none(code))

@@ -21,7 +21,7 @@ fn a_refresh_gives_way_to_a_later_record_that_it_does_not_follow() {
         (record(2, 7, "first"), true),
         (Record { token: None, ..record(1, 7, "") }, true),
     ] {
-        assert_eq!(refresh(None).gives_way_to(&found, None), outdone, "{found:?}");
+        assert_eq!(refresh(None).gives_way_to(&found, None, true), outdone, "{found:?}");
     }
 }
 
@@ -46,7 +46,7 @@ fn what_a_refresh_was_of_is_a_pair() {
         let first = with_refresh(1, 5, "first", "R1").token;
         let debt = Debt::of_refresh(with_refresh(1, 6, "second", brought), first, None, None);
         let found = with_refresh(1, 6, "first", refresh);
-        assert_eq!(debt.gives_way_to(&found, None), outdone, "{brought} {refresh}");
+        assert_eq!(debt.gives_way_to(&found, None, true), outdone, "{brought} {refresh}");
     }
 }
 
@@ -73,7 +73,7 @@ fn while_its_lease_is_kept_a_refresh_gives_way_to_a_record_of_a_higher_number_on
         (Some(2), None, Record { token: None, ..others(6) }, true),
         (Some(2), None, Record { session: SessionId(2), ..others(6) }, true),
     ] {
-        assert_eq!(spends(fence).gives_way_to(&found, lost), outdone, "{fence:?} {lost:?} {found:?}");
+        assert_eq!(spends(fence).gives_way_to(&found, lost, true), outdone, "{fence:?} {lost:?} {found:?}");
     }
 }
 
@@ -104,9 +104,9 @@ fn a_refresh_remembers_what_was_in_the_store_and_the_last_tokens_since() {
 fn the_refresh_of_a_login_that_is_owed_stands_for_it_until_that_is_saved() {
     let login = Debt::of_login(record(1, 5, "first"));
     let refresh = refresh(Some(&login));
-    assert!(!refresh.gives_way_to(&record(2, 9, "others"), None));
+    assert!(!refresh.gives_way_to(&record(2, 9, "others"), None, true));
     refresh.stand_for_itself();
-    assert!(refresh.gives_way_to(&record(2, 9, "others"), None));
+    assert!(refresh.gives_way_to(&record(2, 9, "others"), None, true));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_login_gives_way_to_whatever_is_there_of_its_session_its_refresh_as_any_othe
         let debts = [&login, &refresh(Some(&login)), &refresh(Some(&replacement))];
         let outdone = debts.map(|debt| {
             debt.take_notice_of(&found);
-            debt.gives_way_to(&found, None)
+            debt.gives_way_to(&found, None, true)
         });
         assert_eq!(outdone, expected, "{found:?}");
     }
@@ -193,14 +193,12 @@ fn a_replacement_that_keeps_the_refresh_token_takes_that_of_a_siblings_later_rec
 
 #[test]
 fn a_refresh_brings_the_next_refresh_token_to_a_replacement_or_login_that_has_the_one_before() {
-    let refresh_to =
-        |record, fence| Debt::of_refresh(record, with_refresh(1, 5, "first", "R1").token, fence, None);
+    let refresh_to = |record| Debt::of_refresh(record, with_refresh(1, 5, "first", "R1").token, None, None);
     let login = with_refresh(2, 7, "elsewhere", "R1");
-    let brings_none = refresh_to(record(1, 6, "second"), Some(1));
-    assert!(brings_none.gives_way_to(&login, None), "the login keeps its own");
-    let of_nobody = refresh_to(with_refresh(1, 6, "second", "R2"), None);
-    assert!(of_nobody.gives_way_to(&login, None), "it may not be written");
-    let refresh = |next: &str| refresh_to(with_refresh(1, 6, "second", next), Some(1));
+    let brings_none = refresh_to(record(1, 6, "second"));
+    assert!(brings_none.gives_way_to(&login, None, true), "the login keeps its own");
+    let refresh = |next: &str| refresh_to(with_refresh(1, 6, "second", next));
+    assert!(refresh("R2").gives_way_to(&login, None, false), "it may not be written");
     for (next, found, expected) in [
         ("R2", with_refresh(1, 7, "first", "R1"), "8 second R2"),
         ("R2", with_refresh(1, 7, "elsewhere", "R1"), "8 elsewhere R2"),
@@ -215,7 +213,7 @@ fn a_refresh_brings_the_next_refresh_token_to_a_replacement_or_login_that_has_th
         ("R1", with_refresh(2, 7, "elsewhere", "R1"), "6 second R1"),
     ] {
         let (debt, is_above) = (refresh(next), !expected.starts_with('6'));
-        assert_eq!(debt.gives_way_to(&found, None), !is_above, "{found:?}");
+        assert_eq!(debt.gives_way_to(&found, None, true), !is_above, "{found:?}");
         let saved = debt.refresh_above(Some(&found));
         assert_eq!(shown(&saved), expected, "{found:?}");
         assert_eq!(saved.session, if is_above { found.session } else { SessionId(1) }, "{found:?}");
