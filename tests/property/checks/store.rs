@@ -291,6 +291,12 @@ impl Records {
         if let (Some(refresh), Some(access)) = (refresh, self.accesses.get(access)) {
             let at = self.roots[access.root].at.max(self.roots[refresh.root].at);
             self.roots[refresh.root].at = at;
+            // One that was owed may have come over a login that it had not seen.
+            if let Some((change, _)) =
+                self.kept.change.filter(|&(change, by)| self.stands_against(access.root, change, by))
+            {
+                self.roots[refresh.root].forced_in = Some(change);
+            }
         }
     }
 
