@@ -18,7 +18,7 @@ use tower_token_refresh::{
         oauth2::{AuthorizationCodeGrant, PasswordGrant, RefreshTokenGrant},
     },
     source_fn,
-    store::MemoryStore,
+    store::{MemoryStore, TokenStore},
     test_util::TestClock,
 };
 
@@ -37,11 +37,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LOGIN: &str = r#"{"access_token":"from-a-login","refresh_token":"second"}"#;
 const REFRESH: &str = r#"{"access_token":"from-a-refresh"}"#;
 
-fn source(idp: &Idp) -> impl TokenSource + use<> {
-    let login = Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), || async {
+fn login(idp: &Idp) -> impl TokenSource + use<> {
+    Password::new(idp.clone(), "https://id.test/login".parse().unwrap(), || async {
         Ok(Credentials::new("alice", "wonderland"))
-    });
-    RefreshTokenGrant::new(endpoint(idp)).or_else(login)
+    })
+}
+
+fn source(idp: &Idp) -> impl TokenSource + use<> {
+    RefreshTokenGrant::new(endpoint(idp)).or_else(login(idp))
 }
 
 fn session(idp: &Idp, clock: &TestClock, store: &MemoryStore) -> Session {
@@ -290,6 +293,25 @@ async fn a_refresh_token_that_has_died_hurries_nobody() {
             session.settle().await.unwrap();
             assert_eq!(grants(&idp).len(), usize::from(usual.is_some()), "{mode:?} {life:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_brings_no_refresh_token_keeps_none_of_before() {
+    let (second, third) = (r#"{"access_token":"second"}"#, r#"{"access_token":"third"}"#);
+    for is_chain in [true, false] {
+        let refused = is_chain.then(|| json(400, r#"{"error":"invalid_grant"}"#));
+        let (idp, store) =
+            (Idp::new(refused.into_iter().chain([json(200, second), json(200, third)])), MemoryStore::new());
+        let builder = if is_chain { Session::builder(source(&idp)) } else { Session::builder(login(&idp)) };
+        let session = builder.store(store.clone()).build();
+        session.login(Token::new("first").refresh_token("of-the-first")).await.unwrap();
+        for access in ["second", "third"] {
+            session.refresh().await.unwrap();
+            let stored = store.load().await.unwrap().unwrap().token.unwrap();
+            assert_eq!((stored.access.expose(), stored.refresh.is_some()), (access, false));
+        }
+        assert_eq!(grants(&idp), ["refresh", "login", "login"][usize::from(!is_chain)..]);
     }
 }
 
