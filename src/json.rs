@@ -13,6 +13,11 @@ pub(crate) fn is_pointer(text: &str) -> bool {
     text.starts_with('/') && text.split('~').skip(1).all(|after| after.starts_with(['0', '1']))
 }
 
+/// Whether a text in the place of an error code says that there is none: 0, which some put in quotes, or blank.
+pub(crate) fn is_no_code(text: &str) -> bool {
+    text.trim().bytes().all(|byte| byte == b'0')
+}
+
 /// What a text says; `None` if it is not JSON. A byte order mark is skipped. What is damaged is replaced by U+FFFD,
 /// because a description must not hide the code beside it: what is not UTF-8, half of a surrogate pair (JavaScript
 /// writes it where it has cut a text), and a control character in quotes, which some servers do not escape.

@@ -221,7 +221,7 @@ impl Rules {
         let mut codes = self.pointers.iter().filter_map(|pointer| match json.pointer(pointer)? {
             Value::Number(code) => code.as_i64().map(ErrorCode::from),
             // A sign of success.
-            Value::String(code) if code.trim().bytes().all(|byte| byte == b'0') => None,
+            Value::String(code) if json::is_no_code(code) => None,
             Value::String(code) => Some(code.as_str().into()),
             _ => None,
         });

@@ -17,7 +17,7 @@ use tokio::{
     runtime::Handle,
     sync::{
         Semaphore,
-        mpsc::{UnboundedSender, unbounded_channel},
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     },
     task::JoinSet,
     time::{Instant, timeout},
@@ -567,25 +567,31 @@ async fn issued(answer: &Response<ModelBody>, session: &Session) -> State {
     state
 }
 
+/// A world with this `refresh_timeout` and an observer that tells of an event that it is to block at, and then blocks until
+/// the sender is dropped.
+fn blocked_at(
+    is_fatal: impl Fn(&Event<'_>) -> bool + Send + Sync + 'static,
+    limit: Duration,
+) -> (World, UnboundedReceiver<()>, mpsc::Sender<()>) {
+    let (arrived, arrivals) = unbounded_channel();
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let observer = move |event: &Event<'_>| {
+        if is_fatal(event) {
+            arrived.send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+        }
+    };
+    let builder = |builder: SessionBuilder| builder.observer(observer).refresh_timeout(limit).unwrap();
+    (World::with(ModelAuthority::new(), builder, |layer| layer), arrivals, release)
+}
+
 /// It blocks the thread that refreshes. What has happened holds already, and who waits for the refresh does so no
 /// longer than `refresh_timeout`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn an_observer_that_blocks_stops_no_request_for_longer_than_the_refresh_timeout() {
     for is_healthy in [true, false] {
-        let (arrived, mut arrivals) = unbounded_channel();
-        let (release, released) = mpsc::channel::<()>();
-        let released = Mutex::new(released);
-        let observer = move |_: &Event<'_>| {
-            arrived.send(()).unwrap();
-            // Until the test lets go of the other end.
-            let _ = released.lock().unwrap().recv();
-        };
-        let limit = Duration::from_millis(50);
-        let world = World::with(
-            ModelAuthority::new(),
-            |builder| builder.observer(observer).refresh_timeout(limit).unwrap(),
-            |layer| layer,
-        );
+        let (world, mut arrivals, release) = blocked_at(|_| true, Duration::from_millis(50));
         if !is_healthy {
             world.authority.fail_always(Endpoint::Login, Failure::Reset);
         }
@@ -611,23 +617,10 @@ async fn an_observer_that_blocks_on_a_change_holds_no_waiter_longer_than_the_ref
         ("replace", None),
     ];
     for (change, failure) in changes {
-        let (arrived, mut arrivals) = unbounded_channel();
-        let (release, released) = mpsc::channel::<()>();
-        let released = Mutex::new(released);
         let events = AtomicUsize::new(0);
-        let observer = move |_: &Event<'_>| {
-            // The first event is that of the first token.
-            if events.fetch_add(1, Ordering::Relaxed) == 1 {
-                arrived.send(()).unwrap();
-                let _ = released.lock().unwrap().recv();
-            }
-        };
-        let limit = Duration::from_millis(200);
-        let world = World::with(
-            ModelAuthority::new(),
-            |builder| builder.observer(observer).refresh_timeout(limit).unwrap(),
-            |layer| layer,
-        );
+        // The first event is that of the first token.
+        let is_second = move |_: &Event<'_>| events.fetch_add(1, Ordering::Relaxed) == 1;
+        let (world, mut arrivals, release) = blocked_at(is_second, Duration::from_millis(200));
         world.session.token().await.unwrap();
         world.authority.revoke_access();
         let other = world.authority.login().await.unwrap();
@@ -657,21 +650,8 @@ async fn an_observer_that_blocks_on_a_change_holds_no_waiter_longer_than_the_ref
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_refresh_by_hand_reports_its_failure_although_an_observer_blocks() {
-    let (arrived, mut arrivals) = unbounded_channel();
-    let (release, released) = mpsc::channel::<()>();
-    let released = Mutex::new(released);
-    let observer = move |event: &Event<'_>| {
-        if matches!(event, Event::RefreshFailed { .. }) {
-            arrived.send(()).unwrap();
-            let _ = released.lock().unwrap().recv();
-        }
-    };
-    let limit = Duration::from_millis(50);
-    let world = World::with(
-        ModelAuthority::new(),
-        |builder| builder.observer(observer).refresh_timeout(limit).unwrap(),
-        |layer| layer,
-    );
+    let is_failure = |event: &Event<'_>| matches!(event, Event::RefreshFailed { .. });
+    let (world, mut arrivals, release) = blocked_at(is_failure, Duration::from_millis(50));
     world.session.token().await.unwrap();
     world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
     let waiting = tokio::spawn({

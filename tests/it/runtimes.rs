@@ -547,15 +547,20 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// The runtime on which this has come to the gate, and which nobody drives any more.
+fn left_at(gate: &Gate, waiter: &mut task::Spawn<impl Future<Output: Debug>>) -> Runtime {
+    let runtime = runtime();
+    runtime.block_on(async {
+        assert_pending!(waiter.poll());
+        gate.waiting(1).await;
+    });
+    runtime
+}
+
 /// A runtime that nobody drives any more, with a refresh on it that waits at a gate.
 pub(crate) fn left_in_flight(world: &World) -> (Gate, Runtime) {
     let gate = world.authority.hold(Endpoint::Login);
-    let abandoned = runtime();
-    abandoned.block_on(async {
-        let mut first = task::spawn(world.session.token());
-        assert_pending!(first.poll());
-        gate.waiting(1).await;
-    });
+    let abandoned = left_at(&gate, &mut task::spawn(world.session.token()));
     (gate, abandoned)
 }
 
@@ -602,11 +607,7 @@ fn a_wait_that_leaves_the_runtime_of_its_own_refresh_ends_by_the_refresh_timeout
     let world = World::new();
     let gate = world.authority.hold(Endpoint::Login);
     let mut waiter = task::spawn(world.session.token());
-    let undriven = runtime();
-    undriven.block_on(async {
-        assert_pending!(waiter.poll());
-        gate.waiting(1).await;
-    });
+    let _undriven = left_at(&gate, &mut waiter);
     ends_elsewhere(waiter, ErrorKind::Timeout);
 }
 
@@ -615,11 +616,7 @@ fn a_change_that_leaves_the_runtime_of_its_write_ends_by_the_time_limit_of_the_s
     let (store, gate) = HeldStore::at(Call::Save);
     let session = Session::builder(ModelAuthority::new().source()).store(store).build();
     let mut login = task::spawn(session.login(Token::new("of-bob")));
-    let undriven = runtime();
-    undriven.block_on(async {
-        assert_pending!(login.poll());
-        gate.waiting(1).await;
-    });
+    let _undriven = left_at(&gate, &mut login);
     ends_elsewhere(login, ErrorKind::Store);
 }
 
@@ -630,11 +627,7 @@ fn a_replacement_that_leaves_the_runtime_of_its_look_ends_with_that_or_by_the_ti
         let (store, gate) = HeldStore::at(Call::Load);
         let session = Session::builder(ModelAuthority::new().source()).store(store).build();
         let mut replacing = task::spawn(session.replace(Token::new("elsewhere")));
-        let looking = runtime();
-        looking.block_on(async {
-            assert_pending!(replacing.poll());
-            gate.waiting(1).await;
-        });
+        let looking = left_at(&gate, &mut replacing);
         let _undriven = (!looking_ends).then_some(looking);
         ends_elsewhere(replacing, if looking_ends { ErrorKind::NoRuntime } else { ErrorKind::Store });
     }

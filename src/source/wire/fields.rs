@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use zeroize::Zeroizing;
 
 use super::json::{Json, Pointer};
-use crate::{error::Error, token::Token};
+use crate::{error::Error, json, token::Token};
 
 /// Where the parts of an answer are, as JSON pointers (RFC 6901).
 ///
@@ -178,7 +178,7 @@ impl JsonAnswer {
     /// What is in place of the business code, unless it is 0, in quotes or without, or an empty text.
     fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
         let is_none = |code: &Json| match code {
-            Json::Text(text) => text.trim().bytes().all(|byte| byte == b'0'),
+            Json::Text(text) => json::is_no_code(text),
             code => code.number() == Some(0.0),
         };
         document.at(self.business_code.as_ref()?).filter(|code| !is_none(code))

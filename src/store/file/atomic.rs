@@ -85,10 +85,13 @@ pub(super) fn create(path: &Path, record: &Path) -> io::Result<fs::File> {
 fn give_to_owner(file: &fs::File, record: &Path) {
     use std::os::unix::fs::{MetadataExt, fchown};
 
+    if !file.metadata().is_ok_and(|file| file.uid() == 0) {
+        return;
+    }
     let Ok(directory) = fs::metadata(parent_of(record)) else { return };
     let is_open_to_all = directory.mode() & 0o002 != 0;
     let owner = fs::symlink_metadata(record).ok().filter(fs::Metadata::is_file).unwrap_or(directory);
-    if !is_open_to_all && owner.uid() != 0 && file.metadata().is_ok_and(|file| file.uid() == 0) {
+    if !is_open_to_all && owner.uid() != 0 {
         let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
     }
 }
