@@ -23,7 +23,7 @@ use tower_token_refresh::{
 use crate::{
     identity::{orphans_end, stored_access},
     script::within,
-    watched::{Fault, Watched, siblings},
+    watched::{Fault, Watched, Watching, siblings},
     world::World,
 };
 
@@ -231,6 +231,50 @@ async fn a_replacement_that_is_owed_keeps_a_siblings_refresh_token_although_it_w
     within(sibling.refresh()).await.unwrap();
     let counts = authority.counts();
     assert_eq!((counts.family_deaths, counts.logins), (0, 1));
+}
+
+/// The store takes the first late or without an answer, and the second not before a sibling has refreshed the first.
+#[tokio::test(start_paused = true)]
+async fn of_two_replacements_the_second_keeps_what_a_sibling_has_got_for_the_refresh_token_of_the_first() {
+    for is_answered in [true, false] {
+        let (sound, mut failing) = (Watched::default(), Watched::default());
+        failing.memory = sound.memory.clone();
+        let authority = ModelAuthority::new();
+        let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (session(&failing), session(&sound));
+        within(ours.token()).await.unwrap();
+        within(sibling.token()).await.unwrap();
+        let (own, gate) = (authority.login().await.unwrap(), Gate::new());
+        failing.set(|store| {
+            store.hold_save = Some(gate.clone());
+            store.save_is_unanswered = !is_answered;
+        });
+        let replace = |token| {
+            let session = ours.clone();
+            tokio::spawn(async move { session.replace(token).await })
+        };
+        let first = replace(own);
+        within(gate.waiting(1)).await;
+        let second = replace(Token::new("elsewhere"));
+        orphans_end().await;
+        failing.set(|store| {
+            store.hold_save = None;
+            store.save = Fault::Error;
+            // What the store has not answered is to be found there.
+            store.load = if is_answered { Fault::Error } else { Fault::None };
+        });
+        gate.open();
+        assert_eq!(within(first).await.unwrap().is_ok(), is_answered);
+        within(second).await.unwrap().unwrap_err();
+        within(sibling.refresh()).await.unwrap();
+        assert_eq!(authority.counts().refreshes, 0, "it has taken over what the store has");
+        within(sibling.refresh()).await.unwrap();
+        failing.set(|store| *store = Watching::default());
+        within(ours.settle()).await.unwrap();
+        assert_eq!(sound.access().await.as_deref(), Some("elsewhere"));
+        within(ours.refresh()).await.unwrap();
+        assert_eq!(authority.counts().presented_again(), 0, "{is_answered}");
+    }
 }
 
 /// A refresh that nobody waits for stands before the authority until the gate opens.

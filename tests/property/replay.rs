@@ -482,3 +482,27 @@ fn a_look_while_the_lease_is_waited_for_takes_notice_of_a_login_that_is_there() 
     ];
     holds(TWO, &steps);
 }
+
+/// Of two replacements, the first with a refresh token of its own, the second was owed as one that brings that, although
+/// the first had been saved meanwhile and a sibling had spent it: it was presented again.
+#[test]
+fn a_replacement_keeps_what_a_sibling_has_got_for_the_one_before_that_was_saved_late() {
+    let steps = [
+        Fault(0, Save, HangsAfterwards),
+        Next(Late),
+        LoginByRefresh(0, Alice),
+        Pass(Duration::from_secs(31)),
+        Replace(0, true),
+        Request(1, Get, Nowhere),
+        LoginByRefresh(1, Alice),
+        Run(5),
+        Replace(0, false),
+        Run(10),
+        Fault(0, Save, Fails),
+        Revoke(Revoked::Access),
+        Release(13),
+        Run(4),
+        Request(0, Get, Nowhere),
+    ];
+    holds(Config { seed: 827448184264296652, lifetime: Some(300), ..TWO }, &steps);
+}

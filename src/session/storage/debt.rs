@@ -28,6 +28,8 @@ pub(super) struct Debt {
     before: Traces,
     kind: Kind,
     refresh_token: RefreshToken,
+    /// The store is known to have had the refresh token.
+    was_stored: AtomicBool,
     /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although
     /// that could not say so; or what is there has a higher revision than is known.
     has_to_look: AtomicBool,
@@ -51,7 +53,8 @@ enum RefreshToken {
     Own,
     /// A replacement has kept it, and it has not been spent since: a sibling's later one takes its place.
     Kept,
-    /// A replacement has brought it, or it was got with one that did: what a sibling has stored is not kept beside it.
+    /// A replacement has brought it, or it was got with one that did: what a sibling has stored is not kept beside it,
+    /// until the store has had it, too.
     Brought,
 }
 
@@ -66,6 +69,7 @@ impl Debt {
             before: Traces::default(),
             kind,
             refresh_token: RefreshToken::Own,
+            was_stored: AtomicBool::new(false),
             has_to_look: AtomicBool::new(true),
         }
     }
@@ -92,7 +96,7 @@ impl Debt {
 
     /// A replacement, which keeps the refresh token or has its own, and what was owed until then.
     pub(super) fn of_replacement(record: Record, keeps: bool, owed: Option<&Debt>) -> Self {
-        let is_brought = !keeps || owed.is_some_and(|owed| owed.refresh_token == RefreshToken::Brought);
+        let is_brought = !keeps || owed.is_some_and(|owed| owed.refresh_token() == RefreshToken::Brought);
         let refresh_token = if is_brought { RefreshToken::Brought } else { RefreshToken::Kept };
         let mut debt = Debt { refresh_token, ..Debt::of(record, Kind::Replacement) };
         if let Some(owed) = owed.filter(|_| keeps) {
@@ -118,7 +122,7 @@ impl Debt {
         let is_kept =
             |before: &StoredToken| record.token.as_ref().is_some_and(|own| has_same_refresh(own, before));
         let keeps_the_lease = refreshed.iter().any(|before| before.refresh.is_some() && !is_kept(before));
-        let refresh_token = match owed.map_or(RefreshToken::Own, |owed| owed.refresh_token) {
+        let refresh_token = match owed.map_or(RefreshToken::Own, Debt::refresh_token) {
             RefreshToken::Kept if !refreshed.iter().any(is_kept) => RefreshToken::Own,
             before => before,
         };
@@ -143,7 +147,14 @@ impl Debt {
     }
 
     fn keeps_what_is_there(&self) -> bool {
-        self.refresh_token == RefreshToken::Kept
+        self.refresh_token() == RefreshToken::Kept
+    }
+
+    fn refresh_token(&self) -> RefreshToken {
+        match self.refresh_token {
+            RefreshToken::Brought if self.was_stored.load(Ordering::Relaxed) => RefreshToken::Kept,
+            from => from,
+        }
     }
 
     fn take_over(&mut self, owed: &Debt) {
@@ -197,11 +208,19 @@ impl Debt {
         self.is_logout() && found.token.is_some() && ![ended, self.record.session].contains(&found.session)
     }
 
-    /// Takes notice of what was found in the store. A session is of one login: where there is anything of it, the login has
-    /// got there, whatever the store has said, and that is the login or what has become of it.
+    /// Takes notice of what the store has. A session is of one login: where there is anything of it, the login has got
+    /// there, whatever the store has said, and that is the login or what has become of it. A refresh token that is there
+    /// may be spent by a sibling from now on.
     pub(super) fn take_notice_of(&self, found: &Record) {
-        if self.brings_a_login() && self.record.session == found.session {
+        if self.record.session != found.session {
+            return;
+        }
+        if self.brings_a_login() {
             self.stand_for_itself();
+        }
+        let tokens = self.record.token.as_ref().zip(found.token.as_ref());
+        if tokens.is_some_and(|(own, there)| has_same_refresh(own, there)) {
+            self.was_stored.store(true, Ordering::Relaxed);
         }
     }
 

@@ -223,7 +223,13 @@ impl Storage {
     pub(super) async fn write(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
         let written = self.calls.save(record, fence).await;
         match &written {
-            Ok(()) => self.queue().seen = Some(record.clone()),
+            Ok(()) => {
+                let mut queue = self.queue();
+                if let Some(owed) = &queue.owed {
+                    owed.take_notice_of(record);
+                }
+                queue.seen = Some(record.clone());
+            }
             // By what, nobody has looked yet.
             Err(error) if is_caused_by::<Superseded>(error) => self.queue().seen = None,
             Err(_) => {}

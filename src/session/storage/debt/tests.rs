@@ -267,6 +267,27 @@ fn a_refresh_token_that_came_with_a_replacement_that_is_owed_is_kept_whatever_th
 }
 
 #[test]
+fn a_refresh_token_that_came_with_a_replacement_is_kept_as_any_other_when_the_store_has_had_it() {
+    let siblings = with_refresh(1, 9, "others", "R3");
+    for (seen, expected) in [
+        (with_refresh(1, 6, "first", "own"), "10 second R3"),
+        (with_refresh(1, 6, "first", "others"), "10 second own"),
+        (with_refresh(2, 6, "first", "own"), "10 second own"),
+        (record(1, 6, "first"), "10 second own"),
+    ] {
+        let own = Debt::of_replacement(with_refresh(1, 6, "first", "own"), false, None);
+        let keeping =
+            |owed: &Debt| Debt::of_replacement(with_refresh(1, 7, "second", "own"), true, Some(owed));
+        let before = keeping(&own);
+        own.take_notice_of(&seen);
+        before.take_notice_of(&seen);
+        for debt in [before, keeping(&own)] {
+            assert_eq!(shown(&debt.change_above(Some(&siblings))), expected, "{seen:?}");
+        }
+    }
+}
+
+#[test]
 fn the_refresh_of_a_replacement_takes_a_siblings_refresh_token_unless_it_has_spent_the_one_that_was_kept() {
     let replacement = Debt::of_replacement(with_refresh(1, 6, "first", "R1"), true, None);
     for (next, expected) in [("R1", "10 second R3"), ("R2", "10 second R2")] {
