@@ -6,7 +6,7 @@ use super::{retry::until_the_end, *};
 use crate::{
     error::BoxError,
     reentry::Mark,
-    store::{MemoryStore, SessionId, TokenStore},
+    store::{MemoryStore, SessionId, Superseded, TokenStore},
 };
 
 fn storage(store: impl TokenStore) -> Storage {
@@ -88,6 +88,34 @@ async fn several_that_write_again_do_so_no_more_often_than_one() {
         let tried = store.0.load(Ordering::Relaxed);
         assert!((45..90).contains(&tried), "{tasks} tasks have tried {tried} times");
     }
+}
+
+/// Takes one save, refuses those after it as outdone, and cannot be read.
+#[derive(Default)]
+struct Outdone(AtomicUsize);
+
+impl TokenStore for Outdone {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        Err("unreachable".into())
+    }
+
+    async fn save(&self, _: &Record, _: Option<u64>) -> Result<(), BoxError> {
+        if self.0.fetch_add(1, Ordering::Relaxed) == 0 { Ok(()) } else { Err(Superseded.into()) }
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        Ok(Lease::new(1, ()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_was_seen_to_hold_counts_until_it_says_that_others_have_saved() {
+    let storage = storage(Outdone::default());
+    storage.write(&record(1), Some(1)).await.expect("the first");
+    let newest = async || storage.newest().await.0.map(|record| record.session);
+    assert_eq!(newest().await, Some(SessionId(1)));
+    storage.write(&record(1), Some(1)).await.unwrap_err();
+    assert_eq!(newest().await, None);
 }
 
 #[test]
