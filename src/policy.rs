@@ -100,8 +100,8 @@ impl Policy {
 /// What the clones of one service and their response futures share.
 pub(crate) struct Common<S> {
     pub(crate) policy: Policy,
-    /// To make others of, and never polled, so that it holds no readiness. Elsewhere while it is cloned, which is no
-    /// code of ours, and behind a lock, because it need not be `Sync`.
+    /// To make others of, and never polled, so that it holds no readiness. Taken out while it is cloned, because `S::clone`
+    /// must not run under our lock. The lock is there because `S` need not be `Sync`.
     template: Mutex<Option<S>>,
 }
 

@@ -29,7 +29,8 @@ use crate::{
 #[derive(Clone)]
 pub struct TokenRefresh<S> {
     inner: S,
-    /// It was cloned from a service that was ready, may take itself for ready, and has no permit.
+    /// `inner` is a placeholder: a clone of a ready service that may believe it is ready but holds no permit. It is
+    /// replaced before it is polled.
     is_spent: bool,
     common: Arc<Common<S>>,
 }
@@ -69,7 +70,7 @@ impl<S: Clone> TokenRefresh<S> {
         self.pass(head, replay)
     }
 
-    /// A request for which there is no token at hand, or that has one.
+    /// No token is at hand, or the caller has set the credential.
     #[inline(never)]
     fn unattached<B>(
         &mut self,

@@ -30,7 +30,7 @@ pub(super) fn take_whole<B: 'static>(body: B) -> Result<Bytes, B> {
     Err(body.expect("nothing has taken it"))
 }
 
-/// Data of the most common type is handed on. `copy_to_bytes` does not copy that either, but takes it apart.
+/// Data of the most common type is handed on as it is: `copy_to_bytes` would not copy `Bytes` either, but costs a split.
 #[inline]
 fn into_bytes<D: Buf + 'static>(data: D) -> Bytes {
     let mut data = Some(data);

@@ -56,7 +56,7 @@ fn renew(engine: &Arc<Engine>) {
     let _ = Acquire::new(engine.clone(), Ask::Renew).poll_step(&mut Context::from_waker(Waker::noop()));
 }
 
-/// How many refreshes in a row one caller waits for before it takes what they brought, condemned or not.
+/// After so many refreshes in a row a caller takes the current token, condemned or not.
 const PATIENCE: u8 = 2;
 
 /// Resolves to a token that answers an [`Ask`], after waiting for whatever refresh that takes.

@@ -30,8 +30,8 @@ pub(super) struct Debt {
     refresh_token: RefreshToken,
     /// The store is known to have had the refresh token.
     was_stored: AtomicBool,
-    /// A change has to know what it is saved above. Or an earlier refresh, or this one, may be in the store although
-    /// that could not say so; or what is there has a higher revision than is known.
+    /// The store must be read before the write: the record has to be numbered above what is there, or an earlier attempt
+    /// may have been saved although it seemed to fail.
     has_to_look: AtomicBool,
 }
 
@@ -196,8 +196,8 @@ impl Debt {
         self.is_change.store(false, Ordering::Relaxed);
     }
 
-    /// Begins an attempt to write it. Whether the store has to be read before: at every attempt but the first, and at that
-    /// of a change, or where it is known.
+    /// Begins an attempt to write it. Returns whether the store must be read first: at the first attempt if `has_to_look`
+    /// says so, and at every later one.
     pub(super) fn begin(&self) -> bool {
         self.has_to_look.swap(true, Ordering::Relaxed)
     }
