@@ -32,7 +32,7 @@ const HANDED_ON: [u16; 34] = [
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_no_refusal_comes_back_as_it_is() {
-    for code in HANDED_ON {
+    for (code, has_token) in HANDED_ON.into_iter().flat_map(|code| [(code, true), (code, false)]) {
         let answer = Response::builder()
             .status(code)
             .version(Version::HTTP_2)
@@ -47,6 +47,9 @@ async fn an_answer_that_is_no_refusal_comes_back_as_it_is() {
             .unwrap();
         let (given, _) = answer.clone().into_parts();
         let lab = Lab::new([Ok(answer)]);
+        if has_token {
+            lab.session.token().await.unwrap();
+        }
         let (head, body) = lab.send(post("/orders", "an order")).await.unwrap().into_parts();
         assert_eq!((head.status, head.version, &head.headers), (given.status, given.version, &given.headers));
         assert_eq!((head.extensions.len(), head.extensions.get()), (1, Some(&7_u8)), "{code}");
@@ -167,15 +170,19 @@ async fn each_answer_is_classified_once_and_only_where_the_token_was_sent() {
         (marked, &[401], &[]),
         (skipping, &[401], &[]),
     ];
-    for (request, codes, expected) in table {
+    for ((request, codes, expected), has_token) in table.iter().flat_map(|case| [(case, true), (case, false)])
+    {
         let asked = Arc::default();
         let answers = codes.iter().map(|code| status(*code));
         // In the query, so that the classifier would see the token if it saw what is sent.
         let query = Placement::query("access_token").unwrap();
         let lab =
             Lab::with(answers, |session| session.placement(query), |layer| layer.classifier(noting(&asked)));
+        if has_token {
+            lab.session.token().await.unwrap();
+        }
         lab.send(request()).await.unwrap();
-        assert_eq!(*asked.lock().unwrap(), expected, "{codes:?}");
+        assert_eq!(*asked.lock().unwrap(), *expected, "{codes:?} {has_token}");
     }
     let asked = Arc::default();
     let lab = Lab::with([Err(Reset)], |session| session, |layer| layer.classifier(noting(&asked)));
@@ -198,7 +205,8 @@ fn gated(gate: &Gate) -> impl Body<Data = Bytes, Error = Infallible> + Unpin + u
 
 #[tokio::test(start_paused = true)]
 async fn the_first_frame_of_a_response_arrives_before_the_last_is_sent() {
-    for codes in [&[200][..], &[500], &[401, 200], &[401, 401]] {
+    let answers = [&[200][..], &[500], &[401, 200], &[401, 401]];
+    for (codes, has_token) in answers.into_iter().flat_map(|codes| [(codes, true), (codes, false)]) {
         let (answers, gate) = (Arc::new(Mutex::new(codes.iter())), Gate::new());
         let inner = tower::service_fn({
             let gate = gate.clone();
@@ -209,7 +217,11 @@ async fn the_first_frame_of_a_response_arrives_before_the_last_is_sent() {
                 async move { Ok::<_, Infallible>(response) }
             }
         });
-        let client = TokenRefreshLayer::new(numbered().0.build(), origin()).layer(inner);
+        let session = numbered().0.build();
+        if has_token {
+            session.token().await.unwrap();
+        }
+        let client = TokenRefreshLayer::new(session, origin()).layer(inner);
         let response = client.oneshot(post("/stream", "go")).await.unwrap();
         assert_eq!(response.status().as_u16(), *codes.last().unwrap());
         let mut body = response.into_body();
@@ -240,14 +252,19 @@ impl Body for Unread {
 
 #[tokio::test(start_paused = true)]
 async fn no_response_is_read_by_the_layer() {
-    for codes in [&[200][..], &[403, 200], &[401, 401], &[401, 500]] {
+    let answers = [&[200][..], &[403, 200], &[401, 401], &[401, 500]];
+    for (codes, has_token) in answers.into_iter().flat_map(|codes| [(codes, true), (codes, false)]) {
         let answers = Arc::new(Mutex::new(codes.iter()));
         let inner = tower::service_fn(move |_: Request<ReplayBody<ModelBody>>| {
             let mut response = Response::new(Unread);
             *response.status_mut() = StatusCode::from_u16(*answers.lock().unwrap().next().unwrap()).unwrap();
             async move { Ok::<_, Infallible>(response) }
         });
-        let client = TokenRefreshLayer::new(numbered().0.build(), origin()).layer(inner);
+        let session = numbered().0.build();
+        if has_token {
+            session.token().await.unwrap();
+        }
+        let client = TokenRefreshLayer::new(session, origin()).layer(inner);
         let response = client.oneshot(get("/me")).await.unwrap();
         assert_eq!(response.status().as_u16(), *codes.last().unwrap());
     }

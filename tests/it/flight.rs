@@ -134,9 +134,10 @@ async fn callers_that_give_up_cancel_no_refresh_and_leave_the_others_their_answe
     let mut leader = task::spawn(world.get("/"));
     assert_pending!(leader.poll());
     gate.waiting(1).await;
-    let mut waiter = task::spawn(world.get("/"));
+    let [mut gone, mut waiter] = [(); 2].map(|()| task::spawn(world.get("/")));
+    assert_pending!(gone.poll());
     assert_pending!(waiter.poll());
-    drop(leader);
+    drop((leader, gone));
     gate.open();
     assert_eq!(within(waiter).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().presented_again(), 0);
@@ -330,6 +331,33 @@ async fn a_failed_refresh_reaches_every_waiter_with_the_same_error() {
         causes.push(std::error::Error::source(&error).map(|cause| std::ptr::from_ref(cause).cast::<()>()));
     }
     assert!(causes.iter().all(|cause| cause.is_some() && *cause == causes[0]));
+    assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+/// All of them are refused before it fails, and its failure is not remembered.
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_is_the_answer_of_all_who_were_refused_although_nothing_cools_down() {
+    let world = World::with(
+        ModelAuthority::new(),
+        |session| session.cooling(Duration::ZERO, Duration::ZERO).unwrap(),
+        |layer| layer,
+    );
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    world.authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::BAD_GATEWAY, "down"));
+    let (answers, gate) = (world.api.hold(Phase::Answer), world.authority.hold(Endpoint::Refresh));
+    let mut requests: Vec<_> = (0..20).map(|_| task::spawn(world.get("/"))).collect();
+    requests.iter_mut().for_each(|request| assert_pending!(request.poll()));
+    within(answers.waiting(20)).await;
+    answers.open();
+    requests.iter_mut().for_each(|request| assert_pending!(request.poll()));
+    within(gate.waiting(1)).await;
+    gate.open();
+    for request in requests {
+        let response = within(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert!(failure_of(&response).is_transient());
+    }
     assert_eq!(world.authority.counts().refreshes, 1);
 }
 

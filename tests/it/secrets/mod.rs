@@ -14,8 +14,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// In the base64 of a text that begins with a canary.
-const ENCODED: &str = "Y2FuYXJ5";
+/// How a canary begins, and how the base64 of a text does that begins with one: a part of a secret is one, too.
+const TRACES: [&str; 2] = ["cana", "Y2Fu"];
+
+fn shows_a_secret(text: &str) -> bool {
+    TRACES.iter().any(|trace| text.contains(trace))
+}
 
 /// All that was printed.
 #[derive(Clone, Default)]
@@ -47,7 +51,7 @@ impl Seen {
             assert!(seen.contains(expected), "nothing has printed `{expected}`");
         }
         // The text itself stays out of the message: another test reads that.
-        let line = seen.lines().position(|line| line.contains("canary") || line.contains(ENCODED));
+        let line = seen.lines().position(shows_a_secret);
         assert_eq!(line, None, "of {} lines, this one shows a secret", seen.lines().count());
     }
 
@@ -75,5 +79,5 @@ fn no_secret_is_written_to_the_output() {
     for module in ["panics", "sessions", "sources", "stores"] {
         assert!(written.contains(&format!("test secrets::{module}::")), "{written}");
     }
-    assert!(!written.contains("canary") && !written.contains(ENCODED));
+    assert!(!shows_a_secret(&written));
 }
