@@ -85,6 +85,16 @@ pub(crate) enum Taken {
     Base(RecordHead, Option<StoredToken>),
 }
 
+/// What a record that was found comes to, for a session that stands where the plan was made.
+pub(crate) fn take_found(
+    engine: &Engine,
+    plan: &Plan,
+    found: Option<Record>,
+    provenance: Provenance,
+) -> Taken {
+    take(engine, plan, reload(plan.known.record, &plan.known, found), provenance)
+}
+
 pub(crate) fn take(engine: &Engine, plan: &Plan, reloaded: Reloaded, provenance: Provenance) -> Taken {
     let known = &plan.known;
     let before = || known.current.as_ref().map(|current| current.stored());

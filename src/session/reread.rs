@@ -12,7 +12,7 @@ use super::{
     issued::Provenance,
     lease::HeldLease,
     record_head::RecordHead,
-    reload::{Reloaded, Taken, reload, take},
+    reload::{Reloaded, Taken, reload, take, take_found},
 };
 use crate::token::Token;
 
@@ -28,7 +28,7 @@ pub(super) struct Reread {
     pub(super) may_fetch: bool,
     /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
     pub(super) is_blind: bool,
-    pub(super) reloaded: Reloaded,
+    pub(super) taken: Taken,
 }
 
 /// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
@@ -37,8 +37,8 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     let lease = match select(lease, pin!(find_meanwhile(engine, plan))).await {
         Either::Left((lease, _)) => lease,
         Either::Right(_) if flight.is_lost() => return None,
-        Either::Right((reloaded, _)) => {
-            return Some(Reread { lease: None, may_fetch: false, is_blind: false, reloaded });
+        Either::Right((taken, _)) => {
+            return Some(Reread { lease: None, may_fetch: false, is_blind: false, taken });
         }
     };
     let is_taken = matches!(lease, Ok(None));
@@ -68,20 +68,20 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
             }
         }
     }
-    Some(Reread { lease, may_fetch, is_blind, reloaded: reload(plan.known.record, &plan.known, newest) })
+    Some(Reread { lease, may_fetch, is_blind, taken: take_found(engine, plan, newest, Provenance::Stored) })
 }
 
 /// A good token that is in the store while somebody else keeps the lease, for a process that has none yet: it needs no
 /// lease to use it. Only then, because the number of a record is noted by whoever takes the lease, for when the file is
 /// lost.
-async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Reloaded {
+async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Taken {
     if plan.known.is_blank() {
         sleep(LEASE_IS_BUSY_AFTER).await;
         // That it could not be read is told by the look under the lease.
         let (found, _read) = engine.storage.newest().await;
-        let reloaded = || reload(plan.known.record, &plan.known, found.clone());
-        if let Taken::Enough(Obtained::Token { .. }) = take(engine, plan, reloaded(), Provenance::Stored) {
-            return reloaded();
+        let taken = take_found(engine, plan, found, Provenance::Stored);
+        if matches!(taken, Taken::Enough(Obtained::Token { .. })) {
+            return taken;
         }
     }
     pending().await
@@ -93,8 +93,7 @@ pub(super) async fn has_something_else(engine: &Engine, plan: &Plan) -> bool {
     if engine.reported(read).is_none() {
         return false;
     }
-    let reloaded = reload(plan.known.record, &plan.known, newest);
-    match take(engine, plan, reloaded, Provenance::Stored) {
+    match take_found(engine, plan, newest, Provenance::Stored) {
         Taken::Enough(_) => true,
         Taken::Base(_, before) => {
             let refresh_token = before.and_then(|before| before.refresh);

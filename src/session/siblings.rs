@@ -9,7 +9,7 @@ use super::{
     engine::Engine,
     issued::Provenance,
     kernel::{BETWEEN_LOOKS, Finder},
-    reload::{Taken, reload, take},
+    reload::{Taken, take_found},
 };
 use crate::source::Cause;
 
@@ -49,10 +49,9 @@ async fn adopt_news(engine: Arc<Engine>, known: Known, provenance: Provenance) -
     let Some(found) = engine.reported(engine.storage.load().await).flatten() else { return Look::Nothing };
     let revision = found.revision;
     let by = Finder::Sibling { epoch: known.epoch, since: known.record };
-    let reloaded = reload(known.record, &known, Some(found));
     // Nothing was refused, and nobody asks for a new one.
     let plan = Plan { cause: Cause::Renewal, known, refused: Vec::new() };
-    let is_wanted = match take(&engine, &plan, reloaded, provenance) {
+    let is_wanted = match take_found(&engine, &plan, Some(found), provenance) {
         Taken::Enough(obtained) => engine.conclude(by, obtained).await,
         Taken::Base(..) => engine.slot().await.is_wanted(by),
     };

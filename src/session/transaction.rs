@@ -22,7 +22,7 @@ use super::{
     kernel::Finder,
     lease::HeldLease,
     record_head::RecordHead,
-    reload::{Taken, take},
+    reload::Taken,
     reread::{Reread, has_something_else, look_for_a_sibling, look_for_another_session, reread},
     siblings,
     storage::is_caused_by,
@@ -99,10 +99,10 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             return Ok(Obtained::Nothing);
         }
     }
-    let Some(Reread { lease, may_fetch, is_blind, reloaded }) = reread(&engine, &flight, &plan).await else {
+    let Some(Reread { lease, may_fetch, is_blind, taken }) = reread(&engine, &flight, &plan).await else {
         return Ok(Obtained::Nothing);
     };
-    let (base, before) = match take(&engine, &plan, reloaded, Provenance::Stored) {
+    let (base, before) = match taken {
         Taken::Enough(obtained) => {
             if plan.known.is_blank() {
                 flight.set_found();
