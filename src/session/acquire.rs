@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::{
     ask::{Ask, Decision, answers},
-    engine::{self, Engine},
+    engine::Engine,
     flight::{Flight, Landing},
     issued::Issued,
     renewal::RenewalMode,
@@ -101,7 +101,7 @@ impl Wait {
         }
         let Some(alarm) = &mut self.alarm else { return Poll::Pending };
         if ready!(alarm.poll(cx)) {
-            return Poll::Ready(Landed::Failed(engine::late(flight)));
+            return Poll::Ready(Landed::Failed(flight.late()));
         }
         // There is nothing here that could ring.
         Poll::Pending

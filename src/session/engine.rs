@@ -403,12 +403,6 @@ impl Engine {
     }
 }
 
-/// What waiters are told at `refresh_timeout`: of a session that is over, that it is, as long as nothing else is known.
-pub(super) fn late(flight: &Flight) -> Error {
-    let late = || Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
-    flight.over().cloned().unwrap_or_else(late)
-}
-
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").finish_non_exhaustive()

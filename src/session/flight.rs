@@ -22,7 +22,7 @@ use tokio::{
 
 use super::seats::{Landed, Round, Seat, Seats};
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     secret::Secret,
     store::Lease,
     sync::{
@@ -35,6 +35,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Flight(Arc<Core>);
 
+#[derive(Default)]
 struct Core {
     /// Where its tasks run.
     runtime: OnceLock<runtime::Id>,
@@ -67,26 +68,12 @@ struct State {
 
 impl Flight {
     pub(crate) fn new() -> Self {
-        Self::with(None)
+        Flight(Arc::default())
     }
 
     /// One of a session that is over.
     pub(super) fn looking(over: Error) -> Self {
-        Self::with(Some(over))
-    }
-
-    fn with(over: Option<Error>) -> Self {
-        Flight(Arc::new(Core {
-            runtime: OnceLock::new(),
-            state: Mutex::default(),
-            lost: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            over,
-            revived: AtomicBool::new(false),
-            found: AtomicBool::new(false),
-            forgiven: AtomicBool::new(false),
-            failure: OnceLock::new(),
-        }))
+        Flight(Arc::new(Core { over: Some(over), ..Core::default() }))
     }
 
     pub(crate) fn is(&self, other: &Flight) -> bool {
@@ -204,6 +191,13 @@ impl Flight {
     pub(super) fn over(&self) -> Option<&Error> {
         let is_revived = self.0.revived.load(Ordering::Acquire) || self.is_lost();
         self.0.over.as_ref().filter(|_| !is_revived)
+    }
+
+    /// What its waiters are told at `refresh_timeout`: that it takes too long, or that the session is over, as long as nothing
+    /// else is known.
+    pub(super) fn late(&self) -> Error {
+        let late = || Error::new(ErrorKind::Timeout, "the refresh takes longer than its timeout; it goes on");
+        self.over().cloned().unwrap_or_else(late)
     }
 
     /// The refresh tokens that are of no use after the fetch.

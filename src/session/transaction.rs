@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, task::JoinError, time::timeout};
 
 use super::{
     ask::{Failure, Known, Obtained, Plan},
-    engine::{self, Engine},
+    engine::Engine,
     flight::Flight,
     issued::{Issued, Provenance},
     kernel::Finder,
@@ -58,7 +58,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
-            engine.make_overdue(&flight, engine::late(&flight)).await;
+            engine.make_overdue(&flight, flight.late()).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
             match timeout(left, &mut refreshing).await {
                 Ok(ended) => ended,
