@@ -155,16 +155,19 @@ impl Sendable {
     }
 
     pub(crate) fn issue(self, epoch: Epoch, damper: Arc<Damper>) -> Arc<Issued> {
-        let stamp = Stamp { epoch, generation: Generation::next() };
-        Arc::new(Issued {
+        Arc::new(self.stamped(Stamp { epoch, generation: Generation::next() }, damper))
+    }
+
+    fn stamped(self, stamp: Stamp, damper: Arc<Damper>) -> Issued {
+        Issued {
             sendable: self.dated(),
             stamp,
-            condemned: AtomicBool::new(false),
-            is_last: AtomicBool::new(false),
-            fresh_until: AtomicU64::new(0),
-            verified: AtomicBool::new(false),
+            condemned: AtomicBool::default(),
+            is_last: AtomicBool::default(),
+            fresh_until: AtomicU64::default(),
+            verified: AtomicBool::default(),
             damper,
-        })
+        }
     }
 }
 
@@ -305,13 +308,9 @@ impl Issued {
             ..self.sendable.clone()
         };
         Arc::new(Issued {
-            sendable: sendable.dated(),
-            stamp: self.stamp,
             condemned: AtomicBool::new(self.is_condemned()),
-            is_last: AtomicBool::new(false),
-            fresh_until: AtomicU64::new(0),
             verified: AtomicBool::new(self.verified.load(Ordering::Relaxed)),
-            damper: self.damper.clone(),
+            ..sendable.stamped(self.stamp, self.damper.clone())
         })
     }
 
