@@ -179,6 +179,35 @@ impl Acquire {
         })
     }
 
+    /// Goes on after the end of the flight that was waited for. The error, if there is nothing more to wait for.
+    fn resume(&mut self, landed: Landed) -> Option<Error> {
+        let flight = self.wait.as_ref()?.landing.flight();
+        match landed {
+            Landed::Changed => {
+                self.changes = self.changes.saturating_add(1);
+                let asks_on = match self.ask {
+                    Ask::Refuse { .. } => true,
+                    // Who needs more than any token, where this was no refresh.
+                    Ask::Last(_) | Ask::Force => flight.has_found(),
+                    Ask::Need | Ask::Take | Ask::Renew => false,
+                };
+                if !asks_on {
+                    self.ask = Ask::Take;
+                }
+                None
+            }
+            Landed::Failed(error) => Some(error),
+            Landed::Interrupted => {
+                let own = self.engine.runtime().map(|own| own.id());
+                let gone = "the refresh's runtime has shut down or has no timers";
+                let error = || self.over().unwrap_or_else(|| Error::new(ErrorKind::NoRuntime, gone));
+                // The runtimes of others say nothing of this one, however many end.
+                (own.is_some() && flight.runtime() == own).then(error)
+            }
+            Landed::Nothing => None,
+        }
+    }
+
     /// What a failed refresh leaves: a token that may still be sent, for those who have not been refused with it.
     fn after(&self, error: Error) -> Result<Arc<Issued>, Denied> {
         let now = self.engine.now();
@@ -210,32 +239,10 @@ impl Future for Acquire {
             let this = &mut *self;
             if let Some(wait) = &mut this.wait {
                 let landed = ready!(wait.poll(&this.engine, cx));
-                let flight = wait.landing.flight();
-                let is_refresh = !flight.has_found();
-                let runtime = flight.runtime();
-                let over = this.over();
-                self.wait = None;
-                match landed {
-                    Landed::Changed => {
-                        self.changes = self.changes.saturating_add(1);
-                        match self.ask {
-                            Ask::Refuse { .. } => {}
-                            // Who needs more than any token asks on.
-                            Ask::Last(_) | Ask::Force if !is_refresh => {}
-                            _ => self.ask = Ask::Take,
-                        }
-                    }
-                    Landed::Nothing => {}
-                    Landed::Failed(error) => return Poll::Ready(self.after(error)),
-                    Landed::Interrupted
-                        if runtime.is_some() && runtime == self.engine.runtime().map(|own| own.id()) =>
-                    {
-                        let gone = "the refresh's runtime has shut down or has no timers";
-                        let error = over.unwrap_or_else(|| Error::new(ErrorKind::NoRuntime, gone));
-                        return Poll::Ready(self.after(error));
-                    }
-                    // The runtimes of others say nothing of this one, however many end.
-                    Landed::Interrupted => {}
+                let failed = this.resume(landed);
+                this.wait = None;
+                if let Some(error) = failed {
+                    return Poll::Ready(this.after(error));
                 }
                 if let Some(token) = self.settle_for() {
                     return Poll::Ready(Ok(token));
