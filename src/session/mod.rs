@@ -130,7 +130,7 @@ impl Session {
     /// Whether all that the session has is in its store.
     #[cfg(feature = "session-map")]
     pub(crate) fn is_saved(&self) -> bool {
-        self.engine.storage.is_settled()
+        self.engine.storage.check_settled()
     }
 
     /// The current token. If there is none to use, waits for the refresh in progress, or starts one.

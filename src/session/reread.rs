@@ -59,7 +59,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
         if flight.is_lost() {
             return None;
         }
-        if engine.storage.is_settled() {
+        if engine.storage.check_settled() {
             // A login or logout is raised above what was there: the next record has to be above that. What gave way has
             // done so to a later one.
             newest = engine.newest().await.or(newest);

@@ -31,7 +31,7 @@ async fn settle(engine: &Engine) -> Result<(), Error> {
     loop {
         pulse.mark_unchanged();
         let flying = engine.slot().await.is_flying();
-        if !flying && engine.storage.is_settled() {
+        if !flying && engine.storage.check_settled() {
             return Ok(());
         }
         if let (false, Some(runtime)) = (flying, engine.runtime()) {
@@ -48,7 +48,7 @@ async fn settle(engine: &Engine) -> Result<(), Error> {
                 None => engine.storage.drain(&runtime),
             }
             drop(lease);
-            if engine.storage.is_settled() {
+            if engine.storage.check_settled() {
                 continue;
             }
         }

@@ -72,7 +72,7 @@ async fn quiet(session: &Weak<Engine>) -> Option<(Arc<Engine>, Known)> {
         }
         let known = {
             let mut slot = engine.slot().await;
-            let is_quiet = !slot.is_flying() && engine.storage.is_settled();
+            let is_quiet = !slot.is_flying() && engine.storage.check_settled();
             is_quiet.then(|| slot.known())
         };
         if let Some(known) = known {

@@ -388,7 +388,7 @@ fn records_reach_the_store_in_the_order_of_the_changes() {
             world.engine.storage.drain_at_once();
             join(other);
             assert_eq!(world.stored(), world.current());
-            assert!(world.engine.storage.is_settled());
+            assert!(world.engine.storage.check_settled());
         })
     });
 }
@@ -408,7 +408,7 @@ fn refresh_stores_nothing_after_a_logout() {
             let _task = refresh.conclude(&world, "new");
             join(leaver);
             assert_eq!((world.stored(), world.current()), (None, None));
-            assert!(world.engine.storage.is_settled());
+            assert!(world.engine.storage.check_settled());
         })
     });
 }
@@ -462,7 +462,7 @@ fn logout_that_falls_into_the_end_of_another_ends_what_is_there_by_then() {
             world.engine.storage.drain_at_once();
             join(leaver);
             assert_eq!(world.stored(), None);
-            assert!(world.engine.storage.is_settled());
+            assert!(world.engine.storage.check_settled());
         })
     });
 }

@@ -128,7 +128,8 @@ impl Storage {
                 _ if !queue.owes(&debt) => {}
                 Some(_superseded) => {
                     // A logout may be meant again by now.
-                    if let Some(found) = queue.seen.clone().filter(|found| queue.is_outdone(&debt, found)) {
+                    if let Some(found) = queue.seen.clone().filter(|found| queue.check_outdone(&debt, found))
+                    {
                         queue.give_way_to(&found);
                     }
                 }
@@ -154,7 +155,7 @@ impl Storage {
             }
         }
         let found = self.read_to_write(debt).await?;
-        if matches!(&found, Ok(Some(found)) if self.queue().is_outdone(debt, found)) {
+        if matches!(&found, Ok(Some(found)) if self.queue().check_outdone(debt, found)) {
             return Err(failed_by(Superseded.into()));
         }
         if !is_wanted() {

@@ -190,7 +190,7 @@ impl Storage {
                     Err(unread) => (queue.seen.clone(), Err(unread)),
                 };
                 if let (Some(found), Some(owed)) = (&found, &queue.owed) {
-                    if queue.is_outdone(owed, found) {
+                    if queue.check_outdone(owed, found) {
                         queue.give_way_to(found);
                     }
                 }
@@ -291,8 +291,9 @@ impl Storage {
         Some(self.push(queue, debt, fence, None))
     }
 
-    /// Whether everything is in the store.
-    pub(crate) fn is_settled(&self) -> bool {
+    /// Looks whether everything is in the store. If so, it is forgotten that a write had failed: under the lock, so that no
+    /// later failure is forgotten with it.
+    pub(crate) fn check_settled(&self) -> bool {
         let queue = self.queue();
         let is_settled = queue.owed.is_none();
         if is_settled {

@@ -42,8 +42,8 @@ impl Queue {
         self.owed.as_ref().is_some_and(|owed| Arc::ptr_eq(owed, debt))
     }
 
-    /// Whether this debt, which takes notice of what was found in the store, is not to be written over that.
-    pub(super) fn is_outdone(&self, debt: &Debt, found: &Record) -> bool {
+    /// Lets this debt take notice of what was found in the store, and says whether it is not to be written over that.
+    pub(super) fn check_outdone(&self, debt: &Debt, found: &Record) -> bool {
         debt.take_notice_of(found);
         let is_before = self.ended.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
         let may_be_written = self.fence(debt) > self.lost;

@@ -43,7 +43,7 @@ pub(super) async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Rece
     loop {
         pulse.mark_unchanged();
         let writes_ended = match storage.upgrade() {
-            Some(storage) if storage.is_settled() => {
+            Some(storage) if storage.check_settled() => {
                 failures = 0;
                 None
             }

@@ -51,7 +51,7 @@ async fn a_write_that_is_left_out_pays_nothing() {
     flight.disown();
     storage.drain_at_once();
     written.end().await.expect("it ends").expect("nothing was to be written");
-    assert!(!storage.is_settled(), "whoever takes its place has to know what it was for");
+    assert!(!storage.check_settled(), "whoever takes its place has to know what it was for");
 }
 
 /// Counts the saves, all of which fail.
