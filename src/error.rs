@@ -44,8 +44,8 @@ pub enum ErrorKind {
     /// returned while cooling down after a refresh that was given up at `abandon_after`, and by
     /// [`settle`](crate::Session::settle) when its time runs out.
     Timeout,
-    /// The authority has refused several times without saying that the session is over; a login is recommended. A fetch is
-    /// tried every 15 minutes, and finds a login that somebody has made elsewhere on the same store.
+    /// The authority has refused several times without saying that the session is over; a login is recommended. The session
+    /// tries a fetch every 15 minutes, which also finds a login that somebody has made elsewhere on the same store.
     Stalled,
     /// The token store failed.
     Store,
@@ -115,8 +115,9 @@ impl Error {
 
     /// Whether the same call may succeed later without anybody doing anything.
     ///
-    /// A [`login`](crate::Session::login) or [`logout`](crate::Session::logout) must not be repeated for it, and a
-    /// [`replace`](crate::Session::replace) only where its docs say so: the change holds, and is saved by itself.
+    /// Do not repeat a [`login`](crate::Session::login) or [`logout`](crate::Session::logout) after such an error, and a
+    /// [`replace`](crate::Session::replace) only where its docs say so: the change holds, and the session saves it by
+    /// itself.
     pub fn is_transient(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::Store | ErrorKind::Panic)
     }

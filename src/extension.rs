@@ -27,9 +27,9 @@ pub struct SkipRefresh;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoToken;
 
-/// Response extension: what the layer did. Absent on a first answer that was accepted, and where a request is marked
-/// [`SkipRefresh`] or [`NoToken`], goes outside of the scope, or brings a credential of its own: nobody looks at those
-/// answers.
+/// Response extension: what the layer did. Absent on a first answer that was accepted, and wherever the layer does not look
+/// at the answer: for a request that is marked [`SkipRefresh`] or [`NoToken`], goes outside of the scope, or brings a
+/// credential of its own.
 ///
 /// ```
 /// use http::Response;
@@ -79,14 +79,14 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotResent {
-    /// Its body could not be sent a second time. The token is refreshed for the next request, unless refreshes are
-    /// damped, or none can be started: then a [`RefreshFailure`] says why (one has failed and they are cooling down; or the
-    /// session is over).
+    /// Its body could not be sent a second time. A refresh is started for the next request, unless there is a newer token
+    /// already. If none can be started (after a recent failure, or because the session is over), a [`RefreshFailure`] says
+    /// why. If refreshes are damped, none is started either, and there is no [`RefreshFailure`].
     Body(NotReplayable),
-    /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. The token is refreshed, as above.
+    /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. A refresh is started, as for [`Body`](Self::Body).
     Forbidden,
-    /// [`max_held`](crate::TokenRefreshLayer::max_held) refused requests wait already. The token is refreshed, as
-    /// above.
+    /// [`max_held`](crate::TokenRefreshLayer::max_held) refused requests wait already. A refresh is started, as for
+    /// [`Body`](Self::Body).
     TooManyWaiting,
     /// The refresh failed; the reason is in [`RefreshFailure`].
     RefreshFailed,
@@ -106,8 +106,8 @@ impl fmt::Display for NotResent {
     }
 }
 
-/// Response extension: why there is no new token after this refusal. The refresh that the response waited for has failed,
-/// or, where the request could not be sent again anyway, none can be started now.
+/// Response extension: why no new token follows this refusal. Either the refresh that the response waited for has failed,
+/// or no refresh could be started: an earlier one has failed and the session is cooling down, or the session is over.
 #[derive(Clone, Debug)]
 pub struct RefreshFailure(pub(crate) Error);
 
@@ -122,7 +122,7 @@ impl Error {
     /// Why a call got no token, or no new one: the error of ours in an `Err`, or the [`RefreshFailure`] beside a refused
     /// response.
     ///
-    /// `None` does not mean that the token was accepted: of a request that was refused again, or was not sent again for
+    /// `None` does not mean that the token was accepted: if the request was refused again, or was not sent again for
     /// another reason than a failed refresh, only the [`Outcome`] says so.
     ///
     /// ```

@@ -14,8 +14,8 @@ use crate::{
 
 /// Wraps a client service so that refused tokens are refreshed silently.
 ///
-/// Cloning is cheap, and all layers and services made from one [`Session`] share its token. Where it goes among
-/// other layers is in the [crate documentation](crate#where-it-goes).
+/// Cloning is cheap, and all layers and services made from one [`Session`] share its token. The [crate
+/// documentation](crate#where-it-goes) says where the layer goes among others.
 ///
 /// ```
 /// use tower_layer::Layer;
@@ -78,8 +78,8 @@ impl TokenRefreshLayer {
     }
 
     /// How many bytes of a request's body are kept for the resend, trailers included; 64 KiB by default. Once more than
-    /// that has been sent, nothing is kept, and a refusal that comes then is returned as it is. How long the body is
-    /// does not matter.
+    /// that has been sent, nothing is kept, and a refusal that comes then is returned as it is. What counts is how much has
+    /// been sent, not how long the whole body is.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl TokenRefreshLayer {
     }
 
     /// Which requests may be sent a second time; all, by default, because a refused request was not processed. Where
-    /// redirects are followed *inside* the layer, it may have been: see `docs/composition.md`, "The neighbours".
+    /// redirects are followed *inside* the layer, it may have been processed: see `docs/composition.md`, "The neighbours".
     pub fn resend_if(
         mut self,
         allows: impl Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync + 'static,
@@ -108,8 +108,9 @@ impl TokenRefreshLayer {
     }
 
     /// The origin of requests whose URI names none, for a service that is bound to one origin (one around hyper's
-    /// `SendRequest` of HTTP/1, tonic's `Channel`). Without it, or with one that is not in the scope, such requests go
-    /// out as they are, and each is an [`Unscoped`](crate::event::Event::Unscoped): a `Host` header decides nothing.
+    /// `SendRequest` of HTTP/1, tonic's `Channel`). Without it, or with an origin outside of the scope, such requests go
+    /// out as they are, and each is reported as an [`Unscoped`](crate::event::Event::Unscoped) event. A `Host` header
+    /// decides nothing.
     pub fn assume_origin(mut self, origin: Origin) -> Self {
         self.policy().assumed = Some(origin);
         self
@@ -118,9 +119,9 @@ impl TokenRefreshLayer {
     /// How many refused requests may wait for a refresh at once, with their responses held; no limit by default.
     /// Above it a refusal is returned at once while the refresh goes on.
     ///
-    /// What waits keeps its part of a connection: over HTTP/2, unread answers use up the window and paused uploads the
-    /// streams of everybody on it. Requests that have sent nothing yet are not counted; limits outside of the layer
-    /// bound those.
+    /// A waiting request keeps its part of a connection: over HTTP/2, unread answers use up the window of all requests on
+    /// that connection, and paused uploads its streams. Requests that have sent nothing yet are not counted; limits outside
+    /// of the layer bound those.
     ///
     /// # Errors
     ///

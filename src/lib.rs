@@ -44,17 +44,18 @@
 //! | part | what it decides | default |
 //! |---|---|---|
 //! | [`TokenSource`] | where tokens come from: [`source_fn`], `source::login` (passwords, codes), `source::oauth2` | – |
-//! | [`Session`] | who gets it, when, and who waits | – |
-//! | [`TokenStore`](store::TokenStore) | where it is kept | in memory |
-//! | [`Placement`] | where it goes on a request | `Authorization: Bearer …` |
-//! | [`Scope`] | who may see it | the origins you name |
+//! | [`Session`] | who gets the token, when, and who waits | – |
+//! | [`TokenStore`](store::TokenStore) | where the token is kept | in memory |
+//! | [`Placement`] | where the token goes on a request | `Authorization: Bearer …` |
+//! | [`Scope`] | who may see the token | the origins you name |
 //! | [`Classify`] | which answers refuse it | [`Standard`]: 401, 403 |
-//! | [`ReplayBody`] | what of a body is kept for the resend | 64 KiB |
+//! | [`ReplayBody`] | how much of a body is kept for the resend | 64 KiB |
 //!
-//! A request says more by its extensions: [`SkipRefresh`], [`NoToken`], a [`Session`] of its own,
+//! A request can say more by its extensions: [`SkipRefresh`], [`NoToken`], a [`Session`] of its own,
 //! [`Rebuild`](body::Rebuild). A response tells what happened by [`Outcome`] and [`RefreshFailure`].
 //!
-//! The placement belongs to the session, because it makes the credential once for each token; the rest to the layer.
+//! Source, store and placement are set on the session, which builds the credential once for each token. Scope, classifier
+//! and replay limit are set on the layer.
 //!
 //! # Where it goes
 //!
@@ -66,16 +67,19 @@
 //!
 //! # What can be relied upon
 //!
-//! - A refusal names the token it refuses; one of an older token never starts a refresh.
-//! - A refresh runs in a task of its own. Callers that give up cancel nothing, and every caller gets an answer: that of
-//!   the resend; or the refused response, whose [`Outcome`] says why it was not sent again (with a [`RefreshFailure`] if
-//!   the refresh failed); or an [`Error`] where nothing was sent or a second attempt could not be made.
+//! - A refusal counts against the token that was sent, never against a later one. A late refusal of a token that has been
+//!   replaced starts no refresh: the request is sent again with the current token.
+//! - A refresh runs in a task of its own. Callers that give up cancel nothing, and every caller gets an answer: the answer
+//!   to the resend; or the refused response, whose [`Outcome`] says why the request was not sent again (with a
+//!   [`RefreshFailure`] if the refresh failed); or an [`Error`], where nothing was sent or the second attempt could not be
+//!   made.
 //! - A request is sent at most twice, and only with all of its body.
 //! - The new token is saved before anybody sees it. If the store fails, an event says so, and the token is used all the
-//!   same and saved later. A result that comes after a logout changes nothing.
-//! - Only the authority's word ends a session that is refreshed, never a failure to reach it. A login with a password or a
-//!   code is also refused by a 4xx that nobody understands, because presenting it again and again locks the account. A
-//!   failed refresh cools down.
+//!   same and saved later. The result of a refresh that ends after a logout changes nothing.
+//! - A session ends when the authority calls its grant invalid, or when there is nothing left to present, but never because
+//!   the authority could not be reached. A login with a password or a code counts as refused also by a 4xx that nobody
+//!   understands, because presenting it again and again locks the account. After a failed refresh the session leaves the
+//!   authority alone for a while.
 //! - No secret is in our `Debug`, `Display`, errors or events.
 //!
 //! # Runtime

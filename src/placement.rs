@@ -13,11 +13,10 @@
 //! HTTP/2 keeps it out of its tables and `Debug` does not show it. A request that already carries the header or the
 //! parameter is left alone: that is the caller's own affair.
 //!
-//! The type that an authority calls a token by ([`Token::kind`]) changes nothing. RFC 6749 §7.1 wants a client to use
-//! no token whose type it does not understand, but servers are careless with `token_type`, which is of no use for
-//! telling them apart. A `DPoP` or `mac` token thus goes out as the placement says, as `Bearer` mostly, and the server
-//! refuses it: such types need a proof for each request, which a placement of your own or a layer below would have to
-//! make.
+//! The token type that an authority names ([`Token::kind`]) changes nothing. RFC 6749 §7.1 wants a client to use no token
+//! whose type it does not understand, but servers are so careless with `token_type` that it is of no use for telling types
+//! apart. A `DPoP` or `mac` token thus goes out as the placement says, as `Bearer` mostly, and the server refuses it: such
+//! types need a proof for each request, which a placement of your own or a layer below would have to make.
 //!
 //! ```
 //! use tower_token_refresh::Placement;

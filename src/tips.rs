@@ -200,8 +200,8 @@ impl fmt::Display for Tip<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// It was sent, or was to be sent. A transport error does not tell which attempt it ended: it stands here too if
-    /// the attempt was the second.
+    /// It was sent, or was to be sent. A transport error does not tell which attempt it ended: an error of the second
+    /// attempt counts here, too.
     Send,
     /// It had to wait for a token, which could not be got, or could not be put on the request.
     Refresh,

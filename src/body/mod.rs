@@ -12,10 +12,10 @@
 //! 3. Once more than the limit has passed, nothing is kept and the request is sent just once: the caller gets the
 //!    refused response, and [`NotReplayable`] as the reason.
 //!
-//! What is weighed against the limit is data, plus for each block of trailers 32 bytes and for each field its name, its
-//! value and 32 bytes. A body of exactly the limit can be sent again however it is chunked: frames under 1 KiB are copied
-//! together, so the bookkeeping stays small beside the payload. Longer ones are kept as they are: a slice of a larger
-//! buffer keeps all of that.
+//! What counts against the limit is the data and the trailers: 32 bytes for each block of trailers, and for each field its
+//! name, its value and 32 bytes. A body of exactly the limit can be sent again however it is chunked: frames under 1 KiB
+//! are copied together, so the bookkeeping stays small beside the payload. Longer frames are kept as they are: a slice of a
+//! larger buffer keeps all of that buffer.
 //!
 //! Both attempts give the same size hint at the start, and so get the same `content-length`.
 //!

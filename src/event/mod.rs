@@ -1,7 +1,7 @@
 //! What happens in a session, for logs and metrics.
 //!
-//! An [`Observer`] is told of each change exactly once, before the requests that wait for it go on (at `refresh_timeout`
-//! afterwards: they have waited long enough). Events carry generations, never tokens.
+//! An [`Observer`] is told of each change exactly once, before the requests that wait for the change go on. (At
+//! `refresh_timeout` they go on first, because they have waited long enough.) Events carry generations, never tokens.
 //!
 //! ```
 //! use std::error::Error as _;

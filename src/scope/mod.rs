@@ -1,7 +1,7 @@
 //! Where the credential may be shown.
 //!
-//! A request outside the [`Scope`] passes through untouched: it gets no credential, and its answer is nobody's
-//! evidence about the token.
+//! A request outside the [`Scope`] passes through untouched: it gets no credential, and its answer says nothing about the
+//! token.
 //!
 //! ```
 //! use tower_token_refresh::{Origin, Scope};
