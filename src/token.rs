@@ -58,9 +58,9 @@ impl Token {
         }))
     }
 
-    /// For [`Session::login`](crate::Session::login) with nothing but a refresh token, from an environment variable or
-    /// another program perhaps: the first request gets the access token for it. Nowhere else is a token without an
-    /// access token accepted.
+    /// A token for [`Session::login`](crate::Session::login) with nothing but a refresh token, from an environment variable
+    /// or another program perhaps: the first request gets the access token for it. A token without an access token is
+    /// accepted nowhere else.
     ///
     /// Do this once: at a later start the store may have the next refresh token, and a login would overwrite it with the
     /// spent one.
@@ -87,16 +87,16 @@ impl Token {
         self
     }
 
-    /// The moment at which the token dies by the wall clock; beside a lifetime, the earlier of the two counts. A moment
-    /// in the past only means that the token is not renewed ahead of time: the server decides whether it is good.
+    /// The moment at which the token expires by the wall clock; if a lifetime is set as well, the earlier end counts. A
+    /// moment in the past only means that the token is not renewed ahead of time: the server decides whether it is good.
     #[must_use]
     pub fn expires_at(mut self, moment: impl Into<Option<SystemTime>>) -> Self {
         self.parts().expires_at = moment.into();
         self
     }
 
-    /// The token that gets the next access token: a text, a [`Secret`], or an `Option` of one. An answer without a refresh
-    /// token, or with an empty one, keeps the old one (RFC 6749 §6).
+    /// The refresh token, with which the next access token is fetched: a text, a [`Secret`], or an `Option` of one. If an
+    /// answer brings no refresh token, or an empty one, the session keeps the old one (RFC 6749 §6).
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -121,16 +121,18 @@ impl Token {
         self
     }
 
-    /// The lifetime of the refresh token, counted as for [`expires_in`](Self::expires_in), so that a dead one is not
-    /// presented, and one that dies early is [presented in time](crate::session::SessionBuilder::renew_before). So leave it
-    /// out of a login or replacement of a session whose source presents none. `None` and zero mean *unknown*.
+    /// The lifetime of the refresh token, counted as for [`expires_in`](Self::expires_in). A refresh token that has expired
+    /// is not presented at first, and one that expires early is presented [in
+    /// time](crate::session::SessionBuilder::renew_before). Do not set this for a `login` or `replace` if the session's
+    /// source never presents a refresh token: the session would renew early for nothing. `None` and zero mean *unknown*.
     #[must_use]
     pub fn refresh_expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.parts().refresh_lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());
         self
     }
 
-    /// The moment at which the refresh token dies by the wall clock, so that a dead one is not presented.
+    /// The moment at which the refresh token expires by the wall clock, instead of its
+    /// [lifetime](Self::refresh_expires_in); if both are set, the earlier end counts.
     #[must_use]
     pub fn refresh_expires_at(mut self, moment: impl Into<Option<SystemTime>>) -> Self {
         self.parts().refresh_expires_at = moment.into();
@@ -203,8 +205,8 @@ impl Token {
     }
 }
 
-/// What [`Token::refresh_token`] takes, because authorities may or may not hand one out: a [`Secret`] or a text, owned or
-/// borrowed, or an `Option` of one. Sealed: no other type can be one.
+/// The argument of [`Token::refresh_token`]: a [`Secret`] or a text, owned or borrowed, or an `Option` of one, because an
+/// authority may or may not hand out a refresh token. Sealed: no other type can implement it.
 pub trait OptionalSecret: sealed::Sealed {
     /// The secret, if there is one.
     fn secret(self) -> Option<Secret>;

@@ -101,16 +101,33 @@ impl SessionBuilder {
         self
     }
 
-    /// Called with tokens that are no longer needed, for example to revoke them at the authority (RFC 7009): the
-    /// session's token, and any other one found in the store, at a logout; and what a refresh brings after its session
-    /// has ended or changed. Three kinds of token are not offered: those that a login or [`replace`](Session::replace)
-    /// has replaced, what a refresh brings after a replacement, and what a refresh brings after somebody has logged in with
-    /// the very refresh token that it was spending.
+    /// Called with tokens that are no longer needed, for example to revoke them at the authority (RFC 7009): at a logout,
+    /// the session's token and any other one that is found in the store; and the result of a refresh whose session has
+    /// ended or changed meanwhile. It is not called with
     ///
-    /// Best effort: it runs in a task of its own, which is dropped after [`refresh_timeout`](Self::refresh_timeout). Without
-    /// a tokio runtime it is not called. Nobody waits for it, not even [`settle`](Session::settle): a process that ends
-    /// right after a logout has to wait by a means of its own. A token may be offered twice, and it may be a refresh token
-    /// without an access token.
+    /// - a token that a login or [`replace`](Session::replace) has replaced;
+    /// - the result of a refresh that was overtaken by a `replace`;
+    /// - the result of a refresh whose refresh token somebody has used for a [`login`](Session::login) meanwhile.
+    ///
+    /// The last two may share a grant with the token in use, and revoking them might end that grant.
+    ///
+    /// Best effort: each call runs in a task of its own, which is dropped after [`refresh_timeout`](Self::refresh_timeout);
+    /// without a tokio runtime there is no call. Nothing waits for that task, not even [`settle`](Session::settle): a
+    /// process that ends right after a logout has to wait by its own means. A token may be offered twice, and it may be a
+    /// refresh token without an access token.
+    ///
+    /// ```
+    /// use tower_token_refresh::{Session, Token, source_fn};
+    /// # async fn revoke(_: &str) {}
+    ///
+    /// let session = Session::builder(source_fn(|_| async { Ok(Token::new("from-the-authority")) }))
+    ///     .revoke_with(|token: Token| async move {
+    ///         // Revoking the refresh token ends the access tokens of the same grant, too (RFC 7009 §2.1).
+    ///         revoke(token.refresh().unwrap_or(token.access()).expose()).await;
+    ///     })
+    ///     .build();
+    /// # let _ = session;
+    /// ```
     pub fn revoke_with<F, Fut>(mut self, revoke: F) -> Self
     where
         F: Fn(Token) -> Fut + Send + Sync + 'static,
@@ -135,9 +152,10 @@ impl SessionBuilder {
     /// Makes refreshes run on the tokio runtime that is current now, instead of on the runtime of the caller that happens
     /// to start one. This is for processes with several runtimes, of which this one lives longest.
     ///
-    /// It needs timers (`enable_time` of tokio's builder). Without them refreshes fail with `NoRuntime`; in a program
-    /// that is built with `panic = "abort"` the first refresh ends the process, because tokio says so only by a panic. So
-    /// does each wait of a caller whose own runtime has none; else its panic is caught, but a panic hook is called.
+    /// The runtime needs timers (`enable_time` of tokio's builder); without them each refresh fails with `NoRuntime`. Tokio
+    /// reports missing timers only by a panic. That panic is caught here, but a panic hook sees it, and in a program that
+    /// is built with `panic = "abort"` it ends the process. A caller that waits for a refresh on a runtime of its own
+    /// without timers causes the same panic.
     ///
     /// # Errors
     ///
@@ -182,8 +200,8 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long a refresh waits for the store's lease; 10 s by default. If its holder has not given it up by then, a
-    /// refresh that would present a refresh token fails as `Transient`, because somebody else is spending that token. Any
+    /// How long a refresh waits for the store's lease; 10 s by default. If the lease is still taken by then, a refresh that
+    /// would present a refresh token fails as `Transient`, because the holder of the lease is spending that token. Any
     /// other refresh goes on without the lease, and so does every refresh if the store fails.
     ///
     /// # Errors
@@ -194,13 +212,13 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long the session leaves the authority alone after a failed refresh: `first` after one, doubling with each
-    /// further one up to `most`, spread by a quarter to both sides; 1 s and 60 s by default. A `first` of zero turns
-    /// the cooling off: then each request asks the authority again, and [`keep_fresh`](Session::keep_fresh) does so
-    /// without a pause for as long as it fails. That is for tests. Whatever `first` and `most` say, the authority is left
-    /// alone for at least
+    /// How long the session leaves the authority alone after a failed refresh: `first` after the first failure, twice as
+    /// long after each further one, up to `most`, varied at random by up to a quarter; 1 s and 60 s by default. A `first`
+    /// of zero turns the cooling off, for tests: then each request asks the authority again, and
+    /// [`keep_fresh`](Session::keep_fresh) asks without a pause for as long as it fails. Whatever `first` and `most` say,
+    /// the authority is left alone for at least
     ///
-    /// - as long as it [asks for](crate::FetchError::retry_after), up to ten minutes;
+    /// - as long as the authority [asks for](crate::FetchError::retry_after), up to ten minutes;
     /// - 30 s after a request [without an answer](crate::FetchError::unanswered);
     /// - five minutes after an answer that may have refused a password;
     /// - 15 minutes while the session is [stalled](crate::ErrorKind::Stalled).
@@ -214,19 +232,20 @@ impl SessionBuilder {
         Ok(self)
     }
 
-    /// How long before its expiry a token is renewed; 60 s by default, and never more than a quarter of its life. Of a
-    /// token that was found in the store, or comes with the moment of its end, that is a quarter of what is left,
-    /// because nobody knows how long it has lived. Zero renews at the moment of expiry.
+    /// How long before its expiry a token is renewed; 60 s by default, and never more than a quarter of its life. For a
+    /// token from the store, or one with [`expires_at`](Token::expires_at), the session knows only the life that was left
+    /// when it took the token: a quarter of that counts. Zero renews at the moment of expiry.
     ///
     /// A refresh token has to be used while it lives. Where its end is known, the renewal may therefore come earlier, even
     /// if the end of the access token is unknown:
     ///
     /// 1. A refresh token that ends before the access token is due is used at half of what was left of it when it came.
-    /// 2. One that ends later, but before the access token, is used as long before its end as the access token would be
-    ///    renewed before its own, though not before that half.
+    /// 2. A refresh token that ends later, but before the access token, is used as long before its own end as the access
+    ///    token would be renewed before its expiry, though not before that half.
     ///
-    /// One that had less than a minute left, that has died or been refused since, or that the source did not
-    /// [look at](crate::FetchContext::refresh_token) in the fetch that brought it, changes nothing.
+    /// A refresh token does not bring the renewal forward if it had less than a minute left when it came, if it has expired
+    /// or been refused since, or if the source did not [look at](crate::FetchContext::refresh_token) the session's refresh
+    /// token in the fetch that brought it.
     pub fn renew_before(mut self, margin: Duration) -> Self {
         self.renewal.before = margin;
         self

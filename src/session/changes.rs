@@ -22,7 +22,8 @@ pub enum State {
     Empty,
     /// A refresh is in progress.
     Refreshing,
-    /// This token is in use, be it a refresh token alone, with which nothing has been got yet.
+    /// The token of this generation is in use. It may be a refresh token alone, for which no access token has been fetched
+    /// yet.
     Issued(Generation),
     /// The last refresh failed; the next one waits for its back-off.
     Cooling,
@@ -51,7 +52,7 @@ impl State {
     }
 }
 
-/// Follows a session. Whoever is slow sees the newest state and misses the ones between.
+/// Follows a session. A slow reader sees the newest state and misses the ones between.
 ///
 /// ```
 /// use tower_token_refresh::{Session, Token, session::State, source_fn};

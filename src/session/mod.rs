@@ -64,24 +64,34 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 /// One identity's token, shared by all clones and by all layers made from them.
 ///
 /// Also a request extension: a request that carries a `Session` uses that one instead of its layer's, so one stack can
-/// serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is sent
-/// with the layer's.
+/// serve many identities. A request that has lost its extensions on the way (to a follower of redirects, say) is sent with
+/// the layer's.
+///
+/// ```
+/// # use tower_token_refresh::{Session, Token, source_fn};
+/// # let alice = Session::builder(source_fn(|_| async { Ok(Token::new("t")) })).build();
+/// // Sent with Alice's token, whatever session the layer has:
+/// let request = http::Request::get("https://api.example.com/me").extension(alice.clone()).body(())?;
+/// # let _ = request;
+/// # Ok::<_, http::Error>(())
+/// ```
 ///
 /// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save. A wait
 /// for one refresh ends at [`refresh_timeout`](SessionBuilder::refresh_timeout), 30 s by default; if a login or a
-/// [`replace`](Self::replace) comes between, the next refresh may be waited for as well. [`settle`](Self::settle) has a
+/// [`replace`](Self::replace) comes between, the call may wait for the next refresh as well. [`settle`](Self::settle) has a
 /// limit of its own.
 ///
 /// # Security
 ///
-/// A request loses its extensions easily: redirect followers drop them on the way to another origin, and so may whatever
-/// builds it anew. It goes out with the layer's own session then. Where each request brings its session, give the layer
-/// one whose source has nothing ([`FetchError::login_required`](crate::FetchError::login_required)): a request that has
-/// lost its own then fails, instead of being sent as somebody else.
+/// A request loses its extensions easily: redirect followers drop them on the way to another origin, and so may any code
+/// that builds the request anew. The request then goes out with the layer's own session. Where each request brings its
+/// session, give the layer a session whose source always fails with
+/// [`FetchError::login_required`](crate::FetchError::login_required): a request that has lost its own then fails, instead
+/// of being sent as somebody else.
 ///
-/// The session on a request takes the place of the session of *every* layer that the request comes through, so its token
-/// is shown in the scopes of all of them. axum's `Extension` and tower-http's `AddExtension` put it on requests, too: a
-/// gateway that forwards those keeps its sessions elsewhere, in axum's `State`.
+/// The session on a request takes the place of the session of *every* layer that the request comes through, so its token is
+/// shown in the scopes of all of them. axum's `Extension` and tower-http's `AddExtension` put a `Session` on requests, too:
+/// a gateway that forwards incoming requests keeps its sessions elsewhere, in axum's `State`, say.
 #[derive(Clone)]
 pub struct Session {
     engine: Arc<Engine>,
@@ -105,14 +115,14 @@ impl Session {
     /// Gets the session going: takes the token that is stored, or fetches one where there is none. Optional, because the
     /// first request does the same.
     ///
-    /// A stored token is then [verified](TokenSource::verify) in the background, once however many start, and again at a
-    /// later start if there was no answer. One that the authority calls invalid is replaced as if a server had refused it;
-    /// on any other outcome the token is kept, and the next requests show whether it is good.
+    /// A stored token is then [verified](TokenSource::verify) in the background: once, however many callers start the
+    /// session, and again at a later start if there was no answer. A token that the authority calls invalid is replaced as
+    /// if a server had refused it. On any other outcome the token is kept, and the next requests show whether it is good.
     ///
     /// # Errors
     ///
-    /// Why no token could be had. The session is then as after any failed refresh: if a login is required it waits for
-    /// one, otherwise a request tries again once it has cooled down.
+    /// Why no token could be had. The session is then as after any failed refresh: if a login is required it waits for one,
+    /// otherwise it cools down, and a request tries again after that.
     pub async fn start(&self) -> Result<(), Error> {
         let issued = self.acquire(Ask::Need).await?;
         if let Some(claim) = issued.claim_verification() {
@@ -145,9 +155,9 @@ impl Session {
         Ok(self.acquire(self.engine.first_ask()).await?.token().clone())
     }
 
-    /// A token that is valid for at least `time`, for use outside of HTTP requests: the current one, or else the result
-    /// of one refresh, even if that lives for less. A token whose whole life is shorter than `time` is not refreshed for
-    /// it, because the next one would live no longer.
+    /// A token that is valid for at least `time`, for use outside of HTTP requests: the current one, or else the result of
+    /// one refresh, even if that result is valid for less. A token whose whole life is shorter than `time` is not refreshed
+    /// for this, because its successor would live no longer.
     ///
     /// # Errors
     ///
@@ -166,14 +176,15 @@ impl Session {
         Ok(self.acquire(Ask::Force).await?.token().clone())
     }
 
-    /// Another identity has logged in, with this token. A request that was refused as the old identity gets
-    /// `SessionChanged`. One that has sent nothing yet goes out as the new identity, and whoever waits in
-    /// [`token`](Self::token) or [`refresh`](Self::refresh) gets its token, too. A refresh of the old identity changes
-    /// nothing any more. There is one exception: a refresh that is already spending this login's refresh token. No other
-    /// refresh starts beside it, and the login gets the next refresh token from it.
+    /// Another identity has logged in, with this token. A request that was refused as the old identity gets its refused
+    /// response, with `SessionChanged` as the [`RefreshFailure`](crate::RefreshFailure). A request that has sent nothing
+    /// yet goes out as the new identity, and a call of [`token`](Self::token) or [`refresh`](Self::refresh) that waits gets
+    /// the new identity's token, too. A refresh of the old identity changes nothing any more, with one exception: if it is
+    /// already spending this login's refresh token, no other refresh starts beside it, and the login gets the next refresh
+    /// token from it.
     ///
-    /// With a token that was made by [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here.
-    /// The first request, or [`token`](Self::token), asks it, and tells whether the refresh token is any good.
+    /// With a token that was made by [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here. The
+    /// first request, or call of [`token`](Self::token), asks it, and shows whether the refresh token is good.
     ///
     /// It waits until the login is saved, at most four times [`store_timeout`](SessionBuilder::store_timeout): 20 s by
     /// default.
@@ -185,10 +196,10 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is
-    /// in use but was not saved; that is tried again under back-off. It is `Ok` if another login, replacement, logout or
-    /// refresh has superseded it before it was saved: such a call reports its own result, and a refresh reports it only
-    /// by an [event](crate::event::Event::StoreFailed).
+    /// `InvalidValue` for a token that cannot be sent; nothing has changed then. `Store` or `NoRuntime` if the token is in
+    /// use but was not saved; the save is tried again under back-off. The result is `Ok` if another login, replacement,
+    /// logout or refresh has superseded this login before it was saved: the other call reports its own result, and a
+    /// refresh reports a failed save only by an [event](crate::event::Event::StoreFailed).
     ///
     /// Do not repeat the call after `Store` or `NoRuntime`: a refresh may have spent this login's refresh token meanwhile,
     /// and a second login would bring it back.
@@ -199,31 +210,32 @@ impl Session {
         self.save(written).await
     }
 
-    /// The same identity has got a new token elsewhere, which is used from now on. A refresh in progress loses, and its
-    /// waiters go on with this token. Earlier failures are forgotten.
+    /// The same identity has got a new token elsewhere, which is used from now on. The result of a refresh in progress is
+    /// dropped, and its waiters go on with this token. Earlier failures are forgotten.
     ///
     /// A token that comes without a refresh token keeps the session's:
     ///
-    /// 1. If a refresh in progress is spending that refresh token, it goes on to its end, however late, and brings the
-    ///    next one.
-    /// 2. If the session has not looked for a token yet, the stored refresh token is meant, and the store is read first.
-    /// 3. The new token is not saved while the store cannot be read: a sibling may have put a later refresh token there.
+    /// 1. If a refresh in progress is spending that refresh token, the refresh goes on to its end, however late, and the
+    ///    session gets the next refresh token from it.
+    /// 2. If the session has not looked for a token yet, the stored refresh token is kept, and the store is read first.
+    /// 3. The new token is not saved while the store cannot be read: somebody who shares the store may have put a later
+    ///    refresh token there.
     ///
-    /// None of this is so for a token made by [`without_refresh_token`](Token::without_refresh_token).
+    /// None of this applies to a token made by [`without_refresh_token`](Token::without_refresh_token).
     ///
     /// # Cancel safety
     ///
-    /// If it is dropped while it reads the store, nothing has changed. If it is dropped later, the token is in use, and
-    /// is saved all the same. It waits for that as long as [`login`](Self::login) does, and before that for one call of
-    /// the store, if that has to be read.
+    /// If the future is dropped while it reads the store, nothing has changed. If it is dropped later, the token is in use,
+    /// and is saved all the same. It waits for the save as long as [`login`](Self::login) does, and before that for one
+    /// call of the store, if the store has to be read.
     ///
     /// # Errors
     ///
-    /// As [`login`](Self::login). Where the store has to be read first, `Store` and `NoRuntime` may also mean that it
-    /// could not be read, and that nothing has changed. The kind does not tell which; the call may be repeated in either
-    /// case, if its token is still the newest. A call whose token brings a refresh token never has to read, and must not
-    /// be repeated: a refresh may have spent that refresh token meanwhile. `SessionEnded` after a logout, and
-    /// `SessionChanged` if somebody has logged in while the call waited for the store.
+    /// As [`login`](Self::login). Where the store has to be read first, `Store` and `NoRuntime` may also mean that it could
+    /// not be read, and that nothing has changed. The kind does not tell these cases apart; the call may be repeated in
+    /// both, if its token is still the newest. A call whose token brings a refresh token never has to read, and must not be
+    /// repeated: a refresh may have spent that refresh token meanwhile. `SessionEnded` after a logout, and `SessionChanged`
+    /// if somebody has logged in while the call waited for the store.
     pub async fn replace(&self, token: Token) -> Result<(), Error> {
         let provenance = Provenance::of_brought(&token);
         let token = self.engine.sendable(token, provenance)?;
@@ -232,8 +244,8 @@ impl Session {
     }
 
     /// Forgets the token, here and in the store. A refresh in progress does not bring it back; its waiters get
-    /// `SessionEnded` at once. After that no source logs in by itself in this process, until [`login`](Self::login); a
-    /// session that is built later finds nothing in the store and begins anew.
+    /// `SessionEnded` at once. From then on no source logs in by itself in this process, until [`login`](Self::login) is
+    /// called. A session that is built later finds nothing in the store and begins anew.
     ///
     /// It waits until the logout is saved, at most four times [`store_timeout`](SessionBuilder::store_timeout): 20 s by
     /// default.
@@ -246,19 +258,20 @@ impl Session {
     /// # Errors
     ///
     /// `Store` or `NoRuntime` if the logout is not in the store; it holds in this process all the same, and is saved later
-    /// unless somebody has logged in elsewhere by then. It is `Ok` if a login has superseded it before it was saved: that
-    /// call reports its own result.
+    /// unless somebody has logged in elsewhere by then. The result is `Ok` if a login has superseded the logout before it
+    /// was saved: the login reports its own result.
     pub async fn logout(&self) -> Result<(), Error> {
         let written = self.engine.logout().await;
         self.save(written).await
     }
 
-    /// The source has other credentials now, or the old ones are good again. Forgets which credentials were refused, so
-    /// the next request may fetch with any of them. A refresh token that was refused is still never presented again. A
-    /// session that was logged out elsewhere looks into the store for a login with the next request.
+    /// Says that the source has other credentials now, or that the old ones are good again. The session forgets which
+    /// credentials were refused, so the next request may fetch with any of them. A refresh token that was refused is still
+    /// never presented again. A session that was logged out elsewhere looks into the store for a login with the next
+    /// request.
     ///
-    /// Tell each of several sessions that share a source: the next fetch of one forgets what was refused for all of
-    /// them, but a session that is over hears of nothing that only others are told.
+    /// If several sessions share a source, call this on each of them. The next fetch of any of them makes the source forget
+    /// what was refused, for all of them. But a session that is over stays over until this is called on that session, too.
     pub async fn credentials_changed(&self) {
         self.engine.forgive().await;
     }
@@ -285,16 +298,17 @@ impl Session {
         Changes::of(&self.engine)
     }
 
-    /// Waits until no refresh is in progress and everything is saved, for the end of a process. It waits no longer than
-    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, and three times
+    /// Waits until no refresh is in progress and everything is saved, for the end of a process. It waits at most for
+    /// [`abandon_after`](SessionBuilder::abandon_after), or `refresh_timeout` if that is longer, plus three times
     /// [`store_timeout`](SessionBuilder::store_timeout): 135 s by default. A process that has less time puts a timeout
-    /// around it; dropping the future stops nothing that is under way. It does not wait for a refresh that a login or logout
-    /// has made void, nor for [`revoke_with`](SessionBuilder::revoke_with).
+    /// around it; dropping the future stops nothing that is under way. It does not wait for a refresh that a login or
+    /// logout has made void, nor for [`revoke_with`](SessionBuilder::revoke_with).
     ///
     /// # Errors
     ///
-    /// `Timeout` when that time is over, `Store` if the last save failed, `NoRuntime` if it is called without a runtime,
-    /// even if the session is bound to one, or if that runtime goes away, `Reentrant` inside a source of this session.
+    /// `Timeout` when that time is over; `Store` if the last save failed; `NoRuntime` outside of a runtime, even if the
+    /// session is bound to one, or if the runtime that the call waits on goes away; `Reentrant` inside a source of this
+    /// session.
     pub async fn settle(&self) -> Result<(), Error> {
         if self.engine.mark().is_around_us() {
             return Err(reentry::error());

@@ -10,9 +10,9 @@ pub enum RenewalMode {
     /// that has started it, unless the session is bound to another runtime.
     #[default]
     Background,
-    /// The request that finds the token due waits for the next one; if the renewal fails, it goes on with the current
-    /// one. Such a wait does not bind the refresh to the request: one whose request gives up, or is refused and cannot be
-    /// sent again and so does not wait, ends with its runtime in this mode, too.
+    /// The request that finds the token due waits for the next one; if the renewal fails, the request goes on with the
+    /// current token. The renewal is not tied to the request: as in [`Background`](Self::Background), it ends only with its
+    /// runtime.
     Inline,
     /// Not at all: a token is used until it expires or is refused, unless somebody
     /// [keeps it fresh](crate::Session::keep_fresh).

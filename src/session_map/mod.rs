@@ -114,8 +114,9 @@ struct Shared<K> {
 impl<K: Hash + Eq + Clone> SessionMap<K> {
     /// Starts to build a map whose sessions are made by `make`.
     ///
-    /// It is called once for a session, not under a lock. It must not ask the map for the same key, nor for one whose maker
-    /// asks for this one, because both would wait for ever. A panic in it is the caller's; the next caller tries again.
+    /// `make` is called once for each session, not under a lock. It must not ask the map for the same key, nor for a key
+    /// whose `make` asks for this one: both would wait for ever. A panic in `make` reaches the caller of
+    /// [`get`](Self::get); the next caller tries again.
     pub fn builder(make: impl Fn(&K) -> Session + Send + Sync + 'static) -> SessionMapBuilder<K> {
         SessionMapBuilder {
             make: Box::new(make),
