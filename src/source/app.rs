@@ -57,9 +57,9 @@ impl AppToken {
         AppToken::new(client.into(), url, Sends::Json)
     }
 
-    /// A source that asks this URL by `GET`, with everything in the query, behind what stands there, whatever the names of
-    /// that are. The secret is then in the URL, which is often logged: this crate shows it nowhere, and the client should
-    /// not either.
+    /// A source that asks this URL by `GET`, with everything appended to the query of the URL. Parameters that the URL
+    /// already has are kept, even those of the same name. The secret is then in the URL, which is often logged: this crate
+    /// shows it nowhere, and the client should not either.
     pub fn get(client: impl Into<AuthorityClient>, url: Uri) -> Self {
         AppToken::new(client.into(), url, Sends::Query)
     }
@@ -75,14 +75,14 @@ impl AppToken {
         }
     }
 
-    /// One of the credentials: the application's id, its secret. It takes the place of whatever has this name.
+    /// Adds one of the credentials: the application's id, its secret. It replaces whatever was added under this name.
     pub fn credential(mut self, name: &str, value: impl Into<Secret>) -> Self {
         self.give_up(name);
         self.credentials.push((name.to_owned(), value.into()));
         self
     }
 
-    /// One more text in the request, in the place of whatever has this name.
+    /// Adds a text to the request. It replaces whatever was added under this name.
     pub fn text(mut self, name: &str, value: &str) -> Self {
         self.give_up(name);
         self.constants.push((name.to_owned(), Scalar::Text(value.to_owned())));

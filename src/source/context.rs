@@ -83,14 +83,15 @@ impl FetchContext {
         }
     }
 
-    /// The same, with the refresh token of a session, if it has one. An empty one is none.
+    /// Sets the refresh token that [`refresh_token`](Self::refresh_token) returns. `None` or an empty text means that there
+    /// is none.
     #[must_use]
     pub fn with_refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
         self.refresh_token = given(refresh);
         self
     }
 
-    /// The same, after this many [fruitless](Self::fruitless) refreshes.
+    /// Sets the number that [`fruitless`](Self::fruitless) returns.
     #[must_use]
     pub fn with_fruitless(mut self, refreshes: u32) -> Self {
         self.fruitless = refreshes;
@@ -99,29 +100,30 @@ impl FetchContext {
 
     /// The refresh token of the session, if there is one that was not refused.
     ///
-    /// A refresh token that is dead by our clock is left out at first; but the clock may be wrong. So if the source says
-    /// without it that a [login is required](super::FetchError::login_required), it is asked once more in the same fetch,
-    /// with it; unless it says so [finally](super::FetchError::without_fallback). Sources of this crate that log in do
-    /// not ask for credentials a second time then, and one of your own need not either: [`has_asked`](Self::has_asked)
-    /// tells it.
+    /// A refresh token that has expired by our clock is left out at first; but the clock may be wrong. So if the source
+    /// says without it that a [login is required](super::FetchError::login_required), the source is asked once more in the
+    /// same fetch, with the refresh token; not if it said so [finally](super::FetchError::without_fallback). On that second
+    /// call the login sources of this crate fail at once, instead of asking for credentials again. A source of your own can
+    /// do the same: see [`has_asked`](Self::has_asked).
     ///
     /// Calling this counts as presenting the refresh token: if the fetch then says that a login is required, the session
-    /// counts the refresh token as refused and does not offer it again, until another login. For a log line print the
-    /// context, `{cx:?}`: that shows whether there is one, and counts as nothing.
+    /// counts the refresh token as refused and does not offer it again, until another login. A log line may print the
+    /// context, `{cx:?}`: that shows whether there is a refresh token, and counts as nothing.
     ///
-    /// A token whose fetch has not called this is not renewed early for the sake of its refresh token's end: a source that
-    /// ever calls it should do so in each fetch.
+    /// If a fetch has not called this, its token is not renewed early when its refresh token is about to end: a source that
+    /// ever calls this should do so in each fetch.
     ///
-    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the
-    /// next source may be asked then, and fail for the moment: so the source that was refused has to remember that
-    /// itself, as those of this crate do.
+    /// The session learns of a refusal only if the fetch ends with it. In a [chain](super::TokenSource::or_else) the next
+    /// source may be asked after the refusal, and fail for the moment: so a source has to remember by itself which refresh
+    /// tokens were refused, as those of this crate do.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.refresh_token.as_ref()
     }
 
-    /// Whether this fetch has asked before, without the [refresh token](Self::refresh_token), and was told that a login is
-    /// required. A source that asks a person says that at once then, instead of asking again.
+    /// Whether the source was asked before in this fetch, without the [refresh token](Self::refresh_token), and has said
+    /// that a login is required. A source that asks a person should say that again at once, instead of asking the person
+    /// again.
     pub fn has_asked(&self) -> bool {
         self.has_asked
     }
@@ -140,14 +142,14 @@ impl FetchContext {
         self.cause
     }
 
-    /// Marks a request as sent by this fetch. If it reaches the layer that this source serves, by whatever queue or
-    /// task, it fails at once instead of waiting for the fetch that waits for it.
+    /// Marks a request as sent by this fetch. If the request reaches the layer that this source serves, by whatever queue
+    /// or task, it fails at once, instead of waiting for the very fetch that waits for its answer.
     pub fn mark<B>(&self, request: &mut Request<B>) {
         request.extensions_mut().insert(self.mark);
     }
 
-    /// How many refreshes in a row brought a token that was refused again: to the request which asked for it, or, where
-    /// that could not be sent again, to any other within half a minute.
+    /// How many refreshes in a row brought a token that was refused again: at the resend of the request that asked for the
+    /// refresh, or, if that request could not be sent again, at any other within half a minute.
     pub fn fruitless(&self) -> u32 {
         self.fruitless
     }

@@ -6,15 +6,15 @@ use crate::error::{BoxError, Error, ErrorKind};
 
 /// Why a fetch brought no token.
 ///
-/// Any `std::error::Error` turns into a *transient* failure with `?`; what only derefs to one (a boxed error) needs
-/// `.map_err(FetchError::transient)`. An end of the session is always said explicitly.
+/// Any `std::error::Error` turns into a *transient* failure with `?`; a boxed error, which is none itself, needs
+/// `.map_err(FetchError::transient)`. Only an explicit [`login_required`](Self::login_required) ends the session.
 ///
-/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers
-/// then see the kind of that error and its `retry_after`. What is transient is `Transient` to them, and so are
-/// `NoRuntime` and `SessionChanged`, which say nothing of their own session. It does not end the session whose source it
-/// is: that session cools down and asks again, so it goes on by itself when somebody has logged in at the other one. The
-/// other session's refresh token comes with its token. This session would store it, and have it revoked at a logout:
-/// leave it out by [`Token::without_refresh_token`](crate::Token::without_refresh_token).
+/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers then
+/// see the kind of that error and its `retry_after`; but transient errors, `NoRuntime` and `SessionChanged` of the other
+/// session are all shown as `Transient`. No error of the other session ends this one: it cools down and asks again, and so
+/// goes on by itself once somebody has logged in to the other session. The other session's refresh token comes with its
+/// token. This session would store it, and have it revoked at a logout: leave it out by
+/// [`Token::without_refresh_token`](crate::Token::without_refresh_token).
 ///
 /// ```
 /// use tower_token_refresh::FetchError;
@@ -28,8 +28,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// # assert!(parse("x").is_err());
 /// ```
 ///
-/// It is no `std::error::Error` itself, because `?` makes each of those a transient failure. Whoever calls a source gets a
-/// [`BoxError`] by `?`, and in it the [`Error`] that callers of a session would get:
+/// A `FetchError` is no `std::error::Error` itself, because `?` makes each of those a transient failure. Code that calls a
+/// source gets a [`BoxError`] by `?`, and in it the [`Error`] that callers of a session would get:
 ///
 /// ```
 /// use tower_token_refresh::{BoxError, Error, FetchContext, FetchError, TokenSource, source::Cause, source_fn};

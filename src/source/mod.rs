@@ -75,16 +75,39 @@ pub trait TokenSource: Send + Sync + 'static {
         std::future::ready(Verification::Unknown)
     }
 
-    /// Asks `next` in the same fetch when the authority has refused what this source has, or when this source has
-    /// nothing: a refresh token first, a login when that is dead. No other failure asks for a login.
+    /// Asks `next` in the same fetch when this source fails with [`login_required`](FetchError::login_required): the
+    /// authority has refused what this source presents, or it has nothing to present. So a refresh token comes first, and a
+    /// login when that token is dead. After any other failure, or one [`without_fallback`](FetchError::without_fallback),
+    /// `next` is not asked.
     ///
-    /// If this source has [looked at](FetchContext::refresh_token) the refresh token and `next` has not, what `next` brings
-    /// is another login: it does not keep that refresh token, with or without [`Token::without_refresh_token`].
+    /// If this source has [looked at](FetchContext::refresh_token) the refresh token and `next` has not, the token of
+    /// `next` counts as another login: it does not keep that refresh token, with or without
+    /// [`Token::without_refresh_token`].
     ///
     /// The session hears of the last failure only. If the authority has refused this source's refresh token and `next`
-    /// fails for the moment, the next fetch brings the same refresh token. Sources of this crate remember what was
-    /// refused and do not present it again; a source of your own has to do that itself (RFC 9700 §4.14.2: an authority
-    /// may take it for a replay).
+    /// fails for the moment, the next fetch brings the same refresh token. Sources of this crate remember what was refused
+    /// and do not present it again. A source of your own has to do that itself, because an authority may take a second
+    /// attempt for a replay (RFC 9700 §4.14.2).
+    ///
+    /// ```
+    /// use tower_token_refresh::{FetchContext, FetchError, Session, Token, TokenSource, source_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_token_refresh::Error> {
+    /// let refresh = source_fn(|cx: FetchContext| async move {
+    ///     let Some(refresh_token) = cx.refresh_token() else {
+    ///         return Err(FetchError::login_required("there is no refresh token")); // so `login` is asked
+    ///     };
+    ///     Ok(Token::new(format!("got-with-{}", refresh_token.expose())))
+    /// });
+    /// let login = source_fn(|_| async { Ok(Token::new("from-a-login").refresh_token("r1")) });
+    /// let session = Session::builder(refresh.or_else(login)).build();
+    ///
+    /// assert_eq!(session.token().await?.access().expose(), "from-a-login");
+    /// assert_eq!(session.refresh().await?.access().expose(), "got-with-r1");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     fn or_else<S: TokenSource>(self, next: S) -> OrElse<Self, S>
     where
@@ -95,8 +118,8 @@ pub trait TokenSource: Send + Sync + 'static {
 }
 
 /// One source for several sessions. A source of this crate remembers for all of them what was refused: the last 1024
-/// refresh tokens and the last 16 credentials. That these have changed is to be said
-/// [to each session](crate::Session::credentials_changed).
+/// refresh tokens and the last 16 credentials. When the credentials have changed, say so [to each
+/// session](crate::Session::credentials_changed).
 impl<T: TokenSource> TokenSource for Arc<T> {
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send {
         T::fetch(self, cx)

@@ -23,18 +23,18 @@
 //!
 //! A login that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
 //! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
-//! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and what it returns is presented
-//! unless it is among the last 16 that the authority has refused; `credentials_changed` forgets these, too. A refusal of
-//! another kind than a wrong password, which leads to no other source either, is not remembered.
+//! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and presents the credentials that it
+//! returns unless they are among the last 16 that the authority has refused; `credentials_changed` makes the source forget
+//! these, too. A refusal that leads to no other source (the account is blocked, say) is not remembered.
 //!
 //! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
 //! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
 //!
 //! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
-//! Without such a grant, the session cannot know that nobody presents the refresh token: if its store is shared and
-//! fails, the other processes may have to wait until it works, lest they spend that token a second time.
-//! [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token) with a pointer to nothing leaves it out.
+//! Without such a grant nobody presents the refresh token, but the session cannot know that: if its store is shared and
+//! fails, the other processes may have to wait until the store works, so that they do not spend the refresh token a second
+//! time. [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token) with a pointer to nothing leaves it out.
 
 mod code;
 mod exchange;

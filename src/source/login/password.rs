@@ -46,14 +46,14 @@ impl Password {
         self
     }
 
-    /// One more text in the request: a device or a client, say. It takes the place of one of this name, but for that of a
-    /// credential, which counts.
+    /// Adds a text to the request (a device or a client, say), in the place of an earlier one of the same name. Under the
+    /// name of the account or of the password, the credential is sent and not the text.
     pub fn text(mut self, name: &str, value: &str) -> Self {
         self.exchange.constant(name, Scalar::Text(value.to_owned()));
         self
     }
 
-    /// One more number in the request, with the same rule for its name as for a [`text`](Self::text).
+    /// Adds a number to the request, with the same rule for its name as for a [`text`](Self::text).
     pub fn number(mut self, name: &str, value: i64) -> Self {
         self.exchange.constant(name, Scalar::Number(value));
         self

@@ -16,8 +16,8 @@ use crate::{
 
 /// The question whether a stored token is still good: `POST {"token": …}`, answered by `{"isValid": true}`.
 ///
-/// Only a boolean in a success is an answer; anything else says nothing. A URL to which an [`AuthorityClient`] sends no
-/// credentials is not asked, and nobody is told.
+/// Only a boolean in a success is an answer; anything else counts as [`Unknown`](crate::source::Verification::Unknown). A
+/// URL to which an [`AuthorityClient`] sends no credentials is not asked, and no error says so.
 #[derive(Clone)]
 #[must_use]
 pub struct JsonVerify {

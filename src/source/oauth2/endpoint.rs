@@ -83,13 +83,13 @@ impl TokenEndpoint {
     /// One more parameter. Replaces one of the same name, which may stand in a request only once (RFC 6749 §3.2).
     /// `resource` and `audience` may be repeated (RFC 8707 §2, RFC 8693 §2.1), here or by their methods.
     ///
-    /// The value is the same in each request. A client assertion (RFC 7523), which is good for one, needs a source of one's
-    /// own, or a layer in the client that signs.
+    /// The value is the same in each request. A client assertion (RFC 7523), which is good for one request only, needs a
+    /// source of your own, or a layer in the client that signs.
     ///
     /// # Errors
     ///
-    /// `InvalidValue` for one that the grants and the client's authentication are made of, for `scope`, which
-    /// [`scope`](Self::scope) sets, and for an empty name.
+    /// `InvalidValue` for a name that the grants or the client's authentication use, for `scope`, which has a
+    /// [method](Self::scope) of its own, and for an empty name.
     pub fn param(self, name: &str, value: impl Into<Secret>) -> Result<Self, Error> {
         const OURS: [&str; 10] = [
             "grant_type",
@@ -108,18 +108,18 @@ impl TokenEndpoint {
         Ok(self.given(name, value.into()))
     }
 
-    /// Error codes that mean what `invalid_grant` does, where an authority has its own: `bad_refresh_token`,
-    /// `refresh_token_not_found`; or `invalid_request`, where it is misused for that, or `server_error`, which ServiceNow
-    /// says at status 401 of a refresh token that has ended: without that the session would try again for ever. They
-    /// count in a 2xx, too, but in no 3xx and no 5xx, nor in a 407, 408, 425 or 429, and also in the place of the
-    /// [business code](JsonAnswer::business_code); name one that is an integer by its digits.
+    /// Error codes that mean the same as `invalid_grant`, for authorities that have codes of their own
+    /// (`bad_refresh_token`, `refresh_token_not_found`) or misuse another one: `invalid_request`, say, or `server_error`,
+    /// which ServiceNow sends at status 401 for a refresh token that has ended. Without this the session would try again
+    /// for ever. The codes count in a 2xx, too, but in no 3xx and no 5xx, nor in a 407, 408, 425 or 429. They count in the
+    /// place of the [business code](JsonAnswer::business_code) as well; an integer is given by its digits.
     pub fn dead_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.dead.extend(codes.into_iter().map(Into::into));
         self
     }
 
-    /// Error codes that mean what `access_denied` does: the user is blocked, and no other source will do. They are
-    /// looked for as the `dead_codes` are.
+    /// Error codes that mean the same as `access_denied`: the user is blocked, and no other source will do. They are looked
+    /// for as the `dead_codes` are.
     pub fn blocked_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.reading.codes.blocked.extend(codes.into_iter().map(Into::into));
         self

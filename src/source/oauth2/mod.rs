@@ -30,9 +30,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! If the code were chained behind the refresh token, it would not be presented while the stored session has a good token
-//! or refresh token: nobody would have logged in. In front of it, the code would hide from the session when the first
-//! refresh token ends.
+//! Do not chain the code behind the refresh token: it would not be presented while the stored session has a good token or
+//! refresh token, and nobody would have logged in. Do not chain it in front either: the session would not be told when the
+//! first refresh token ends.
 //!
 //! A program that is given a refresh token, by its environment perhaps, logs in with
 //! [`Token::from_refresh_token`](crate::Token::from_refresh_token), once.
@@ -46,7 +46,7 @@
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | [`Configuration`] |
 //! | 408, 425, 429, 503, `temporarily_unavailable`; nothing was sent | [`Transient`]; [`Unanswered`] if it was sent before, by a `Retry` in the client |
 //! | another 5xx, or no complete answer | [`Unanswered`]: what was presented may be spent |
-//! | 407, 3xx, and what the layer of another session in the client has [not sent again](crate::Outcome::not_resent), even if it is another 5xx, if it has no code of OAuth 2 and none that was given a meaning: the authority may not have said it | [`Ambiguous`]; a password is not presented again for five minutes |
+//! | 407; 3xx; or, if the client contains the [`TokenRefreshLayer`](crate::TokenRefreshLayer) of another session, a response that this layer took for a refusal and whose request it did [not send again](crate::Outcome::not_resent), even if it is another 5xx. An OAuth 2 code, or one that was given a meaning, counts all the same; any other response may come from a gateway, not from the authority | [`Ambiguous`]; a password is not presented again for five minutes |
 //! | another 4xx, at a refresh | [`Ambiguous`] |
 //! | another 4xx, at a login with a password or a code | [`LoginRequired`]: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | the class of a 4xx with that code |

@@ -26,21 +26,23 @@ use crate::{
 
 /// The client by which sources speak to an authority, with limits for its answers. Cloning is cheap.
 ///
-/// Any HTTP client that is a tower service will do, as long as it is not the one with the layer that the source serves,
-/// and is `Clone + Send + Sync`: of tower's boxes that is `BoxCloneSyncService`. `From` makes a client of it with the
-/// default limits. Its URLs have a scheme and a host, or neither, for a client that knows where to go. It does not follow
-/// redirects: a 3xx is a failure, and a client that followed one would show credentials to somebody else.
+/// Any HTTP client will do that is a tower service and `Clone + Send + Sync` (of tower's boxes that is
+/// `BoxCloneSyncService`), except the one with the layer that the source serves. `From` makes an `AuthorityClient` of it
+/// with the default limits. The URLs of the source have a scheme and a host, or neither, for a client that knows where to
+/// go. Redirects are not followed: a 3xx is a failure, and a client that followed one would show credentials to somebody
+/// else.
 ///
 /// Requests ask for an answer without compression (`Accept-Encoding: identity`). A client that decompresses answers
 /// does no harm, and need not do so.
 ///
-/// A `Retry` in it presents a refresh token or a code more than once, so it should repeat only what has found no connection
-/// (`docs/composition.md`, "A source's own client"). Where the client has a body type of its own, such a `Retry` belongs
-/// *below* the conversion: above it, each attempt that took the bytes counts as sent, also one that found no connection. A
-/// client that repeats inside, behind a body type of its own, cannot be seen to do so.
+/// A `Retry` in the client presents a refresh token or a code more than once, so it should repeat only attempts that found
+/// no connection (`docs/composition.md`, "A source's own client"). Where the client has a body type of its own, such a
+/// `Retry` belongs *below* the conversion of the body: above it, a request counts as sent as soon as it is repeated, even
+/// if no attempt found a connection. Repetitions that a client makes internally, behind a body type of its own, cannot be
+/// noticed here.
 ///
-/// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in theirs, so a
-/// secret should not be part of it.
+/// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in their errors, so
+/// no secret should be part of the URL.
 ///
 /// ```
 /// use std::time::Duration;
@@ -130,11 +132,11 @@ impl AuthorityClient {
         Ok(self)
     }
 
-    /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure
-    /// as it is. A failure that the closure returns without a [`retry_after`](FetchError::retry_after) keeps the
-    /// authority's; an ambiguous one of a password waits for five minutes at least. An
-    /// [`AuthorityError`](super::AuthorityError) stays in the chain of causes, and the closure's cause stands behind it;
-    /// the closure's cause replaces an error of the client.
+    /// Decides by a closure what failures mean, for authorities with a language of their own. `None` leaves a failure as it
+    /// is. If the closure returns a failure without a [`retry_after`](FetchError::retry_after), the authority's is kept;
+    /// after an ambiguous failure of a password the session waits for five minutes at least. If the authority has answered,
+    /// the [`AuthorityError`](super::AuthorityError) stays in the chain of causes, with the closure's cause behind it;
+    /// otherwise the closure's cause replaces the error of the client.
     ///
     /// ```
     /// use tower_token_refresh::{FetchError, source::{AuthorityClient, FailedCall}};

@@ -114,10 +114,11 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where a number is that must be 0 if it is there at all: the `errcode` of many Chinese platforms. An empty text is
-    /// none. Any other number refuses the credentials of a login. For an application that presents only itself it is a
-    /// failure of the configuration. At a refresh it may mean anything and ends nothing: give the numbers that say that
-    /// the refresh token is dead to [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
+    /// Where the business code is: a number that must be 0 if it is there at all, such as the `errcode` of many Chinese
+    /// platforms. An empty text counts as none. At a login any other number refuses the credentials; for an application
+    /// that presents only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing:
+    /// give the numbers that say that the refresh token is dead to
+    /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
     ///
