@@ -110,10 +110,10 @@ pub trait TokenStore: Send + Sync + 'static {
     /// 1. the number of a lease that is older than another it has handed out since, with [`LeaseLost`];
     /// 2. a record of a lower revision than the stored one, with [`Superseded`].
     ///
-    /// A login, logout or replacement saves without a number. What comes without a number is never refused: a store that
-    /// is shared raises its revision to at least two more than the stored one. (Stored plus one is the number that a
-    /// refresh in progress elsewhere may be about to save, and that refresh has to lose.) [`Record::admit`] does all of
-    /// that.
+    /// A login, logout or replacement saves without a number. A record that comes without a number is never refused;
+    /// instead a store that is shared raises the record's revision to at least two more than the stored one. (Stored plus
+    /// one is the number that a refresh in progress elsewhere may be about to save, and that refresh has to lose.)
+    /// [`Record::admit`] does all of that.
     ///
     /// A store whose record may get lost has to remember its revision all the same: the revision of a login must be above
     /// what others have seen.
@@ -133,16 +133,16 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The session drops the future at the lease wait, or as soon as it has found a good token without the lease; also
-    /// between a request for the lease and its answer. That must leave nothing locked: a lease that is granted then has to
-    /// end by itself or be given back.
+    /// The session drops the future at the lease wait, or as soon as it has found a good token without the lease; perhaps
+    /// between a request for the lease and its answer. Nothing may stay locked by that: a lease that is granted later has
+    /// to end by itself or be given back.
     fn lock(&self) -> impl Future<Output = Result<Lease, BoxError>> + Send;
 
     /// Resolves as soon as the record is of another revision than `known`: somebody else who shares the store has saved.
     /// The session then loads it and goes over to it, instead of finding out by a refusal or by its next refresh.
     ///
-    /// A store that cannot tell never resolves it; that is the default. A session that is over then looks into the
-    /// store when it is asked for a token, every five seconds at most, unless its own process has logged it out.
+    /// By default this never resolves, for a store that cannot tell. A session that is over then looks into the store when
+    /// it is asked for a token, every five seconds at most, unless its own process has logged it out.
     ///
     /// A session waits for this on each tokio runtime on which it has refreshed or been changed, because it cannot know
     /// which of them goes on; a session that is [bound](crate::session::SessionBuilder::on_current_runtime) to a runtime
@@ -183,7 +183,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease with its number, which must be greater than that of every lease before, and whatever ends it on drop.
+    /// A lease with this number, which must be greater than that of every lease before, and a guard that ends the lease
+    /// when it is dropped.
     pub fn new(fence: u64, guard: impl Send + 'static) -> Self {
         Lease { fence, guard: Box::new(guard) }
     }
@@ -228,8 +229,9 @@ impl fmt::Display for Damaged {
 
 impl std::error::Error for Damaged {}
 
-/// Why a store refuses to save: it holds a later record. The session drops its own. If the later record is another login,
-/// or a logout, the refresh that was to be saved goes over to it; to any other later record the next refresh goes over.
+/// Why a store refuses to save: it holds a later record. The session drops the one that was refused. If the stored record
+/// is another login or a logout, a refresh that was to be saved goes over to it at once; to any other record the session
+/// goes over at its next refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superseded;
 

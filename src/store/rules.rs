@@ -20,14 +20,14 @@ impl Record {
     /// Hold a lock, or use one transaction, from reading the `last` numbers until the record is stored: meanwhile nobody
     /// else may save or get a lease.
     ///
-    /// A refresh saves under a lease and gives way to whatever came after it. A login, logout or replacement saves
-    /// without one and is obeyed: its revision is raised above the revision of any refresh that may be under way, which
-    /// is one more than what is stored, so that everybody finds it to be the newer one.
+    /// A refresh saves under a lease and gives way to whatever came after it. A login, logout or replacement saves without
+    /// one and always counts: its revision is raised above that of any refresh that may be under way (one more than what is
+    /// stored), so that all others take it for the newer record.
     ///
-    /// Where the record may get lost (a file that is removed, a row that is deleted) the store has to remember the
-    /// highest revision that it has kept, beside the number of the lease. For a save without a lease that is the
-    /// `revision` to give: those who have seen the lost record would take no notice of a lower one, and overwrite it. For
-    /// a refresh give the revision of what is there.
+    /// Where the record may get lost (a file that is removed, a row that is deleted) the store has to remember the highest
+    /// revision that it has kept, beside the number of the lease. Give that `revision` for a save without a lease: those
+    /// who have seen the lost record would take no notice of a lower one, and overwrite it. For a refresh give the revision
+    /// of what is there.
     ///
     /// # Errors
     ///

@@ -22,18 +22,19 @@ use crate::error::BoxError;
 ///
 /// A save writes a new file beside the old one, makes it durable and puts it in the old one's place, so a process that is
 /// killed at any moment leaves the old record or the new one. The directory must exist and is left as it is. `path` should
-/// not be a symbolic link, because it would be replaced, nor a file that is mounted by itself, into a container, say: that
-/// cannot be replaced, and its lock files are shared with nobody. Mount its directory. What is no regular file, a device, a
-/// pipe, is refused: every call fails.
+/// not be a symbolic link, because the link would be replaced. Nor should it be a file that is mounted by itself, into a
+/// container, say: such a file cannot be replaced, and its lock files are shared with nobody. Mount its directory. If
+/// `path` is no regular file (a device, a pipe), every call fails.
 ///
-/// On Unix the file is readable by its owner only, so that all these processes belong to one user. Root may be a visitor:
-/// what it saves belongs to whoever had the file before, or has the directory if there was none, unless everybody may
-/// write there. Root without the right to open the files of others (in a container, say) should be no visitor.
+/// On Unix the file is readable by its owner only, so all these processes must run as one user. Root may use the store as
+/// well: the files that it makes are given to the owner of the record or, if there is none yet, of the directory (but not
+/// in a directory that everybody may write to). A root that may not open the files of other users, as in some containers,
+/// should not use it.
 ///
 /// A file that cannot be read as a record (damaged, cut short, of a later version of the format) is [`Damaged`]: the
-/// session reports it and goes on as if nobody had logged in. The next save keeps such a file aside, in the place of one
-/// that was kept before. The processes that still run obey a login or logout after that, or after the file was removed,
-/// too.
+/// session reports it and goes on as if nobody had logged in. The next save moves such a file to `path.corrupt`, in the
+/// place of an earlier one. If somebody logs in or out after that, or after the file was removed, the processes that still
+/// run obey.
 ///
 /// | file | holds |
 /// |---|---|
@@ -45,13 +46,13 @@ use crate::error::BoxError;
 ///
 /// A `path` with one of these four endings, in upper or lower case, is refused: every call fails, because another store may
 /// have its lock there. Where each of many users has a file, no user may choose its name. `../bob` is somebody else's file,
-/// and so may `Bob` be, on a file system that ignores case. Name it after a number, or after the hexadecimal digits of a
-/// hash of the user's name: those of the name itself may be too many for a file's name.
+/// and so may `Bob` be, on a file system that ignores case. Name the file after a number, or after the hexadecimal digits
+/// of a hash of the user's name: the digits of the name itself may be too many for a file's name.
 ///
-/// The locks are the operating system's, which releases them however a process ends. Waiting for one is polling, with
-/// growing pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store.
-/// File work runs on tokio's blocking threads; a runtime with time is needed. Only to give a lock back is a call on the
-/// thread that does it: on a file system that hangs, as NFS may, that thread waits.
+/// The locks are the operating system's, which releases them however a process ends. A wait for a lock polls, with growing
+/// pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store. File work
+/// runs on tokio's blocking threads; a runtime with time is needed. One call is made on the current thread: the release of
+/// a lock. On a file system that hangs, as NFS may, that thread waits.
 ///
 /// It does not tell of [changes](TokenStore::changed): what another process has saved is found by the next refresh. A
 /// session that is over looks for it when it is asked for a token, every five seconds at most.
@@ -87,8 +88,9 @@ pub struct FileStore {
 impl FileStore {
     /// A store in this file. Nothing is read or written before it is used.
     ///
-    /// The directory must exist; otherwise each save fails. A session goes on in memory then, and of a refresh's save only
-    /// [observers](crate::event::Event::StoreFailed) and [`settle`](crate::Session::settle) tell.
+    /// The directory must exist; otherwise each save fails. The session goes on in memory then, and only
+    /// [observers](crate::event::Event::StoreFailed) and [`settle`](crate::Session::settle) tell that a refresh was not
+    /// saved.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         FileStore { path: path.into().into() }
     }
