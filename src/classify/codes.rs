@@ -69,8 +69,8 @@ impl fmt::Display for ErrorCode {
 /// 2. A status other than those of [`at`](Codes::at), if it was called → `Accept`.
 /// 3. Otherwise → the verdict given.
 ///
-/// The code has to be there: put a [`JsonCodeLayer`](crate::peek) below. That finds no 0, in quotes or without, and no blank
-/// text: a set with one of these is never met through it.
+/// The code has to be there: put a [`JsonCodeLayer`](crate::peek) below. That layer ignores `0`, `"0"` and blank texts, so
+/// codes like these never match.
 ///
 /// ```
 /// use tower_token_refresh::classify::{Classify, Codes, Statuses};

@@ -1,9 +1,9 @@
 //! Which answers mean that the token was not accepted.
 //!
-//! A classifier looks at the head of every answer to a request that was sent with our credential, once, and gives a
-//! [`Verdict`]; not if the request is marked [`SkipRefresh`](crate::SkipRefresh): then the answer is the caller's,
-//! whatever it is. It never sees a body, so a stack that decides by status and headers buffers nothing. Evidence in a
-//! body or a trailer comes as a response extension, which a layer below has put there.
+//! A classifier looks once at the head of every answer to a request that was sent with our credential, and gives a
+//! [`Verdict`]. If the request is marked [`SkipRefresh`](crate::SkipRefresh), nobody asks it: the answer is the caller's,
+//! whatever it is. A classifier never sees a body, so a stack that decides by status and headers buffers nothing. Evidence
+//! in a body or a trailer comes as a response extension, which a layer below has put there.
 //!
 //! | classifier | refuses |
 //! |---|---|
@@ -117,8 +117,8 @@ impl Classify for Box<dyn Classify> {
 pub enum Verdict {
     /// Nothing against it: the answer is the caller's, whatever its status.
     Accept,
-    /// The token may be the reason, as with a bare 403. The request is refreshed and sent again, while other requests
-    /// go on with the token.
+    /// The token may be the reason, as with a bare 403. The token is refreshed and the request sent again, while other
+    /// requests go on with the old token.
     Suspect,
     /// The server said that the token is bad. Requests that were not sent yet wait for the next token.
     Reject,

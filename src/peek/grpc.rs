@@ -4,8 +4,8 @@
 //! [`GrpcStatusLayer`] puts what it finds in the response's extensions, as a [`GrpcStatus`]:
 //!
 //! 1. A header is always seen. A server that refuses a call before it begins sends no more than that.
-//! 2. The body of any other gRPC answer is asked for one frame, without waiting. If trailers are all there is and they
-//!    are there, they are seen; otherwise the body is handed on untouched, so a stream is never delayed.
+//! 2. The body of any other gRPC answer is asked for one frame, without waiting. If there are only trailers, and they have
+//!    come already, they are seen. Otherwise the body is handed on untouched, so a stream is never delayed.
 //! 3. A call marked [`Unary`] is waited for: its body is read ahead, up to 64 KiB, and its trailers are seen. A longer
 //!    message is handed on at once; a server that refuses a call sends none.
 //!

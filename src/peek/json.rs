@@ -10,9 +10,9 @@
 //!    with what was read first: no evidence. So is one of more than 1,024 frames.
 //! 3. The first of the JSON pointers at which there is an integer or a text that is no sign of success (0, in quotes or
 //!    without, a blank text and the codes you name) gives the code. Of two members with one name, the last counts.
-//! 4. A byte order mark is skipped. What is not UTF-8, half of a surrogate pair and a control character in quotes are replaced
-//!    by U+FFFD, and a backslash that is the second byte of a character (Shift_JIS, Big5, GBK) escapes nothing where the text
-//!    could not be read otherwise, so that no message hides a code beside it, in another charset, cut or with raw line breaks.
+//! 4. A byte order mark is skipped. A damaged message must not hide the code beside it: bytes that are not UTF-8, half of a
+//!    surrogate pair and raw control characters in quotes are replaced by U+FFFD. A text that still cannot be read may be
+//!    in Shift_JIS, Big5 or GBK: then a backslash that is the second byte of a character escapes nothing.
 //! 5. Anything else is no evidence: what is not JSON, other types, numbers with a fraction.
 //!
 //! ```

@@ -16,11 +16,11 @@ use crate::{
 
 /// Tokens for WeChat's server API from `stable_token`, which gives the same token to any number of processes.
 ///
-/// That is the normal mode, in which a token in its last five minutes is replaced. Where a token that was asked for in
-/// this way is refused again, a new one is *forced*: at most every 30 s, and 20 times in any 24 hours, because WeChat
-/// grants no more ([`getStableAccessToken`][limits]). A call that was not sent, or was refused, counts only for the 30 s.
-/// Both are measured by tokio's time. Each `StableToken` counts its own calls only; WeChat counts those of all processes
-/// of the application.
+/// That is the normal mode, in which a token is replaced in its last five minutes. If a token that was fetched in this mode
+/// is refused again, a new one is *forced*: at most every 30 s, and 20 times in any 24 hours, because WeChat grants no more
+/// ([`getStableAccessToken`][limits]). A call that was not sent, or was refused, counts only for the 30 s. Both times are
+/// measured by tokio's clock. Each `StableToken` counts its own calls only; WeChat counts those of all processes of the
+/// application.
 ///
 /// [limits]: https://developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html
 #[must_use]

@@ -12,9 +12,9 @@ use crate::time::Clock;
 /// Both clocks of a machine, to be moved by hand; clones are the same clock.
 ///
 /// By itself it goes with tokio's time, so that `#[tokio::test(start_paused = true)]` holds it still and
-/// [`tokio::time::advance`] moves it. The methods below move *only* this clock: no timer fires early, and neither the
-/// 30 s and the day of `preset::StableToken`, which go by tokio's time, nor the date in a `Retry-After`, which is
-/// compared with the answer's own `Date` or the system's clock, are any nearer.
+/// [`tokio::time::advance`] moves it. The methods below move *only* this clock. Timers do not fire early; the 30 s and the
+/// day of `preset::StableToken` go by tokio's time; and the date in a `Retry-After` is compared with the answer's own
+/// `Date` or the system's clock.
 #[derive(Clone, Debug)]
 pub struct TestClock {
     start: Instant,

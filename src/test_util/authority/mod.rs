@@ -37,8 +37,8 @@ use crate::time::Clock;
 /// | `POST /token` `{"account": <code>, "type": 100}` | `{"token"}` |
 /// | `POST /token/verify` `{"token"}` | `{"isValid"}` |
 ///
-/// What is not good (any more) is answered with 400 `{"error":"invalid_grant"}`. A body that is
-/// not said to be what it has to be, `application/json` or a form, is an `invalid_request`.
+/// A credential, code or refresh token that is not good (any more) is answered with 400 `{"error":"invalid_grant"}`. A body
+/// without its content type, `application/json` or that of a form, is an `invalid_request`.
 ///
 /// It does not ask which client it is: its secret, the redirect URI, the verifier of PKCE, OAuth scopes, resources and
 /// audiences are not looked at, and a client's token is the first account's. Codes are [issued](Self::issue_code) for
@@ -219,8 +219,8 @@ impl ModelAuthority {
 
 /// Script and evidence.
 impl ModelAuthority {
-    /// Holds the calls of an endpoint, from now on, when they have been counted and before anything is done. It takes
-    /// the place of an earlier gate, which holds those who have come to it by now.
+    /// Holds the calls of an endpoint from now on, after they were counted and before anything is done. This gate takes the
+    /// place of an earlier one, which still holds the calls that have come to it by now.
     pub fn hold(&self, endpoint: Endpoint) -> Gate {
         self.state().script.lane(endpoint).gate.insert(Gate::new()).clone()
     }
