@@ -107,7 +107,8 @@ impl fmt::Display for NotResent {
 }
 
 /// Response extension: why no new token follows this refusal. Either the refresh that the response waited for has failed,
-/// or no refresh could be started: an earlier one has failed and the session is cooling down, or the session is over.
+/// or no refresh could be started: an earlier one has failed and the session is cooling down, or the session has ended or
+/// changed.
 #[derive(Clone, Debug)]
 pub struct RefreshFailure(pub(crate) Error);
 

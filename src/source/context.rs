@@ -100,11 +100,11 @@ impl FetchContext {
 
     /// The refresh token of the session, if there is one that was not refused.
     ///
-    /// A refresh token that has expired by our clock is left out at first; but the clock may be wrong. So if the source
-    /// says without it that a [login is required](super::FetchError::login_required), the source is asked once more in the
-    /// same fetch, with the refresh token; not if it said so [finally](super::FetchError::without_fallback). On that second
-    /// call the login sources of this crate fail at once, instead of asking for credentials again. A source of your own can
-    /// do the same: see [`has_asked`](Self::has_asked).
+    /// A refresh token that has expired by our clock is left out at first. But the clock may be wrong: if the source then
+    /// says that a [login is required](super::FetchError::login_required), it is asked once more in the same fetch, with
+    /// the refresh token (not if it says so [finally](super::FetchError::without_fallback)). On that second call the login
+    /// sources of this crate fail at once, instead of asking for credentials again. A source of your own can do the same:
+    /// see [`has_asked`](Self::has_asked).
     ///
     /// Calling this counts as presenting the refresh token: if the fetch then says that a login is required, the session
     /// counts the refresh token as refused and does not offer it again, until another login. A log line may print the
