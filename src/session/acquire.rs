@@ -188,7 +188,7 @@ impl Acquire {
                 let asks_on = match self.ask {
                     Ask::Refuse { .. } => true,
                     // Who needs more than any token, where this was no refresh.
-                    Ask::Last(_) | Ask::Force => flight.has_found(),
+                    Ask::ValidFor(_) | Ask::Force => flight.has_found(),
                     Ask::Need | Ask::Take | Ask::Renew => false,
                 };
                 if !asks_on {

@@ -38,7 +38,7 @@ pub(crate) enum Ask {
     /// The next token ahead of time, if the current one is due.
     Renew,
     /// A token that lives this much longer.
-    Last(Duration),
+    ValidFor(Duration),
     /// A new token, whatever the current one is.
     Force,
 }
@@ -81,8 +81,8 @@ pub(crate) struct Known {
     /// The session that was ended elsewhere. The record of that logout may be of another one: whoever logs out need not have
     /// looked.
     pub(crate) ended: Option<SessionId>,
-    /// Here or elsewhere, and there has been no token since.
-    pub(crate) is_logged_out: bool,
+    /// Logged out, here or elsewhere, and there has been no token since: only another login counts.
+    pub(crate) needs_another_login: bool,
     pub(crate) current: Option<Arc<Issued>>,
 }
 
@@ -92,10 +92,10 @@ impl Known {
         self.current.is_none() && self.ended.is_none()
     }
 
-    /// Whether that may be ours. After a logout only another login may.
+    /// Whether that may be ours.
     pub(crate) fn may_take(&self, found: &Record) -> bool {
         let is_another_login = found.session != self.record.session && Some(found.session) != self.ended;
-        is_another_login || !self.is_logged_out
+        is_another_login || !self.needs_another_login
     }
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn answers(token: &Issued, ask: Ask, now: impl FnOnce() -> Now) -> bo
             let now = now();
             token.is_usable(now) && !token.is_due(now)
         }
-        Ask::Last(time) => {
+        Ask::ValidFor(time) => {
             let now = now();
             token.is_usable(now) && token.is_valid_for(time, now)
         }

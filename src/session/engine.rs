@@ -157,7 +157,7 @@ impl Engine {
     pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) -> bool {
         match obtained {
             Obtained::Fetched(change) => {
-                self.changed(Some(change.event()), by.flight());
+                self.make_known(Some(change.event()), by.flight());
                 true
             }
             Obtained::Token { fresh, record } => {
@@ -184,7 +184,7 @@ impl Engine {
             news
         };
         let counts = news.is_some();
-        self.changed(news, by.flight());
+        self.make_known(news, by.flight());
         counts
     }
 
@@ -229,16 +229,16 @@ impl Engine {
             let (change, flight) = slot.login(token);
             // Asked here: it may have ended its fetch before anybody looks again, and has not left the slot by then.
             let goes_on = slot.is_flying();
-            let written = self.storage.enqueue(self.publish(&change));
+            let written = self.storage.enqueue_login(self.publish(&change));
             (change, flight, goes_on, written)
         };
         match flight {
             // To hand the next refresh token down to this login.
             Some(flight) if goes_on => {
-                self.changed(Some(change.event()), None);
+                self.make_known(Some(change.event()), None);
                 flight.lose();
             }
-            flight => self.changed(Some(change.event()), flight.as_ref()),
+            flight => self.make_known(Some(change.event()), flight.as_ref()),
         }
         written
     }
@@ -258,7 +258,7 @@ impl Engine {
             let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
             (change, flight, written)
         };
-        self.changed(Some(change.event()), None);
+        self.make_known(Some(change.event()), None);
         if let Some(flight) = flight {
             flight.lose();
             // The fetch that spends the refresh token which the replacement has kept goes on, to hand the next one down.
@@ -306,7 +306,7 @@ impl Engine {
             let had = token.as_ref().map(|token| token.stored());
             (is_news, token, flight, self.storage.enqueue_logout(head.record(None), had))
         };
-        self.changed(is_news.then_some(Event::LoggedOut), flight.as_ref());
+        self.make_known(is_news.then_some(Event::LoggedOut), flight.as_ref());
         if let Some(token) = token {
             self.revoker.discard(token.token().clone());
         }
@@ -384,7 +384,7 @@ impl Engine {
 
     /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
     /// whoever waits for its lease, or for one that was kept.
-    fn changed(&self, news: Option<Event<'_>>, flight: Option<&Flight>) {
+    fn make_known(&self, news: Option<Event<'_>>, flight: Option<&Flight>) {
         if let Some(news) = &news {
             self.announce(news);
         }

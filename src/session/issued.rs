@@ -163,7 +163,7 @@ impl Sendable {
             sendable: self.dated(),
             stamp,
             condemned: AtomicBool::default(),
-            is_last: AtomicBool::default(),
+            has_no_next: AtomicBool::default(),
             fresh_until: AtomicU64::default(),
             verified: AtomicBool::default(),
             damper,
@@ -196,8 +196,8 @@ pub(crate) struct Issued {
     stamp: Stamp,
     /// The server said that it is bad; set and lifted in the kernel's critical section only.
     condemned: AtomicBool,
-    /// A login is required, or its refresh token was refused: nobody hurries for that.
-    is_last: AtomicBool,
+    /// A login is required, or its refresh token was refused: it is not renewed early for the sake of that.
+    has_no_next: AtomicBool,
     /// Until when nothing is due, by the monotonic clock, packed, as it was found at the last look.
     fresh_until: AtomicU64,
     /// Somebody has the authority asked about it or has had its answer, if it was found in the store.
@@ -242,12 +242,16 @@ impl Issued {
     }
 
     fn due(&self, now: Now) -> Option<Moment> {
-        if self.is_last.load(Ordering::Relaxed) { self.sendable.usually_due } else { self.sendable.due(now) }
+        if self.has_no_next.load(Ordering::Relaxed) {
+            self.sendable.usually_due
+        } else {
+            self.sendable.due(now)
+        }
     }
 
     /// Says whether its refresh token brings no other one, for all that is known.
-    pub(crate) fn set_last(&self, is_last: bool) {
-        self.is_last.store(is_last, Ordering::Relaxed);
+    pub(crate) fn set_has_no_next(&self, has_no_next: bool) {
+        self.has_no_next.store(has_no_next, Ordering::Relaxed);
     }
 
     /// Whether it is time to get the next one.

@@ -12,7 +12,7 @@ use crate::timer::timer;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Renews whenever the token is due, as long as the session is there and not logged out.
-pub(super) async fn until_the_end(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
+pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
     // How many refreshes in a row have ended before they brought anything, not even a failure.
     let mut in_vain = 0;
     loop {

@@ -395,7 +395,7 @@ impl Slot {
         if let Some(token) = &self.token {
             token.condemn(false);
             let is_refused = token.token().refresh().is_some_and(|own| own.is_among(&self.refused));
-            token.set_last(is_refused || matches!(self.fetch, Fetch::Dead(_)));
+            token.set_has_no_next(is_refused || matches!(self.fetch, Fetch::Dead(_)));
         }
     }
 
@@ -440,7 +440,7 @@ impl Slot {
 
     /// What the fetch half was before, and may be the last to remember errors: their causes are somebody else's, and may do
     /// anything when they are dropped.
-    pub(crate) fn left_behind(&mut self) -> Vec<Fetch> {
+    pub(crate) fn take_left_behind(&mut self) -> Vec<Fetch> {
         std::mem::take(&mut self.left_behind)
     }
 
@@ -479,7 +479,7 @@ impl Slot {
             epoch: self.epoch,
             record: self.record,
             ended: self.ended,
-            is_logged_out: self.is_logged_out() || self.ended.is_some(),
+            needs_another_login: self.is_logged_out() || self.ended.is_some(),
             current: self.token.clone(),
         }
     }
@@ -487,7 +487,9 @@ impl Slot {
     fn plan(&self, ask: Ask, now: Now) -> Plan {
         let cause = match ask {
             Ask::Force => Cause::Forced,
-            Ask::Renew | Ask::Last(_) if self.token.as_ref().is_some_and(|token| !token.is_expired(now)) => {
+            Ask::Renew | Ask::ValidFor(_)
+                if self.token.as_ref().is_some_and(|token| !token.is_expired(now)) =>
+            {
                 Cause::Renewal
             }
             Ask::Refuse { .. } => Cause::Refused,

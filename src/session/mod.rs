@@ -163,7 +163,7 @@ impl Session {
     ///
     /// As [`token`](Self::token). A failed refresh is not an error as long as the current token has not expired.
     pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
-        Ok(self.acquire(Ask::Last(time)).await?.token().clone())
+        Ok(self.acquire(Ask::ValidFor(time)).await?.token().clone())
     }
 
     /// Gets a new token, whatever the current one is. Joins the refresh in progress, if there is one.
@@ -290,7 +290,7 @@ impl Session {
     /// # }
     /// ```
     pub fn keep_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
-        keep_fresh::until_the_end(Arc::downgrade(&self.engine), self.engine.pulse.subscribe())
+        keep_fresh::renew_when_due(Arc::downgrade(&self.engine), self.engine.pulse.subscribe())
     }
 
     /// Follows what the session does.

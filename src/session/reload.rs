@@ -143,7 +143,13 @@ mod tests {
         let found = Record { session, revision, token: access.map(StoredToken::new) };
         let (what, head) = match reload(
             base,
-            &Known { epoch: Epoch::default(), record: base, ended: None, is_logged_out: false, current },
+            &Known {
+                epoch: Epoch::default(),
+                record: base,
+                ended: None,
+                needs_another_login: false,
+                current,
+            },
             Some(found),
         ) {
             Reloaded::Nothing(head) => ("nothing", head),
@@ -192,7 +198,7 @@ mod tests {
                 epoch: Epoch::default(),
                 record: base,
                 ended: None,
-                is_logged_out: false,
+                needs_another_login: false,
                 current: Some(issued(of(ours).to_token())),
             };
             let found = Record { session: OURS, revision: 5, token: Some(of(found)) };

@@ -15,10 +15,10 @@ use crate::source::Cause;
 
 /// Sees to it that the store is being followed.
 pub(super) fn follow(engine: &Arc<Engine>, runtime: &Handle) {
-    engine.follower.run(runtime, until_the_end(Arc::downgrade(engine)));
+    engine.follower.run(runtime, follow_store(Arc::downgrade(engine)));
 }
 
-async fn until_the_end(session: Weak<Engine>) {
+async fn follow_store(session: Weak<Engine>) {
     let mut seen = 0;
     loop {
         let Some(news) = session.upgrade().map(|engine| engine.storage.changed(seen)) else { return };

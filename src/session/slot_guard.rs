@@ -50,7 +50,7 @@ impl Drop for SlotGuard<'_> {
         if !self.has_left_behind() {
             return;
         }
-        let left_behind = self.left_behind();
+        let left_behind = self.take_left_behind();
         self.0 = None;
         for fetch in left_behind {
             // A panic in it is its own affair: what was decided here must be carried out.

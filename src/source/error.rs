@@ -153,7 +153,7 @@ impl FetchError {
 
     /// What the user makes of it. What the authority has said and done does not depend on that.
     #[cfg(feature = "json")]
-    pub(super) fn meaning(self, other: FetchError) -> Self {
+    pub(super) fn reclassified_as(self, other: FetchError) -> Self {
         let cause = match self.cause.downcast::<AuthorityError>() {
             Ok(answer) => answer.with_meaning(other.cause).into(),
             Err(_of_the_client) => other.cause,

@@ -513,13 +513,13 @@ fn a_token_without_expiry_is_never_due() {
     slot.login(sendable_at(Token::new("token"), NOW));
     let never = Now { monotonic: Duration::MAX, wall: Duration::MAX };
     assert_eq!(decide(&mut slot, Ask::Renew, never), "use");
-    assert_eq!(decide(&mut slot, Ask::Last(Duration::MAX), never), "use");
+    assert_eq!(decide(&mut slot, Ask::ValidFor(Duration::MAX), never), "use");
 }
 
 #[test]
 fn a_token_that_has_to_last_is_fetched_unless_none_lives_that_long() {
     let (mut slot, _) = issued();
-    let minutes = |minutes: u64| Ask::Last(Duration::from_secs(minutes * 60));
+    let minutes = |minutes: u64| Ask::ValidFor(Duration::from_secs(minutes * 60));
     assert_eq!(decide(&mut slot, minutes(60), NOW), "use");
     assert_eq!(decide(&mut slot, minutes(61), NOW), "use", "the next one would not live that long either");
     assert_eq!(decide(&mut slot, minutes(60), later(1)), "start", "the next one would live just as long");
@@ -559,7 +559,7 @@ fn what_a_sibling_has_saved_counts_only_if_nothing_has_happened_since() {
 #[test]
 fn the_source_is_told_why_it_is_asked() {
     let asks =
-        |stamp| [Ask::Need, Ask::Take, Ask::Renew, Ask::Last(Duration::MAX), Ask::Force, reject(stamp)];
+        |stamp| [Ask::Need, Ask::Take, Ask::Renew, Ask::ValidFor(Duration::MAX), Ask::Force, reject(stamp)];
     let cause = |slot: &mut Slot, ask, now| match slot.ask(ask, || now) {
         Decision::Start(_, plan) => Some(plan.cause),
         _ => None,

@@ -38,11 +38,11 @@ impl Calls {
 
     /// What is in the store, or how it failed.
     pub(super) async fn load(&self) -> Result<Result<Option<Record>, Error>, Silent> {
-        self.in_time(async { self.store.load().await }).await
+        self.bounded(async { self.store.load().await }).await
     }
 
     pub(super) async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), Error> {
-        self.in_time(async { self.store.save(record, fence).await }).await?
+        self.bounded(async { self.store.save(record, fence).await }).await?
     }
 
     /// Waits until the store holds a record of another revision. It keeps the store and nothing else of the session, whose
@@ -55,7 +55,7 @@ impl Calls {
         })
     }
 
-    async fn in_time<T>(
+    async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, BoxError>>,
     ) -> Result<Result<T, Error>, Silent> {

@@ -224,13 +224,13 @@ impl Debt {
         }
     }
 
-    /// Whether what was found in the store is later. `lost` is the number of the last lease that counts no more. A login
-    /// elsewhere gets nothing from what may not be written.
-    pub(super) fn gives_way_to(&self, found: &Record, lost: Option<u64>, may_be_written: bool) -> bool {
+    /// Whether what was found in the store is later. `lost_lease` is the number of the last lease that counts no more. A
+    /// login elsewhere gets nothing from what may not be written.
+    pub(super) fn gives_way_to(&self, found: &Record, lost_lease: Option<u64>, may_be_written: bool) -> bool {
         // While its lease is kept nobody else has refreshed: the tokens of its session with numbers up to its own are
         // ours, of which not all are remembered.
         let may_be_ours = self.record.session == found.session && found.token.is_some();
-        let is_alone = may_be_ours && self.keeps_the_lease && self.fence > lost;
+        let is_alone = may_be_ours && self.keeps_the_lease && self.fence > lost_lease;
         let is_over_ours =
             if is_alone { self.record.revision < found.revision } else { self.first <= found.revision };
         let may_follow = self.record.session == found.session || may_be_written;

@@ -118,7 +118,7 @@ impl Storage {
         let failure = result.as_ref().err();
         if failure.is_some_and(is_caused_by::<LeaseLost>) {
             // The next refresh needs another one.
-            self.update(|queue| queue.lost = queue.lost.max(fence));
+            self.update(|queue| queue.lost_lease = queue.lost_lease.max(fence));
         }
         if failure.is_some_and(|error| !is_caused_by::<Superseded>(error)) {
             self.write_again();
@@ -215,7 +215,7 @@ impl Storage {
             if debt.is_logout() && queue.logouts == logouts {
                 // Where there is nothing it ends nobody else's.
                 let there = found.as_ref().map_or(debt.record.session, |found| found.session);
-                queue.ended.get_or_insert(there);
+                queue.ended_by_logout.get_or_insert(there);
             }
         }
         Ok(found)

@@ -219,7 +219,7 @@ impl Storage {
     }
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
-    pub(crate) fn enqueue(&self, record: Record) -> PendingWrite {
+    pub(crate) fn enqueue_login(&self, record: Record) -> PendingWrite {
         self.push(&mut self.queue(), Arc::new(Debt::of_login(record)), None, None)
     }
 
@@ -230,7 +230,7 @@ impl Storage {
         let owed = queue.owed.clone().filter(|owed| owed.is_logout());
         let debt = owed.unwrap_or_else(|| Arc::new(Debt::of_logout(record, had)));
         // Whoever logs out ends what is there now.
-        queue.ended = None;
+        queue.ended_by_logout = None;
         queue.logouts += 1;
         self.push(&mut queue, debt, None, None)
     }
@@ -253,7 +253,7 @@ impl Storage {
     ) -> PendingWrite {
         let mut queue = self.queue();
         let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
-        queue.confirmed = None;
+        queue.retry_lease = None;
         self.push(&mut queue, debt, fence, flight)
     }
 
@@ -281,7 +281,7 @@ impl Storage {
     /// that is under way with an earlier one is refused then, and made again with this.
     pub(crate) fn enqueue_owed(&self, lease: Option<u64>) -> Option<PendingWrite> {
         let mut queue = self.queue();
-        queue.confirmed = queue.confirmed.max(lease);
+        queue.retry_lease = queue.retry_lease.max(lease);
         self.push_owed(&mut queue)
     }
 

@@ -27,13 +27,13 @@ pub(super) struct Queue {
     /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
     pub(super) kept: Option<Lease>,
     /// The number of the last lease that the store says counts no more.
-    pub(super) lost: Option<u64>,
+    pub(super) lost_lease: Option<u64>,
     /// Whose record the store had when it was first looked into to write the logout that is owed.
-    pub(super) ended: Option<SessionId>,
+    pub(super) ended_by_logout: Option<SessionId>,
     /// How often somebody has logged out: a look that was begun before the last time is none for the sake of that.
     pub(super) logouts: u64,
     /// The number of the last lease that was held to write what is owed again: others may have had it before.
-    pub(super) confirmed: Option<u64>,
+    pub(super) retry_lease: Option<u64>,
 }
 
 impl Queue {
@@ -45,9 +45,9 @@ impl Queue {
     /// Lets this debt take notice of what was found in the store, and says whether it is not to be written over that.
     pub(super) fn check_outdone(&self, debt: &Debt, found: &Record) -> bool {
         debt.take_notice_of(found);
-        let is_before = self.ended.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
-        let may_be_written = self.fence(debt) > self.lost;
-        debt.gives_way_to(found, self.lost, may_be_written) || is_before
+        let is_before = self.ended_by_logout.is_some_and(|ended| debt.is_before_the_login_of(found, ended));
+        let may_be_written = self.fence(debt) > self.lost_lease;
+        debt.gives_way_to(found, self.lost_lease, may_be_written) || is_before
     }
 
     /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so.
@@ -62,20 +62,20 @@ impl Queue {
 
     /// Whether what is owed can be written under another lease only.
     pub(super) fn needs_a_lease(&self) -> bool {
-        self.owed.as_ref().is_some_and(|owed| !owed.is_change() && self.fence(owed) <= self.lost)
+        self.owed.as_ref().is_some_and(|owed| !owed.is_change() && self.fence(owed) <= self.lost_lease)
     }
 
     /// The number with which a refresh that is owed is written. A lease that was given back counts until the store says that
     /// there is a later one.
     pub(super) fn fence(&self, owed: &Debt) -> Option<u64> {
-        self.kept.as_ref().map(Lease::fence).or(owed.fence.max(self.confirmed))
+        self.kept.as_ref().map(Lease::fence).or(owed.fence.max(self.retry_lease))
     }
 
     /// The lease that was kept, if nothing that is owed keeps it any more, or it counts no more.
     pub(super) fn unneeded(&mut self) -> Option<Lease> {
         let keeps = self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease);
-        let lost = self.lost;
-        self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost)
+        let lost_lease = self.lost_lease;
+        self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost_lease)
     }
 }
 

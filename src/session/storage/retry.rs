@@ -14,7 +14,7 @@ impl Storage {
         self.has_failed.store(true, Ordering::Relaxed);
         let here = Handle::try_current().ok();
         let runs_on = |runtime: &Handle| {
-            let task = until_the_end(Arc::downgrade(self), self.pulse.subscribe(), runtime.clone());
+            let task = retry_writes(Arc::downgrade(self), self.pulse.subscribe(), runtime.clone());
             self.owing.run(runtime, task)
         };
         self.bound.iter().chain(&here).any(runs_on);
@@ -37,8 +37,8 @@ impl Storage {
     }
 }
 
-/// Goes on as long as the session is there.
-pub(super) async fn until_the_end(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, runtime: Handle) {
+/// Writes what has failed again, under back-off, as long as the session is there.
+pub(super) async fn retry_writes(storage: Weak<Storage>, mut pulse: watch::Receiver<()>, runtime: Handle) {
     let mut failures = 0;
     loop {
         pulse.mark_unchanged();

@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::time::sleep;
 
-use super::{retry::until_the_end, *};
+use super::{retry::retry_writes, *};
 use crate::{
     error::BoxError,
     reentry::Mark,
@@ -32,7 +32,7 @@ fn refresh(storage: &Storage, session: u128) {
 }
 
 fn login(storage: &Storage) {
-    storage.enqueue(record(1));
+    storage.enqueue_login(record(1));
 }
 
 /// The revision of what will be in the store, which has 5 of somebody else, when this is written.
@@ -82,7 +82,7 @@ async fn several_that_write_again_do_so_no_more_often_than_one() {
         login(&storage);
         for _ in 0..tasks {
             let (weak, pulse) = (Arc::downgrade(&storage), storage.pulse.subscribe());
-            tokio::spawn(until_the_end(weak, pulse, Handle::current()));
+            tokio::spawn(retry_writes(weak, pulse, Handle::current()));
         }
         sleep(Duration::from_secs(3600)).await;
         let tried = store.0.load(Ordering::Relaxed);

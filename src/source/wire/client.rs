@@ -224,7 +224,7 @@ impl AuthorityClient {
     pub(in crate::source) fn reclassified(&self, failure: FetchError, answer: Option<&Answer>) -> FetchError {
         let failed = FailedCall { cause: failure.cause(), answer };
         match self.classify.as_ref().and_then(|classify| classify(&failed)) {
-            Some(meaning) => failure.meaning(meaning),
+            Some(meaning) => failure.reclassified_as(meaning),
             None => failure,
         }
     }
