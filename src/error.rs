@@ -75,7 +75,7 @@ impl Error {
         Error::new(ErrorKind::InvalidValue, message)
     }
 
-    /// The same, unless the value is fit to be used.
+    /// `InvalidValue` with this message, unless the value is fit to be used.
     pub(crate) fn require(is_fit: bool, message: &'static str) -> Result<(), Self> {
         if is_fit { Ok(()) } else { Err(Error::unfit(message)) }
     }

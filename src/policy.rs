@@ -122,7 +122,7 @@ impl<S: Clone> Common<S> {
         Borrowed { template, common: self }.template.clone()
     }
 
-    /// The same for whoever can come again: the other thread is at it this moment.
+    /// Like [`service`](Self::service). Woken at once while another thread is making one: it is at it this moment.
     pub(crate) fn poll_service(&self, cx: &mut Context<'_>) -> Poll<S> {
         match self.service() {
             Some(service) => Poll::Ready(service),

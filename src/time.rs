@@ -131,7 +131,7 @@ impl Timekeeper {
         Now { monotonic, wall }
     }
 
-    /// The same for when it is needed, under a lock perhaps: a clock of somebody else is read at once.
+    /// Both clocks, read when the closure is called. One of somebody else is read at once, because that may be under a lock.
     #[inline]
     pub(crate) fn reading(&self) -> impl Fn() -> Now {
         let taken = if self.start.is_none() { Some(self.now()) } else { None };

@@ -77,7 +77,7 @@ where
         }
     }
 
-    /// The same for a body that has to be read. Out of line, as below.
+    /// Takes over a body that has to be read. Out of line, so that the way of a whole body stays short.
     #[inline(never)]
     fn read(body: B, limit: usize, fits: Option<u64>) -> (Self, Replay<B>) {
         let hint = body.size_hint();
@@ -101,7 +101,7 @@ where
         Self::shared(Source::new(body), hint, second)
     }
 
-    /// `hint` is that of the body before it was read. Out of line, as below.
+    /// `hint` is that of the body before it was read. Out of line, so that the way of a whole body stays short.
     #[inline(never)]
     fn shared(source: Pin<Box<Source<B>>>, hint: SizeHint, second: Second<B>) -> (Self, Replay<B>) {
         let shared = Arc::new(Shared::new(source, hint, second));
@@ -109,6 +109,7 @@ where
         (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(Some(shared))))
     }
 
+    /// Polls a guarded body, with a shorter way for what is in hand.
     /// Out of line, so that the way of a whole body stays short.
     #[inline(never)]
     fn poll_in_hand(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
@@ -120,7 +121,7 @@ where
         self.poll_guarded(cx)
     }
 
-    /// The same.
+    /// Polls a guarded body, and what it is followed by. Out of line, so that the way of a whole body stays short.
     #[inline(never)]
     fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
         if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
@@ -210,7 +211,7 @@ impl<B> fmt::Debug for ReplayBody<B> {
 /// Dropping it ends the upload that is under way, unless [`release`](Replay::release) was called.
 pub(crate) struct Replay<B>(Hold<B>);
 
-// In two steps, as above.
+// In two steps, which makes it as small as `Bytes`.
 enum Hold<B> {
     /// Nothing to pause or to end: the attempts have a clone each.
     Whole(Bytes),
@@ -290,7 +291,7 @@ where
 impl<B> Drop for Replay<B> {
     #[inline]
     fn drop(&mut self) {
-        // Out of line, as below, and with what it drops: the caller has no register to save for it.
+        // Out of line with what it drops: the caller has no register to save for it.
         #[inline(never)]
         fn abandon<B>(shared: Arc<Shared<B>>) {
             end(&shared, State::abandon);

@@ -98,7 +98,7 @@ pub(super) struct State<B> {
 enum Standing {
     /// It would end the reader if it was dropped.
     Guarded,
-    /// The same, and the reader waits.
+    /// It would end the reader, which waits, if it was dropped.
     Paused,
     /// The response was delivered: the reader is on its own.
     Released,

@@ -30,8 +30,8 @@ pub(crate) struct Failure {
 pub(crate) enum Ask {
     /// A token to send a request with.
     Need,
-    /// The same after a refresh that succeeded: what it brought is good enough, expired by our clock or not, unless it is
-    /// what somebody had stored who has logged in long ago.
+    /// A token to send a request with, after a refresh that succeeded: what it brought is good enough, expired by our clock
+    /// or not, unless it is what somebody had stored who has logged in long ago.
     Take,
     /// A better token than this one, which was refused.
     Refuse { stamp: Stamp, verdict: Verdict },

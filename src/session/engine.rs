@@ -367,7 +367,8 @@ impl Engine {
         self.wait_for(written).await
     }
 
-    /// The same in a refresh: waiters are not to wait for tasks to change places.
+    /// Like [`save`](Self::save), for a refresh: begun in this task, because waiters are not to wait for tasks to change
+    /// places.
     pub(crate) async fn save_at_once(&self, written: PendingWrite) -> Result<(), Error> {
         self.storage.drain_at_once();
         self.wait_for(written).await

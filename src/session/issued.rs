@@ -146,8 +146,8 @@ impl Sendable {
         self
     }
 
-    /// The same, and the token itself says when it dies: whoever is handed it, another session perhaps, does not know since
-    /// when its lifetime counts.
+    /// Lets the token itself say when it dies: whoever is handed it, another session perhaps, does not know since when its
+    /// lifetime counts.
     fn dated(self) -> Self {
         let expires_at = self.expires_at().or(self.token.expiry());
         let token = self.token.expires_at(expires_at).refresh_expires_at(self.refresh_expires_at);

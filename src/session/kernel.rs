@@ -287,7 +287,7 @@ impl Slot {
         (self.issue(token, record, Arc::default()), flight)
     }
 
-    /// The same, for an identity that was found in the store.
+    /// Another identity, which was found in the store. `None`: it is not wanted.
     pub(crate) fn adopt(&mut self, by: Finder<'_>, token: Sendable, record: RecordHead) -> Option<Change> {
         self.is_wanted(by).then(|| {
             self.leave();
@@ -351,7 +351,7 @@ impl Slot {
         (self.record, flight)
     }
 
-    /// The same, for a logout that was found in the store.
+    /// The end of the identity, which was found in the store. Whether it is wanted.
     pub(crate) fn adopt_logout(&mut self, by: Finder<'_>, record: RecordHead) -> bool {
         let wanted = self.is_wanted(by);
         if wanted {

@@ -2,7 +2,6 @@
 
 use crate::store::{Record, SessionId, StoredToken};
 
-/// Which record of the store the state stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHead {
     pub(crate) session: SessionId,

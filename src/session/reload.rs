@@ -11,7 +11,6 @@ use crate::{
     store::{Record, StoredToken},
 };
 
-/// What the store's record means for the session.
 #[derive(Debug)]
 pub(crate) enum Reloaded {
     /// Nothing new: go on from what the session has.

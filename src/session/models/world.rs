@@ -53,7 +53,7 @@ impl World {
         World::over(store.clone(), store, token)
     }
 
-    /// The same over a store that keeps its records in this one.
+    /// A session that has a token, over a store that keeps its records in this one.
     pub(super) fn over(kept_by: impl TokenStore, store: MemoryStore, token: &str) -> (World, Arc<Issued>) {
         let source = source_fn(|_| async { Err::<Token, _>(FetchError::from(transient())) });
         let clock = Hand(Arc::new(AtomicBool::new(false)));

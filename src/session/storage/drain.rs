@@ -96,7 +96,7 @@ impl Storage {
         }
     }
 
-    /// The same from a task that may be held up by a store: one that answers at once is not waited for.
+    /// Works the queue off in this task, as long as the store answers at once, and then in another one.
     pub(crate) fn drain_at_once(self: &Arc<Self>) {
         if let Some(drain) = Drain::begin(self, Handle::current()) {
             let mut draining = Box::pin(drain.run());

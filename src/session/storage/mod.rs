@@ -218,12 +218,12 @@ impl Storage {
         }
     }
 
-    /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
+    /// Enqueues a login.
     pub(crate) fn enqueue_login(&self, record: Record) -> PendingWrite {
         self.push(&mut self.queue(), Arc::new(Debt::of_login(record)), None, None)
     }
 
-    /// The same for a logout, and the token that it has ended in memory. One that is owed already is meant again: each
+    /// Enqueues a logout; `had` is the token that it has ended in memory. One that is owed already is meant again: each
     /// caller hears what becomes of it.
     pub(crate) fn enqueue_logout(&self, record: Record, had: Option<StoredToken>) -> PendingWrite {
         let mut queue = self.queue();
@@ -235,15 +235,15 @@ impl Storage {
         self.push(&mut queue, debt, None, None)
     }
 
-    /// The same for a replacement, which keeps the refresh token or has its own.
+    /// Enqueues a replacement, which keeps the refresh token or has its own.
     pub(crate) fn enqueue_replacement(&self, record: Record, keeps: bool) -> PendingWrite {
         let mut queue = self.queue();
         let debt = Arc::new(Debt::of_replacement(record, keeps, queue.owed.as_deref()));
         self.push(&mut queue, debt, None, None)
     }
 
-    /// The same for a refresh, and what token it was of, or which of several. With the flight it is left out as soon as
-    /// that has lost.
+    /// Enqueues what a refresh has brought; `refreshed` is the token that it was of, or those of which it was one. With the
+    /// flight it is left out as soon as that has lost.
     pub(crate) fn enqueue_refreshed(
         &self,
         record: Record,
@@ -257,6 +257,7 @@ impl Storage {
         self.push(&mut queue, debt, fence, flight)
     }
 
+    /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
     fn push(
         &self,
         queue: &mut Queue,

@@ -20,8 +20,8 @@ impl Storage {
         self.bound.iter().chain(&here).any(runs_on);
     }
 
-    /// The same for whoever comes by while something is owed: where the write has failed, the runtime may have gone, or may
-    /// not be driven any more.
+    /// Calls [`write_again`](Self::write_again) if a write has failed. For whoever comes by: the runtime of that write may
+    /// have gone, or may not be driven any more.
     #[inline]
     pub(crate) fn write_what_has_failed(self: &Arc<Self>) {
         if self.has_failed.load(Ordering::Relaxed) {
