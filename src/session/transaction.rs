@@ -126,10 +126,10 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
         return Err(Failure::transient(Error::new(ErrorKind::Transient, taken)));
     }
     let is_dead = before.as_ref().is_some_and(|before| before.is_refresh_dead(engine.clock.exact()));
-    let Some((presented, fetched)) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
+    let Some(Asked { presented, answer }) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
         return Ok(Obtained::Nothing);
     };
-    match fetched {
+    match answer {
         Ok((token, provenance)) => {
             let fetched = Fetched { token, provenance, presented, base, before };
             put_into_use(&engine, &flight, &plan, lease, fetched).await
@@ -210,27 +210,34 @@ async fn put_into_use(
     })
 }
 
-/// Asks the source for a token, and says with which refresh token that has ended. One that is dead by the clock is left out,
-/// and presented where the source has no other way: the clock may be wrong, or may have been, and only the authority ends a
-/// session. `None`: the flight has lost before.
+/// The end of a fetch.
+struct Asked {
+    /// The refresh token that the source was given last.
+    presented: Option<Secret>,
+    answer: Result<(Token, Provenance), FetchError>,
+}
+
+/// Asks the source for a token. A refresh token that is dead by the clock is left out, and presented where the source has no
+/// other way: the clock may be wrong, or may have been, and only the authority ends a session. `None`: the flight has lost
+/// before.
 async fn fetch(
     engine: &Engine,
     flight: &Flight,
     plan: &Plan,
     stored: Option<Secret>,
     is_dead: bool,
-) -> Option<(Option<Secret>, Result<(Token, Provenance), FetchError>)> {
-    let mut refresh_token = stored.clone().filter(|_| !is_dead);
+) -> Option<Asked> {
+    let mut presented = stored.clone().filter(|_| !is_dead);
     // A sibling may have saved the one that is presented, which memory has not seen, after it had spent memory's.
     let known = plan.known.current.as_ref().and_then(|known| known.token().refresh().cloned());
     let mut refused = None;
     loop {
-        let spends = refresh_token.iter().flat_map(|presented| known.iter().chain([presented]));
+        let spends = presented.iter().flat_map(|presented| known.iter().chain([presented]));
         if !flight.begin_fetch(spends.cloned().collect()) {
             return None;
         }
         let context = FetchContext {
-            refresh_token: refresh_token.clone(),
+            refresh_token: presented.clone(),
             reads: Arc::default(),
             cause: plan.cause,
             fruitless: plan.known.current.as_ref().map_or(0, |token| token.fruitless_refreshes()),
@@ -247,9 +254,9 @@ async fn fetch(
         } else {
             Provenance::New
         };
-        let fetched = match fetched {
-            Err(error) if error.allows_fallback() && refresh_token.is_none() && stored.is_some() => {
-                refresh_token.clone_from(&stored);
+        let answer = match fetched {
+            Err(error) if error.allows_fallback() && presented.is_none() && stored.is_some() => {
+                presented.clone_from(&stored);
                 refused = Some(error);
                 continue;
             }
@@ -257,7 +264,7 @@ async fn fetch(
             Err(error) if error.allows_fallback() && error.was_not_processed => Err(refused.unwrap_or(error)),
             fetched => fetched.map(|token| (token, provenance)),
         };
-        return Some((refresh_token, fetched));
+        return Some(Asked { presented, answer });
     }
 }
 
