@@ -213,13 +213,13 @@ impl Session {
     /// The same identity has got a new token elsewhere, which is used from now on. The result of a refresh in progress is
     /// dropped, and its waiters go on with this token. Earlier failures are forgotten.
     ///
-    /// A token that comes without a refresh token keeps the session's:
+    /// A token that comes without a refresh token keeps the session's, and its end unless it says another one:
     ///
     /// 1. If a refresh in progress is spending that refresh token, the refresh goes on to its end, however late, and the
     ///    session gets the next refresh token from it.
     /// 2. If the session has not looked for a token yet, the stored refresh token is kept, and the store is read first.
     /// 3. The new token is not saved while the store cannot be read: somebody who shares the store may have put a later
-    ///    refresh token there.
+    ///    refresh token there. The same applies to a token that comes with the very refresh token that is stored.
     ///
     /// None of this applies to a token made by [`without_refresh_token`](Token::without_refresh_token).
     ///

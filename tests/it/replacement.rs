@@ -277,6 +277,23 @@ async fn of_two_replacements_the_second_keeps_what_a_sibling_has_got_for_the_ref
     }
 }
 
+/// An authority that keeps a refresh token may prolong it with each use, elsewhere, too.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_says_when_the_refresh_token_that_is_there_ends() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    for second in [Token::new("second").refresh_token("R1"), Token::new("second")] {
+        let store = MemoryStore::new();
+        let source = source_fn(|_| async { Err::<Token, _>(FetchError::transient("nobody asks")) });
+        let session = Session::builder(source).store(store.clone()).build();
+        let first = Token::new("first").refresh_token("R1").refresh_expires_in(DAY);
+        session.login(first).await.unwrap();
+        let before = refresh_token_ends(&store).await.unwrap();
+        session.replace(second.refresh_expires_in(30 * DAY)).await.unwrap();
+        let prolonged = refresh_token_ends(&store).await.unwrap().duration_since(before).unwrap();
+        assert!(prolonged > 28 * DAY, "{prolonged:?}");
+    }
+}
+
 /// A refresh that nobody waits for stands before the authority until the gate opens.
 async fn refresh_is_held(session: &Session, authority: &ModelAuthority) -> Gate {
     session.token().await.unwrap();

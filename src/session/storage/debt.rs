@@ -282,7 +282,10 @@ impl Debt {
         let siblings = found.filter(|_| self.keeps_what_is_there()).filter(is_siblings);
         let siblings = siblings.and_then(|found| found.token.as_ref());
         if let (Some(token), Some(siblings)) = (&mut record.token, siblings) {
-            token.take_refresh_of(siblings);
+            // When the same one ends, the caller has said, or memory knows.
+            if !has_same_refresh(token, siblings) {
+                token.take_refresh_of(siblings);
+            }
         }
         record
     }
