@@ -226,6 +226,8 @@ impl Storage {
         match &written {
             Ok(()) => {
                 let mut queue = self.queue();
+                // Whoever has begun to look before this looks again: what was there is older than what is taken notice of.
+                queue.writes_ended += 1;
                 if let Some(owed) = &queue.owed {
                     owed.take_notice_of(record);
                 }

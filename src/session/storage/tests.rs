@@ -1,6 +1,7 @@
 use std::sync::atomic::AtomicUsize;
 
-use tokio::time::sleep;
+use tokio::{sync::Semaphore, time::sleep};
+use tokio_test::{assert_pending, task::spawn};
 
 use super::{retry::retry_writes, *};
 use crate::{
@@ -116,6 +117,55 @@ async fn what_the_store_was_seen_to_hold_counts_until_it_says_that_others_have_s
     assert_eq!(newest().await, Some(SessionId(1)));
     storage.write(&record(1), Some(1)).await.unwrap_err();
     assert_eq!(newest().await, None);
+}
+
+/// What has been read is on its way until the gate is closed.
+struct Slow {
+    memory: MemoryStore,
+    gate: Semaphore,
+}
+
+impl TokenStore for Slow {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        let found = self.memory.load().await;
+        let _closed = self.gate.acquire().await;
+        found
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        self.memory.lock().await
+    }
+}
+
+/// The look may end between the answer to the save and all that comes of that.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_before_a_login_or_replacement_was_saved_takes_nothing_from_it() {
+    let with = |session, revision, refresh: &str| {
+        let token = StoredToken { refresh: Some(refresh.into()), ..StoredToken::new("access") };
+        Record { session: SessionId(session), revision, token: Some(token) }
+    };
+    for (there, replaces) in [(with(2, 5, "others"), false), (with(1, 5, "before"), true)] {
+        let store = Arc::new(Slow { memory: MemoryStore::new(), gate: Semaphore::new(0) });
+        let storage = storage(store.clone());
+        storage.write(&there, Some(1)).await.expect("a store that works");
+        let ours = with(1, 6, "own");
+        if replaces {
+            storage.enqueue_replacement(ours.clone(), false);
+        } else {
+            storage.enqueue_login(ours.clone());
+        }
+        let mut look = spawn(storage.newest());
+        assert_pending!(look.poll());
+        storage.write(&ours, None).await.expect("a store that works");
+        store.gate.close();
+        let newest = look.await.0.expect("a record");
+        let refresh = newest.token.and_then(|token| token.refresh).expect("a refresh token");
+        assert_eq!((newest.session, refresh.expose()), (SessionId(1), "own"));
+    }
 }
 
 #[test]
