@@ -369,6 +369,7 @@ impl Slot {
     fn issue(&mut self, fresh: Sendable, record: RecordHead, damper: Arc<Damper>) -> Change {
         let old = self.token.as_ref().map(|token| token.stamp().generation);
         let token = fresh.issue(self.epoch, damper);
+        token.set_has_no_next(self.has_refused(&token));
         self.token = Some(token.clone());
         self.ended = None;
         self.record = record;
@@ -394,9 +395,13 @@ impl Slot {
         self.set_fetch(then);
         if let Some(token) = &self.token {
             token.condemn(false);
-            let is_refused = token.token().refresh().is_some_and(|own| own.is_among(&self.refused));
-            token.set_has_no_next(is_refused || matches!(self.fetch, Fetch::Dead(_)));
+            token.set_has_no_next(self.has_refused(token) || matches!(self.fetch, Fetch::Dead(_)));
         }
+    }
+
+    /// Whether the refresh token of this one is not presented again.
+    fn has_refused(&self, token: &Issued) -> bool {
+        token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
     }
 
     fn refuse(&mut self, refresh_tokens: Vec<Secret>) {

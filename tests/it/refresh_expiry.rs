@@ -12,6 +12,7 @@ use std::{
 use tokio::task::JoinHandle;
 use tower_token_refresh::{
     FetchContext, FetchError, Secret, Session, Token, TokenSource,
+    event::Event,
     session::RenewalMode,
     source::{
         AuthorityError, Credentials, LoginCode, Password,
@@ -343,6 +344,46 @@ async fn a_refresh_token_that_was_refused_hurries_nobody() {
             session.token().await.unwrap();
             session.settle().await.unwrap();
             assert_eq!(store.loads.load(Ordering::SeqCst) > looks, has_usual, "{mode:?} {life:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_refused_hurries_nobody_beside_another_access_token_either() {
+    for mode in [RenewalMode::Background, RenewalMode::Inline] {
+        for is_siblings in [false, true] {
+            let (clock, store, required) =
+                (TestClock::new(), Silent::default(), Arc::new(AtomicUsize::new(0)));
+            let counted = required.clone();
+            let observer = move |event: &Event<'_>| {
+                let is_one = matches!(event, Event::LoginRequired { .. });
+                counted.fetch_add(usize::from(is_one), Ordering::SeqCst);
+            };
+            let idp = Idp::new([json(400, r#"{"error":"invalid_grant"}"#)]);
+            let builder = Session::builder(RefreshTokenGrant::new(endpoint(&idp))).store(store.clone());
+            let session = builder.clock(clock.clone()).renewal(mode).observer(observer).build();
+            session.login(dying_after(None, Some(30 * MINUTE))).await.unwrap();
+            clock.advance(15 * MINUTE);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+            if is_siblings {
+                let mut record = store.load().await.unwrap().unwrap();
+                record.revision += 1;
+                record.token.as_mut().unwrap().access = "elsewhere".into();
+                store.save(&record, None).await.unwrap();
+                clock.advance(6 * SECOND);
+                session.refresh().await.unwrap();
+            } else {
+                session.replace(Token::new("elsewhere")).await.unwrap();
+            }
+            let looks = store.loads.load(Ordering::SeqCst);
+            for _ in 0..10 {
+                clock.advance(MINUTE);
+                assert_eq!(session.token().await.unwrap().access().expose(), "elsewhere");
+                session.settle().await.unwrap();
+            }
+            assert_eq!(store.loads.load(Ordering::SeqCst), looks, "{mode:?} {is_siblings}");
+            assert_eq!((grants(&idp), required.load(Ordering::SeqCst)), (vec!["refresh"], 1));
         }
     }
 }
