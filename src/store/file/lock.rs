@@ -1,8 +1,9 @@
 //! Lock files, one of which holds numbers.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Seek, Write},
+    path::Path,
     time::Duration,
 };
 
@@ -42,7 +43,7 @@ impl Locked {
         let file = match atomic::create(path, &store.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Not made: that would be done through a link, too.
-                File::options().read(true).write(true).open(path)
+                open(path)
             }
             created => created,
         };
@@ -84,6 +85,33 @@ impl Locked {
         self.put(Numbers { lease, revision: last.revision.max(stored) })?;
         Ok(lease)
     }
+}
+
+/// Opens what is there, unless that is a link or no regular file: where root is a visitor, whoever has the directory may
+/// have put it there to have something else overwritten.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let there = fs::symlink_metadata(path)?;
+    if there.is_file() && is_same(&file, &there)? {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "what is there is a link, or no regular file"))
+    }
+}
+
+/// Whether a file that was opened is the one that was looked at, which may have come in its place meanwhile.
+#[cfg(unix)]
+fn is_same(opened: &File, there: &fs::Metadata) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+
+    let opened = opened.metadata()?;
+    Ok((opened.dev(), opened.ino()) == (there.dev(), there.ino()))
+}
+
+/// Elsewhere nobody is a visitor.
+#[cfg(not(unix))]
+fn is_same(_opened: &File, _there: &fs::Metadata) -> io::Result<bool> {
+    Ok(true)
 }
 
 impl Drop for Locked {

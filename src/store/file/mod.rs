@@ -24,7 +24,8 @@ use crate::error::BoxError;
 /// killed at any moment leaves the old record or the new one. The directory must exist and is left as it is. `path` should
 /// not be a symbolic link, because the link would be replaced. Nor should it be a file that is mounted by itself, into a
 /// container, say: such a file cannot be replaced, and its lock files are shared with nobody. Mount its directory. If
-/// `path` is no regular file (a device, a pipe), every call fails.
+/// `path` is no regular file (a device, a pipe), every call fails. A call that needs a lock file fails, too, if that is no
+/// regular file, or a link.
 ///
 /// On Unix the file is readable by its owner only, so all these processes must run as one user. Root may use the store as
 /// well: the files that it makes are given to the owner of the record or, if there is none yet, of the directory (but not

@@ -252,7 +252,7 @@ async fn root_gives_nothing_away_that_was_there_or_where_everybody_may_put_files
         let others = directory.path().join("others");
         fs::write(&others, "").unwrap();
         symlink(&others, store.beside(".lock")).unwrap();
-        drop(store.lock().await.unwrap());
+        store.lock().await.unwrap_err();
         assert_eq!(fs::metadata(&others).unwrap().uid(), 0);
     }
 }
@@ -291,6 +291,30 @@ async fn a_service_that_may_give_files_away_keeps_its_own() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let owners = ["", ".fence"].map(|suffix| fs::metadata(store.beside(suffix)).unwrap().uid());
     assert_eq!(owners, [NOBODY; 2]);
+}
+
+/// Whoever has the directory may have put it there for root.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_lock_file_that_is_a_link_or_no_regular_file_is_refused_and_not_written() {
+    for suffix in [".lock", ".fence"] {
+        for is_device in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = FileStore::new(directory.path().join("token.json"));
+            let others = directory.path().join("others");
+            fs::write(&others, "of others").unwrap();
+            let target = if is_device { Path::new("/dev/null") } else { &others };
+            std::os::unix::fs::symlink(target, store.beside(suffix)).unwrap();
+            let save = store.save(&pair(1), None).await;
+            assert_eq!(save.is_ok(), suffix == ".lock");
+            for error in save.err().into_iter().chain(store.lock().await.err()) {
+                let error = error.to_string();
+                assert!(error.contains(suffix) && error.contains("no regular file"), "{error}");
+            }
+            store.lock().await.unwrap_err();
+            assert_eq!(fs::read_to_string(&others).unwrap(), "of others");
+        }
+    }
 }
 
 #[cfg(unix)]
