@@ -87,7 +87,8 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// A store in this file. Nothing is read or written before it is used.
+    /// A store in this file. Nothing is read or written before it is used. A relative path is looked up by each call, from
+    /// where the process is then: a daemon that goes elsewhere should give an absolute one.
     ///
     /// The directory must exist; otherwise each save fails. The session goes on in memory then, and only
     /// [observers](crate::event::Event::StoreFailed) and [`settle`](crate::Session::settle) tell that a refresh was not
