@@ -545,6 +545,22 @@ async fn a_code_is_exchanged_once() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_code_and_a_password_whose_proof_wants_a_nonce_are_presented_again() {
+    let idps = [(); 2].map(|()| Idp::new([json(400, r#"{"error":"use_dpop_nonce"}"#), json(200, PAIR)]));
+    let [code, password] = &idps;
+    let code = Bench::new(AuthorizationCodeGrant::new(endpoint(code), "code", "http://127.0.0.1:7/"));
+    let password = Bench::new(PasswordGrant::new(endpoint(password), alice(&Arc::default())));
+    for (bench, idp) in [code, password].into_iter().zip(&idps) {
+        let (class, error) = bench.failure().await;
+        assert_eq!((class.as_str(), error.is_transient()), ("Transient", true));
+        assert!(AuthorityError::find(&error).unwrap().to_string().ends_with("(use_dpop_nonce)"));
+        cool_down().await;
+        bench.session.refresh().await.unwrap();
+        assert_eq!(idp.asked().len(), 2);
+    }
+}
+
 /// How often a code is presented to a client that reads its request in this way, and then fails in that one.
 async fn times_presented<F>(read: fn(Content) -> F, kind: io::ErrorKind) -> usize
 where

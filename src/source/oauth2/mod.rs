@@ -51,6 +51,7 @@
 //! | another 4xx, at a login with a password or a code | [`LoginRequired`]: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | the class of a 4xx with that code |
 //! | 4xx or 2xx with `slow_down` | [`Transient`] |
+//! | 4xx or 2xx with `use_dpop_nonce` | [`Transient`], and a code is not used up: the authority has looked at the proof only |
 //! | 4xx or 2xx with `server_error`, at a refresh | [`Transient`] |
 //! | 4xx or 2xx with `server_error`, at a login | [`LoginRequired`] at 401 and 403, else [`Ambiguous`] |
 //! | 2xx with neither token nor code, a page for people included, at a login | [`Ambiguous`]: it may have been a refusal. A password is not presented again for five minutes |
@@ -59,7 +60,7 @@
 //! | another 2xx without a token | [`Transient`] |
 //!
 //! For [`ClientCredentialsGrant`], any error code of a 4xx other than 407, 408, 425 and 429 is [`Configuration`], except
-//! codes given to `dead_codes` or `blocked_codes` and those that mean *later* (`server_error` among them). An answer
+//! codes given to `dead_codes` or `blocked_codes` and those that mean *later* (`server_error` and `use_dpop_nonce` among them). An answer
 //! without a code (a proxy's page, a 407, a redirect) and a lost one are [`Transient`]: nothing was spent, and nobody can
 //! log in for it.
 //!

@@ -95,7 +95,7 @@ pub(super) const INTERACTION: &[&str] = &[
     "account_selection_required",
     "consent_required",
 ];
-/// Codes that speak of the client or its request (RFC 6749 §5.2, RFC 8707).
+/// Codes that speak of the client or its request (RFC 6749 §5.2, RFC 8707, RFC 9396, RFC 9449).
 pub(super) const CONFIGURATION: &[&str] = &[
     "invalid_client",
     "unauthorized_client",
@@ -103,11 +103,17 @@ pub(super) const CONFIGURATION: &[&str] = &[
     "invalid_request",
     "unsupported_grant_type",
     "invalid_target",
+    // What Microsoft says for it.
+    "invalid_resource",
+    "invalid_authorization_details",
+    "invalid_dpop_proof",
 ];
 /// Codes for another time.
 pub(super) const TRANSIENT: &[&str] = &["temporarily_unavailable", "server_error", "slow_down"];
+/// Codes of an authority that has looked at nothing but the proof: it wants the same again, with its nonce (RFC 9449 §8).
+pub(super) const UNPROCESSED: &[&str] = &["use_dpop_nonce"];
 
-pub(super) const KNOWN: [&[&str]; 5] = [DEAD, BLOCKED, INTERACTION, CONFIGURATION, TRANSIENT];
+pub(super) const KNOWN: [&[&str]; 6] = [DEAD, BLOCKED, INTERACTION, CONFIGURATION, TRANSIENT, UNPROCESSED];
 
 impl fmt::Display for AuthorityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -130,6 +130,7 @@ fn meaning(
         // Some authorities refuse with a 200. What the user has said of their codes holds there, too.
         _ if is_configured(blocked) => Meaning::Final,
         _ if is_configured(dead) => Meaning::Dead,
+        _ if is(UNPROCESSED) => Meaning::NotProcessed,
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
         _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,

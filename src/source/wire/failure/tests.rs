@@ -42,6 +42,9 @@ fn only_a_parsed_refusal_of_the_grant_ends_a_session() {
         (400, r#"{"error":"invalid_request"}"#, Configuration),
         (400, r#"{"error":"unsupported_grant_type"}"#, Configuration),
         (403, r#"{"error":"invalid_target"}"#, Configuration),
+        (400, r#"{"error":"invalid_resource"}"#, Configuration),
+        (400, r#"{"error":"invalid_dpop_proof"}"#, Configuration),
+        (400, r#"{"error":"invalid_authorization_details"}"#, Configuration),
         (400, r#"{"error":"temporarily_unavailable"}"#, Transient),
         (400, r#"{"error":"server_error"}"#, Transient),
         (503, r#"{"error":"invalid_grant"}"#, Transient),
@@ -174,6 +177,9 @@ fn a_login_by_oauth_tells_the_clients_faults_from_the_users() {
         (400, r#"{"error":"invalid_grant"}"#, LoginRequired),
         (401, r#"{"error":"invalid_client"}"#, Configuration),
         (400, r#"{"error":"invalid_target"}"#, Configuration),
+        (400, r#"{"error":"invalid_resource"}"#, Configuration),
+        (400, r#"{"error":"invalid_dpop_proof"}"#, Configuration),
+        (400, r#"{"error":"invalid_authorization_details"}"#, Configuration),
         (403, HTML, LoginRequired),
     ] {
         assert_eq!(
@@ -181,6 +187,26 @@ fn a_login_by_oauth_tells_the_clients_faults_from_the_users() {
             expected,
             "{status} {body}"
         );
+    }
+}
+
+#[test]
+fn an_authority_that_wants_a_nonce_has_looked_at_nothing_else() {
+    let body = r#"{"error":"use_dpop_nonce","error_description":"Authorization server requires nonce"}"#;
+    let of = |reading: &Reading, grant, status| {
+        let status = StatusCode::from_u16(status).unwrap();
+        let answer = Answer::new(status, HeaderMap::new(), body.as_bytes().to_vec().into());
+        let failure = reading.token(grant, &answer).expect_err("no token");
+        (failure.class(), failure.was_not_processed)
+    };
+    let named = GivenCodes { dead: vec!["use_dpop_nonce".into()], blocked: Vec::new() };
+    let named = Reading { fields: JsonAnswer::new(), codes: named };
+    for grant in [Grant::Refresh, Grant::Client, Grant::OAuthLogin, Grant::JsonLogin] {
+        for status in [200, 400, 401] {
+            let found = of(&Reading::default(), grant, status);
+            assert_eq!(found, (Transient, true), "{grant:?} {status}");
+            assert_eq!(of(&named, grant, status), (LoginRequired, false), "{grant:?} {status}");
+        }
     }
 }
 
