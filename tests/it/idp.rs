@@ -31,6 +31,8 @@ pub(crate) enum Say {
     With(HeaderMap, u16, &'static str),
     /// A 200 that breaks off in its body.
     Truncated,
+    /// The same, with these headers and this status.
+    BreaksOff(HeaderMap, u16),
     /// The connection breaks when the request has been read.
     Reset,
     /// There is no connection.
@@ -133,9 +135,11 @@ impl Service<Request<Content>> for Idp {
                     *response.headers_mut() = headers;
                     (response, status)
                 }
-                Say::Truncated => {
-                    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-                    (Response::new(chunks([Bytes::from(r#"{"access_token":"#)], Some(error))), 200)
+                Say::Truncated => (broken_off(), 200),
+                Say::BreaksOff(headers, status) => {
+                    let mut response = broken_off();
+                    *response.headers_mut() = headers;
+                    (response, status)
                 }
                 Say::Reset => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
                 Say::Hang | Say::Stuck | Say::Unreachable | Say::NotReady => return pending().await,
@@ -144,6 +148,11 @@ impl Service<Request<Content>> for Idp {
             Ok(response)
         })
     }
+}
+
+fn broken_off() -> Response<BoxBody<Bytes, io::Error>> {
+    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+    Response::new(chunks([Bytes::from(r#"{"access_token":"#)], Some(error)))
 }
 
 fn chunks(data: impl IntoIterator<Item = Bytes>, error: Option<io::Error>) -> BoxBody<Bytes, io::Error> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
@@ -21,12 +21,12 @@ use tokio::{
     net::TcpListener,
 };
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchError, Secret, Session, Token, TokenRefreshLayer,
+    Error, ErrorKind, FetchContext, FetchError, Outcome, Secret, Session, Token, TokenRefreshLayer,
     source::{
-        AppToken, AuthorityClient, AuthorityError, Content, FailedCall, LoginCode,
-        oauth2::{ClientCredentialsGrant, RefreshTokenGrant, TokenEndpoint},
+        AppToken, AuthorityClient, AuthorityError, Cause, Content, FailedCall, LoginCode,
+        oauth2::{AuthorizationCodeGrant, ClientCredentialsGrant, RefreshTokenGrant, TokenEndpoint},
     },
     source_fn,
     store::{MemoryStore, TokenStore},
@@ -36,7 +36,7 @@ use tower_token_refresh::{
 use crate::{
     idp::{Bench, Idp, Say, UNSENDABLE, cool_down, json},
     script::within,
-    world::{World, origin},
+    world::{World, get, origin},
 };
 
 fn grant(client: impl Into<AuthorityClient>) -> RefreshTokenGrant {
@@ -214,6 +214,30 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
         let bench = Bench::logged_in(grant(Idp::new([answer.clone()]))).await;
         bench.session.refresh().await.unwrap();
         assert_eq!(bench.stored().await, Some(("a".into(), Some("r".into()))), "{answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_asks_for_another_time_counts_although_its_body_breaks_off() {
+    let wait = Duration::from_secs(90);
+    let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "90".parse().unwrap())]);
+    for (status, expected) in [408, 425, 429, 503]
+        .map(|status| (status, ("Transient", Some(wait))))
+        .into_iter()
+        .chain([400, 401, 500, 502].map(|status| (status, ("Unanswered", None))))
+    {
+        let broken = Say::BreaksOff(headers.clone(), status);
+        let bench = Bench::logged_in(grant(Idp::new([broken.clone()]))).await;
+        let (class, error) = bench.failure().await;
+        assert_eq!((class.as_str(), error.retry_after()), expected, "{status}");
+
+        let idp = Idp::new([broken, json(200, r#"{"access_token":"a"}"#)]);
+        let endpoint = TokenEndpoint::new(idp.clone(), "https://id.test/token".parse().unwrap());
+        let code = Bench::new(AuthorizationCodeGrant::new(endpoint, "code", "http://127.0.0.1:7/"));
+        code.session.refresh().await.unwrap_err();
+        cool_down().await;
+        let is_presented_again = code.session.refresh().await.is_ok();
+        assert_eq!((is_presented_again, idp.asked().len() == 2), (expected.1.is_some(), is_presented_again));
     }
 }
 

@@ -13,11 +13,11 @@ use crate::{
     media_type::media_type,
 };
 
-/// An answer that has come whole.
+/// An answer that has come as far as it counts.
 pub(in crate::source) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Empty if it was longer than the limit.
+    /// Empty if it was longer than the limit, or broke off below a status that says it all.
     pub(super) body: Zeroizing<Vec<u8>>,
     /// The body, if it is JSON or (by its content type) a form.
     pub(super) document: Option<Arc<Json>>,
@@ -55,7 +55,10 @@ impl Answer {
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = response.into_parts();
-        let body = bytes_of(body, limit).await?;
+        let body = match bytes_of(body, limit).await {
+            Err(_) if asks_for_another_time(head.status) => Zeroizing::default(),
+            body => body?,
+        };
         let failure_of_layer = head.extensions.remove().map(|RefreshFailure(error)| error);
         // A second refusal is none of that session's token, which was new.
         let was_not_resent = |outcome: &Outcome| outcome.not_resent.is_some();
@@ -73,6 +76,17 @@ impl Answer {
     pub(in crate::source) fn success(&self) -> Option<&Json> {
         self.document.as_deref().filter(|_| self.status.is_success())
     }
+}
+
+/// Whether this says by itself that the authority has not looked at what was presented.
+pub(super) fn asks_for_another_time(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_EARLY
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
 }
 
 /// Nothing if there are more than `limit`.

@@ -166,7 +166,7 @@ impl<'a> FailedCall<'a> {
         Some(&self.answer?.headers)
     }
 
-    /// The body of the answer, empty if it was longer than the limit.
+    /// The body of the answer; empty if it was longer than the limit, or if it broke off at a 408, 425, 429 or 503.
     pub fn body(&self) -> Option<&'a [u8]> {
         Some(&self.answer?.body)
     }

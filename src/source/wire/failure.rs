@@ -9,8 +9,8 @@ use http::StatusCode;
 use zeroize::Zeroizing;
 
 use super::{
-    answer::Answer,
-    error::{AuthorityError, BLOCKED, CONFIGURATION, DEAD, INTERACTION, KNOWN, TRANSIENT},
+    answer::{Answer, asks_for_another_time},
+    error::{AuthorityError, BLOCKED, CONFIGURATION, DEAD, INTERACTION, KNOWN, TRANSIENT, UNPROCESSED},
     fields::{BusinessFailure, JsonAnswer},
     retry_after::retry_after,
 };
@@ -113,10 +113,7 @@ fn meaning(
     let is_named =
         is_configured(blocked) || is_configured(dead) || business == Some(BusinessFailure::Transient);
     match answer.status {
-        StatusCode::REQUEST_TIMEOUT
-        | StatusCode::TOO_EARLY
-        | StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::SERVICE_UNAVAILABLE => Meaning::NotProcessed,
+        status if asks_for_another_time(status) => Meaning::NotProcessed,
         // At any status: where it says nothing of the grant or the client, what was refused is the token of the layer's
         // session. A number that nobody has named may be the gateway's.
         _ if answer.is_of_layer && !is_named && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
