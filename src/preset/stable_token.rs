@@ -17,10 +17,10 @@ use crate::{
 /// Tokens for WeChat's server API from `stable_token`, which gives the same token to any number of processes.
 ///
 /// That is the normal mode, in which a token is replaced in its last five minutes. If a token that was fetched in this mode
-/// is refused again, a new one is *forced*: at most every 30 s, and 20 times in any 24 hours, because WeChat grants no more
-/// ([`getStableAccessToken`][limits]). A call that was not sent, or was refused, counts only for the 30 s. Both times are
-/// measured by tokio's clock. Each `StableToken` counts its own calls only; WeChat counts those of all processes of the
-/// application.
+/// is refused again, a new one is *forced*: 30 s after the end of the last such call at the earliest, and 20 times in any
+/// 24 hours, because WeChat grants no more ([`getStableAccessToken`][limits]). A call that was not sent, or was refused,
+/// counts only for the 30 s. Both times are measured by tokio's clock. Each `StableToken` counts its own calls only; WeChat
+/// counts those of all processes of the application.
 ///
 /// [limits]: https://developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html
 #[must_use]
@@ -89,8 +89,13 @@ impl TokenSource for StableToken {
         let was_refused_again = cx.cause() == Cause::Refused && cx.fruitless() > 0;
         let moment = if was_refused_again { self.force() } else { None };
         let outcome = self.app.ask(&cx, Some(("force_refresh", moment.is_some()))).await;
-        if outcome.as_ref().is_err_and(is_without_effect) {
-            self.forced().granted.retain(|granted| Some(*granted) != moment);
+        if let Some(moment) = moment {
+            let mut forced = self.forced();
+            // WeChat has got the call after `moment`, and counts from there.
+            forced.last = Some(Instant::now());
+            if outcome.as_ref().is_err_and(is_without_effect) {
+                forced.granted.retain(|&granted| granted != moment);
+            }
         }
         outcome
     }

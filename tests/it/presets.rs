@@ -641,6 +641,27 @@ async fn a_stable_token_is_not_forced_by_refusals_of_uploads_unless_the_next_one
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stable_token_is_forced_again_thirty_seconds_after_the_last_answer_at_the_earliest() {
+    let idp = Idp::new(vec![json(200, r#"{"access_token":"t","expires_in":7200}"#); 3]);
+    let asked = idp.clone();
+    let platform = tower::service_fn(move |request| {
+        let idp = idp.clone();
+        async move {
+            let answer = idp.oneshot(request).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            answer
+        }
+    });
+    let source = StableToken::new(platform, "my-app", "s");
+    for (seconds, is_forced) in [(0, true), (26, false), (25, true)] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        source.fetch(FetchContext::new(Cause::Refused).with_fruitless(1)).await.unwrap();
+        let body = asked.bodies().pop().unwrap();
+        assert!(body.ends_with(&format!(r#""force_refresh":{is_forced}}}"#)), "{seconds}: {body}");
+    }
+}
+
 /// One call in 31 s forces a token, for half an hour; then WeChat is as it was.
 #[tokio::test(start_paused = true)]
 async fn a_stable_token_that_was_not_forced_is_none_of_the_twenty_a_day() {
