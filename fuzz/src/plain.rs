@@ -12,7 +12,6 @@ pub(crate) struct Plain {
 impl Plain {
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost"
-            || self.host.ends_with(".localhost")
             || self.host == Ipv6Addr::LOCALHOST.to_string()
             || self.host.parse::<Ipv4Addr>().is_ok_and(|address| address.octets()[0] == 127)
     }

@@ -19,8 +19,9 @@ use crate::error::Error;
 ///    not set (see [`Scope::only`](super::Scope::only) for paths);
 /// 3. a host that is not a name of ASCII letters, digits, `-`, `_` and `.`, or an IP address. There are no wildcards;
 ///    an international name is written in its `xn--` form;
-/// 4. plain `http`, unless the host is this machine: `localhost`, a name below it, `127.0.0.0/8`, `[::1]`. For other
-///    hosts there is [`danger_plain_http`](Self::danger_plain_http).
+/// 4. plain `http`, unless the host is this machine: `localhost`, `127.0.0.0/8`, `[::1]`. A name below `localhost` is
+///    none, because some resolvers ask others for it. For other hosts there is
+///    [`danger_plain_http`](Self::danger_plain_http).
 ///
 /// A host with a trailing dot is another origin than the one without, as in browsers (RFC 6454 §4).
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -209,9 +210,7 @@ impl Host {
     fn is_loopback(&self) -> bool {
         match self {
             Host::Name(name) => {
-                &**name == "localhost"
-                    || name.ends_with(".localhost")
-                    || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+                &**name == "localhost" || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
             }
             Host::V6(address) => address.is_loopback(),
         }

@@ -518,6 +518,8 @@ async fn credentials_go_by_plain_http_to_this_machine_only_unless_somebody_says_
     for url in [
         "http://id.test/token",
         "http://10.0.0.1:8080/token",
+        // A resolver may know no rule for it, and ask whoever is in the search path.
+        "http://idp.localhost/token",
         // A client may make another host or port of these than we do.
         "http://user@localhost/token",
         "http://user:password@10.0.0.1/token",
