@@ -9,13 +9,6 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// Any `std::error::Error` turns into a *transient* failure with `?`; a boxed error, which is none itself, needs
 /// `.map_err(FetchError::transient)`. Only an explicit [`login_required`](Self::login_required) ends the session.
 ///
-/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers then
-/// see the kind of that error and its `retry_after`; but transient errors, `NoRuntime` and `SessionChanged` of the other
-/// session are all shown as `Transient`. No error of the other session ends this one: it cools down and asks again, and so
-/// goes on by itself once somebody has logged in to the other session. The other session's refresh token comes with its
-/// token. This session would store it, and have it revoked at a logout: leave it out by
-/// [`Token::without_refresh_token`](crate::Token::without_refresh_token).
-///
 /// ```
 /// use tower_token_refresh::FetchError;
 ///
@@ -26,6 +19,36 @@ use crate::error::{BoxError, Error, ErrorKind};
 ///     Ok(answer.parse()?)
 /// }
 /// # assert!(parse("x").is_err());
+/// ```
+///
+/// A source may ask another session for its token, and turn that session's [`Error`] into one of these by `?`. Callers then
+/// see the kind of that error and its `retry_after`; but transient errors, `NoRuntime` and `SessionChanged` of the other
+/// session are all shown as `Transient`. No error of the other session ends this one: it cools down and asks again, and so
+/// goes on by itself once somebody has logged in to the other session, as whoever that is. The other session's refresh
+/// token comes with its token. This session would store it, and have it revoked at a logout: leave it out by
+/// [`Token::without_refresh_token`](crate::Token::without_refresh_token).
+///
+/// The other session does not hear that its token was refused here: ask it for a new one then. Nor does it say whose token
+/// that is: whoever logs in or out there has to log in or out here, too. Otherwise a request that was refused as one user is
+/// sent again as another.
+///
+/// ```
+/// use tower_token_refresh::{FetchContext, Session, source::Cause, source_fn};
+///
+/// fn behind(other: Session) -> Session {
+///     let source = source_fn(move |cx: FetchContext| {
+///         let other = other.clone();
+///         async move {
+///             let token = match cx.cause() {
+///                 Cause::Refused | Cause::Forced => other.refresh().await?,
+///                 _ => other.token().await?,
+///             };
+///             Ok(token.without_refresh_token())
+///         }
+///     });
+///     Session::builder(source).build()
+/// }
+/// # let _ = behind;
 /// ```
 ///
 /// A `FetchError` is no `std::error::Error` itself, because `?` makes each of those a transient failure. Code that calls a

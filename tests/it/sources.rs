@@ -309,6 +309,33 @@ async fn a_session_behind_another_says_what_that_one_says_and_goes_on_when_it_do
     assert_eq!(own.token().await.unwrap_err().kind(), ErrorKind::Configuration);
 }
 
+/// The other session does not hear that its token was refused here.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_behind_another_session_asks_that_one_for_a_new_token() {
+    for (passes_it_on, expected) in [(true, StatusCode::OK), (false, StatusCode::UNAUTHORIZED)] {
+        let world = World::new();
+        let inner = world.session.clone();
+        let source = source_fn(move |cx: FetchContext| {
+            let inner = inner.clone();
+            async move {
+                let token = match cx.cause() {
+                    Cause::Refused | Cause::Forced if passes_it_on => inner.refresh().await?,
+                    _ => inner.token().await?,
+                };
+                Ok(token.without_refresh_token())
+            }
+        });
+        let outer = Session::builder(source).build();
+        outer.token().await.unwrap();
+        world.authority.revoke_access();
+        let client = TokenRefreshLayer::new(outer.clone(), origin()).layer(world.api.clone());
+        let response = within(client.oneshot(get("/"))).await.unwrap();
+        assert_eq!(response.status(), expected);
+        assert_eq!(response.extensions().get().map(Outcome::attempts), Some(2));
+        assert_eq!(world.authority.counts().refreshes, usize::from(passes_it_on));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_behind_one_that_has_no_runtime_or_another_identity_cools_down() {
     let nowhere = std::thread::spawn(|| {
