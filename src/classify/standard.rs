@@ -12,7 +12,9 @@ use super::{Answer, Challenge, Challenges, Classify, Verdict};
 ///    (RFC 9449) → `Accept`, at 401 too: the token is good, and a new one of the same kind fails the same way.
 /// 4. 401 → `Reject`, with or without a challenge and whatever its scheme. ([`Challenged`](super::Challenged) is
 ///    stricter.)
-/// 5. 403 → [`Suspect`](Verdict::Suspect): mostly a lack of permission, but some servers say so of an expired token.
+/// 5. 403 → [`Suspect`](Verdict::Suspect): mostly a lack of permission, but some servers say so of an expired token. A rate
+///    limit that is told by a 403, as GitHub's secondary limits are, costs a refresh and a second request. For such servers
+///    use [`Statuses::reject([401])`](super::Statuses::reject), or a classifier that looks for `Retry-After`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standard;
 

@@ -1,14 +1,14 @@
 //! The layer among tower's other layers, on both sides of each.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::{Ready, ready},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio::{
@@ -33,7 +33,7 @@ use tower::{
     util::{BoxCloneService, BoxCloneSyncService, Either, option_layer},
 };
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, NoToken, Outcome, Placement, RefreshFailure, ReplayBody, Session,
+    Error, ErrorKind, FetchContext, NoToken, Outcome, Placement, RefreshFailure, ReplayBody, Session, Token,
     TokenRefreshLayer, TokenSource,
     session::SessionBuilder,
     source_fn,
@@ -591,6 +591,62 @@ async fn a_retry_inside_can_repeat_a_request_without_a_body() {
 }
 
 // All together.
+
+/// Caches by the URI, and nothing else.
+#[tokio::test(start_paused = true)]
+async fn a_cache_outside_does_not_see_whose_answer_it_keeps() {
+    let whose = service_fn(async |request: Sent| {
+        let credential = request.headers()[header::AUTHORIZATION].as_bytes().to_vec();
+        Ok::<_, BoxError>(Response::new(ModelBody::from(credential)))
+    });
+    let client = TokenRefreshLayer::new(Parts::new().session, origin()).layer(whose);
+    let kept = Arc::new(Mutex::new(HashMap::new()));
+    let cache = service_fn(move |request: Request<ModelBody>| {
+        assert!(request.headers().is_empty(), "there is no credential yet");
+        let (client, kept, uri) = (client.clone(), kept.clone(), request.uri().clone());
+        async move {
+            let hit = kept.lock().unwrap().get(&uri).cloned();
+            if let Some(body) = hit {
+                return Ok::<_, BoxError>(body);
+            }
+            let body = client.oneshot(request).await?.into_body();
+            kept.lock().unwrap().insert(uri, body.clone());
+            Ok(body)
+        }
+    });
+    for user in ["alice", "bob"] {
+        let session = Session::builder(source_fn(move |_| ready(Ok(Token::new(user))))).build();
+        let mut request = get("/me");
+        request.extensions_mut().insert(session);
+        let answer = soon(cache.clone().oneshot(request)).await.unwrap();
+        assert_eq!(answer.bytes(), "Bearer alice", "that is what {user} gets");
+    }
+}
+
+/// It keeps every status by the URI.
+#[tokio::test(start_paused = true)]
+async fn a_cache_inside_that_keeps_refusals_answers_the_resend() {
+    let parts = Parts::new().revoked().await;
+    let (api, kept) = (parts.api.clone(), Arc::new(Mutex::new(HashMap::new())));
+    let cache = service_fn(move |request: Sent| {
+        let (api, kept, uri) = (api.clone(), kept.clone(), request.uri().clone());
+        async move {
+            let hit = kept.lock().unwrap().get(&uri).copied();
+            let status = match hit {
+                Some(status) => status,
+                None => api.oneshot(request).await?.status(),
+            };
+            kept.lock().unwrap().insert(uri, status);
+            let mut answer = Response::new(ModelBody::default());
+            *answer.status_mut() = status;
+            Ok::<_, BoxError>(answer)
+        }
+    });
+    let answer = soon(parts.layer.clone().layer(cache).oneshot(get("/me"))).await.unwrap();
+    let outcome = answer.extensions().get::<Outcome>().unwrap();
+    assert_eq!((answer.status(), outcome.attempts()), (StatusCode::UNAUTHORIZED, 2));
+    assert_eq!((parts.authority.counts().refreshes, parts.api.requests().len()), (1, 1));
+}
 
 #[tokio::test(start_paused = true)]
 async fn the_recommended_order_survives_every_fault_at_once() {
