@@ -187,8 +187,10 @@ impl Acquire {
                 self.changes = self.changes.saturating_add(1);
                 let asks_on = match self.ask {
                     Ask::Refuse { .. } => true,
+                    // What was found may have lived for long.
+                    Ask::ValidFor(_) => flight.has_found(),
                     // Who needs more than any token, where this was no refresh.
-                    Ask::ValidFor(_) | Ask::Force => flight.has_found(),
+                    Ask::Force => flight.has_found_first(),
                     Ask::Need | Ask::Take | Ask::Renew => false,
                 };
                 if !asks_on {

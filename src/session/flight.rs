@@ -47,8 +47,10 @@ struct Core {
     /// Why there is nothing to fetch: it looks whether the store has something else, and only then it fetches.
     over: Option<Error>,
     revived: AtomicBool,
-    /// It has refreshed nothing: the session's first token is the one that was stored, however old.
+    /// It has fetched nothing: what it brings was in the store, however old.
     found: AtomicBool,
+    /// So it is, and is the session's first token.
+    found_first: AtomicBool,
     /// There are other credentials than those that it has, or may have, presented.
     forgiven: AtomicBool,
     /// Why it has brought nothing.
@@ -210,13 +212,18 @@ impl Flight {
         self.0.revived.store(true, Ordering::Release);
     }
 
-    /// What was stored is the session's first token.
-    pub(super) fn set_found(&self) {
+    /// What it brings was in the store.
+    pub(super) fn set_found(&self, is_first: bool) {
         self.0.found.store(true, Ordering::Release);
+        self.0.found_first.store(is_first, Ordering::Release);
     }
 
     pub(crate) fn has_found(&self) -> bool {
         self.0.found.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_found_first(&self) -> bool {
+        self.0.found_first.load(Ordering::Acquire)
     }
 
     /// Its failure says nothing of the next fetch.

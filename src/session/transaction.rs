@@ -104,9 +104,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     let (base, before) = match taken {
         Taken::Enough(obtained) => {
-            if plan.known.is_blank() {
-                flight.set_found();
-            }
+            flight.set_found(plan.known.is_blank());
             flight.revive();
             return Ok(obtained);
         }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,12 +11,12 @@ use std::{
 use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    FetchContext, FetchError, Session, Token,
+    Error, FetchContext, FetchError, Session, Token,
     session::{RenewalMode, SessionBuilder, State},
     source::Cause,
     source_fn,
-    store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, Failure, ModelAuthority, Phase, Refusal, TestClock},
+    store::{MemoryStore, StoredToken, TokenStore},
+    test_util::{Endpoint, Failure, ModelAuthority, Phase, Refusal, Route, TestClock},
     time::Clock as _,
 };
 
@@ -120,10 +120,7 @@ async fn a_failed_renewal_hurts_no_valid_token_and_is_not_tried_again_before_its
     assert_eq!(world.authority.counts().refreshes, 2);
     clock.advance(58 * SECOND);
     let error = world.get("/").await.unwrap_err();
-    assert!(
-        tower_token_refresh::Error::find(&*error).unwrap().is_transient(),
-        "past expiry there is nothing to send"
-    );
+    assert!(Error::find(&*error).unwrap().is_transient(), "past expiry there is nothing to send");
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +136,7 @@ async fn a_renewal_that_ends_the_grant_is_known_at_once_and_the_token_is_used_un
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     clock.advance(60 * SECOND);
     let error = world.get("/").await.unwrap_err();
-    assert!(tower_token_refresh::Error::find(&*error).unwrap().is_login_required());
+    assert!(Error::find(&*error).unwrap().is_login_required());
     assert_eq!(world.authority.counts().refreshes, 1);
 }
 
@@ -568,26 +565,139 @@ async fn a_token_that_is_handed_over_late_in_its_life_does_not_last() {
     }
 }
 
+/// Two processes on a store that tells of nothing, whose tokens `one-1`, `other-1` and so on live for an hour.
+struct Siblings {
+    one: Session,
+    other: Session,
+    clock: TestClock,
+    fetches: Arc<AtomicUsize>,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Siblings {
+    fn new() -> Self {
+        let (store, clock) = (Watched::default(), TestClock::new());
+        let (fetches, is_away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let session = |name: &'static str| {
+            let (own, all, is_away) = (AtomicUsize::new(0), fetches.clone(), is_away.clone());
+            let source = source_fn(move |_| {
+                all.fetch_add(1, Ordering::SeqCst);
+                let number = own.fetch_add(1, Ordering::SeqCst) + 1;
+                let is_away = is_away.load(Ordering::SeqCst);
+                async move {
+                    let token = Token::new(format!("{name}-{number}")).expires_in(3600 * SECOND);
+                    if is_away { Err(FetchError::transient("away")) } else { Ok(token) }
+                }
+            });
+            let builder = Session::builder(source).store(store.clone()).clock(clock.clone());
+            builder.renewal_jitter(Duration::ZERO).build()
+        };
+        Siblings { one: session("one"), other: session("other"), clock, fetches, is_away }
+    }
+
+    /// The other one has the first token of the one, which has refreshed it 600 s later.
+    async fn that_have_refreshed_once() -> Self {
+        let siblings = Siblings::new();
+        siblings.one.token().await.unwrap();
+        siblings.other.token().await.unwrap();
+        siblings.clock.advance(600 * SECOND);
+        siblings.one.refresh().await.unwrap();
+        siblings
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+}
+
+async fn access(token: impl Future<Output = Result<Token, Error>>) -> String {
+    token.await.unwrap().access().expose().to_owned()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_found_by_a_refresh_is_not_taken_for_a_young_one() {
-    let (store, clock) = (Watched::default(), TestClock::new());
-    let session = |name: &'static str| {
-        let fetches = AtomicUsize::new(0);
-        let source = source_fn(move |_| {
-            let number = fetches.fetch_add(1, Ordering::SeqCst) + 1;
-            async move { Ok(Token::new(format!("{name}-{number}")).expires_in(3600 * SECOND)) }
-        });
-        Session::builder(source).store(store.clone()).clock(clock.clone()).build()
-    };
-    let (one, other) = (session("one"), session("other"));
-    one.token().await.unwrap();
-    other.token().await.unwrap();
-    clock.advance(600 * SECOND);
-    one.refresh().await.unwrap();
-    clock.advance(2900 * SECOND);
+    let siblings = Siblings::that_have_refreshed_once().await;
+    siblings.clock.advance(2900 * SECOND);
     let mut lasts = Vec::new();
     for _ in 0..3 {
-        lasts.push(other.token_valid_for(2000 * SECOND).await.unwrap().access().expose().to_owned());
+        lasts.push(access(siblings.other.token_valid_for(2000 * SECOND)).await);
     }
-    assert_eq!(lasts, ["one-2", "other-1", "other-1"], "one-2 had 700 s left when it was found");
+    assert_eq!(lasts, ["other-1"; 3], "one-2 had 700 s left when it was found");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_refresh_finds_in_the_store_is_no_answer_where_it_lives_too_short() {
+    // `one-2` has 601 s left when it is found.
+    for (time, is_away, expected, fetches) in
+        [(601, false, "one-2", 2), (602, false, "other-1", 3), (602, true, "one-2", 3)]
+    {
+        let siblings = Siblings::that_have_refreshed_once().await;
+        siblings.clock.advance(2999 * SECOND);
+        siblings.is_away.store(is_away, Ordering::SeqCst);
+        let token = access(siblings.other.token_valid_for(time * SECOND)).await;
+        assert_eq!((token.as_str(), siblings.fetches()), (expected, fetches), "{time} {is_away}");
+    }
+    let siblings = Siblings::that_have_refreshed_once().await;
+    siblings.clock.advance(2999 * SECOND);
+    assert_eq!(access(siblings.other.refresh()).await, "one-2", "whoever wants another one has it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_after_a_fetch_costs_no_second_one() {
+    let (store, clock, fetches) = (Watched::default(), TestClock::new(), Arc::new(AtomicUsize::new(0)));
+    let (memory, times, now) = (store.memory.clone(), fetches.clone(), clock.clone());
+    // Its refresh token is refused, because a sibling has just spent it and has saved what it has got.
+    let source = source_fn(move |_| {
+        times.fetch_add(1, Ordering::SeqCst);
+        let (memory, now) = (memory.clone(), now.clone());
+        async move {
+            let mut record = memory.load().await.unwrap().unwrap();
+            record.revision += 1;
+            let mut token = StoredToken::new("siblings");
+            token.expires_at = Some(now.wall() + 10 * SECOND);
+            record.token = Some(token);
+            memory.save(&record, None).await.unwrap();
+            Err(FetchError::login_required("spent"))
+        }
+    });
+    let session = Session::builder(source).store(store).clock(clock.clone()).build();
+    session.login(Token::new("ours").refresh_token("R").expires_in(LIFE)).await.unwrap();
+    clock.advance(LIFE - 100 * SECOND);
+    assert_eq!(access(session.token_valid_for(300 * SECOND)).await, "siblings");
+    assert_eq!(fetches.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_that_ask_for_more_than_any_token_lives_fetch_no_oftener_than_they_would_alone() {
+    let mut fetches = Vec::new();
+    for processes in [1, 2] {
+        let siblings = Siblings::new();
+        for _ in 0..600 {
+            for (at, session) in [&siblings.one, &siblings.other].into_iter().enumerate() {
+                if at < processes {
+                    session.token_valid_for(7200 * SECOND).await.unwrap();
+                }
+                siblings.clock.advance(30 * SECOND);
+            }
+        }
+        fetches.push(siblings.fetches());
+    }
+    assert!(fetches[1] <= 2 * fetches[0], "{fetches:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_failed_after_a_refusal_cools_down_for_a_renewal_too() {
+    let (world, clock) = world(|session| session).await;
+    let _ = world.api.clone().route("/refused", Route::Always(Refusal::Unauthorized));
+    let later = Failure::RetryAfter(StatusCode::SERVICE_UNAVAILABLE, 30 * SECOND);
+    world.authority.fail_next(Endpoint::Refresh, later);
+    clock.advance(LIFE - 61 * SECOND);
+    assert_eq!(world.get("/refused").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    // It is due after a second.
+    for (passes, refreshes) in [(1, 1), (28, 1), (10, 2)] {
+        clock.advance(passes * SECOND);
+        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+        world.session.settle().await.unwrap();
+        assert_eq!(world.authority.counts().refreshes, refreshes);
+    }
 }
