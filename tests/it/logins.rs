@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
-        AuthorityClient, Credentials, JsonAnswer, LoginCode, Password, Verification,
+        AuthorityClient, Credentials, FailedCall, JsonAnswer, LoginCode, Password, Verification,
         login::JsonVerify,
         oauth2::{PasswordGrant, TokenEndpoint},
     },
@@ -541,6 +541,71 @@ async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_ano
         assert_eq!((class.as_str(), error.retry_after(), idp.asked().len()), ("Ambiguous", None, asked));
         tokio::time::advance(2 * SECOND).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_is_refused_uses_up_one_code_and_ends_no_session() {
+    let answer = || {
+        let answer = JsonAnswer::new().access_token("/token").unwrap();
+        answer.business_code("/errcode").unwrap()
+    };
+    for (status, body) in [
+        (403, "<!doctype html>"),
+        (404, "default backend"),
+        (400, ""),
+        (401, ""),
+        (400, r#"{"errcode":40029}"#),
+        (200, r#"{"errcode":40029}"#),
+        (200, r#"{"error":"code_used"}"#),
+        (401, r#"{"error":"invalid_client"}"#),
+    ] {
+        let idp = Idp::new([json(status, body), json(200, r#"{"token":"T"}"#)]);
+        let bench = Bench::new(mini_program(&idp).answer(answer()));
+        let (class, error) = bench.failure().await;
+        assert_eq!((class.as_str(), error.is_transient()), ("Ambiguous", true), "{status} {body}");
+        cool_down().await;
+        assert_eq!(bench.session.token().await.unwrap().access().expose(), "T", "{status} {body}");
+        assert_eq!(idp.bodies()[1], r#"{"account":"code-2","type":100}"#);
+    }
+    // What speaks of the user ends it, and so does what is said to.
+    let gone = |failed: &FailedCall<'_>| {
+        let code = failed.answer()?.code()?;
+        (code == "40013").then(|| FetchError::login_required("the app is gone"))
+    };
+    for (status, body) in [
+        (400, r#"{"error":"invalid_grant"}"#),
+        (200, r#"{"error":"invalid_grant"}"#),
+        (403, r#"{"error":"access_denied"}"#),
+        (400, r#"{"error":"mfa_required"}"#),
+        (400, r#"{"errcode":40013}"#),
+    ] {
+        let idp = Idp::new([json(status, body)]);
+        let client = AuthorityClient::new(idp.clone()).classify_failures(gone);
+        let source = LoginCode::mini_program(client, TOKEN.parse().unwrap(), codes().0).unwrap();
+        let bench = Bench::new(source.answer(answer()));
+        for _ in 0..2 {
+            assert!(bench.session.refresh().await.unwrap_err().is_login_required(), "{status} {body}");
+            cool_down().await;
+        }
+        assert_eq!(idp.asked().len(), 1, "{status} {body}");
+    }
+}
+
+/// As a mini program does whose server refuses every code.
+#[tokio::test(start_paused = true)]
+async fn exchanges_that_are_refused_again_and_again_become_rare() {
+    let idp = Idp::new(vec![Say::Answer(403, "text/html", "<title>WAF</title>".into()); 100]);
+    let bench = Bench::new(mini_program(&idp));
+    let mut minutes = Vec::new();
+    for second in 0..3600 {
+        let before = idp.asked().len();
+        let error = bench.session.token().await.unwrap_err();
+        minutes.extend((idp.asked().len() > before).then_some(second / 60));
+        assert!(second < 15 * 60 || error.kind() == ErrorKind::Stalled, "{second}: {error}");
+        tokio::time::advance(SECOND).await;
+    }
+    let late = minutes.iter().filter(|minute| **minute >= 15).count();
+    assert!((3..=4).contains(&late) && minutes.len() - late <= 25, "{minutes:?}");
 }
 
 /// Its monotonic clock stands still meanwhile.

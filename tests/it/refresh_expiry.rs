@@ -143,7 +143,7 @@ async fn where_no_login_helps_a_dead_refresh_token_is_presented_once_for_the_aut
 #[tokio::test(start_paused = true)]
 async fn a_login_that_was_refused_is_not_asked_again_when_the_dead_refresh_token_is_presented() {
     let over = || json(400, r#"{"error":"invalid_grant"}"#);
-    let wrong = || json(401, r#"{"error":"wrong password"}"#);
+    let wrong = || json(401, r#"{"error":"invalid_grant"}"#);
     // A final refusal speaks of the account: it is not the clock that has ended this session.
     let blocked = || json(403, r#"{"error":"access_denied"}"#);
     for (answers, asked) in

@@ -10,7 +10,7 @@ use crate::{
     source::{
         AuthorityClient, FetchContext, FetchError, JsonAnswer, TokenSource, Verification,
         credentials::{Provider, provider},
-        wire::json::Scalar,
+        wire::{Grant, json::Scalar},
     },
     token::Token,
 };
@@ -18,7 +18,8 @@ use crate::{
 /// Exchanges a login code: `POST {"code": …}`.
 ///
 /// A code is good for one exchange: the closure is asked for a new one at each attempt, even if the last one may not have
-/// arrived. An empty code is not sent: that attempt fails for the moment.
+/// arrived. An empty code is not sent: that attempt fails for the moment. One that is refused ends no session: see
+/// [`login`](super).
 ///
 /// ```
 /// use std::time::Duration;
@@ -120,7 +121,7 @@ impl TokenSource for LoginCode {
         if code.expose().is_empty() {
             return Err(FetchError::transient("there is no login code"));
         }
-        self.exchange.login(&cx, &[(&self.field, &code)]).await
+        self.exchange.login(&cx, Grant::LoginCode, &[(&self.field, &code)]).await
     }
 
     async fn verify(&self, token: &Token) -> Verification {

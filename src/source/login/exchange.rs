@@ -47,12 +47,13 @@ impl Exchange {
     pub(super) async fn login(
         &self,
         cx: &FetchContext,
+        grant: Grant,
         credentials: &[(&str, &Secret)],
     ) -> Result<Token, FetchError> {
         let members = credentials.iter().map(|(name, secret)| (*name, secret.expose()));
         let request = post(&self.url, json::MEDIA_TYPE, json::object(members, &self.constants));
         let secrets = credentials.iter().map(|&(_, secret)| secret.clone()).collect();
-        let attempt = self.client.ask(cx, request, &self.reading, Grant::JsonLogin);
+        let attempt = self.client.ask(cx, request, &self.reading, grant);
         self.refused.try_with(cx.last_change, secrets, attempt).await
     }
 

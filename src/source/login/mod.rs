@@ -21,7 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A login that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
+//! A password that is refused ends the session, unless another source of a chain is left: nothing is fetched any more until
 //! [`credentials_changed`](crate::Session::credentials_changed), [`login`](crate::Session::login) or
 //! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and presents the credentials that it
 //! returns unless they are among the last 16 that the authority has refused; `credentials_changed` makes the source forget
@@ -30,6 +30,12 @@
 //! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
 //! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
+//!
+//! A code that is refused is used up, and the next attempt gets another one. So no refusal of a code ends the session, a
+//! page of a proxy or a code of the authority's own included: three of them, five minutes apart at least, make exchanges
+//! rare. What is said of the user does (`invalid_grant`, `access_denied`, a second factor), and what
+//! [`classify_failures`](super::AuthorityClient::classify_failures) calls a
+//! [`login_required`](super::FetchError::login_required).
 //!
 //! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
 //! Without such a grant nobody presents the refresh token, but the session cannot know that: if its store is shared and

@@ -7,7 +7,7 @@ use crate::{
     source::{
         AuthorityClient, Credentials, FetchContext, FetchError, JsonAnswer, TokenSource, Verification,
         credentials::{Provider, provider},
-        wire::json::Scalar,
+        wire::{Grant, json::Scalar},
     },
     token::Token,
 };
@@ -77,7 +77,7 @@ impl TokenSource for Password {
         cx.wants_credentials()?;
         let Credentials { account, password } = (self.credentials)().await?;
         let credentials = [(self.account.as_str(), &account), (self.password.as_str(), &password)];
-        self.exchange.login(&cx, &credentials).await.map_err(FetchError::of_a_password)
+        self.exchange.login(&cx, Grant::JsonLogin, &credentials).await.map_err(FetchError::of_a_password)
     }
 
     async fn verify(&self, token: &Token) -> Verification {

@@ -28,6 +28,9 @@ pub(in crate::source) enum Grant {
     /// A user's credentials, at any other authority: a refusal that is not understood refuses them, too, because
     /// presenting them over and over locks accounts.
     JsonLogin,
+    /// A code for one exchange, at any other authority. The next attempt presents another one, so what is not understood
+    /// refuses this code only.
+    LoginCode,
 }
 
 impl Grant {
@@ -36,8 +39,8 @@ impl Grant {
         self != Grant::Client
     }
 
-    fn is_of_a_user(self) -> bool {
-        matches!(self, Grant::OAuthLogin | Grant::JsonLogin)
+    pub(super) fn is_of_a_user(self) -> bool {
+        matches!(self, Grant::OAuthLogin | Grant::JsonLogin | Grant::LoginCode)
     }
 }
 
@@ -110,6 +113,8 @@ fn meaning(
     let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code.as_str()));
     let is_configured = |codes: &[String]| said.iter().flatten().any(|code| codes.contains(code));
     let is_user = grant.is_of_a_user();
+    // Presented over and over, they may lock an account.
+    let is_presented_again = is_user && grant != Grant::LoginCode;
     let is_named =
         is_configured(blocked) || is_configured(dead) || business == Some(BusinessFailure::Transient);
     match answer.status {
@@ -129,12 +134,12 @@ fn meaning(
         _ if is_configured(dead) => Meaning::Dead,
         _ if is(UNPROCESSED) => Meaning::NotProcessed,
         _ if business == Some(BusinessFailure::Transient) => Meaning::Transient,
-        _ if business == Some(BusinessFailure::Refused) && is_user => Meaning::Dead,
+        _ if business == Some(BusinessFailure::Refused) && is_presented_again => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
             // It may have been a refusal, also where it is a page: a strike.
-            Grant::OAuthLogin | Grant::JsonLogin => Meaning::Ambiguous,
+            _ if is_user => Meaning::Ambiguous,
             // Said by a program that knows of grants, whatever it thinks of statuses.
             Grant::Refresh if is(DEAD) => Meaning::Dead,
             // The refresh token may be spent, and the next one in what is of no use.
@@ -147,12 +152,14 @@ fn meaning(
         }
         _ if is(INTERACTION) || is(BLOCKED) => Meaning::Final,
         // A token endpoint has no such code (RFC 6749 §5.2), and some authorities say it of a wrong password.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_user && is(&["server_error"]) => Meaning::Dead,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_presented_again && is(&["server_error"]) => {
+            Meaning::Dead
+        }
         _ if is_user && is(&["server_error"]) => Meaning::Ambiguous,
         _ if is(TRANSIENT) => Meaning::Transient,
         _ if grant == Grant::JsonLogin || is(DEAD) => Meaning::Dead,
-        _ if is(CONFIGURATION) => Meaning::Configuration,
-        _ if is_user => Meaning::Dead,
+        _ if is(CONFIGURATION) && grant != Grant::LoginCode => Meaning::Configuration,
+        _ if is_presented_again => Meaning::Dead,
         _ => Meaning::Ambiguous,
     }
 }

@@ -23,9 +23,7 @@ impl Reading {
             // spent when the next one comes.
             Grant::Client => token.without_refresh_token(),
             // After a login the old refresh token is another's.
-            Grant::OAuthLogin | Grant::JsonLogin if token.refresh().is_none() => {
-                token.without_refresh_token()
-            }
+            _ if grant.is_of_a_user() && token.refresh().is_none() => token.without_refresh_token(),
             // After a refresh it is kept, if the answer speaks of none.
             _ => token,
         })

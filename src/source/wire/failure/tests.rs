@@ -133,7 +133,7 @@ fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
         "account_selection_required",
         "consent_required",
     ] {
-        for grant in [Grant::Refresh, Grant::OAuthLogin, Grant::JsonLogin] {
+        for grant in [Grant::Refresh, Grant::OAuthLogin, Grant::JsonLogin, Grant::LoginCode] {
             let body = format!(r#"{{"error":"{code}"}}"#);
             assert_eq!(class(&Reading::default(), grant, 403, &body), (LoginRequired, false), "{code}");
             if grant != Grant::Refresh {
@@ -168,6 +168,42 @@ fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
         (302, "", Ambiguous),
     ] {
         assert_eq!(class(&reading, Grant::JsonLogin, status, body).0, expected, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_refusal_of_a_login_code_ends_no_session_unless_it_speaks_of_the_user() {
+    let fields = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes([-1]);
+    let codes = GivenCodes { dead: vec!["gone".into(), "40003".into()], blocked: vec!["banned".into()] };
+    let reading = Reading { fields, codes };
+    let (over, refused) = ((LoginRequired, true), (Ambiguous, false));
+    for (status, body, expected) in [
+        (400, "", refused),
+        (401, HTML, refused),
+        (403, HTML, refused),
+        (404, "", refused),
+        (400, r#"{"error":"a_code_of_its_own"}"#, refused),
+        (401, r#"{"error":"invalid_client"}"#, refused),
+        (401, r#"{"error":"server_error"}"#, refused),
+        (400, r#"{"error":"server_error"}"#, refused),
+        (422, r#"{"errcode":7}"#, refused),
+        (200, r#"{"errcode":40029}"#, refused),
+        (200, r#"{"errcode":"40029","access_token":"a"}"#, refused),
+        (200, r#"{"error":"a_code_of_its_own"}"#, refused),
+        (200, HTML, refused),
+        (400, r#"{"error":"invalid_grant"}"#, over),
+        (200, r#"{"error":"invalid_grant"}"#, over),
+        (400, r#"{"error":"invalid_grant","errcode":40029}"#, over),
+        (400, r#"{"error":"gone"}"#, over),
+        (200, r#"{"errcode":40003}"#, over),
+        (403, r#"{"error":"banned"}"#, (LoginRequired, false)),
+        (403, r#"{"error":"access_denied","errcode":40029}"#, (LoginRequired, false)),
+        (400, r#"{"errcode":-1}"#, (Transient, false)),
+        (401, r#"{"error":"temporarily_unavailable"}"#, (Transient, false)),
+        (429, r#"{"errcode":7}"#, (Transient, false)),
+        (500, r#"{"errcode":7}"#, (Unanswered, false)),
+    ] {
+        assert_eq!(class(&reading, Grant::LoginCode, status, body), expected, "{status} {body}");
     }
 }
 
@@ -310,7 +346,7 @@ fn a_407_is_a_proxys_and_refuses_nothing() {
         fields: JsonAnswer::new().business_code("/errcode").unwrap(),
         codes: GivenCodes { dead: vec!["gone".into()], blocked: vec!["banned".into()] },
     };
-    for grant in [Grant::Refresh, Grant::Client, Grant::OAuthLogin, Grant::JsonLogin] {
+    for grant in [Grant::Refresh, Grant::Client, Grant::OAuthLogin, Grant::JsonLogin, Grant::LoginCode] {
         for body in [
             "",
             HTML,
