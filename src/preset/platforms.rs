@@ -11,6 +11,22 @@ use crate::{
 /// A mini program's own server: `Authorization: Basic base64(token + ":")`, a 403 (or a 401, see [`Standard`]) for a
 /// refused token, error codes in `error_code` for [`Tips`](crate::Tips), and JSON as the content type of requests that
 /// name none.
+///
+/// A 403 for want of a permission counts as a refusal, too. It costs a login and a second send, once a minute at most in
+/// the long run. If the server has a code for a refused token, name it:
+///
+/// ```
+/// use tower_token_refresh::{Codes, Origin, preset};
+/// # use tower_token_refresh::{Token, source_fn};
+/// # let source = source_fn(|_| async { Ok(Token::new("t")) });
+///
+/// let server = preset::mini_program();
+/// let session = server.session(source).build();
+/// let (layer, below) = server.layer(session, "https://api.example.com".parse::<Origin>()?);
+/// let layers = (layer.classifier(Codes::reject([10006])?.at([403])?), below);
+/// # let _ = layers;
+/// # Ok::<(), tower_token_refresh::Error>(())
+/// ```
 pub fn mini_program() -> Preset<(JsonByDefaultLayer, JsonCodeLayer)> {
     Preset::new(Placement::basic(), Standard, (JsonByDefaultLayer::new(), JsonCodeLayer::new()))
 }

@@ -62,6 +62,11 @@ pub trait TokenSource: Send + Sync + 'static {
     /// The session runs the future in a task of its own and drops it only at `abandon_after`, when the runtime shuts
     /// down, or when a [`Session::replace`](crate::Session::replace) has made it unnecessary; no caller's cancellation
     /// reaches it.
+    ///
+    /// A login or logout does not end it: what it brings then is dropped, and offered for revocation
+    /// ([`revoke_with`](crate::session::SessionBuilder::revoke_with)). If your source keeps a refresh token of its own,
+    /// as a cookie in the jar of its client say, give each login another jar, clear it there, and make the call in a task of
+    /// its own, because a `replace` drops this future.
     fn fetch(&self, cx: FetchContext) -> impl Future<Output = Result<Token, FetchError>> + Send;
 
     /// Asks the authority whether a stored token is still good, when the session starts. Says

@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    ErrorCode, ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody, Session, Token,
-    TokenRefreshLayer, TokenSource,
+    Codes, ErrorCode, ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody, Session,
+    Token, TokenRefreshLayer, TokenSource,
     peek::grpc::Unary,
     preset::{self, Preset, StableToken},
     session::SessionBuilder,
@@ -391,6 +391,37 @@ async fn a_mini_programs_requests_are_json_unless_they_say_what_they_are() {
     assert_eq!(of(header::CONTENT_TYPE), [json, json, "multipart/form-data; boundary=x"]);
     let call = r#"POST https://api.test/token {"account":"code","type":100}"#;
     assert_eq!(platform.token_calls(), [call, call]);
+}
+
+/// A page that its user may not see, opened every minute.
+#[tokio::test(start_paused = true)]
+async fn a_mini_programs_403_counts_as_a_refusal_unless_its_server_has_a_code_for_that() {
+    const FORBIDDEN: &str = r#"{"error_code":10007}"#;
+    for names_its_code in [false, true] {
+        let platform = Platform::default();
+        let session = numbered(&preset::mini_program()).build();
+        let (layer, below) = preset::mini_program().layer(session.clone(), origin());
+        let layer = match names_its_code {
+            true => layer.classifier(Codes::reject([10_006]).unwrap().at([403]).unwrap()),
+            false => layer,
+        };
+        let client = layer.layer(below.layer(platform.api()));
+        for _ in 0..10 {
+            for _ in 0..2 {
+                platform.says(403, FORBIDDEN);
+            }
+            let response = within(client.clone().oneshot(request())).await.unwrap();
+            assert_eq!(response.status(), 403);
+            platform.state(|state| state.says.clear());
+            tokio::time::advance(Duration::from_secs(61)).await;
+        }
+        let fetched = session.token().await.unwrap();
+        let expected = if names_its_code { ("token-1", 10) } else { ("token-11", 20) };
+        assert_eq!((fetched.access().expose(), platform.seen().len()), expected);
+        // And one that speaks of the token leads to another one in either case.
+        platform.says(403, r#"{"error_code":10006}"#);
+        assert_eq!(within(client.clone().oneshot(request())).await.unwrap().status(), 200);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,11 +2,17 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{AUTHORIZATION, SET_COOKIE},
+};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt};
@@ -34,6 +40,34 @@ async fn a_first_refusal_leads_to_one_refresh_and_one_resend() {
         let response = world.send(post("/echo", "hello")).await.unwrap();
         assert_eq!((response.status(), &**response.body().bytes()), (StatusCode::OK, &b"hello"[..]));
         assert_eq!((world.api.requests().len(), world.authority.counts().refreshes), (2, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_outside_sees_one_call_and_the_cookie_of_the_resend() {
+    let cookie = |answer: Result<Response<ModelBody>, Reset>, value: &'static str| {
+        let mut response = answer.unwrap();
+        response.headers_mut().insert(SET_COOKIE, HeaderValue::from_static(value));
+        Ok(response)
+    };
+    for has_token in [false, true] {
+        let lab = Lab::new([cookie(status(401), "of=the-refusal"), cookie(status(200), "of=the-resend")]);
+        if has_token {
+            lab.session.token().await.unwrap();
+        }
+        let (calls, jar) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (counted, kept) = (calls.clone(), jar.clone());
+        let outside = lab.client.clone().map_request(move |request: Request<ModelBody>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            request
+        });
+        let outside = outside.map_response(move |response: Response<ModelBody>| {
+            kept.lock().unwrap().extend(response.headers().get_all(SET_COOKIE).iter().cloned());
+            response
+        });
+        assert_eq!(within(outside.oneshot(get("/me"))).await.unwrap().status(), StatusCode::OK);
+        assert_eq!((calls.load(Ordering::Relaxed), lab.sent().len()), (1, 2));
+        assert_eq!(*jar.lock().unwrap(), ["of=the-resend"]);
     }
 }
 

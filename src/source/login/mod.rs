@@ -31,9 +31,9 @@
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
 //! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
 //!
-//! A code that is refused is used up, and the next attempt gets another one. So no refusal of a code ends the session, a
-//! page of a proxy or a code of the authority's own included: three of them, five minutes apart at least, make exchanges
-//! rare. What is said of the user does (`invalid_grant`, `access_denied`, a second factor), and what
+//! A login code that is refused is used up, and the next attempt gets another one. So no refusal of a login code ends the
+//! session, be it a page of a proxy or an error code of the authority's own: three refusals, five minutes apart at least,
+//! make exchanges rare. What is said of the user does (`invalid_grant`, `access_denied`, a second factor), and what
 //! [`classify_failures`](super::AuthorityClient::classify_failures) calls a
 //! [`login_required`](super::FetchError::login_required).
 //!
