@@ -32,8 +32,9 @@
 //! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
 //!
 //! A login code that is refused is used up, and the next attempt gets another one. So no refusal of a login code ends the
-//! session, be it a page of a proxy or an error code of the authority's own: three refusals, five minutes apart at least,
-//! make exchanges rare. What is said of the user does (`invalid_grant`, `access_denied`, a second factor), and what
+//! session or leads to the next source of a chain, be it a page of a proxy or an error code of the authority's own: three
+//! refusals, five minutes apart at least, make exchanges rare. What is said of the user does end it (`invalid_grant`,
+//! `access_denied`, a second factor), and what
 //! [`classify_failures`](super::AuthorityClient::classify_failures) calls a
 //! [`login_required`](super::FetchError::login_required).
 //!
