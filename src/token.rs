@@ -63,7 +63,8 @@ impl Token {
     /// accepted nowhere else.
     ///
     /// Do this once: at a later start the store may have the next refresh token, and a login would overwrite it with the
-    /// spent one.
+    /// spent one. Do it again when a login is required; a request may be the first to hear so, because
+    /// [`Session::token`](crate::Session::token) returns a token that has not expired even if the server has refused it.
     ///
     /// ```
     /// # use tower_token_refresh::{Error, Session, Token};

@@ -183,6 +183,9 @@ impl Session {
     /// already spending this login's refresh token, no other refresh starts beside it, and the login gets the next refresh
     /// token from it.
     ///
+    /// A source that logs in by itself has to log in this identity from now on: the session takes whatever the source
+    /// brings for a token of the same identity.
+    ///
     /// With a token that was made by [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here. The
     /// first request, or call of [`token`](Self::token), asks it, and shows whether the refresh token is good.
     ///

@@ -89,6 +89,9 @@ pub trait TokenSource: Send + Sync + 'static {
     /// `next` counts as another login: it does not keep that refresh token, with or without
     /// [`Token::without_refresh_token`].
     ///
+    /// `next` has to log in the user whose session it is, whoever that is after a [`login`](crate::Session::login): a request
+    /// that was refused is sent again with what `next` brings.
+    ///
     /// The session hears of the last failure only. If the authority has refused this source's refresh token and `next`
     /// fails for the moment, the next fetch brings the same refresh token. Sources of this crate remember what was refused
     /// and do not present it again. A source of your own has to do that itself, because an authority may take a second
