@@ -92,8 +92,6 @@ pub enum NotReplayable {
     Failed,
     /// It had a frame that is neither data nor trailers.
     UnknownFrame,
-    /// What was kept of it has been given away: it was sent twice, or its response delivered.
-    Spent,
 }
 
 impl fmt::Display for NotReplayable {
@@ -102,7 +100,6 @@ impl fmt::Display for NotReplayable {
             NotReplayable::TooLarge => "more of the body had been sent than is kept",
             NotReplayable::Failed => "the body failed while it was sent",
             NotReplayable::UnknownFrame => "the body had a frame of unknown kind",
-            NotReplayable::Spent => "what was kept of the body has been given away",
         })
     }
 }

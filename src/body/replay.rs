@@ -263,9 +263,8 @@ where
     B: Body + 'static,
     B::Error: Into<BoxError>,
 {
-    /// The body of the second attempt, which is guarded from now on. The first attempt is cut off.
-    ///
-    /// If the body cannot be sent again, the one that is returned fails when it is polled.
+    /// The body of the second attempt, which is guarded from now on. The first attempt is cut off. Only after
+    /// [`pause`](Replay::pause) has said yes.
     pub(crate) fn take_over(&mut self) -> ReplayBody<B> {
         let shared = match &self.0 {
             Hold::Shared(None) => return ReplayBody::default(),
@@ -277,8 +276,8 @@ where
         let backlog = match second {
             Second::Recorded(recording) => recording.into_frames(),
             Second::Rebuild(rebuild) => {
-                let spent = Second::Impossible(NotReplayable::Spent);
-                let (body, replay) = ReplayBody::guarded(rebuild.make(), spent);
+                let nothing = Second::Impossible(NotReplayable::TooLarge);
+                let (body, replay) = ReplayBody::guarded(rebuild.make(), nothing);
                 *self = replay;
                 return body;
             }

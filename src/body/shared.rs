@@ -287,7 +287,8 @@ impl<B> State<B> {
     }
 
     fn spend(&mut self) -> Second<B> {
-        mem::replace(&mut self.second, Second::Impossible(NotReplayable::Spent))
+        // Nothing of it is kept from now on.
+        mem::replace(&mut self.second, Second::Impossible(NotReplayable::TooLarge))
     }
 }
 

@@ -143,7 +143,7 @@ fn body_that_is_sent_twice_is_not_sent_a_third_time() {
     assert_eq!(replay.pause(), Ok(()));
     let mut second = take_over(&mut replay);
     assert_eq!(poll(&mut second), data("a"));
-    assert_eq!(replay.pause(), Err(NotReplayable::Spent));
+    assert_eq!(replay.pause(), Err(NotReplayable::TooLarge));
     assert!(matches!(poll(&mut take_over(&mut replay)), Seen::Error(_)));
 }
 
@@ -260,7 +260,7 @@ fn what_is_forgotten_is_not_kept_and_still_ends_with_its_response_future() {
     feed.data("a");
     assert_eq!(poll(&mut first), data("a"));
     replay.forget();
-    assert_eq!(replay.pause(), Err(NotReplayable::Spent));
+    assert_eq!(replay.pause(), Err(NotReplayable::TooLarge));
     feed.data("b");
     assert_eq!(poll(&mut first), data("b"));
     assert_eq!(poll(&mut first), Seen::Wait);
@@ -340,11 +340,10 @@ fn replay_body_is_unpin_and_send_though_the_body_is_pinned() {
 
 #[test]
 fn each_reason_against_a_second_attempt_has_words_of_its_own() {
-    use NotReplayable::{Failed, Spent, TooLarge, UnknownFrame};
+    use NotReplayable::{Failed, TooLarge, UnknownFrame};
 
-    let words: HashSet<_> =
-        [TooLarge, Failed, UnknownFrame, Spent].iter().map(NotReplayable::to_string).collect();
-    assert_eq!(words.len(), 4);
+    let words: HashSet<_> = [TooLarge, Failed, UnknownFrame].iter().map(NotReplayable::to_string).collect();
+    assert_eq!(words.len(), 3);
     assert!(!words.contains(""));
 }
 
@@ -971,7 +970,7 @@ fn rebuilt_body_is_made_only_when_it_is_sent_again() {
     again.data("abcd");
     assert_eq!(poll(&mut second), data("abcd"));
     assert_eq!(poll(&mut second), Seen::Wait);
-    assert_eq!(replay.pause(), Err(NotReplayable::Spent));
+    assert_eq!(replay.pause(), Err(NotReplayable::TooLarge));
     drop(replay);
     assert!(second.is_woken());
     assert!(again.is_dropped());
