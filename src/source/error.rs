@@ -147,10 +147,10 @@ impl FetchError {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tower_token_refresh::FetchError;
+    /// use tower_token_refresh::{BoxError, Error, FetchError};
     ///
-    /// let busy = FetchError::transient("busy").retry_after(Duration::from_secs(30));
-    /// assert_eq!(busy.asked_wait(), Some(Duration::from_secs(30)));
+    /// let busy: BoxError = FetchError::transient("busy").retry_after(Duration::from_secs(30)).into();
+    /// assert_eq!(Error::find(&*busy).and_then(Error::retry_after), Some(Duration::from_secs(30)));
     /// ```
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -197,12 +197,6 @@ impl FetchError {
     /// What went wrong, as it was supplied.
     pub fn cause(&self) -> &(dyn std::error::Error + 'static) {
         &*self.cause
-    }
-
-    /// How long to wait before the next fetch, as it was given to [`retry_after`](Self::retry_after): the session's limit is
-    /// not applied here.
-    pub fn asked_wait(&self) -> Option<Duration> {
-        self.retry_after
     }
 
     /// Whether the next source of a chain may be asked.
