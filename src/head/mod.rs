@@ -69,8 +69,16 @@ impl Head {
         request
     }
 
-    /// Leaves it to the next request.
-    fn put_back(self: Box<Self>) {
+    /// Empties it and leaves it to the next request, unless it is large.
+    fn put_back(mut self: Box<Self>) {
+        if !self.fields.is_empty() {
+            if self.fields.room() > spare::LARGEST {
+                return;
+            }
+            self.fields.clear();
+        }
+        self.line = None;
+        self.extensions.clear();
         spare::put_back(self);
     }
 }

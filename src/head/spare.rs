@@ -11,7 +11,7 @@ thread_local! {
 
 /// How many of them a thread keeps, and up to which size: half a megabyte in all.
 const MOST: usize = 128;
-const LARGEST: usize = 4096;
+pub(super) const LARGEST: usize = 4096;
 
 /// An empty one.
 pub(super) fn take() -> Box<Head> {
@@ -19,16 +19,8 @@ pub(super) fn take() -> Box<Head> {
     used.ok().flatten().unwrap_or_default()
 }
 
-/// Empties a head and keeps it, unless it is large or there are enough.
-pub(super) fn put_back(mut head: Box<Head>) {
-    if !head.fields.is_empty() {
-        if head.fields.room() > LARGEST {
-            return;
-        }
-        head.fields.clear();
-    }
-    head.line = None;
-    head.extensions.clear();
+/// Keeps an empty one, unless there are enough.
+pub(super) fn put_back(head: Box<Head>) {
     // Dropped when no more are wanted, or the thread is about to end.
     let _ = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
