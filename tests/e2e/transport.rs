@@ -1,15 +1,19 @@
 //! Connections that fail instead of answering, and servers that close them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy;
+use hyper_util::{client::legacy, rt::TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{ServiceExt, service_fn};
 use tower_token_refresh::{
     BoxError, Error, Outcome,
@@ -76,6 +80,54 @@ async fn a_reset_of_the_resend_over_http1_is_the_answer_and_starts_no_refresh() 
 #[tokio::test]
 async fn a_reset_of_the_resend_over_http2_is_the_answer_and_starts_no_refresh() {
     within(reset_on_the_resend(Http::Two)).await;
+}
+
+#[tokio::test]
+async fn a_connection_over_http1_is_handed_over_to_another_protocol_after_a_refusal() {
+    within(async {
+        for (method, status) in
+            [(Method::GET, StatusCode::SWITCHING_PROTOCOLS), (Method::CONNECT, StatusCode::OK)]
+        {
+            let world = World::with(Http::One, |api| api).await;
+            let seen = Arc::new(AtomicUsize::new(0));
+            let service = service_fn(move |mut request: Request<Tracked<Incoming>>| {
+                let is_refused = seen.fetch_add(1, Ordering::SeqCst) == 0;
+                let mut response = Response::new(Full::<Bytes>::default());
+                *response.status_mut() = if is_refused { StatusCode::UNAUTHORIZED } else { status };
+                if status == StatusCode::SWITCHING_PROTOCOLS && !is_refused {
+                    to_echo(response.headers_mut());
+                }
+                let connection = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let Ok(connection) = connection.await else { return };
+                    let (mut read, mut write) = tokio::io::split(TokioIo::new(connection));
+                    tokio::io::copy(&mut read, &mut write).await.unwrap();
+                });
+                ready(Ok::<_, BoxError>(response))
+            });
+            let server = Server::start(Http::One, service).await;
+            let mut request = get(server.url("/"));
+            if method == Method::GET {
+                to_echo(request.headers_mut());
+            }
+            *request.method_mut() = method;
+            let mut response = world.client_at(&server).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.extensions().get::<Outcome>().unwrap().attempts(), 2);
+            let mut connection = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+            connection.write_all(b"hello").await.unwrap();
+            let mut echo = [0; 5];
+            connection.read_exact(&mut echo).await.unwrap();
+            assert_eq!(&echo, b"hello", "{status}");
+        }
+    })
+    .await;
+}
+
+/// Asks for a protocol that says everything again, or agrees to it.
+fn to_echo(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("echo"));
 }
 
 async fn closed_with_the_refusal(http: Http) {

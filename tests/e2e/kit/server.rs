@@ -122,7 +122,7 @@ where
     let io = TokioIo::new(stream);
     // A connection that fails is the client's affair: it is what the tests look at.
     let _ = match http {
-        Http::One => http1::Builder::new().serve_connection(io, handler).await,
+        Http::One => http1::Builder::new().serve_connection(io, handler).with_upgrades().await,
         Http::Two => {
             let builder = http2::Builder::new(TokioExecutor::new());
             let mut connection = pin!(builder.serve_connection(io, handler));
