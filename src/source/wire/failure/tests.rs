@@ -237,7 +237,7 @@ fn an_authority_that_wants_a_nonce_has_looked_at_nothing_else() {
     };
     let named = GivenCodes { dead: vec!["use_dpop_nonce".into()], blocked: Vec::new() };
     let named = Reading { fields: JsonAnswer::new(), codes: named };
-    for grant in [Grant::Refresh, Grant::Client, Grant::OAuthLogin, Grant::JsonLogin] {
+    for grant in [Grant::Refresh, Grant::Client, Grant::OAuthLogin, Grant::JsonLogin, Grant::LoginCode] {
         for status in [200, 400, 401] {
             let found = of(&Reading::default(), grant, status);
             assert_eq!(found, (Transient, true), "{grant:?} {status}");
