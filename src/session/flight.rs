@@ -47,10 +47,8 @@ struct Core {
     /// Why there is nothing to fetch: it looks whether the store has something else, and only then it fetches.
     over: Option<Error>,
     revived: AtomicBool,
-    /// It has fetched nothing: what it brings was in the store, however old.
-    found: AtomicBool,
-    /// So it is, and is the session's first token.
-    found_first: AtomicBool,
+    /// It has fetched nothing: what it brings was in the store, however old. And whether that is the session's first token.
+    found: OnceLock<bool>,
     /// There are other credentials than those that it has, or may have, presented.
     forgiven: AtomicBool,
     /// Why it has brought nothing.
@@ -214,16 +212,15 @@ impl Flight {
 
     /// What it brings was in the store.
     pub(super) fn set_found(&self, is_first: bool) {
-        self.0.found.store(true, Ordering::Release);
-        self.0.found_first.store(is_first, Ordering::Release);
+        let _ = self.0.found.set(is_first);
     }
 
     pub(crate) fn has_found(&self) -> bool {
-        self.0.found.load(Ordering::Acquire)
+        self.0.found.get().is_some()
     }
 
     pub(crate) fn has_found_first(&self) -> bool {
-        self.0.found_first.load(Ordering::Acquire)
+        self.0.found.get() == Some(&true)
     }
 
     /// Its failure says nothing of the next fetch.

@@ -294,6 +294,28 @@ async fn a_replacement_says_when_the_refresh_token_that_is_there_ends() {
     }
 }
 
+/// The refresh token that it says again has been spent by a sibling meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sibling_has_got_for_that() {
+    for is_readable in [true, false] {
+        let (sound, mut failing) = (Watched::default(), Watched::default());
+        failing.memory = sound.memory.clone();
+        let authority = ModelAuthority::new();
+        let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (session(&failing), session(&sound));
+        let said_again = within(ours.token()).await.unwrap().refresh().cloned();
+        within(sibling.token()).await.unwrap();
+        within(sibling.refresh()).await.unwrap();
+        failing.set(|store| store.load = if is_readable { Fault::None } else { Fault::Error });
+        let replaced = within(ours.replace(Token::new("elsewhere").refresh_token(said_again))).await;
+        assert_eq!(replaced.is_ok(), is_readable);
+        failing.set(|store| *store = Watching::default());
+        within(ours.settle()).await.unwrap();
+        assert_eq!(sound.access().await.as_deref(), Some("elsewhere"));
+        goes_on(&ours, &authority).await;
+    }
+}
+
 /// A refresh that nobody waits for stands before the authority until the gate opens.
 async fn refresh_is_held(session: &Session, authority: &ModelAuthority) -> Gate {
     session.token().await.unwrap();

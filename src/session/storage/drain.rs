@@ -180,10 +180,6 @@ impl Storage {
             Err(_unread) => None,
         };
         self.write(&debt.change_above(found.as_ref()), None).await.map_err(at_the_same_moment)?;
-        // What follows it stands for itself from now on.
-        if let Some(owed) = self.queue().owed.as_ref().filter(|owed| owed.is_refresh_of(&debt.record)) {
-            owed.stand_for_itself();
-        }
         if let Some(ended) = found.and_then(|found| debt.ends(found)) {
             self.revoker.discard(ended.to_token());
         }
@@ -230,6 +226,10 @@ impl Storage {
                 queue.writes_ended += 1;
                 if let Some(owed) = &queue.owed {
                     owed.take_notice_of(record);
+                    // What follows it stands for itself from now on.
+                    if owed.is_refresh_of(record) {
+                        owed.stand_for_itself();
+                    }
                 }
                 queue.seen = Some(record.clone());
             }

@@ -238,8 +238,12 @@ impl Storage {
     /// Enqueues a replacement, which keeps the refresh token or has its own.
     pub(crate) fn enqueue_replacement(&self, record: Record, keeps: bool) -> PendingWrite {
         let mut queue = self.queue();
-        let debt = Arc::new(Debt::of_replacement(record, keeps, queue.owed.as_deref()));
-        self.push(&mut queue, debt, None, None)
+        let debt = Debt::of_replacement(record, keeps, queue.owed.as_deref());
+        // It may have come with the refresh token that is there, which a sibling may spend.
+        if let Some(seen) = &queue.seen {
+            debt.take_notice_of(seen);
+        }
+        self.push(&mut queue, Arc::new(debt), None, None)
     }
 
     /// Enqueues what a refresh has brought; `refreshed` is the token that it was of, or those of which it was one. With the

@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Queue {
     pub(super) writes: VecDeque<Write>,
     pub(super) draining: bool,
+    /// Counted when the store has answered, and again when all that comes of that is done.
     pub(super) writes_ended: u64,
     /// What the store was last seen to hold. Memory may be behind it, and the refresh token that memory has be spent.
     pub(super) seen: Option<Record>,
@@ -62,7 +63,9 @@ impl Queue {
 
     /// Whether what is owed can be written under another lease only.
     pub(super) fn needs_a_lease(&self) -> bool {
-        self.owed.as_ref().is_some_and(|owed| !owed.is_change() && self.fence(owed) <= self.lost_lease)
+        self.owed
+            .as_ref()
+            .is_some_and(|owed| owed.is_refresh() && !owed.is_change() && self.fence(owed) <= self.lost_lease)
     }
 
     /// The number with which a refresh that is owed is written. A lease that was given back counts until the store says that

@@ -168,6 +168,15 @@ async fn what_was_read_before_a_login_or_replacement_was_saved_takes_nothing_fro
     }
 }
 
+/// Although it is still owed when the store has answered.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_has_just_been_saved_needs_no_lease() {
+    let storage = storage(MemoryStore::new());
+    login(&storage);
+    storage.write(&record(1), None).await.expect("a store that works");
+    assert!(!storage.needs_a_lease());
+}
+
 #[test]
 fn only_a_refresh_of_the_session_that_is_owed_is_not_counted() {
     assert_eq!(following(|storage| refresh(storage, 1)), 5);

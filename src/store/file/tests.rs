@@ -298,13 +298,18 @@ async fn a_service_that_may_give_files_away_keeps_its_own() {
 #[tokio::test]
 async fn a_lock_file_that_is_a_link_or_no_regular_file_is_refused_and_not_written() {
     for suffix in [".lock", ".fence"] {
-        for is_device in [false, true] {
+        for link_to in [Some("others"), Some("/dev/null"), None] {
             let directory = tempfile::tempdir().unwrap();
             let store = FileStore::new(directory.path().join("token.json"));
             let others = directory.path().join("others");
             fs::write(&others, "of others").unwrap();
-            let target = if is_device { Path::new("/dev/null") } else { &others };
-            std::os::unix::fs::symlink(target, store.beside(suffix)).unwrap();
+            match link_to {
+                Some(target) => {
+                    let target = directory.path().join(target);
+                    std::os::unix::fs::symlink(target, store.beside(suffix)).unwrap();
+                }
+                None => assert!(Command::new("mkfifo").arg(store.beside(suffix)).status().unwrap().success()),
+            }
             let save = store.save(&pair(1), None).await;
             assert_eq!(save.is_ok(), suffix == ".lock");
             for error in save.err().into_iter().chain(store.lock().await.err()) {
