@@ -77,9 +77,9 @@
 //! - The new token is saved before anybody sees it. If the store fails, an event says so, and the token is used all the
 //!   same and saved later. The result of a refresh that ends after a logout changes nothing.
 //! - A session ends when the authority calls its grant invalid, or when there is nothing left to present, but never because
-//!   the authority could not be reached. A login with a password counts as refused also by a 4xx that nobody understands,
-//!   because presenting it again and again locks the account. After a failed refresh the session leaves the authority
-//!   alone for a while.
+//!   the authority could not be reached. A login with a password or the code of a redirect counts as refused also by a
+//!   4xx that nobody understands, because presenting it again and again may lock the account. After a failed refresh the
+//!   session leaves the authority alone for a while.
 //! - No secret is in our `Debug`, `Display`, errors or events.
 //!
 //! # Runtime

@@ -16,14 +16,15 @@ use crate::{
 /// the long run. If the server has a code for a refused token, name it:
 ///
 /// ```
-/// use tower_token_refresh::{Codes, Origin, preset};
+/// use tower_token_refresh::{Classify, Codes, Origin, Statuses, preset};
 /// # use tower_token_refresh::{Token, source_fn};
 /// # let source = source_fn(|_| async { Ok(Token::new("t")) });
 ///
 /// let server = preset::mini_program();
 /// let session = server.session(source).build();
 /// let (layer, below) = server.layer(session, "https://api.example.com".parse::<Origin>()?);
-/// let layers = (layer.classifier(Codes::reject([10006])?.at([403])?), below);
+/// let by_code = Statuses::reject([401])?.or(Codes::reject([10006])?.at([403])?);
+/// let layers = (layer.classifier(by_code), below);
 /// # let _ = layers;
 /// # Ok::<(), tower_token_refresh::Error>(())
 /// ```

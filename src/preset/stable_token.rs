@@ -17,7 +17,7 @@ use crate::{
 /// Tokens for WeChat's server API from `stable_token`, which gives the same token to any number of processes.
 ///
 /// That is the normal mode, in which a token is replaced in its last five minutes. If a token that was fetched in this mode
-/// is refused again, a new one is *forced*: 30 s after the end of the last such call at the earliest, and 20 times in any
+/// is refused again, a new one is *forced*: 30 s after the end of the last such call at the earliest (after its start, if it was given up), and 20 times in any
 /// 24 hours, because WeChat grants no more ([`getStableAccessToken`][limits]). A call that was not sent, or was refused,
 /// counts only for the 30 s. Both times are measured by tokio's clock. Each `StableToken` counts its own calls only; WeChat
 /// counts those of all processes of the application.

@@ -28,21 +28,28 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// token comes with its token. This session would store it, and have it revoked at a logout: leave it out by
 /// [`Token::without_refresh_token`](crate::Token::without_refresh_token).
 ///
-/// The other session does not hear that its token was refused here: ask it for a new one then. Nor does it say whose token
+/// The other session does not hear that its token was refused here: ask it for a new one then, unless it has another one
+/// already. Nor does it say whose token
 /// that is: whoever logs in or out there has to log in or out here, too. Otherwise a request that was refused as one user is
 /// sent again as another.
 ///
 /// ```
-/// use tower_token_refresh::{FetchContext, Session, source::Cause, source_fn};
+/// use std::sync::{Arc, Mutex};
+///
+/// use tower_token_refresh::{FetchContext, Session, Token, source::Cause, source_fn};
 ///
 /// fn behind(other: Session) -> Session {
+///     let given: Arc<Mutex<Option<Token>>> = Arc::default();
 ///     let source = source_fn(move |cx: FetchContext| {
-///         let other = other.clone();
+///         let (other, given) = (other.clone(), given.clone());
 ///         async move {
-///             let token = match cx.cause() {
-///                 Cause::Refused | Cause::Forced => other.refresh().await?,
-///                 _ => other.token().await?,
-///             };
+///             let mut token = other.token().await?;
+///             let is_given = |given: &Token| given.access().expose() == token.access().expose();
+///             let is_known = given.lock().unwrap().as_ref().is_some_and(is_given);
+///             if is_known && matches!(cx.cause(), Cause::Refused | Cause::Forced) {
+///                 token = other.refresh().await?;
+///             }
+///             *given.lock().unwrap() = Some(token.clone());
 ///             Ok(token.without_refresh_token())
 ///         }
 ///     });

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::FetchError;
+use super::{FailureClass, FetchError};
 use crate::{secret::Secret, token::Token};
 
 /// A person who mistypes a password does so a few times.
@@ -17,6 +17,8 @@ const REFRESH_TOKENS: usize = 1024;
 /// The credentials that were refused last.
 pub(super) struct Refused {
     most: usize,
+    /// They are good for one attempt: what may have been a refusal has used them up.
+    are_used_up: bool,
     list: Mutex<List>,
 }
 
@@ -29,11 +31,15 @@ struct List {
 
 impl Refused {
     pub(super) fn credentials() -> Self {
-        Refused { most: CREDENTIALS, list: Mutex::default() }
+        Refused { most: CREDENTIALS, are_used_up: false, list: Mutex::default() }
+    }
+
+    pub(super) fn codes() -> Self {
+        Refused { are_used_up: true, ..Self::credentials() }
     }
 
     pub(super) fn refresh_tokens() -> Self {
-        Refused { most: REFRESH_TOKENS, list: Mutex::default() }
+        Refused { most: REFRESH_TOKENS, ..Self::credentials() }
     }
 
     /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as far as
@@ -57,8 +63,7 @@ impl Refused {
             list.change
         };
         let outcome = attempt.await;
-        // One that allows no fallback speaks of the account or of its owner, who may have come round by the next time.
-        if outcome.as_ref().is_err_and(FetchError::allows_fallback) {
+        if outcome.as_ref().is_err_and(|failure| self.is_refusal(failure)) {
             let mut list = self.list();
             if list.change == change {
                 list.credentials.truncate(self.most - 1);
@@ -66,6 +71,12 @@ impl Refused {
             }
         }
         outcome
+    }
+
+    /// One that allows no fallback speaks of the account or of its owner, who may have come round by the next time.
+    fn is_refusal(&self, failure: &FetchError) -> bool {
+        let may_be_one = failure.class() == FailureClass::Ambiguous && !failure.was_not_processed;
+        failure.allows_fallback() || self.are_used_up && may_be_one
     }
 
     fn list(&self) -> MutexGuard<'_, List> {

@@ -567,7 +567,15 @@ async fn an_exchange_that_is_refused_uses_up_one_code_and_ends_no_session() {
         assert_eq!(bench.session.token().await.unwrap().access().expose(), "T", "{status} {body}");
         assert_eq!(idp.bodies()[1], r#"{"account":"code-2","type":100}"#);
     }
-    // What speaks of the user ends it, and so does what is said to.
+    // Unless there is no other code: then it takes a login.
+    let idp = Idp::new([json(400, r#"{"errcode":40163}"#), json(200, r#"{"token":"T"}"#)]);
+    let only_one = || std::future::ready(Ok(Secret::from("the-only-one")));
+    let bench = Bench::new(LoginCode::new(idp.clone(), TOKEN.parse().unwrap(), only_one).answer(answer()));
+    assert_eq!(bench.failure().await.0, "Ambiguous");
+    cool_down().await;
+    assert_eq!(bench.failure().await.0, "LoginRequired");
+    assert_eq!(idp.asked().len(), 1, "it was used up");
+    // What OAuth calls the end ends it, and so does what is said to.
     let gone = |failed: &FailedCall<'_>| {
         let code = failed.answer()?.code()?;
         (code == "40013").then(|| FetchError::login_required("the app is gone"))

@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{
-    Codes, ErrorCode, ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody, Session,
-    Token, TokenRefreshLayer, TokenSource,
+    Classify, Codes, ErrorCode, ErrorKind, FetchContext, FetchError, GrpcStatusLayer, Outcome, ReplayBody,
+    Session, Statuses, Token, TokenRefreshLayer, TokenSource,
     peek::grpc::Unary,
     preset::{self, Preset, StableToken},
     session::SessionBuilder,
@@ -402,7 +402,10 @@ async fn a_mini_programs_403_counts_as_a_refusal_unless_its_server_has_a_code_fo
         let session = numbered(&preset::mini_program()).build();
         let (layer, below) = preset::mini_program().layer(session.clone(), origin());
         let layer = match names_its_code {
-            true => layer.classifier(Codes::reject([10_006]).unwrap().at([403]).unwrap()),
+            true => {
+                let codes = Codes::reject([10_006]).unwrap().at([403]).unwrap();
+                layer.classifier(Statuses::reject([401]).unwrap().or(codes))
+            }
             false => layer,
         };
         let client = layer.layer(below.layer(platform.api()));
@@ -419,8 +422,11 @@ async fn a_mini_programs_403_counts_as_a_refusal_unless_its_server_has_a_code_fo
         let expected = if names_its_code { ("token-1", 10) } else { ("token-11", 20) };
         assert_eq!((fetched.access().expose(), platform.seen().len()), expected);
         // And one that speaks of the token leads to another one in either case.
-        platform.says(403, r#"{"error_code":10006}"#);
-        assert_eq!(within(client.clone().oneshot(request())).await.unwrap().status(), 200);
+        for (status, body) in [(403, r#"{"error_code":10006}"#), (401, "")] {
+            platform.says(status, body);
+            assert_eq!(within(client.clone().oneshot(request())).await.unwrap().status(), 200);
+            tokio::time::advance(Duration::from_secs(61)).await;
+        }
     }
 }
 
@@ -721,4 +727,15 @@ async fn a_stable_token_that_was_not_forced_is_none_of_the_twenty_a_day() {
             assert!(body.ends_with(&format!(r#""force_refresh":{is_forced}}}"#)), "{say:?}: {body}");
         }
     }
+    // Those before it are.
+    let lost = || json(502, "");
+    let idp = Idp::new((0..22).map(|at| if at == 10 { refused() } else { lost() }));
+    let source = StableToken::new(idp.clone(), "my-app", "s");
+    for _ in 0..22 {
+        source.fetch(FetchContext::new(Cause::Refused).with_fruitless(1)).await.unwrap_err();
+        tokio::time::advance(Duration::from_secs(31)).await;
+    }
+    let forced =
+        idp.bodies().iter().map(|body| body.ends_with(r#""force_refresh":true}"#)).collect::<Vec<_>>();
+    assert_eq!(forced, [vec![true; 21], vec![false]].concat());
 }

@@ -54,7 +54,7 @@ impl LoginCode {
         Fut: Future<Output = Result<Secret, FetchError>> + Send + 'static,
     {
         LoginCode {
-            exchange: Exchange::new(client.into(), url),
+            exchange: Exchange::new(client.into(), url, Grant::LoginCode),
             field: "code".to_owned(),
             code: provider(code),
         }
@@ -121,7 +121,7 @@ impl TokenSource for LoginCode {
         if code.expose().is_empty() {
             return Err(FetchError::transient("there is no login code"));
         }
-        self.exchange.login(&cx, Grant::LoginCode, &[(&self.field, &code)]).await
+        self.exchange.login(&cx, &[(&self.field, &code)]).await
     }
 
     async fn verify(&self, token: &Token) -> Verification {

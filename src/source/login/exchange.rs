@@ -23,18 +23,20 @@ pub(super) struct Exchange {
     constants: Vec<(String, Scalar)>,
     pub(super) reading: Reading,
     pub(super) verify: Option<JsonVerify>,
+    grant: Grant,
     refused: Refused,
 }
 
 impl Exchange {
-    pub(super) fn new(client: AuthorityClient, url: Uri) -> Self {
+    pub(super) fn new(client: AuthorityClient, url: Uri, grant: Grant) -> Self {
         Exchange {
             client,
             url,
             constants: Vec::new(),
             reading: Reading::default(),
             verify: None,
-            refused: Refused::credentials(),
+            grant,
+            refused: if grant == Grant::LoginCode { Refused::codes() } else { Refused::credentials() },
         }
     }
 
@@ -47,13 +49,12 @@ impl Exchange {
     pub(super) async fn login(
         &self,
         cx: &FetchContext,
-        grant: Grant,
         credentials: &[(&str, &Secret)],
     ) -> Result<Token, FetchError> {
         let members = credentials.iter().map(|(name, secret)| (*name, secret.expose()));
         let request = post(&self.url, json::MEDIA_TYPE, json::object(members, &self.constants));
         let secrets = credentials.iter().map(|&(_, secret)| secret.clone()).collect();
-        let attempt = self.client.ask(cx, request, &self.reading, grant);
+        let attempt = self.client.ask(cx, request, &self.reading, self.grant);
         self.refused.try_with(cx.last_change, secrets, attempt).await
     }
 

@@ -31,12 +31,14 @@
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
 //! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
 //!
-//! A login code that is refused is used up, and the next attempt gets another one. So no refusal of a login code ends the
-//! session or leads to the next source of a chain, be it a page of a proxy or an error code of the authority's own: three
-//! refusals, five minutes apart at least, make exchanges rare. What is said of the user does end it (`invalid_grant`,
-//! `access_denied`, a second factor), and what
-//! [`classify_failures`](super::AuthorityClient::classify_failures) calls a
-//! [`login_required`](super::FetchError::login_required).
+//! A login code that is refused is used up, and the next attempt gets another one. So a refusal that is not understood
+//! neither ends the session nor leads to the next source of a chain, be it a page of a proxy or an error code of the
+//! authority's own: three of them, five minutes apart at least, make exchanges rare. Nor is a refresh token presented then
+//! that has expired by our clock. If the closure returns a code that was refused before, a login is required. So it is
+//! after what OAuth calls the end: `invalid_grant`, with the next source of a chain first; `access_denied`, a second factor.
+//! If your server says `invalid_grant` of a code that is too old, have
+//! [`classify_failures`](super::AuthorityClient::classify_failures) call that
+//! [`ambiguous`](super::FetchError::ambiguous).
 //!
 //! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
 //! Without such a grant nobody presents the refresh token, but the session cannot know that: if its store is shared and

@@ -51,7 +51,7 @@
 //! | another 4xx, at a login with a password or a code | [`LoginRequired`]: presented over and over, it would lock the account |
 //! | 2xx with an error code, at a login | the class of a 4xx with that code |
 //! | 4xx or 2xx with `slow_down` | [`Transient`] |
-//! | 4xx or 2xx with `use_dpop_nonce` | [`Transient`], and a code is not used up: the authority has looked at the proof only |
+//! | 4xx or 2xx with `use_dpop_nonce` | [`Transient`], and a code is not used up: the authority has looked at the proof only. If it was sent before, as above |
 //! | 4xx or 2xx with `server_error`, at a refresh | [`Transient`] |
 //! | 4xx or 2xx with `server_error`, at a login | [`LoginRequired`] at 401 and 403, else [`Ambiguous`] |
 //! | 2xx with neither token nor code, a page for people included, at a login | [`Ambiguous`]: it may have been a refusal. A password is not presented again for five minutes |

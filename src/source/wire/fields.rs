@@ -115,8 +115,8 @@ impl JsonAnswer {
     }
 
     /// Where the business code is: a number that must be 0 if it is there at all, such as the `errcode` of many Chinese
-    /// platforms. An empty text counts as none. At a login any other number refuses the credentials; for an application
-    /// that presents only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing:
+    /// platforms. An empty text counts as none. At a login with a password any other number refuses that; of a login code
+    /// it refuses that code only; for an application that presents only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing:
     /// give the numbers that say that the refresh token is dead to
     /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
