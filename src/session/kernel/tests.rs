@@ -15,10 +15,13 @@ fn later(seconds: u64) -> Now {
 }
 
 fn sendable_at(token: Token, now: Now) -> Sendable {
+    sendable_from(token, now, Provenance::New)
+}
+
+fn sendable_from(token: Token, now: Now, provenance: Provenance) -> Sendable {
     let renewal =
         Renewal { mode: RenewalMode::Background, before: Duration::from_secs(60), jitter: Duration::ZERO };
-    Sendable::new(token, &Placement::bearer(), &renewal, now, Provenance::New)
-        .expect("a token that can be sent")
+    Sendable::new(token, &Placement::bearer(), &renewal, now, provenance).expect("a token that can be sent")
 }
 
 fn sendable() -> Sendable {
@@ -619,4 +622,19 @@ fn credentials_that_change_during_a_fetch_owe_nothing_to_those_before() {
     assert_eq!(fail(&mut slot, &flight, FailureClass::Ambiguous, now), Some(ErrorKind::Transient));
     now.monotonic += 2 * BACKOFF.first;
     start_at(&mut slot, Ask::Need, now);
+}
+
+#[test]
+fn a_token_that_is_handed_the_next_refresh_token_is_as_good_and_as_well_known_as_before() {
+    let (change, _) = empty().login(sendable_from(Token::new("token"), NOW, Provenance::Stored));
+    let with_the_next = || change.token.with_refresh_of(&Token::new("next").refresh_token("R2"), NOW);
+    for is_refused in [true, false] {
+        change.token.condemn(is_refused);
+        assert_eq!(with_the_next().is_condemned(), is_refused);
+    }
+    assert!(with_the_next().claim_verification().is_some());
+    let mut claim = change.token.clone().claim_verification().expect("nobody has asked about it");
+    claim.is_answered = true;
+    drop(claim);
+    assert!(with_the_next().claim_verification().is_none());
 }
