@@ -294,6 +294,41 @@ async fn a_replacement_says_when_the_refresh_token_that_is_there_ends() {
     }
 }
 
+/// Nobody has it yet; and what it was of is a sibling's, which memory has not seen.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_during_the_save_of_a_refresh_keeps_what_that_has_brought_although_memory_was_behind() {
+    for rotation in [Rotation::ReuseKillsFamily, Rotation::Omitted] {
+        let (sound, mut failing) = (Watched::default(), Watched::default());
+        failing.memory = sound.memory.clone();
+        let authority = ModelAuthority::new();
+        let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (session(&failing), session(&sound));
+        within(ours.token()).await.unwrap();
+        within(sibling.token()).await.unwrap();
+        within(sibling.refresh()).await.unwrap();
+        sound.expire().await;
+        drop(authority.clone().rotation(rotation));
+        let gate = Gate::new();
+        failing.set(|store| {
+            store.hold_save = Some(gate.clone());
+            store.save = Fault::Error;
+        });
+        assert_pending!(task::spawn(ours.refresh()).poll());
+        within(gate.waiting(1)).await;
+        failing.set(|store| *store = Watching::default());
+        let mut replaced = task::spawn(ours.replace(Token::new("elsewhere")));
+        assert_pending!(replaced.poll());
+        gate.open();
+        within(replaced).await.unwrap();
+        assert_eq!(sound.access().await.as_deref(), Some("elsewhere"));
+        drop(authority.clone().rotation(Rotation::ReuseKillsFamily));
+        let next = within(ours.refresh()).await.unwrap();
+        assert!(authority.is_alive(next.access().expose()));
+        let counts = authority.counts();
+        assert_eq!((counts.family_deaths, counts.logins), (0, 1));
+    }
+}
+
 /// The refresh token that it says again has been spent by a sibling meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sibling_has_got_for_that() {

@@ -506,3 +506,24 @@ fn a_replacement_keeps_what_a_sibling_has_got_for_the_one_before_that_was_saved_
     ];
     holds(Config { seed: 827448184264296652, lifetime: Some(300), ..TWO }, &steps);
 }
+
+/// A refresh of what a sibling had saved was being saved, which memory was behind: the replacement that was made meanwhile
+/// kept memory's refresh token, which was spent.
+#[test]
+fn a_replacement_during_the_save_of_a_refresh_keeps_the_refresh_token_of_that() {
+    let steps = [
+        Hammer(1, Sick),
+        Fault(1, Save, Hangs),
+        Hammer(0, Sick),
+        Pass(Duration::from_secs(1000)),
+        Request(1, Reset(1), Nowhere),
+        A_MOMENT,
+        Replace(1, false),
+        Heal(0),
+        Pass(Duration::from_millis(5100)),
+        Request(1, Sick, Nowhere),
+        Run(1),
+    ];
+    let seed = 2480493628057715712;
+    holds(Config { seed, lifetime: Some(300), at_times: true, password: true, ..TWO }, &steps);
+}

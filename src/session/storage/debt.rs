@@ -101,9 +101,11 @@ impl Debt {
         let mut debt = Debt { refresh_token, ..Debt::of(record, Kind::Replacement) };
         if let Some(owed) = owed.filter(|_| keeps) {
             debt.take_over(owed);
-            if let (Some(own), Some(next)) = (&mut debt.record.token, &owed.record.token) {
-                if owed.has_spent_the_refresh_token_of(own) {
-                    own.take_refresh_of(next);
+            if let (Some(own), Some(newest)) = (&mut debt.record.token, &owed.record.token) {
+                // Memory is behind a refresh that is being saved, and may be behind what that was of.
+                let is_newest = owed.record.session == debt.record.session;
+                if (is_newest || owed.has_spent_the_refresh_token_of(own)) && !has_same_refresh(own, newest) {
+                    own.take_refresh_of(newest);
                 }
             }
         }

@@ -222,9 +222,13 @@ fn a_refresh_brings_the_next_refresh_token_to_a_replacement_or_login_that_has_th
 
 #[test]
 fn a_replacement_takes_the_next_refresh_token_from_the_refresh_that_is_owed() {
-    for (spent, next, expected) in
-        [("R1", "R2", "7 elsewhere R2"), ("R1", "R1", "7 elsewhere R1"), ("R0", "R2", "7 elsewhere R1")]
-    {
+    for (spent, next, expected) in [
+        ("R1", "R2", "7 elsewhere R2"),
+        ("R1", "R1", "7 elsewhere R1"),
+        // A sibling had spent R1 for R2, which memory has not seen.
+        ("R2", "R3", "7 elsewhere R3"),
+        ("R2", "R2", "7 elsewhere R2"),
+    ] {
         let owed = Debt::of_refresh(
             with_refresh(1, 6, "second", next),
             with_refresh(1, 5, "first", spent).token,
@@ -236,6 +240,16 @@ fn a_replacement_takes_the_next_refresh_token_from_the_refresh_that_is_owed() {
         assert_eq!(replacement.keeps_the_lease, spent != next, "what the store has is spent");
         let own = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "own"), false, Some(&owed));
         assert!(!own.keeps_the_lease, "and matters to nobody");
+    }
+}
+
+#[test]
+fn a_replacement_takes_no_refresh_token_of_a_siblings_login_unless_it_was_of_the_same_grant() {
+    for (spent, expected) in [("R1", "7 elsewhere R3"), ("R2", "7 elsewhere R1")] {
+        let refreshed = with_refresh(2, 5, "first", spent).token;
+        let owed = Debt::of_refresh(with_refresh(2, 6, "second", "R3"), refreshed, None, None);
+        let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, Some(&owed));
+        assert_eq!(shown(&replacement.record), expected);
     }
 }
 
