@@ -188,8 +188,8 @@ impl Book {
             records.what_is_spent_is_unknown();
         }
         let unseen = &records.kept.records[seen..];
-        let could_look = !records.processes[pid].access_to_store.has_failed_to_read;
-        if could_look && unseen.iter().any(|stored| stored.by != pid) {
+        let has_looked = !records.processes[pid].is_blind;
+        if has_looked && unseen.iter().any(|stored| stored.by != pid) {
             // What is written over here has come between the look before a save and the save.
             records.what_is_spent_is_unknown();
         }
