@@ -254,8 +254,11 @@ impl Engine {
         let stored = if has_to_look { self.load_anywhere().await? } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
+            // Whoever says it again keeps it.
+            let own = slot.token().and_then(|own| own.token().refresh());
+            let says_it_again = own.zip(token.token.refresh()).is_some_and(|(own, said)| own.same_as(said));
             let (change, flight) = slot.replace(epoch, token, stored)?;
-            let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
+            let written = self.storage.enqueue_replacement(self.publish(&change), keeps || says_it_again);
             (change, flight, written)
         };
         self.make_known(Some(change.event()), None);

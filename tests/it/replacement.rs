@@ -329,10 +329,11 @@ async fn a_replacement_during_the_save_of_a_refresh_keeps_what_that_has_brought_
     }
 }
 
-/// The refresh token that it says again has been spent by a sibling meanwhile.
+/// The refresh token that it says again has been spent by a sibling meanwhile; and a refresh that has failed may have seen
+/// that, of which memory has nothing.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sibling_has_got_for_that() {
-    for is_readable in [true, false] {
+    for (is_readable, has_seen) in [(true, false), (true, true), (false, false)] {
         let (sound, mut failing) = (Watched::default(), Watched::default());
         failing.memory = sound.memory.clone();
         let authority = ModelAuthority::new();
@@ -341,13 +342,20 @@ async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sib
         let said_again = within(ours.token()).await.unwrap().refresh().cloned();
         within(sibling.token()).await.unwrap();
         within(sibling.refresh()).await.unwrap();
+        if has_seen {
+            sound.expire().await;
+            authority.fail_next(Endpoint::Refresh, Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "busy"));
+            within(ours.refresh()).await.unwrap_err();
+        }
         failing.set(|store| store.load = if is_readable { Fault::None } else { Fault::Error });
         let replaced = within(ours.replace(Token::new("elsewhere").refresh_token(said_again))).await;
         assert_eq!(replaced.is_ok(), is_readable);
         failing.set(|store| *store = Watching::default());
         within(ours.settle()).await.unwrap();
         assert_eq!(sound.access().await.as_deref(), Some("elsewhere"));
-        goes_on(&ours, &authority).await;
+        within(ours.refresh()).await.unwrap();
+        let counts = authority.counts();
+        assert_eq!((counts.family_deaths, counts.logins), (0, 1));
     }
 }
 

@@ -102,9 +102,11 @@ impl Debt {
         if let Some(owed) = owed.filter(|_| keeps) {
             debt.take_over(owed);
             if let (Some(own), Some(newest)) = (&mut debt.record.token, &owed.record.token) {
-                // Memory is behind a refresh that is being saved, and may be behind what that was of.
-                let is_newest = owed.record.session == debt.record.session;
-                if (is_newest || owed.has_spent_the_refresh_token_of(own)) && !has_same_refresh(own, newest) {
+                // Memory is behind a refresh that is being saved, and may be behind what that was of. Or it is ahead: it
+                // has found what a sibling has saved since.
+                let is_ahead = debt.record.revision > owed.record.revision.saturating_add(1);
+                let is_newer = owed.record.session == debt.record.session && !is_ahead;
+                if (is_newer || owed.has_spent_the_refresh_token_of(own)) && !has_same_refresh(own, newest) {
                     own.take_refresh_of(newest);
                 }
             }

@@ -220,6 +220,12 @@ fn a_refresh_brings_the_next_refresh_token_to_a_replacement_or_login_that_has_th
     }
 }
 
+/// A refresh without a lease that has brought revision 6.
+fn refresh_from(spent: &str, next: &str) -> Debt {
+    let refreshed = with_refresh(1, 5, "first", spent).token;
+    Debt::of_refresh(with_refresh(1, 6, "second", next), refreshed, None, None)
+}
+
 #[test]
 fn a_replacement_takes_the_next_refresh_token_from_the_refresh_that_is_owed() {
     for (spent, next, expected) in [
@@ -229,12 +235,7 @@ fn a_replacement_takes_the_next_refresh_token_from_the_refresh_that_is_owed() {
         ("R2", "R3", "7 elsewhere R3"),
         ("R2", "R2", "7 elsewhere R2"),
     ] {
-        let owed = Debt::of_refresh(
-            with_refresh(1, 6, "second", next),
-            with_refresh(1, 5, "first", spent).token,
-            None,
-            None,
-        );
+        let owed = refresh_from(spent, next);
         let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, Some(&owed));
         assert_eq!(shown(&replacement.record), expected);
         assert_eq!(replacement.keeps_the_lease, spent != next, "what the store has is spent");
@@ -250,6 +251,15 @@ fn a_replacement_takes_no_refresh_token_of_a_siblings_login_unless_it_was_of_the
         let owed = Debt::of_refresh(with_refresh(2, 6, "second", "R3"), refreshed, None, None);
         let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R1"), true, Some(&owed));
         assert_eq!(shown(&replacement.record), expected);
+    }
+}
+
+#[test]
+fn a_replacement_keeps_what_memory_has_found_since_the_refresh_that_is_owed() {
+    let owed = refresh_from("R1", "R2");
+    for (revision, expected) in [(6, "6 elsewhere R2"), (7, "7 elsewhere R2"), (8, "8 elsewhere R3")] {
+        let replacement = with_refresh(1, revision, "elsewhere", "R3");
+        assert_eq!(shown(&Debt::of_replacement(replacement, true, Some(&owed)).record), expected);
     }
 }
 
