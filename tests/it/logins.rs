@@ -575,6 +575,12 @@ async fn an_exchange_that_is_refused_uses_up_one_code_and_ends_no_session() {
     cool_down().await;
     assert_eq!(bench.failure().await.0, "LoginRequired");
     assert_eq!(idp.asked().len(), 1, "it was used up");
+    let idp =
+        Idp::new([Say::Answer(407, "text/html", "a proxy's page".into()), json(200, r#"{"token":"T"}"#)]);
+    let bench = Bench::new(LoginCode::new(idp.clone(), TOKEN.parse().unwrap(), only_one).answer(answer()));
+    assert_eq!(bench.failure().await.0, "Ambiguous");
+    cool_down().await;
+    assert_eq!(bench.session.token().await.unwrap().access().expose(), "T", "a 407 has refused nothing");
     // What OAuth calls the end ends it, and so does what is said to.
     let gone = |failed: &FailedCall<'_>| {
         let code = failed.answer()?.code()?;

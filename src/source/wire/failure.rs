@@ -126,8 +126,8 @@ fn meaning(
             Meaning::Transient
         }
         status if status.is_server_error() => Meaning::Unanswered,
-        // Said by a proxy on the way, which knows nothing of grants.
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Meaning::Ambiguous,
+        // Said by a proxy on the way, which knows nothing of grants, and has passed nothing on.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Meaning::OfGateway,
         status if !status.is_success() && !status.is_client_error() => Meaning::Ambiguous,
         // Some authorities refuse with a 200. What the user has said of their codes holds there, too.
         _ if is_configured(blocked) => Meaning::Final,
