@@ -121,3 +121,20 @@ impl Drop for Locked {
         let _ = FileExt::unlock(&self.0);
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_come_in_the_place_of_a_file_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["one", "other"].map(|name| directory.path().join(name));
+        for path in &paths {
+            fs::write(path, "").unwrap();
+        }
+        let opened = File::open(&paths[0]).unwrap();
+        let is_there = paths.map(|path| is_same(&opened, &fs::symlink_metadata(path).unwrap()).unwrap());
+        assert_eq!(is_there, [true, false]);
+    }
+}
