@@ -239,7 +239,15 @@ fn read(
         kind => panic!("{kind:?} of {status}"),
     }
 
-    let wait = message.headers.get(header::RETRY_AFTER).filter(|_| is_whole);
+    // These count although the rest breaks off.
+    let says_it_all = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ]
+    .contains(&status);
+    let wait = message.headers.get(header::RETRY_AFTER).filter(|_| is_whole || says_it_all);
     let may_have_refused_a_password =
         matches!(grant, Grant::User | Grant::Login) && error.kind() == ErrorKind::Transient;
     let own = error.retry_after().filter(|wait| may_have_refused_a_password && *wait == BETWEEN_PASSWORDS);
