@@ -67,6 +67,18 @@ async fn behind_a_sibling(authority: &ModelAuthority, store: &Watched, gate: &Ga
     (ours, sibling)
 }
 
+/// Two sessions with a token, each by a store of its own on the same memory.
+async fn with_stores_of_their_own(authority: &ModelAuthority) -> [(Session, Watched); 2] {
+    let (ours, mut sibling) = (Watched::default(), Watched::default());
+    sibling.memory = ours.memory.clone();
+    let both = [ours, sibling]
+        .map(|store| (Session::builder(authority.source()).store(store.clone()).build(), store));
+    for (session, _) in &both {
+        within(session.token()).await.unwrap();
+    }
+    both
+}
+
 fn presented_again_and_logins(authority: &ModelAuthority) -> (usize, usize) {
     (authority.counts().presented_again(), authority.counts().logins)
 }
@@ -213,13 +225,8 @@ async fn a_replacement_during_the_save_of_a_refresh_is_no_failure_of_the_store()
 /// It has refreshed meanwhile, and that brought no refresh token (RFC 6749 §6): the one that it keeps is the same.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_is_owed_keeps_a_siblings_refresh_token_although_it_was_refreshed() {
-    let (sound, mut failing) = (Watched::default(), Watched::default());
-    failing.memory = sound.memory.clone();
     let authority = ModelAuthority::new();
-    let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
-    let (ours, sibling) = (session(&failing), session(&sound));
-    within(ours.token()).await.unwrap();
-    within(sibling.token()).await.unwrap();
+    let [(ours, failing), (sibling, _)] = with_stores_of_their_own(&authority).await;
     failing.set(|store| store.save = Fault::Error);
     ours.replace(Token::new("elsewhere")).await.unwrap_err();
     drop(authority.clone().rotation(Rotation::Omitted));
@@ -237,13 +244,8 @@ async fn a_replacement_that_is_owed_keeps_a_siblings_refresh_token_although_it_w
 #[tokio::test(start_paused = true)]
 async fn of_two_replacements_the_second_keeps_what_a_sibling_has_got_for_the_refresh_token_of_the_first() {
     for is_answered in [true, false] {
-        let (sound, mut failing) = (Watched::default(), Watched::default());
-        failing.memory = sound.memory.clone();
         let authority = ModelAuthority::new();
-        let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
-        let (ours, sibling) = (session(&failing), session(&sound));
-        within(ours.token()).await.unwrap();
-        within(sibling.token()).await.unwrap();
+        let [(ours, failing), (sibling, sound)] = with_stores_of_their_own(&authority).await;
         let (own, gate) = (authority.login().await.unwrap(), Gate::new());
         failing.set(|store| {
             store.hold_save = Some(gate.clone());
@@ -298,13 +300,8 @@ async fn a_replacement_says_when_the_refresh_token_that_is_there_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_replacement_during_the_save_of_a_refresh_keeps_what_that_has_brought_although_memory_was_behind() {
     for rotation in [Rotation::ReuseKillsFamily, Rotation::Omitted] {
-        let (sound, mut failing) = (Watched::default(), Watched::default());
-        failing.memory = sound.memory.clone();
         let authority = ModelAuthority::new();
-        let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
-        let (ours, sibling) = (session(&failing), session(&sound));
-        within(ours.token()).await.unwrap();
-        within(sibling.token()).await.unwrap();
+        let [(ours, failing), (sibling, sound)] = with_stores_of_their_own(&authority).await;
         within(sibling.refresh()).await.unwrap();
         sound.expire().await;
         drop(authority.clone().rotation(rotation));
@@ -334,13 +331,9 @@ async fn a_replacement_during_the_save_of_a_refresh_keeps_what_that_has_brought_
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sibling_has_got_for_that() {
     for (is_readable, has_seen) in [(true, false), (true, true), (false, false)] {
-        let (sound, mut failing) = (Watched::default(), Watched::default());
-        failing.memory = sound.memory.clone();
         let authority = ModelAuthority::new();
-        let session = |store: &Watched| Session::builder(authority.source()).store(store.clone()).build();
-        let (ours, sibling) = (session(&failing), session(&sound));
+        let [(ours, failing), (sibling, sound)] = with_stores_of_their_own(&authority).await;
         let said_again = within(ours.token()).await.unwrap().refresh().cloned();
-        within(sibling.token()).await.unwrap();
         within(sibling.refresh()).await.unwrap();
         if has_seen {
             sound.expire().await;
