@@ -106,8 +106,8 @@ impl Debt {
                 // has found what a sibling has saved since.
                 let is_ahead = debt.record.revision > owed.record.revision.saturating_add(1);
                 let is_newer = owed.record.session == debt.record.session && !is_ahead;
-                if (is_newer || owed.has_spent_the_refresh_token_of(own)) && !has_same_refresh(own, newest) {
-                    own.take_refresh_of(newest);
+                if is_newer || owed.has_spent_the_refresh_token_of(own) {
+                    take_another_refresh_of(own, newest);
                 }
             }
         }
@@ -286,10 +286,7 @@ impl Debt {
         let siblings = found.filter(|_| self.keeps_what_is_there()).filter(is_siblings);
         let siblings = siblings.and_then(|found| found.token.as_ref());
         if let (Some(token), Some(siblings)) = (&mut record.token, siblings) {
-            // When the same one ends, the caller has said, or memory knows.
-            if !has_same_refresh(token, siblings) {
-                token.take_refresh_of(siblings);
-            }
+            take_another_refresh_of(token, siblings);
         }
         record
     }
@@ -313,6 +310,13 @@ impl Debt {
 fn above(record: &Record, found: Option<&Record>) -> Record {
     let stored = found.map_or(0, |found| found.revision);
     Record { revision: record.revision.max(stored.saturating_add(1)), ..record.clone() }
+}
+
+/// When the same one ends, the caller has said, or memory knows.
+fn take_another_refresh_of(own: &mut StoredToken, other: &StoredToken) {
+    if !has_same_refresh(own, other) {
+        own.take_refresh_of(other);
+    }
 }
 
 fn has_same_refresh(one: &StoredToken, other: &StoredToken) -> bool {
