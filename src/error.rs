@@ -53,7 +53,7 @@ pub enum ErrorKind {
     Reentrant,
     /// The token source panicked.
     Panic,
-    /// There is no runtime (with time enabled) to refresh on.
+    /// There is no tokio runtime with time enabled to refresh, save or wait on, or it has shut down.
     NoRuntime,
     /// Another identity has logged in while the request was under way.
     SessionChanged,

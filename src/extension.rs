@@ -113,7 +113,7 @@ impl fmt::Display for NotResent {
 pub struct RefreshFailure(pub(crate) Error);
 
 impl RefreshFailure {
-    /// Why it failed.
+    /// Why there is no new token.
     pub fn error(&self) -> &Error {
         &self.0
     }

@@ -31,8 +31,9 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it in any state drops what it was doing and ends the request's body; a refresh that it has started
-    /// goes on for the others.
+    /// Dropping it before it has resolved drops what it was doing and ends the request's body; a refresh that it has
+    /// started goes on for the others. Once it has resolved with a response, the body goes on by itself; with an error, it
+    /// has ended.
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<ReplayBody<B>>>,
@@ -122,7 +123,7 @@ impl<T> Drop for Rare<T> {
 enum Stage<S> {
     /// A token: before the first attempt, or after a refusal.
     Wait,
-    /// The service to send with: none while another thread is making one.
+    /// The service to send with. There is none at the first poll, nor while another thread is making one.
     Ready { service: Option<S> },
     /// The refresh to be asked for, by a request that is not sent again.
     Tell { reason: NotResent },
@@ -368,6 +369,7 @@ where
     }
 
     fn poll_ready(&mut self, service: &mut Option<S>, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+        // It was made at an earlier poll, and time has passed since the token was found.
         let has_waited = service.is_some();
         let service = match service {
             Some(service) => service,

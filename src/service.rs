@@ -26,11 +26,19 @@ use crate::{
 /// `S` is any client service that takes requests with a [`ReplayBody`] and can be cloned; its clones must be able to
 /// work side by side, as tower's and hyper's are. A request that has waited for a token is sent by a new clone of the
 /// service that the layer was given, so clones had better share their connections.
+///
+/// # Errors
+///
+/// An error of the wrapped service comes back boxed, and downcasts to its own type. An [`Error`](crate::Error) of ours means
+/// that the server has not processed the request: either nothing was sent, or the request was refused and could not be sent
+/// again although there was a new token, because the identity had changed, or the token could not be put on the request, or
+/// it expired before the service was ready and the next refresh failed. A refresh that fails after a refusal is no error:
+/// the refused response comes back, with a [`RefreshFailure`](crate::RefreshFailure) in its extensions.
 #[derive(Clone)]
 pub struct TokenRefresh<S> {
     inner: S,
-    /// `inner` is a placeholder: a clone of a ready service that may believe it is ready but holds no permit. It is
-    /// replaced before it is polled.
+    /// Whether `inner` is a placeholder: a clone of a ready service that may believe it is ready but holds no permit. Then
+    /// it is replaced before it is polled.
     is_spent: bool,
     common: Arc<Common<S>>,
 }

@@ -234,11 +234,14 @@ impl Flight {
 
     /// Makes the fetch's task known, so that it can be aborted.
     pub(crate) fn set_fetch(&self, fetch: AbortHandle) {
-        let mut state = self.state();
-        if state.aborts {
+        let aborts = {
+            let mut state = self.state();
+            state.fetch = Some(fetch.clone());
+            state.aborts
+        };
+        if aborts {
             fetch.abort();
         }
-        state.fetch = Some(fetch);
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -1,4 +1,6 @@
-//! The decisions of a session: a small state and pure transitions on it, without clock, lock or I/O of its own.
+//! The decisions of a session: a small state and its transitions. They wait for nothing, read no clock but the one that
+//! they are given, and call nobody else's code. A flight, and a token in use, are shared: what is decided of them (lost,
+//! forgiven, condemned) is marked there.
 //!
 //! The state has two independent halves, the *token* and the *fetch*, so that a living access token beside a dead
 //! refresh token, or a valid token while renewals fail, can be expressed.

@@ -14,21 +14,30 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take, take_found},
 };
-use crate::token::Token;
+use crate::{store::StoredToken, token::Token};
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 /// Whoever has the lease for less than that is about to give it back.
 const LEASE_IS_BUSY_AFTER: Duration = Duration::from_millis(250);
 
 /// What a flight finds before it may fetch.
-pub(super) struct Reread {
+pub(super) enum Reread {
+    /// All that the refresh is for: nothing is fetched.
+    Enough(Obtained),
+    Base(Base),
+}
+
+/// Where a fetch sets out from.
+pub(super) struct Base {
     pub(super) lease: Option<HeldLease>,
     /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that
     /// fails altogether stops no refresh.
     pub(super) may_fetch: bool,
     /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
     pub(super) is_blind: bool,
-    pub(super) taken: Taken,
+    pub(super) head: RecordHead,
+    /// The token before.
+    pub(super) before: Option<StoredToken>,
 }
 
 /// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
@@ -37,9 +46,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     let lease = match select(lease, pin!(find_meanwhile(engine, plan))).await {
         Either::Left((lease, _)) => lease,
         Either::Right(_) if flight.is_lost() => return None,
-        Either::Right((taken, _)) => {
-            return Some(Reread { lease: None, may_fetch: false, is_blind: false, taken });
-        }
+        Either::Right((obtained, _)) => return Some(Reread::Enough(obtained)),
     };
     let is_taken = matches!(lease, Ok(None));
     let lease = engine.reported(lease).flatten().map(|lease| HeldLease::by(flight, lease, &engine.storage));
@@ -68,20 +75,23 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
             }
         }
     }
-    Some(Reread { lease, may_fetch, is_blind, taken: take_found(engine, plan, newest, Provenance::Stored) })
+    Some(match take_found(engine, plan, newest, Provenance::Stored) {
+        Taken::Enough(obtained) => Reread::Enough(obtained),
+        Taken::Base(head, before) => Reread::Base(Base { lease, may_fetch, is_blind, head, before }),
+    })
 }
 
 /// A good token that is in the store while somebody else keeps the lease, for a process that has none yet: it needs no
 /// lease to use it. Only then, because the number of a record is noted by whoever takes the lease, for when the file is
 /// lost.
-async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Taken {
+async fn find_meanwhile(engine: &Engine, plan: &Plan) -> Obtained {
     if plan.known.is_blank() {
         sleep(LEASE_IS_BUSY_AFTER).await;
         // That it could not be read is told by the look under the lease.
         let (found, _read) = engine.storage.newest().await;
         let taken = take_found(engine, plan, found, Provenance::Stored);
-        if matches!(taken, Taken::Enough(Obtained::Token { .. })) {
-            return taken;
+        if let Taken::Enough(obtained @ Obtained::Token { .. }) = taken {
+            return obtained;
         }
     }
     pending().await

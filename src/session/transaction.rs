@@ -22,8 +22,7 @@ use super::{
     kernel::Finder,
     lease::HeldLease,
     record_head::RecordHead,
-    reload::Taken,
-    reread::{Reread, has_something_else, look_for_a_sibling, look_for_another_session, reread},
+    reread::{Base, Reread, has_something_else, look_for_a_sibling, look_for_another_session, reread},
     siblings,
     storage::is_caused_by,
 };
@@ -99,16 +98,15 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             return Ok(Obtained::Nothing);
         }
     }
-    let Some(Reread { lease, may_fetch, is_blind, taken }) = reread(&engine, &flight, &plan).await else {
-        return Ok(Obtained::Nothing);
-    };
-    let (base, before) = match taken {
-        Taken::Enough(obtained) => {
+    let Base { lease, may_fetch, is_blind, head: base, before } = match reread(&engine, &flight, &plan).await
+    {
+        None => return Ok(Obtained::Nothing),
+        Some(Reread::Enough(obtained)) => {
             flight.set_found(plan.known.is_blank());
             flight.revive();
             return Ok(obtained);
         }
-        Taken::Base(base, before) => (base, before),
+        Some(Reread::Base(base)) => base,
     };
     let stored = before.as_ref().and_then(|before| before.refresh.clone());
     let stored = stored.filter(|stored| !stored.is_among(&plan.refused));
@@ -132,18 +130,16 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             let fetched = Fetched { token, provenance, presented, base, before };
             put_into_use(&engine, &flight, &plan, lease, fetched).await
         }
-        Err(error) if error.class() != FailureClass::LoginRequired => {
-            Err(Failure { class: error.class(), error: error.into_error() })
-        }
+        Err(error) if error.class() != FailureClass::LoginRequired => Err(Failure::of(error)),
         Err(error) if is_blind && presented.is_none() => {
             let unread = "the stored token could not be read, and the source has no other way";
             Err(Failure::transient(Error::with_cause(ErrorKind::Store, unread, error.into_error())))
         }
+        // No sibling can have spent what was not presented.
+        Err(error) if presented.is_none() => Err(Failure::of(error)),
         Err(error) => {
-            let may_be_spent = presented.is_some();
-            let sibling =
-                if may_be_spent { look_for_a_sibling(&engine, &flight, &plan, base).await } else { None };
-            sibling.ok_or_else(|| Failure { class: error.class(), error: error.into_error() })
+            let sibling = look_for_a_sibling(&engine, &flight, &plan, base).await;
+            sibling.ok_or_else(|| Failure::of(error))
         }
     }
 }
@@ -302,6 +298,11 @@ fn shares_a_grant(current: &Token, fetched: &Token, presented: Option<&Secret>) 
 }
 
 impl Failure {
+    /// What the source has said.
+    fn of(error: FetchError) -> Self {
+        Failure { class: error.class(), error: error.into_error() }
+    }
+
     /// The session is over, as it was before.
     fn of_the_end(over: &Error) -> Self {
         Failure { class: FailureClass::LoginRequired, error: over.clone() }

@@ -29,9 +29,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// [`Token::without_refresh_token`](crate::Token::without_refresh_token).
 ///
 /// The other session does not hear that its token was refused here: ask it for a new one then, unless it has another one
-/// already. Nor does it say whose token
-/// that is: whoever logs in or out there has to log in or out here, too. Otherwise a request that was refused as one user is
-/// sent again as another.
+/// already. Nor does it say whose token that is: whoever logs in or out there has to log in or out here, too. Otherwise a
+/// request that was refused as one user is sent again as another.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};

@@ -179,18 +179,7 @@ impl AuthorityClient {
         mut request: Request<Content>,
         spends: bool,
     ) -> Result<Answer, FetchError> {
-        // One with neither is for a client that knows where to go by itself.
-        if request.uri().scheme().is_none() && request.uri().authority().is_some() {
-            let bare = "the URL of the authority has a host and no scheme: write `https://` before it";
-            return Err(FetchError::configuration(bare).not_processed());
-        }
-        if !self.may_go_in_the_clear && is_in_the_clear(request.uri()) {
-            return Err(FetchError::configuration(
-                "credentials go by plain http to this machine only: write `https://`, or use \
-                 `AuthorityClient::danger_plain_http`",
-            )
-            .not_processed());
-        }
+        self.check(request.uri())?;
         reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
         let late = timer(self.timeout).map_err(|error| FetchError::from(error).not_processed())?;
@@ -218,6 +207,20 @@ impl AuthorityClient {
         } else {
             FetchError::transient(cause)
         })
+    }
+
+    /// Refuses a URL that cannot be asked, or must not be.
+    fn check(&self, url: &Uri) -> Result<(), FetchError> {
+        let unfit = if url.scheme().is_none() && url.authority().is_some() {
+            // One with neither is for a client that knows where to go by itself.
+            "the URL of the authority has a host and no scheme: write `https://` before it"
+        } else if !self.may_go_in_the_clear && is_in_the_clear(url) {
+            "credentials go by plain http to this machine only: write `https://`, or use \
+             `AuthorityClient::danger_plain_http`"
+        } else {
+            return Ok(());
+        };
+        Err(FetchError::configuration(unfit).not_processed())
     }
 
     /// What the user says of a failure, or else that.
