@@ -44,7 +44,7 @@ use crate::error::{BoxError, Error, ErrorKind};
 ///         async move {
 ///             let mut token = other.token().await?;
 ///             let is_given = |given: &Token| given.access().expose() == token.access().expose();
-///             let is_known = given.lock().unwrap().as_ref().is_some_and(is_given);
+///             let is_known = given.lock().unwrap().as_ref().is_none_or(is_given);
 ///             if is_known && matches!(cx.cause(), Cause::Refused | Cause::Forced) {
 ///                 token = other.refresh().await?;
 ///             }

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{FailureClass, FetchError};
+use super::FetchError;
 use crate::{secret::Secret, token::Token};
 
 /// A person who mistypes a password does so a few times.
@@ -17,7 +17,7 @@ const REFRESH_TOKENS: usize = 1024;
 /// The credentials that were refused last.
 pub(super) struct Refused {
     most: usize,
-    /// They are good for one attempt: what may have been a refusal has used them up.
+    /// They are good for one attempt: whatever may have reached the authority has used them up.
     are_used_up: bool,
     list: Mutex<List>,
 }
@@ -58,7 +58,7 @@ impl Refused {
                 *list = List { change: last_change, ..List::default() };
             }
             if list.credentials.iter().any(|refused| are_same(refused, &credentials)) {
-                return Err(FetchError::login_required("the authority has refused these credentials before"));
+                return Err(FetchError::login_required("these credentials were presented before, in vain"));
             }
             list.change
         };
@@ -75,8 +75,7 @@ impl Refused {
 
     /// One that allows no fallback speaks of the account or of its owner, who may have come round by the next time.
     fn is_refusal(&self, failure: &FetchError) -> bool {
-        let may_be_one = failure.class() == FailureClass::Ambiguous && !failure.was_not_processed;
-        failure.allows_fallback() || self.are_used_up && may_be_one
+        failure.allows_fallback() || self.are_used_up && !failure.was_not_processed
     }
 
     fn list(&self) -> MutexGuard<'_, List> {

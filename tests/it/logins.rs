@@ -575,12 +575,28 @@ async fn an_exchange_that_is_refused_uses_up_one_code_and_ends_no_session() {
     cool_down().await;
     assert_eq!(bench.failure().await.0, "LoginRequired");
     assert_eq!(idp.asked().len(), 1, "it was used up");
-    let idp =
-        Idp::new([Say::Answer(407, "text/html", "a proxy's page".into()), json(200, r#"{"token":"T"}"#)]);
-    let bench = Bench::new(LoginCode::new(idp.clone(), TOKEN.parse().unwrap(), only_one).answer(answer()));
-    assert_eq!(bench.failure().await.0, "Ambiguous");
-    cool_down().await;
-    assert_eq!(bench.session.token().await.unwrap().access().expose(), "T", "a 407 has refused nothing");
+    let only_one = |idp: &Idp| {
+        let busy = |_: &FailedCall<'_>| Some(FetchError::transient("they are busy"));
+        let client = AuthorityClient::new(idp.clone()).classify_failures(busy);
+        Bench::new(LoginCode::new(client, TOKEN.parse().unwrap(), only_one).answer(answer()))
+    };
+    let page = |status| Say::Answer(status, "text/html", "a proxy's page".into());
+    // Whatever may have reached the authority has used it up, whatever that is called.
+    for say in [Say::Reset, Say::Truncated, json(500, ""), page(403)] {
+        let idp = Idp::new([say.clone(), json(200, r#"{"token":"T"}"#)]);
+        let bench = only_one(&idp);
+        assert_eq!(bench.failure().await.0, "Transient", "{say:?}");
+        cool_down().await;
+        assert_eq!(bench.failure().await.0, "LoginRequired", "{say:?}");
+        assert_eq!(idp.asked().len(), 1, "{say:?}");
+    }
+    for say in [Say::Unreachable, json(503, ""), json(429, ""), page(407)] {
+        let idp = Idp::new([say.clone(), json(200, r#"{"token":"T"}"#)]);
+        let bench = only_one(&idp);
+        assert_eq!(bench.failure().await.0, "Transient", "{say:?}");
+        cool_down().await;
+        assert_eq!(bench.session.token().await.unwrap().access().expose(), "T", "{say:?}");
+    }
     // What OAuth calls the end ends it, and so does what is said to.
     let gone = |failed: &FailedCall<'_>| {
         let code = failed.answer()?.code()?;

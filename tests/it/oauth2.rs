@@ -518,6 +518,7 @@ async fn a_code_is_exchanged_once() {
         json(500, r#"{"error":"temporarily_unavailable"}"#),
         json(400, r#"{"error":"server_error"}"#),
         json(400, r#"{"error":"invalid_client"}"#),
+        json(302, ""),
     ] {
         let idp = Idp::new([say.clone()]);
         let bench = Bench::new(AuthorizationCodeGrant::new(endpoint(&idp), "code", url));
@@ -528,7 +529,7 @@ async fn a_code_is_exchanged_once() {
         assert_eq!(idp.asked().len(), 1, "{say:?}");
     }
     // What has not, has not.
-    for say in [Say::Unreachable, Say::NotReady, json(503, ""), json(429, "")] {
+    for say in [Say::Unreachable, Say::NotReady, json(503, ""), json(429, ""), json(407, "")] {
         let idp = Idp::new([say.clone(), json(200, PAIR)]);
         let bench = Bench::new(AuthorizationCodeGrant::new(endpoint(&idp), "code", url));
         bench.session.refresh().await.unwrap_err();

@@ -315,14 +315,15 @@ async fn a_session_behind_another_says_what_that_one_says_and_goes_on_when_it_do
 async fn a_refusal_behind_another_session_asks_that_one_for_a_new_token() {
     for passes_it_on in [true, false] {
         let world = World::with(ModelAuthority::new().newest_only(), |session| session, |layer| layer);
-        let behind = || {
+        let stores = [MemoryStore::new(), MemoryStore::new()];
+        let behind = |store: &MemoryStore| {
             let (inner, given) = (world.session.clone(), Arc::<Mutex<Option<Token>>>::default());
             let source = source_fn(move |cx: FetchContext| {
                 let (inner, given) = (inner.clone(), given.clone());
                 async move {
                     let mut token = inner.token().await?;
                     let is_given = |given: &Token| given.access().expose() == token.access().expose();
-                    let is_known = given.lock().unwrap().as_ref().is_some_and(is_given);
+                    let is_known = given.lock().unwrap().as_ref().is_none_or(is_given);
                     if passes_it_on && is_known && matches!(cx.cause(), Cause::Refused | Cause::Forced) {
                         token = inner.refresh().await?;
                     }
@@ -330,19 +331,25 @@ async fn a_refusal_behind_another_session_asks_that_one_for_a_new_token() {
                     Ok(token.without_refresh_token())
                 }
             });
-            Session::builder(source).build()
+            Session::builder(source).store(store.clone()).build()
         };
-        let outer = [behind(), behind()];
+        let get = async |session: &Session| {
+            let client = TokenRefreshLayer::new(session.clone(), origin()).layer(world.api.clone());
+            within(client.oneshot(get("/"))).await.unwrap().status()
+        };
+        let outer = stores.each_ref().map(behind);
         for session in &outer {
             session.token().await.unwrap();
         }
         world.authority.revoke_access();
         for (at, session) in outer.iter().cycle().take(6).enumerate() {
-            let client = TokenRefreshLayer::new(session.clone(), origin()).layer(world.api.clone());
-            let response = within(client.oneshot(get("/"))).await.unwrap();
-            assert_eq!(response.status() == StatusCode::OK, passes_it_on, "{at}");
+            assert_eq!(get(session).await == StatusCode::OK, passes_it_on, "{at}");
         }
         assert_eq!(world.authority.counts().refreshes, usize::from(passes_it_on));
+        // A process that starts again has the token from its store, and its source has given none out yet.
+        world.authority.revoke_access();
+        assert_eq!(get(&behind(&stores[0])).await == StatusCode::OK, passes_it_on);
+        assert_eq!(world.authority.counts().refreshes, 2 * usize::from(passes_it_on));
     }
 }
 
