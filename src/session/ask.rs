@@ -92,6 +92,11 @@ impl Known {
         self.current.is_none() && self.ended.is_none()
     }
 
+    /// Nobody asks the store then.
+    pub(crate) fn is_logged_out_here(&self) -> bool {
+        self.needs_another_login && self.ended.is_none()
+    }
+
     /// Whether that may be ours.
     pub(crate) fn may_take(&self, found: &Record) -> bool {
         let is_another_login = found.session != self.record.session && Some(found.session) != self.ended;

@@ -245,20 +245,18 @@ impl Engine {
 
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<PendingWrite, Error> {
-        let keeps = token.token.keeps_refresh_token();
         let (epoch, has_to_look) = {
             let slot = self.slot().await;
+            let keeps = slot.keeps_refresh_token(&token.token);
             (slot.epoch(), keeps && slot.token().is_none() && !slot.is_logged_out())
         };
         // What is in the store is the session's.
         let stored = if has_to_look { self.load_anywhere().await? } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
-            // Whoever says it again keeps it.
-            let own = slot.token().and_then(|own| own.token().refresh());
-            let says_it_again = own.zip(token.token.refresh()).is_some_and(|(own, said)| own.same_as(said));
+            let keeps = slot.keeps_refresh_token(&token.token);
             let (change, flight) = slot.replace(epoch, token, stored)?;
-            let written = self.storage.enqueue_replacement(self.publish(&change), keeps || says_it_again);
+            let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
             (change, flight, written)
         };
         self.make_known(Some(change.event()), None);

@@ -12,6 +12,7 @@ use crate::{
     generation::{Epoch, Generation, Stamp},
     placement::{Credential, Placement},
     random,
+    secret::Secret,
     store::StoredToken,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Moment, Now, Timekeeper, packed},
@@ -137,12 +138,13 @@ impl Sendable {
         self.expiry.is_some_and(|expiry| expiry.has_come(self.received))
     }
 
-    /// The same token; one that came without a refresh token keeps the one before.
+    /// The same token with the refresh token of the one before, which ends when this one says, unless it says that of
+    /// another refresh token.
     pub(crate) fn keeping_refresh_of(mut self, before: StoredToken) -> Self {
-        if self.token.keeps_refresh_token() {
-            self.token = self.token.clone().refresh_token(before.refresh);
-            self.refresh_expires_at = self.refresh_expires_at.or(before.refresh_expires_at);
-        }
+        let is_kept = |said: &Secret| before.refresh.as_ref().is_some_and(|kept| kept.same_as(said));
+        let said = self.refresh_expires_at.filter(|_| self.token.refresh().is_none_or(is_kept));
+        self.refresh_expires_at = said.or(before.refresh_expires_at);
+        self.token = self.token.clone().refresh_token(before.refresh);
         self
     }
 

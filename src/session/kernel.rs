@@ -38,6 +38,8 @@ pub(crate) struct Slot {
     record: RecordHead,
     /// The refresh tokens that the authority has refused, which are not presented again.
     refused: Vec<Secret>,
+    /// Those that the last refresh has spent: whoever says one of them again has it from before that.
+    spent: Vec<Secret>,
     /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
     /// The session that was ended elsewhere, if there has been no token since: only a login that is in the store goes on.
@@ -90,6 +92,7 @@ impl Slot {
             failures: Failures::default(),
             record: RecordHead { session, revision: 0 },
             refused: Vec::new(),
+            spent: Vec::new(),
             look_at: None,
             ended: None,
             left_behind: Vec::new(),
@@ -210,6 +213,9 @@ impl Slot {
             return None;
         }
         self.set_fetch(Fetch::Idle);
+        if let Some(flight) = by.flight() {
+            self.note_spent(flight, fresh.token.refresh());
+        }
         let damper = self.token.as_ref().map(|token| token.hand_damper_on(&fresh));
         Some(self.issue(fresh, record, damper.unwrap_or_default()))
     }
@@ -322,10 +328,18 @@ impl Slot {
             (current, _) => (self.record, current.as_ref().map(|current| current.stored())),
         };
         let token = match before {
-            Some(before) => token.keeping_refresh_of(before),
-            None => token,
+            Some(before) if self.keeps_refresh_token(&token.token) => token.keeping_refresh_of(before),
+            _ => token,
         };
         Ok((self.issue(token, base.following(), Arc::default()), flight))
+    }
+
+    /// Whether this replacement keeps the session's refresh token: it says none, or that one, or one from before the last
+    /// refresh.
+    pub(crate) fn keeps_refresh_token(&self, said: &Token) -> bool {
+        let own = self.token.as_ref().and_then(|own| own.token().refresh());
+        let is_known = |said: &Secret| said.is_among(&self.spent) || own.is_some_and(|own| own.same_as(said));
+        said.keeps_refresh_token() || said.refresh().is_some_and(is_known)
     }
 
     /// The token in use has kept the refresh token that this flight has spent for the answer: it gets the next one.
@@ -337,6 +351,7 @@ impl Slot {
         record: RecordHead,
     ) -> Option<Arc<Issued>> {
         let token = self.kept_in_spite_of(by)?.with_refresh_of(answer, now);
+        self.note_spent(by, token.token().refresh());
         self.token = Some(token.clone());
         self.record = record;
         Some(token)
@@ -383,6 +398,7 @@ impl Slot {
     fn leave(&mut self) -> Option<Flight> {
         self.epoch = self.epoch.following();
         self.token = None;
+        self.spent.clear();
         self.failures = Failures::default();
         let flight = self.flight().cloned();
         if let Some(flight) = &flight {
@@ -404,6 +420,15 @@ impl Slot {
     /// Whether the refresh token of this one is not presented again.
     fn has_refused(&self, token: &Issued) -> bool {
         token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
+    }
+
+    fn note_spent(&mut self, by: &Flight, next: Option<&Secret>) {
+        let spent = by.spent();
+        // Else it has found a token, or the source has not looked at the refresh token.
+        if !spent.is_empty() {
+            let is_next = |spent: &Secret| next.is_some_and(|next| next.same_as(spent));
+            self.spent = spent.into_iter().filter(|spent| !is_next(spent)).collect();
+        }
     }
 
     fn refuse(&mut self, refresh_tokens: Vec<Secret>) {

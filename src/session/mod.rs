@@ -78,8 +78,8 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 ///
 /// All methods may be called at any time, from any task. Dropping their futures never cancels a refresh or a save. A wait
 /// for one refresh ends at [`refresh_timeout`](SessionBuilder::refresh_timeout), 30 s by default; if a login or a
-/// [`replace`](Self::replace) comes between, the call may wait for the next refresh as well. [`settle`](Self::settle) has a
-/// limit of its own.
+/// [`replace`](Self::replace) comes between, or the refresh has only found a stored token that does not do, the call may
+/// wait for the next refresh as well. [`settle`](Self::settle) has a limit of its own.
 ///
 /// # Security
 ///
@@ -216,7 +216,8 @@ impl Session {
     /// The same identity has got a new token elsewhere, which is used from now on. The result of a refresh in progress is
     /// dropped, and its waiters go on with this token. Earlier failures are forgotten.
     ///
-    /// A token that comes without a refresh token keeps the session's, and its end unless it says another one:
+    /// A token that comes without a refresh token keeps the session's, and its end unless it says another one. So does one
+    /// with the session's own refresh token, or with one that the last refresh has spent, from before which it is then:
     ///
     /// 1. If a refresh in progress is spending that refresh token, the refresh goes on to its end, however late, and the
     ///    session gets the next refresh token from it.
@@ -225,6 +226,9 @@ impl Session {
     ///    refresh token there. The same applies to a token that comes with the very refresh token that is stored.
     ///
     /// None of this applies to a token made by [`without_refresh_token`](Token::without_refresh_token).
+    ///
+    /// A session that has not looked into a shared store yet does not know whose session is there: where the token brings a
+    /// refresh token, or none, the others on that store take this for a login. Call [`start`](Self::start) before.
     ///
     /// # Cancel safety
     ///

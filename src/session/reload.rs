@@ -37,8 +37,13 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
     };
     let head = found.head();
     match (found.token, &known.current) {
-        // A login that nothing has been got for yet: whoever has no token goes over to it all the same.
-        (Some(token), None) if head.session != base.session && token.to_token().has_only_refresh() => {
+        // A login that nothing has been got for yet: whoever has no token goes over to it all the same. So does a session that
+        // nobody would look for again, although the access token may have died meanwhile.
+        (Some(token), None)
+            if head.session != base.session
+                && (token.to_token().has_only_refresh()
+                    || known.is_logged_out_here() && token.refresh.is_some()) =>
+        {
             Reloaded::Replaced(head, token)
         }
         (Some(token), None) => Reloaded::Token(head, token),

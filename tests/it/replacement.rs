@@ -293,6 +293,11 @@ async fn a_replacement_says_when_the_refresh_token_that_is_there_ends() {
         session.replace(second.refresh_expires_in(30 * DAY)).await.unwrap();
         let prolonged = refresh_token_ends(&store).await.unwrap().duration_since(before).unwrap();
         assert!(prolonged > 28 * DAY, "{prolonged:?}");
+        let known = refresh_token_ends(&store).await;
+        for third in [Token::new("third").refresh_token("R1"), Token::new("third")] {
+            session.replace(third).await.unwrap();
+            assert_eq!(refresh_token_ends(&store).await, known, "it says nothing else");
+        }
     }
 }
 
@@ -355,6 +360,26 @@ async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sib
         within(ours.refresh()).await.unwrap();
         let counts = authority.counts();
         assert_eq!((counts.family_deaths, counts.logins), (0, 1));
+    }
+}
+
+/// Whoever says it has it from a token of before the refresh.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_says_a_refresh_token_again_which_was_spent_here_keeps_the_next_one() {
+    for is_saved in [true, false] {
+        let (authority, store) = (ModelAuthority::new(), Watched::default());
+        let session = Session::builder(authority.source()).store(store.clone()).build();
+        let spent = within(session.token()).await.unwrap().refresh().cloned();
+        store.set(|store| store.save = if is_saved { Fault::None } else { Fault::Error });
+        within(session.refresh()).await.unwrap();
+        store.set(|store| *store = Watching::default());
+        let said_again =
+            Token::new("elsewhere").refresh_token(spent).refresh_expires_in(Duration::from_secs(1));
+        within(session.replace(said_again)).await.unwrap();
+        within(session.settle()).await.unwrap();
+        assert_eq!(store.access().await.as_deref(), Some("elsewhere"));
+        assert_eq!(refresh_token_ends(&store.memory).await, None, "that end is of the one that was spent");
+        goes_on(&session, &authority).await;
     }
 }
 

@@ -90,13 +90,14 @@ impl Locked {
 /// Opens what is there, unless that is a link or no regular file: where root is a visitor, whoever has the directory may
 /// have put it there to have something else overwritten.
 fn open(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).write(true).open(path)?;
+    let unfit = || io::Error::new(io::ErrorKind::InvalidInput, "what is there is a link, or no regular file");
+    // Before it is opened: to open a device may do something, or never end.
     let there = fs::symlink_metadata(path)?;
-    if there.is_file() && is_same(&file, &there)? {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "what is there is a link, or no regular file"))
+    if !there.is_file() {
+        return Err(unfit());
     }
+    let file = File::options().read(true).write(true).open(path)?;
+    if is_same(&file, &there)? { Ok(file) } else { Err(unfit()) }
 }
 
 /// Whether a file that was opened is the one that was looked at, which may have come in its place meanwhile.

@@ -4,6 +4,8 @@ use std::{
     env,
     path::Path,
     process::{self, Command},
+    sync::mpsc,
+    thread,
 };
 
 use super::*;
@@ -331,4 +333,28 @@ async fn a_lock_file_is_not_made_through_a_link() {
     std::os::unix::fs::symlink(&elsewhere, store.beside(".lock")).unwrap();
     store.lock().await.unwrap_err();
     assert!(!elsewhere.exists());
+}
+
+/// To open a device may do something, or never end. What reads a pipe notices that somebody has opened it to write.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_a_lock_file_is_a_link_to_is_not_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::new(directory.path().join("token.json"));
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for suffix in [".lock", ".fence"] {
+        std::os::unix::fs::symlink(&pipe, store.beside(suffix)).unwrap();
+    }
+    let (has_opened, opened) = mpsc::channel();
+    let to_read = pipe.clone();
+    let reader = thread::spawn(move || has_opened.send(fs::File::open(to_read)));
+    for _ in 0..100 {
+        store.lock().await.unwrap_err();
+    }
+    assert!(opened.try_recv().is_err(), "nobody has opened it to write");
+    let writer = fs::File::options().write(true).open(&pipe).unwrap();
+    reader.join().unwrap().unwrap();
+    opened.recv().unwrap().unwrap();
+    drop(writer);
 }
