@@ -22,6 +22,8 @@ use crate::{
 /// What is left of a refresh token for which nothing is renewed ahead any more: its end may be one that no use of it moves.
 const TOO_LATE: Duration = Duration::from_secs(60);
 
+const LAST_SECOND: Duration = Duration::from_secs(1);
+
 /// Stands for a moment that does not come.
 const NEVER: u64 = u64::MAX;
 
@@ -241,6 +243,15 @@ impl Issued {
 
     pub(crate) fn is_expired(&self, now: Now) -> bool {
         self.sendable.expiry.is_some_and(|expiry| expiry.has_come(now))
+    }
+
+    /// How long this token lives now that it has come again without a word of that: to its end, but for a second at least.
+    /// A hub that tells whole seconds says nothing in the last one.
+    pub(crate) fn life_of(&self, again: &Token, now: Now) -> Option<Duration> {
+        let says_nothing = again.lifetime().is_none() && again.expiry().is_none();
+        let is_this = says_nothing && again.access().same_as(self.token().access());
+        let expiry = self.sendable.expiry.filter(|_| is_this)?;
+        Some(expiry.left(now).max(LAST_SECOND))
     }
 
     fn due(&self, now: Now) -> Option<Moment> {

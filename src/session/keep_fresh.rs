@@ -11,10 +11,15 @@ use crate::timer::timer;
 /// How long to sleep at most: a machine that was suspended has not counted the time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// Tokens that live for less are renewed as often, and by requests besides.
+const BETWEEN_RENEWALS: Duration = Duration::from_millis(500);
+
 /// Renews whenever the token is due, as long as the session is there and not logged out.
 pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Receiver<()>) {
     // How many refreshes in a row have ended before they brought anything, not even a failure.
     let mut in_vain = 0;
+    // By the monotonic clock.
+    let mut not_before = Duration::ZERO;
     loop {
         pulse.mark_unchanged();
         let wait = {
@@ -27,15 +32,19 @@ pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Rece
             };
             let current = engine.current();
             let is_due = current.as_ref().is_none_or(|token| token.is_due(now));
+            let too_early = not_before.saturating_sub(now.monotonic);
             if until_cool.is_some() || is_dead || !is_due {
                 in_vain = 0;
-            } else if is_idle {
+            } else if is_idle && too_early.is_zero() {
                 in_vain += 1;
+                not_before = now.monotonic.saturating_add(BETWEEN_RENEWALS);
             }
-            let mut renewing = Acquire::new(engine, Ask::Renew);
-            let _ = poll_fn(|cx| renewing.poll_step(cx)).await;
+            if too_early.is_zero() {
+                let mut renewing = Acquire::new(engine, Ask::Renew);
+                let _ = poll_fn(|cx| renewing.poll_step(cx)).await;
+            }
             let until_due = current.and_then(|token| token.until_due(now)).unwrap_or_default();
-            match until_due.max(until_cool.unwrap_or_default()) {
+            match until_due.max(until_cool.unwrap_or_default()).max(too_early) {
                 Duration::ZERO => LOOK_AGAIN,
                 wait => wait.min(LOOK_AGAIN),
             }

@@ -170,6 +170,10 @@ async fn put_into_use(
     if whole.keeps_refresh_token() {
         whole = whole.refresh_token(presented.clone());
     }
+    let current = plan.known.current.as_ref();
+    if let Some(life) = current.and_then(|current| current.life_of(&whole, engine.clock.exact())) {
+        whole = whole.expires_in(life);
+    }
     let fresh = engine.sendable(whole, provenance);
     let to_save = match &fresh {
         Ok(fresh) => Some(fresh.stored()),

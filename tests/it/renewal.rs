@@ -2,13 +2,14 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use http::StatusCode;
+use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     Error, FetchContext, FetchError, Session, Token,
@@ -380,6 +381,76 @@ async fn the_keeper_renews_ahead_of_expiry_although_traffic_does_not() {
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(fetches.load(Ordering::SeqCst), 2);
     keeper.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keeper_renews_twice_a_second_at_most() {
+    for life in [Duration::from_nanos(1), Duration::from_millis(1), SECOND] {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let counted = fetches.clone();
+        let session = Session::builder(source_fn(move |_: FetchContext| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move { Ok::<_, FetchError>(Token::new("token").expires_in(life)) }
+        }))
+        .build();
+        let keeper = tokio::spawn(session.keep_fresh());
+        tokio::time::sleep(60 * SECOND).await;
+        assert!((60..=121).contains(&fetches.load(Ordering::SeqCst)), "{life:?}: {fetches:?}");
+        keeper.abort();
+    }
+}
+
+/// A hub tells what is left of the token that it has in whole seconds, and so nothing in the last one.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_again_without_a_word_of_its_end_keeps_the_one_that_was_known() {
+    const LIFE: Duration = Duration::from_secs(600);
+    for (is_kept_fresh, every) in
+        [(true, 60 * SECOND), (false, 60 * SECOND), (false, Duration::from_millis(100))]
+    {
+        let (calls, hub) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new((0, Instant::now()))));
+        let (counted, asked) = (calls.clone(), hub.clone());
+        let session = Session::builder(source_fn(move |_: FetchContext| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut hub = asked.lock().unwrap();
+            if hub.1 <= Instant::now() {
+                *hub = (hub.0 + 1, Instant::now() + LIFE);
+            }
+            let left = Duration::from_secs((hub.1 - Instant::now()).as_secs());
+            let token = Token::new(format!("token-{}", hub.0)).expires_in(left);
+            async move { Ok::<_, FetchError>(token) }
+        }))
+        .build();
+        let keeper = is_kept_fresh.then(|| tokio::spawn(session.keep_fresh()));
+        let end = Instant::now() + 5 * LIFE;
+        tokio::time::sleep(Duration::from_millis(137)).await;
+        while Instant::now() < end {
+            let token = session.token().await.unwrap();
+            let (number, until) = *hub.lock().unwrap();
+            assert_eq!(token.access().expose(), format!("token-{number}"));
+            let is_over_for = Instant::now().saturating_duration_since(until);
+            assert!(is_over_for <= SECOND, "every {every:?}: {is_over_for:?}");
+            tokio::time::sleep(every).await;
+        }
+        assert!(calls.load(Ordering::SeqCst) <= 100, "every {every:?}: {calls:?}");
+        keeper.inspect(tokio::task::JoinHandle::abort);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_ended_and_comes_again_without_a_word_of_that_is_asked_for_once_a_second() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        async move { Ok::<_, FetchError>(Token::new("token").expires_in(is_first.then_some(10 * SECOND))) }
+    }))
+    .renewal(RenewalMode::Off)
+    .build();
+    for _ in 0..700 {
+        session.token().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 61);
 }
 
 #[tokio::test(start_paused = true)]
