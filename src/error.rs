@@ -49,7 +49,7 @@ pub enum ErrorKind {
     Stalled,
     /// The token store failed.
     Store,
-    /// A token source called through the layer that waits for this very source.
+    /// A token source called its own session, or sent a request through the layer that waits for this very source.
     Reentrant,
     /// The token source panicked.
     Panic,

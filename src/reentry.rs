@@ -78,6 +78,6 @@ pub(crate) fn mark(extensions: &mut Extensions) {
 pub(crate) fn error() -> Error {
     Error::new(
         ErrorKind::Reentrant,
-        "a token source called through the layer that waits for it; give it a client of its own",
+        "a token source called its own session, or the layer that waits for it; give it a client of its own",
     )
 }

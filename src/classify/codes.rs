@@ -48,6 +48,18 @@ impl From<i32> for ErrorCode {
     }
 }
 
+impl From<u32> for ErrorCode {
+    fn from(code: u32) -> Self {
+        i64::from(code).into()
+    }
+}
+
+impl From<String> for ErrorCode {
+    fn from(code: String) -> Self {
+        code.as_str().into()
+    }
+}
+
 impl From<&str> for ErrorCode {
     fn from(code: &str) -> Self {
         ErrorCode(Kind::Text(code.into()))
@@ -200,6 +212,8 @@ mod tests {
         assert_eq!(verdict(&text, 200, ErrorCode::from("42001")), Verdict::Reject);
         assert_eq!((ErrorCode::from(7_i64).as_i64(), ErrorCode::from(7).as_str()), (Some(7), None));
         assert_eq!((ErrorCode::from("7").as_i64(), ErrorCode::from("7").as_str()), (None, Some("7")));
+        let from_settings = (ErrorCode::from(7_u32), ErrorCode::from("7".to_owned()));
+        assert_eq!(from_settings, (ErrorCode::from(7), ErrorCode::from("7")));
         assert_eq!(
             (ErrorCode::from(-7).to_string(), ErrorCode::from("x").to_string()),
             ("-7".into(), "x".into())

@@ -13,7 +13,8 @@
 //! 4. A byte order mark is skipped. A damaged message must not hide the code beside it: bytes that are not UTF-8, half of a
 //!    surrogate pair and raw control characters in quotes are replaced by U+FFFD. A text that still cannot be read may be
 //!    in Shift_JIS, Big5 or GBK: then a backslash that is the second byte of a character escapes nothing.
-//! 5. Anything else is no evidence: what is not JSON, other types, numbers with a fraction.
+//! 5. Anything else is no evidence: what is not JSON, other types, numbers with a fraction; nor is anything beside a number
+//!    that no `f64` holds, or beside more than 127 levels.
 //!
 //! ```
 //! use http::{Request, Response};

@@ -11,26 +11,22 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::kernel::{Fetch, Slot};
+use super::kernel::Slot;
 use crate::sync::{TryMutex, TryMutexGuard};
 
-/// The slot, taken. Fields are dropped in their order: the slot is free again when what it has forgotten is dropped.
-pub(crate) struct SlotGuard<'a> {
-    slot: TryMutexGuard<'a, Slot>,
-    left_behind: LeftBehind,
-}
+/// The slot, taken. What it has forgotten meanwhile is dropped when it is free again.
+pub(crate) struct SlotGuard<'a>(Option<TryMutexGuard<'a, Slot>>);
 
 impl<'a> SlotGuard<'a> {
     pub(super) fn poll(slot: &'a TryMutex<Slot>, cx: &mut Context<'_>) -> Poll<Self> {
-        let slot = match slot.try_lock() {
-            Ok(slot) => slot,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        match slot.try_lock() {
+            Ok(slot) => Poll::Ready(SlotGuard(Some(slot))),
+            Err(TryLockError::Poisoned(poisoned)) => Poll::Ready(SlotGuard(Some(poisoned.into_inner()))),
             Err(TryLockError::WouldBlock) => {
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
-        };
-        Poll::Ready(SlotGuard { slot, left_behind: LeftBehind(Vec::new()) })
+        }
     }
 }
 
@@ -38,30 +34,25 @@ impl Deref for SlotGuard<'_> {
     type Target = Slot;
 
     fn deref(&self) -> &Slot {
-        &self.slot
+        self.0.as_deref().expect("taken until it is dropped")
     }
 }
 
 impl DerefMut for SlotGuard<'_> {
     fn deref_mut(&mut self) -> &mut Slot {
-        &mut self.slot
+        self.0.as_deref_mut().expect("taken until it is dropped")
     }
 }
 
 impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         // Each of a crowd of waiters comes by here, and to take nothing costs more than to ask.
-        if self.slot.has_left_behind() {
-            self.left_behind.0 = self.slot.take_left_behind();
+        if !self.has_left_behind() {
+            return;
         }
-    }
-}
-
-struct LeftBehind(Vec<Fetch>);
-
-impl Drop for LeftBehind {
-    fn drop(&mut self) {
-        for fetch in self.0.drain(..) {
+        let left_behind = self.take_left_behind();
+        self.0 = None;
+        for fetch in left_behind {
             // A panic in it is its own affair: what was decided here must be carried out.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(fetch)));
         }

@@ -37,7 +37,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damaged> {
     let file: Value = serde_json::from_slice(bytes).map_err(|_| damaged())?;
     match file["version"].as_u64() {
         Some(VERSION) => record(file).ok_or_else(damaged),
-        _ => Err(Damaged::new("the token file has an unknown version")),
+        Some(_) => Err(Damaged::new("the token file has an unknown version")),
+        None => Err(damaged()),
     }
 }
 

@@ -50,6 +50,7 @@ async fn what_is_wrong_with_a_file_is_told_without_its_content() {
     assert!(whole.contains("canary-access"));
     for damaged in [
         whole.replace("\"version\"", "\"canary-version\""),
+        whole.replace("\"version\": 1", "\"version\": 2"),
         whole.replace("\"session\": \"", "\"session\": \"canary"),
         whole.replace("\"revision\": ", "\"revision\": \"canary\", \"x\": "),
         whole.replace("\"expires_at\": 0", "\"expires_at\": \"canary\""),
