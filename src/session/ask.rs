@@ -83,6 +83,8 @@ pub(crate) struct Known {
     pub(crate) ended: Option<SessionId>,
     /// Logged out, here or elsewhere, and there has been no token since: only another login counts.
     pub(crate) needs_another_login: bool,
+    /// By a logout of its own: nobody asks the store then.
+    pub(crate) is_logged_out_here: bool,
     pub(crate) current: Option<Arc<Issued>>,
 }
 
@@ -90,11 +92,6 @@ impl Known {
     /// Whether there has never been a token.
     pub(crate) fn is_blank(&self) -> bool {
         self.current.is_none() && self.ended.is_none()
-    }
-
-    /// Nobody asks the store then.
-    pub(crate) fn is_logged_out_here(&self) -> bool {
-        self.needs_another_login && self.ended.is_none()
     }
 
     /// Whether that may be ours.

@@ -247,15 +247,14 @@ impl Engine {
     pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<PendingWrite, Error> {
         let (epoch, has_to_look) = {
             let slot = self.slot().await;
-            let keeps = slot.keeps_refresh_token(&token.token);
+            let keeps = token.token.keeps_refresh_token();
             (slot.epoch(), keeps && slot.token().is_none() && !slot.is_logged_out())
         };
         // What is in the store is the session's.
         let stored = if has_to_look { self.load_anywhere().await? } else { None };
         let (change, flight, written) = {
             let mut slot = self.slot().await;
-            let keeps = slot.keeps_refresh_token(&token.token);
-            let (change, flight) = slot.replace(epoch, token, stored)?;
+            let (change, flight, keeps) = slot.replace(epoch, token, stored)?;
             let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
             (change, flight, written)
         };

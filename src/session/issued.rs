@@ -144,9 +144,12 @@ impl Sendable {
     /// another refresh token.
     pub(crate) fn keeping_refresh_of(mut self, before: StoredToken) -> Self {
         let is_kept = |said: &Secret| before.refresh.as_ref().is_some_and(|kept| kept.same_as(said));
-        let said = self.refresh_expires_at.filter(|_| self.token.refresh().is_none_or(is_kept));
-        self.refresh_expires_at = said.or(before.refresh_expires_at);
-        self.token = self.token.clone().refresh_token(before.refresh);
+        if !self.token.refresh().is_none_or(is_kept) {
+            self.refresh_expires_at = None;
+            self.token = self.token.refresh_expires_in(None);
+        }
+        self.refresh_expires_at = self.refresh_expires_at.or(before.refresh_expires_at);
+        self.token = self.token.refresh_token(before.refresh);
         self
     }
 

@@ -33,13 +33,14 @@ pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Rece
             let current = engine.current();
             let is_due = current.as_ref().is_none_or(|token| token.is_due(now));
             let too_early = not_before.saturating_sub(now.monotonic);
+            let may_renew = too_early.is_zero();
             if until_cool.is_some() || is_dead || !is_due {
                 in_vain = 0;
-            } else if is_idle && too_early.is_zero() {
+            } else if is_idle && may_renew {
                 in_vain += 1;
                 not_before = now.monotonic.saturating_add(BETWEEN_RENEWALS);
             }
-            if too_early.is_zero() {
+            if may_renew {
                 let mut renewing = Acquire::new(engine, Ask::Renew);
                 let _ = poll_fn(|cx| renewing.poll_step(cx)).await;
             }

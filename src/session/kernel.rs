@@ -38,7 +38,7 @@ pub(crate) struct Slot {
     record: RecordHead,
     /// The refresh tokens that the authority has refused, which are not presented again.
     refused: Vec<Secret>,
-    /// Those that the last refresh has spent: whoever says one of them again has it from before that.
+    /// The last ones that refreshes have spent, here or elsewhere: whoever says one of them again has it from before that.
     spent: Vec<Secret>,
     /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
@@ -213,9 +213,13 @@ impl Slot {
             return None;
         }
         self.set_fetch(Fetch::Idle);
-        if let Some(flight) = by.flight() {
-            self.note_spent(flight, fresh.token.refresh());
-        }
+        let own = self.token.as_ref().and_then(|own| own.token().refresh().cloned());
+        let spent = match by.flight() {
+            Some(flight) if !flight.has_found() => flight.spent(),
+            // Somebody else has, to get what was found.
+            _ => own.into_iter().collect(),
+        };
+        self.note_spent(spent, fresh.token.refresh());
         let damper = self.token.as_ref().map(|token| token.hand_damper_on(&fresh));
         Some(self.issue(fresh, record, damper.unwrap_or_default()))
     }
@@ -306,16 +310,18 @@ impl Slot {
 
     /// A new token of the identity of this epoch, from outside. A flight in progress loses, and stays in the slot until
     /// its fetch has ended, because no second one may run beside it. A session without a token goes on from what is stored.
+    /// Whether the refresh token is kept is told, too.
     pub(crate) fn replace(
         &mut self,
         epoch: Epoch,
         token: Sendable,
         stored: Option<Record>,
-    ) -> Result<(Change, Option<Flight>), Error> {
+    ) -> Result<(Change, Option<Flight>, bool), Error> {
         self.absorb();
         if epoch != self.epoch || self.is_logged_out() {
             return Err(self.left());
         }
+        let keeps = self.keeps_refresh_token(&token.token);
         let flight = self.flight().cloned();
         match &flight {
             // Here already, and not when its waiters are released: an observer may take its time before that.
@@ -328,15 +334,15 @@ impl Slot {
             (current, _) => (self.record, current.as_ref().map(|current| current.stored())),
         };
         let token = match before {
-            Some(before) if self.keeps_refresh_token(&token.token) => token.keeping_refresh_of(before),
+            Some(before) if keeps => token.keeping_refresh_of(before),
             _ => token,
         };
-        Ok((self.issue(token, base.following(), Arc::default()), flight))
+        Ok((self.issue(token, base.following(), Arc::default()), flight, keeps))
     }
 
     /// Whether this replacement keeps the session's refresh token: it says none, or that one, or one from before the last
-    /// refresh.
-    pub(crate) fn keeps_refresh_token(&self, said: &Token) -> bool {
+    /// refreshes.
+    fn keeps_refresh_token(&self, said: &Token) -> bool {
         let own = self.token.as_ref().and_then(|own| own.token().refresh());
         let is_known = |said: &Secret| said.is_among(&self.spent) || own.is_some_and(|own| own.same_as(said));
         said.keeps_refresh_token() || said.refresh().is_some_and(is_known)
@@ -351,7 +357,7 @@ impl Slot {
         record: RecordHead,
     ) -> Option<Arc<Issued>> {
         let token = self.kept_in_spite_of(by)?.with_refresh_of(answer, now);
-        self.note_spent(by, token.token().refresh());
+        self.note_spent(by.spent(), token.token().refresh());
         self.token = Some(token.clone());
         self.record = record;
         Some(token)
@@ -398,7 +404,6 @@ impl Slot {
     fn leave(&mut self) -> Option<Flight> {
         self.epoch = self.epoch.following();
         self.token = None;
-        self.spent.clear();
         self.failures = Failures::default();
         let flight = self.flight().cloned();
         if let Some(flight) = &flight {
@@ -422,13 +427,11 @@ impl Slot {
         token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
     }
 
-    fn note_spent(&mut self, by: &Flight, next: Option<&Secret>) {
-        let spent = by.spent();
-        // Else it has found a token, or the source has not looked at the refresh token.
-        if !spent.is_empty() {
-            let is_next = |spent: &Secret| next.is_some_and(|next| next.same_as(spent));
-            self.spent = spent.into_iter().filter(|spent| !is_next(spent)).collect();
-        }
+    fn note_spent(&mut self, spent: Vec<Secret>, next: Option<&Secret>) {
+        self.spent.extend(spent);
+        self.spent.retain(|spent| !next.is_some_and(|next| next.same_as(spent)));
+        let too_many = self.spent.len().saturating_sub(REMEMBERED);
+        self.spent.drain(..too_many);
     }
 
     fn refuse(&mut self, refresh_tokens: Vec<Secret>) {
@@ -512,6 +515,7 @@ impl Slot {
             record: self.record,
             ended: self.ended,
             needs_another_login: self.is_logged_out() || self.ended.is_some(),
+            is_logged_out_here: self.is_logged_out() && self.look_at.is_none(),
             current: self.token.clone(),
         }
     }
@@ -541,6 +545,9 @@ impl Slot {
 fn session_ended() -> Error {
     Error::new(ErrorKind::SessionEnded, "the session was logged out")
 }
+
+/// Of the refresh tokens that were spent: a caller who has an older token than that has had it for long.
+const REMEMBERED: usize = 16;
 
 /// What others have saved is to be found soon, and the store is not to be read all the time.
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_secs(5);

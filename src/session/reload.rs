@@ -42,7 +42,7 @@ pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> 
         (Some(token), None)
             if head.session != base.session
                 && (token.to_token().has_only_refresh()
-                    || known.is_logged_out_here() && token.refresh.is_some()) =>
+                    || known.is_logged_out_here && token.refresh.is_some()) =>
         {
             Reloaded::Replaced(head, token)
         }
@@ -152,6 +152,7 @@ mod tests {
                 record: base,
                 ended: None,
                 needs_another_login: false,
+                is_logged_out_here: false,
                 current,
             },
             Some(found),
@@ -203,6 +204,7 @@ mod tests {
                 record: base,
                 ended: None,
                 needs_another_login: false,
+                is_logged_out_here: false,
                 current: Some(issued(of(ours).to_token())),
             };
             let found = Record { session: OURS, revision: 5, token: Some(of(found)) };

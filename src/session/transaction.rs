@@ -170,7 +170,8 @@ async fn put_into_use(
     if whole.keeps_refresh_token() {
         whole = whole.refresh_token(presented.clone());
     }
-    let current = plan.known.current.as_ref();
+    // Whoever has presented a refresh token may have had the token prolonged.
+    let current = plan.known.current.as_ref().filter(|_| provenance == Provenance::Unrefreshed);
     if let Some(life) = current.and_then(|current| current.life_of(&whole, engine.clock.exact())) {
         whole = whole.expires_in(life);
     }

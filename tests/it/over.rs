@@ -104,17 +104,23 @@ async fn a_login_elsewhere_is_found_by_the_next_who_asks() {
 /// Nobody asks the store for a session that has logged itself out: it is told of the login once.
 #[tokio::test(start_paused = true)]
 async fn a_login_elsewhere_ends_a_logout_although_its_access_token_has_died_before_that_was_heard_of() {
-    let store = Watched::default();
-    store.set(|store| store.tells = true);
-    let daemon = session(&store).0;
-    daemon.login(Token::new("first").refresh_token("good")).await.unwrap();
-    daemon.logout().await.unwrap();
-    let mut expired = StoredToken::new("second");
-    (expired.refresh, expired.expires_at) = (Some("good".into()), Some(SystemTime::UNIX_EPOCH));
-    let logout = store.load().await.unwrap().unwrap();
-    store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
-    sleep(HOUR).await;
-    assert_eq!(access(&daemon).await, "refreshed");
+    for elsewhere_first in [false, true] {
+        let store = Watched::default();
+        store.set(|store| store.tells = true);
+        let daemon = session(&store).0;
+        daemon.login(Token::new("first").refresh_token("good")).await.unwrap();
+        if elsewhere_first {
+            session(&store).0.logout().await.unwrap();
+            sleep(HOUR).await;
+        }
+        daemon.logout().await.unwrap();
+        let mut expired = StoredToken::new("second");
+        (expired.refresh, expired.expires_at) = (Some("good".into()), Some(SystemTime::UNIX_EPOCH));
+        let logout = store.load().await.unwrap().unwrap();
+        store.save(&Record::new(SessionId(7), logout.revision + 1, expired), None).await.unwrap();
+        sleep(HOUR).await;
+        assert_eq!(access(&daemon).await, "refreshed", "logged out elsewhere first: {elsewhere_first}");
+    }
 }
 
 /// A source that logs in, and never looks at the refresh token that it is handed.

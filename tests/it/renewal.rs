@@ -453,6 +453,43 @@ async fn a_token_that_has_ended_and_comes_again_without_a_word_of_that_is_asked_
     assert_eq!(calls.load(Ordering::SeqCst), 61);
 }
 
+/// Whoever has presented a refresh token may have had the token prolonged, as that hub cannot.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_brings_the_same_token_without_a_word_of_its_end_has_prolonged_it() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let session = Session::builder(source_fn(move |cx: FetchContext| {
+        let is_first = cx.refresh_token().is_none();
+        let refresh_token = format!("R{}", counted.fetch_add(1, Ordering::SeqCst));
+        let token = Token::new("token").refresh_token(refresh_token);
+        async move { Ok::<_, FetchError>(token.expires_in(is_first.then_some(LIFE))) }
+    }))
+    .build();
+    let keeper = tokio::spawn(session.keep_fresh());
+    tokio::time::sleep(3 * LIFE).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    keeper.abort();
+}
+
+/// What changes inside of its pause moves that no further.
+#[tokio::test(start_paused = true)]
+async fn the_keepers_pace_does_not_depend_on_what_changes_meanwhile() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = fetches.clone();
+    let session = Session::builder(source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, FetchError>(Token::new("token").expires_in(Duration::from_millis(1))) }
+    }))
+    .build();
+    let keeper = tokio::spawn(session.keep_fresh());
+    for _ in 0..100 {
+        session.credentials_changed().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!((18..=21).contains(&fetches.load(Ordering::SeqCst)), "{fetches:?}");
+    keeper.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_keeper_ends_with_its_session() {
     let session = Session::builder(source_fn(|_: FetchContext| async {

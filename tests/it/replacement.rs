@@ -12,7 +12,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    ErrorKind, FetchContext, FetchError, Session, Token, TokenSource,
+    ErrorKind, FetchContext, FetchError, Secret, Session, Token, TokenSource,
     event::Event,
     session::State,
     source_fn,
@@ -363,15 +363,17 @@ async fn a_replacement_that_says_the_stored_refresh_token_again_keeps_what_a_sib
     }
 }
 
-/// Whoever says it has it from a token of before the refresh.
+/// Whoever says it has it from a token of before the refreshes.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_says_a_refresh_token_again_which_was_spent_here_keeps_the_next_one() {
-    for is_saved in [true, false] {
+    for (is_saved, refreshes) in [(true, 1), (false, 1), (true, 3)] {
         let (authority, store) = (ModelAuthority::new(), Watched::default());
         let session = Session::builder(authority.source()).store(store.clone()).build();
         let spent = within(session.token()).await.unwrap().refresh().cloned();
         store.set(|store| store.save = if is_saved { Fault::None } else { Fault::Error });
-        within(session.refresh()).await.unwrap();
+        for _ in 0..refreshes {
+            within(session.refresh()).await.unwrap();
+        }
         store.set(|store| *store = Watching::default());
         let said_again =
             Token::new("elsewhere").refresh_token(spent).refresh_expires_in(Duration::from_secs(1));
@@ -379,8 +381,43 @@ async fn a_replacement_that_says_a_refresh_token_again_which_was_spent_here_keep
         within(session.settle()).await.unwrap();
         assert_eq!(store.access().await.as_deref(), Some("elsewhere"));
         assert_eq!(refresh_token_ends(&store.memory).await, None, "that end is of the one that was spent");
+        let token = within(session.token()).await.unwrap();
+        assert_eq!((token.refresh_lifetime(), token.refresh_expiry()), (None, None), "so it is in here");
         goes_on(&session, &authority).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_says_a_refresh_token_again_which_a_sibling_has_spent_keeps_what_was_found() {
+    for tells in [true, false] {
+        let (authority, store) = (ModelAuthority::new(), Watched::default());
+        store.set(|store| store.tells = tells);
+        let [ours, sibling] =
+            [(); 2].map(|()| Session::builder(authority.source()).store(store.clone()).build());
+        let spent = within(ours.token()).await.unwrap().refresh().cloned();
+        let found = within(sibling.refresh()).await.unwrap();
+        if !tells {
+            within(ours.refresh()).await.unwrap();
+        }
+        orphans_end().await;
+        within(ours.replace(Token::new("elsewhere").refresh_token(spent))).await.unwrap();
+        let kept = within(ours.token()).await.unwrap();
+        assert_eq!(kept.refresh().map(Secret::expose), found.refresh().map(Secret::expose), "tells: {tells}");
+        goes_on(&ours, &authority).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_says_a_refresh_token_again_keeps_the_one_that_was_handed_down_for_it() {
+    let authority = ModelAuthority::new();
+    let session = Session::builder(authority.source()).build();
+    let gate = refresh_is_held(&session, &authority).await;
+    let spent = session.token().await.unwrap().refresh().cloned();
+    session.replace(Token::new("elsewhere")).await.unwrap();
+    gate.open();
+    orphans_end().await;
+    session.replace(Token::new("once-more").refresh_token(spent)).await.unwrap();
+    goes_on(&session, &authority).await;
 }
 
 /// A refresh that nobody waits for stands before the authority until the gate opens.

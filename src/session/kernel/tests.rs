@@ -80,7 +80,9 @@ fn publish(slot: &mut Slot, flight: &Flight) -> Option<Change> {
 }
 
 fn replace(slot: &mut Slot) -> (Change, Option<Flight>) {
-    slot.replace(slot.epoch, sendable(), None).unwrap_or_else(|error| panic!("{error}"))
+    let replaced = slot.replace(slot.epoch, sendable(), None);
+    let (change, flight, _) = replaced.unwrap_or_else(|error| panic!("{error}"));
+    (change, flight)
 }
 
 fn reject(stamp: Stamp) -> Ask {
@@ -392,7 +394,7 @@ fn a_replacement_goes_on_from_the_token_that_is_stored_and_not_from_a_logout() {
         let mut slot = empty();
         let (own, is_stored) = (slot.record, token.is_some());
         let found = Record { session: SessionId(2), revision: 7, token };
-        let (change, _) = slot
+        let (change, ..) = slot
             .replace(slot.epoch(), sendable(), Some(found.clone()))
             .unwrap_or_else(|error| panic!("{error}"));
         let base = if is_stored { found.head() } else { own };

@@ -18,8 +18,8 @@ use crate::{
 /// Exchanges a login code: `POST {"code": …}`.
 ///
 /// A code is good for one exchange: the closure is asked for a new one at each attempt, even if the last one has brought a
-/// token, or may not have arrived. An empty code is not sent: that attempt fails for the moment. One that is refused ends no session: see
-/// [`login`](super).
+/// token, or may not have arrived. What may be presented again is for a source of your own. An empty code is not sent: that
+/// attempt fails for the moment. One that is refused ends no session: see [`login`](super).
 ///
 /// ```
 /// use std::time::Duration;
