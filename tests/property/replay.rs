@@ -527,3 +527,22 @@ fn a_replacement_during_the_save_of_a_refresh_keeps_the_refresh_token_of_that() 
     let seed = 2480493628057715712;
     holds(Config { seed, lifetime: Some(300), at_times: true, password: true, ..TWO }, &steps);
 }
+
+/// The save of a login was not answered. The look that had found it was begun before another write ended, and was made again,
+/// in vain: the refresh of the login was written over the logout that ended it meanwhile.
+#[test]
+fn a_login_that_a_late_look_has_found_is_not_written_over_the_logout_that_has_ended_it() {
+    let steps = [
+        Fault(1, Save, HangsAfterwards),
+        Fault(1, Load, Hangs),
+        Logout(1),
+        Run(2),
+        Login(1, Alice),
+        Ask(1, Asked::Refresh),
+        Run(7),
+        Fault(1, Load, FailsAfterwards),
+        Run(2),
+        Logout(0),
+    ];
+    holds(TWO, &steps);
+}

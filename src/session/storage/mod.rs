@@ -145,6 +145,10 @@ impl Storage {
             let writes_ended = self.queue().writes_ended;
             let found = self.read().await.unwrap_or_else(|silent| Err(silent.into()));
             let mut queue = self.queue();
+            // However late it comes: that a login was there stays true.
+            if let (Ok(Some(found)), Some(owed)) = (&found, &queue.owed) {
+                owed.take_notice_of(found);
+            }
             // What was read while a record of ours was being written may be the one before, and nothing is owed any more
             // that would outdo it.
             if queue.writes_ended == writes_ended {
