@@ -427,6 +427,7 @@ impl Slot {
         token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
     }
 
+    /// `next` is in use: an authority may keep a refresh token.
     fn note_spent(&mut self, spent: Vec<Secret>, next: Option<&Secret>) {
         self.spent.extend(spent);
         self.spent.retain(|spent| !next.is_some_and(|next| next.same_as(spent)));

@@ -217,7 +217,7 @@ impl Session {
     /// dropped, and its waiters go on with this token. Earlier failures are forgotten.
     ///
     /// A token that comes without a refresh token keeps the session's, and its end unless it says another one. So does one
-    /// with the session's own refresh token, or with one of the last 16 that refreshes have spent, from before which it is then:
+    /// with the session's own refresh token, or with one of the last 16 that refreshes have spent, which is out of date:
     ///
     /// 1. If a refresh in progress is spending that refresh token, the refresh goes on to its end, however late, and the
     ///    session gets the next refresh token from it.
@@ -228,7 +228,8 @@ impl Session {
     /// None of this applies to a token made by [`without_refresh_token`](Token::without_refresh_token).
     ///
     /// A session that has not looked into a shared store yet does not know whose session is there: where the token brings a
-    /// refresh token, or was made by `without_refresh_token`, the others on that store take this for a login. Call [`start`](Self::start) before.
+    /// refresh token, or was made by `without_refresh_token`, the others on that store take this for a login. Call
+    /// [`start`](Self::start) before.
     ///
     /// # Cancel safety
     ///

@@ -33,13 +33,12 @@
 //!
 //! A login code that is refused is used up, and the next attempt gets another one. So a refusal that is not understood
 //! neither ends the session nor leads to the next source of a chain, be it a page of a proxy or an error code of the
-//! authority's own: three of them, five minutes apart at least, make exchanges rare. Nor is a refresh token presented then
-//! that has expired by our clock. If the closure returns a code again whose exchange has ended without a token, although it
-//! may have reached the authority, a login is required. So it is after what OAuth calls the end: `invalid_grant`, with the next source of a chain
-//! first; `access_denied`, a second factor.
-//! If your server says `invalid_grant` of a code that is too old, have
-//! [`classify_failures`](super::AuthorityClient::classify_failures) call that
-//! [`ambiguous`](super::FetchError::ambiguous).
+//! authority's own: three of them, five minutes apart at least, make exchanges rare. Nor is a refresh token presented
+//! then that has expired by our clock. If the closure returns a code again whose exchange has ended without a token,
+//! although it may have reached the authority, a login is required. So it is after what OAuth calls the end:
+//! `invalid_grant`, with the next source of a chain first; `access_denied`, a second factor. If your server says
+//! `invalid_grant` of a code that is too old, have [`classify_failures`](super::AuthorityClient::classify_failures) call
+//! that [`ambiguous`](super::FetchError::ambiguous).
 //!
 //! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
 //! Without such a grant nobody presents the refresh token, but the session cannot know that: if its store is shared and
