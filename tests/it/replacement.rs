@@ -407,6 +407,17 @@ async fn a_replacement_that_says_a_refresh_token_again_which_a_sibling_has_spent
     }
 }
 
+/// The source has logged in by itself instead.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_may_say_a_refresh_token_again_that_nobody_has_spent() {
+    let source = source_fn(|_| async { Ok::<_, FetchError>(Token::new("second").refresh_token("of-login")) });
+    let session = Session::builder(source).build();
+    session.login(Token::new("first").refresh_token("unspent")).await.unwrap();
+    assert_eq!(session.refresh().await.unwrap().refresh().map(Secret::expose), Some("of-login"));
+    session.replace(Token::new("third").refresh_token("unspent")).await.unwrap();
+    assert_eq!(session.token().await.unwrap().refresh().map(Secret::expose), Some("unspent"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replacement_that_says_a_refresh_token_again_keeps_the_one_that_was_handed_down_for_it() {
     let authority = ModelAuthority::new();
