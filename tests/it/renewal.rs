@@ -274,6 +274,20 @@ async fn a_refresh_token_that_another_session_has_handed_over_dies_when_it_does_
     assert_eq!(saved(&other).await, saved(&one).await);
 }
 
+/// A session whose source brings the same token each time, with the life that it has at this fetch, and how many fetches there
+/// have been.
+fn counted(
+    life: impl Fn(usize) -> Option<Duration> + Send + Sync + 'static,
+) -> (SessionBuilder, Arc<AtomicUsize>) {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = fetches.clone();
+    let source = source_fn(move |_: FetchContext| {
+        let token = Token::new("token").expires_in(life(counted.fetch_add(1, Ordering::SeqCst)));
+        async { Ok::<_, FetchError>(token) }
+    });
+    (Session::builder(source), fetches)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_keeps_the_token_fresh_without_traffic_until_the_logout() {
     let session_tokens = Arc::new(AtomicUsize::new(0));
@@ -346,15 +360,8 @@ async fn the_keeper_looks_again_after_its_pause() {
 #[tokio::test(start_paused = true)]
 async fn the_keeper_renews_at_the_moment_at_which_the_token_is_due() {
     const MARGIN: Duration = Duration::from_secs(10);
-    let fetches = Arc::new(AtomicUsize::new(0));
-    let counted = fetches.clone();
-    let session = Session::builder(source_fn(move |_: FetchContext| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Ok::<_, FetchError>(Token::new("token").expires_in(LIFE)) }
-    }))
-    .renew_before(MARGIN)
-    .renewal_jitter(Duration::ZERO)
-    .build();
+    let (session, fetches) = counted(|_| Some(LIFE));
+    let session = session.renew_before(MARGIN).renewal_jitter(Duration::ZERO).build();
     session.token().await.unwrap();
     tokio::spawn(session.keep_fresh());
     tokio::time::sleep(LIFE - MARGIN - Duration::from_millis(2)).await;
@@ -365,15 +372,8 @@ async fn the_keeper_renews_at_the_moment_at_which_the_token_is_due() {
 
 #[tokio::test(start_paused = true)]
 async fn the_keeper_renews_ahead_of_expiry_although_traffic_does_not() {
-    let fetches = Arc::new(AtomicUsize::new(0));
-    let counted = fetches.clone();
-    let session = Session::builder(source_fn(move |_: FetchContext| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Ok::<_, FetchError>(Token::new("token").expires_in(LIFE)) }
-    }))
-    .renewal(RenewalMode::Off)
-    .renewal_jitter(Duration::ZERO)
-    .build();
+    let (session, fetches) = counted(|_| Some(LIFE));
+    let session = session.renewal(RenewalMode::Off).renewal_jitter(Duration::ZERO).build();
     session.token().await.unwrap();
     let keeper = tokio::spawn(session.keep_fresh());
     tokio::time::sleep(LIFE - 61 * SECOND).await;
@@ -386,13 +386,8 @@ async fn the_keeper_renews_ahead_of_expiry_although_traffic_does_not() {
 #[tokio::test(start_paused = true)]
 async fn the_keeper_renews_twice_a_second_at_most() {
     for life in [Duration::from_nanos(1), Duration::from_millis(1), SECOND] {
-        let fetches = Arc::new(AtomicUsize::new(0));
-        let counted = fetches.clone();
-        let session = Session::builder(source_fn(move |_: FetchContext| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            async move { Ok::<_, FetchError>(Token::new("token").expires_in(life)) }
-        }))
-        .build();
+        let (session, fetches) = counted(move |_| Some(life));
+        let session = session.build();
         let keeper = tokio::spawn(session.keep_fresh());
         tokio::time::sleep(60 * SECOND).await;
         assert!((60..=121).contains(&fetches.load(Ordering::SeqCst)), "{life:?}: {fetches:?}");
@@ -438,14 +433,8 @@ async fn a_token_that_comes_again_without_a_word_of_its_end_keeps_the_one_that_w
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_has_ended_and_comes_again_without_a_word_of_that_is_asked_for_once_a_second() {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let session = Session::builder(source_fn(move |_: FetchContext| {
-        let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
-        async move { Ok::<_, FetchError>(Token::new("token").expires_in(is_first.then_some(10 * SECOND))) }
-    }))
-    .renewal(RenewalMode::Off)
-    .build();
+    let (session, calls) = counted(|number| (number == 0).then_some(10 * SECOND));
+    let session = session.renewal(RenewalMode::Off).build();
     for _ in 0..700 {
         session.token().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -474,13 +463,8 @@ async fn a_refresh_that_brings_the_same_token_without_a_word_of_its_end_has_prol
 /// What changes inside of its pause moves that no further.
 #[tokio::test(start_paused = true)]
 async fn the_keepers_pace_does_not_depend_on_what_changes_meanwhile() {
-    let fetches = Arc::new(AtomicUsize::new(0));
-    let counted = fetches.clone();
-    let session = Session::builder(source_fn(move |_: FetchContext| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Ok::<_, FetchError>(Token::new("token").expires_in(Duration::from_millis(1))) }
-    }))
-    .build();
+    let (session, fetches) = counted(|_| Some(Duration::from_millis(1)));
+    let session = session.build();
     let keeper = tokio::spawn(session.keep_fresh());
     for _ in 0..100 {
         session.credentials_changed().await;
