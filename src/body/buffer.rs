@@ -39,6 +39,7 @@ impl Recording {
     /// # Errors
     ///
     /// The recording has a hole now and must not be replayed.
+    #[inline(always)]
     pub(super) fn push(&mut self, frame: &Frame<Bytes>) -> Result<(), NotReplayable> {
         if let Some(data) = frame.data_ref() {
             self.take_up(data.len())?;

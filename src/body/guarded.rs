@@ -21,7 +21,7 @@ pub(super) struct Guarded<B> {
     shared: Arc<Shared<B>>,
     /// What the first attempt had read: the second has one, however empty.
     backlog: Option<Box<Frames>>,
-    /// The live body, while nobody else may come to read it.
+    /// The live body, while nobody else may come to read it, or until its last answer is settled.
     in_hand: Option<Pin<Box<Source<B>>>>,
     /// What that has answered last is not settled yet.
     is_unsettled: bool,
@@ -78,6 +78,16 @@ impl<B> Guarded<B> {
         }
     }
 
+    /// Leaves it to [`poll_frame`](Guarded::poll_frame) to settle what a poll of a lent body has brought.
+    #[inline(never)]
+    fn leave_unsettled(&mut self, mut source: Pin<Box<Source<B>>>, polled: Poll<Item>) {
+        if let Poll::Ready(item) = polled {
+            source.as_mut().put_back(item);
+        }
+        self.in_hand = Some(source);
+        self.is_unsettled = true;
+    }
+
     #[cold]
     fn give_back(&self, mut source: Pin<Box<Source<B>>>, polled: Poll<Item>) {
         if let Poll::Ready(item) = polled {
@@ -92,10 +102,35 @@ where
     B: Body + 'static,
     B::Error: Into<BoxError>,
 {
-    /// One more frame of the body in hand, if there is nothing else to see to: the short way of a long upload.
+    /// Polls the body, if there is nothing else to see to: the short way of an upload. `None`: there is.
     // Always, because a frame is large to move: it is made where the reader wants it.
     #[inline(always)]
-    pub(super) fn read_on(&mut self, cx: &mut Context<'_>) -> Option<Frame<Bytes>> {
+    pub(super) fn read_on(&mut self, cx: &mut Context<'_>) -> Option<Poll<Item>> {
+        let mut source = self.shared.with(State::lend)?;
+        let on_panic = LoseOnDrop(&self.shared);
+        let polled = source.as_mut().poll_frame(cx);
+        mem::forget(on_panic);
+        let source = match &polled {
+            Poll::Ready(Some(Ok(frame))) if !source.is_end_stream() => {
+                let length = length(frame);
+                match self.shared.with(|state| state.keep(self.attempt(), source, frame)) {
+                    Ok(()) => {
+                        self.passed += length;
+                        return Some(polled);
+                    }
+                    Err(source) => source,
+                }
+            }
+            _ => source,
+        };
+        self.leave_unsettled(source, polled);
+        None
+    }
+
+    /// The same for a body in hand.
+    // Always, as above.
+    #[inline(always)]
+    pub(super) fn read_in_hand(&mut self, cx: &mut Context<'_>) -> Option<Frame<Bytes>> {
         let attempt = self.attempt();
         let source = self.in_hand.as_mut().filter(|_| !self.shared.is_disturbed(attempt))?;
         match source.as_mut().poll_frame(cx) {
@@ -139,17 +174,8 @@ where
                     self.count(&polled, last, next);
                     return polled;
                 }
-                Turn::Read(mut source) => {
-                    let on_panic = LoseOnDrop(&self.shared);
-                    let polled = source.as_mut().poll_frame(cx);
-                    mem::forget(on_panic);
-                    match self.settle(source, &polled, cx, next) {
-                        None => return polled,
-                        Some(source) => self.give_back(source, polled),
-                    }
-                }
-                Turn::Keep(source) => {
-                    self.in_hand = Some(source);
+                Turn::ReadOn(source) => {
+                    self.in_hand = source;
                     *next = Some(Next::ReadOn);
                     return Poll::Pending;
                 }

@@ -109,21 +109,31 @@ where
         (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(Some(shared))))
     }
 
-    /// Polls a guarded body, with a shorter way for what is in hand.
-    /// Out of line, so that the way of a whole body stays short.
+    /// Polls a guarded body. Out of line, so that the way of a whole body stays short.
+    #[inline(never)]
+    fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
+            if let Some(polled) = guarded.read_on(cx) {
+                return polled;
+            }
+        }
+        self.poll_on(cx)
+    }
+
+    /// The same with the body in hand.
     #[inline(never)]
     fn poll_in_hand(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
         if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
-            if let Some(frame) = guarded.read_on(cx) {
+            if let Some(frame) = guarded.read_in_hand(cx) {
                 return Poll::Ready(Some(Ok(frame)));
             }
         }
-        self.poll_guarded(cx)
+        self.poll_on(cx)
     }
 
-    /// Polls a guarded body, and what it is followed by. Out of line, so that the way of a whole body stays short.
+    /// Sees to what there is besides reading, and polls what it is followed by. Out of line, so that reading stays short.
     #[inline(never)]
-    fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+    fn poll_on(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
         if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
             let mut next = None;
             let polled = guarded.poll_frame(cx, &mut next);

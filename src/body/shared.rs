@@ -133,10 +133,9 @@ pub(super) enum Turn<B> {
     Replay {
         last: bool,
     },
-    /// Poll the body and settle.
-    Read(Pin<Box<Source<B>>>),
-    /// Nobody else will come to read it: settle when it waits or ends, or when [disturbed](Shared::is_disturbed).
-    Keep(Pin<Box<Source<B>>>),
+    /// Poll the body, which is [lent](State::lend) for that; or keep this one, because nobody else will come to read it:
+    /// settle when it waits or ends, or when [disturbed](Shared::is_disturbed).
+    ReadOn(Option<Pin<Box<Source<B>>>>),
     /// Keep the body: nobody will ask for it any more.
     Own(Pin<Box<Source<B>>>),
     End,
@@ -158,8 +157,11 @@ impl<B> State<B> {
         }
         match mem::replace(&mut self.live, Live::Lent) {
             Live::Here(source) if self.standing == Standing::Released => Turn::Own(source),
-            Live::Here(source) if matches!(self.second, Second::Impossible(_)) => Turn::Keep(source),
-            Live::Here(source) => Turn::Read(source),
+            Live::Here(source) if matches!(self.second, Second::Impossible(_)) => Turn::ReadOn(Some(source)),
+            here @ Live::Here(_) => {
+                self.live = here;
+                Turn::ReadOn(None)
+            }
             Live::Lent => self.park(waker),
             Live::Ended => {
                 self.live = Live::Ended;
@@ -170,6 +172,46 @@ impl<B> State<B> {
                 Turn::Stop(CutOff::Lost)
             }
         }
+    }
+
+    /// The body for one poll, if the reader has nothing else to see to. There is only one attempt as long as there may be a
+    /// second one.
+    #[inline]
+    pub(super) fn lend(&mut self) -> Option<Pin<Box<Source<B>>>> {
+        if self.standing != Standing::Guarded || matches!(self.second, Second::Impossible(_)) {
+            return None;
+        }
+        match mem::replace(&mut self.live, Live::Lent) {
+            Live::Here(source) => Some(source),
+            other => {
+                self.live = other;
+                None
+            }
+        }
+    }
+
+    /// Takes the lent body back, and a copy of a frame that is not the last.
+    ///
+    /// # Errors
+    ///
+    /// There is more to see to: what the poll has brought must be [settled](State::settle).
+    #[inline]
+    pub(super) fn keep(
+        &mut self,
+        attempt: Attempt,
+        source: Pin<Box<Source<B>>>,
+        frame: &Frame<Bytes>,
+    ) -> Result<(), Pin<Box<Source<B>>>> {
+        if self.reader != attempt || self.standing != Standing::Guarded {
+            return Err(source);
+        }
+        if let Second::Recorded(recording) = &mut self.second {
+            if recording.push(frame).is_err() {
+                return Err(source);
+            }
+        }
+        self.live = Live::Here(source);
+        Ok(())
     }
 
     fn park(&mut self, waker: &mut Option<Waker>) -> Turn<B> {

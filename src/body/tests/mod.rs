@@ -426,6 +426,21 @@ fn early_refusal_before_the_trailers_is_resent_with_them() {
 }
 
 #[test]
+fn first_attempt_does_not_poll_the_body_while_it_is_paused() {
+    let (feed, body) = Feed::new();
+    let (mut first, replay) = record(body, LIMIT);
+    feed.data("one");
+    assert_eq!(poll(&mut first), data("one"));
+    assert_eq!(replay.pause(), Ok(()));
+    feed.data("two");
+    let polls = feed.polls();
+    assert_eq!(poll(&mut first), Seen::Wait);
+    assert_eq!(feed.polls(), polls);
+    replay.release();
+    assert_eq!(poll(&mut first), data("two"));
+}
+
+#[test]
 fn first_attempt_is_woken_and_cut_off_at_the_take_over() {
     let (_feed, body) = Feed::new();
     let (mut first, mut replay) = record(body, LIMIT);
