@@ -20,6 +20,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::BodyExt;
 use tower::{BoxError, Layer, Service};
 use tower_token_refresh::TokenRefreshLayer;
 
@@ -47,9 +48,9 @@ fn upload(length: usize) -> Request<Upload> {
     Request::post("https://api.test/files").body(body).expect("a valid request")
 }
 
-fn send<S>(service: &mut S, request: Request<Upload>)
+fn send<S, B>(service: &mut S, request: Request<B>)
 where
-    S: Service<Request<Upload>, Response = Response<()>, Error = BoxError>,
+    S: Service<Request<B>, Response = Response<()>, Error = BoxError>,
 {
     // Neither the bodies nor the services have to be waited for.
     service.call(request).now_or_never().expect("ready").expect("an answer");
@@ -72,6 +73,11 @@ fn replay(criterion: &mut Criterion) {
             .sample_size(20)
             .sampling_mode(SamplingMode::Flat);
         group.bench_function("bare", |bencher| bencher.iter(|| send(&mut Reads, upload(length))));
+        // What a body costs that is behind a pointer and has boxed errors, as one must that a second attempt may take over.
+        group.bench_function("boxed", |bencher| {
+            let boxed = |body: Upload| body.map_err(BoxError::from).boxed_unsync();
+            bencher.iter(|| send(&mut Reads, upload(length).map(boxed)));
+        });
         let mut keeps_none = layer.clone().without_replay().layer(Reads);
         group.bench_function("keeps-none", |bencher| bencher.iter(|| send(&mut keeps_none, upload(length))));
         for (cap, bytes) in CAPS {

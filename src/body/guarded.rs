@@ -128,7 +128,7 @@ where
     }
 
     /// The same for a body in hand.
-    // Always, as above.
+    // Always, for the same reason.
     #[inline(always)]
     pub(super) fn read_in_hand(&mut self, cx: &mut Context<'_>) -> Option<Frame<Bytes>> {
         let attempt = self.attempt();

@@ -109,24 +109,22 @@ where
         (Self::streamed(Streamed::Guarded(first)), Replay(Hold::Shared(Some(shared))))
     }
 
-    /// Polls a guarded body. Out of line, so that the way of a whole body stays short.
+    /// Polls a body that is not whole. Out of line, so that the way of a whole one stays short.
     #[inline(never)]
-    fn poll_guarded(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
-        if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
-            if let Some(polled) = guarded.read_on(cx) {
-                return polled;
+    fn poll_streamed(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        match &mut self.0 {
+            Kind::Streamed(Streamed::Own(source)) => return source.as_mut().poll_frame(cx),
+            Kind::Streamed(Streamed::Guarded(guarded)) if guarded.is_in_hand() => {
+                if let Some(frame) = guarded.read_in_hand(cx) {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
             }
-        }
-        self.poll_on(cx)
-    }
-
-    /// The same with the body in hand.
-    #[inline(never)]
-    fn poll_in_hand(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
-        if let Kind::Streamed(Streamed::Guarded(guarded)) = &mut self.0 {
-            if let Some(frame) = guarded.read_in_hand(cx) {
-                return Poll::Ready(Some(Ok(frame)));
+            Kind::Streamed(Streamed::Guarded(guarded)) => {
+                if let Some(polled) = guarded.read_on(cx) {
+                    return polled;
+                }
             }
+            Kind::Whole(_) => {}
         }
         self.poll_on(cx)
     }
@@ -182,9 +180,7 @@ where
         match &mut self.0 {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
-            Kind::Streamed(Streamed::Own(source)) => source.as_mut().poll_frame(cx),
-            Kind::Streamed(Streamed::Guarded(guarded)) if guarded.is_in_hand() => self.poll_in_hand(cx),
-            Kind::Streamed(Streamed::Guarded(_)) => self.poll_guarded(cx),
+            Kind::Streamed(_) => self.poll_streamed(cx),
         }
     }
 
