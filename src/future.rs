@@ -23,7 +23,7 @@ use crate::{
     generation::Stamp,
     head::{Head, Kept},
     policy::{Common, Held},
-    session::{Acquire, Ask, Denied, Engine, Issued, Session},
+    session::{Acquire, Ask, Denied, Engine, Issued, Session, Target},
 };
 
 pin_project! {
@@ -299,11 +299,17 @@ where
         self.session.0.as_ref().unwrap_or(&self.common.policy.session).engine()
     }
 
+    /// What it is for, if so much of its head is kept.
+    fn target(&self) -> Target {
+        let line = self.head.get().and_then(Head::line);
+        line.map(|line| Target::of(&line.method, &line.uri)).unwrap_or_default()
+    }
+
     /// What to ask for: a token to begin with, or a better one than that of the refused attempt.
     fn acquire(&self, verdict: Verdict) -> Acquire {
         let engine = self.engine();
         let ask = match self.sent {
-            Some(stamp) => Ask::Refuse { stamp, verdict },
+            Some(stamp) => Ask::Refuse { stamp, verdict, target: self.target() },
             None => engine.first_ask(),
         };
         Acquire::new(engine.clone(), ask)
@@ -470,7 +476,7 @@ where
     fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
         if self.attempts() > 1 {
             if let Some(judged) = self.detour.0.as_ref().and_then(|detour| detour.judged.as_ref()) {
-                judged.judge(verdict == Verdict::Accept);
+                judged.judge(self.target(), verdict == Verdict::Accept);
             }
             return Step::End(Ok(self.deliver(response, verdict != Verdict::Accept, None)));
         }

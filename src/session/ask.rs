@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    damper::Target,
     flight::Flight,
     issued::{Issued, Sendable},
     record_head::RecordHead,
@@ -33,8 +34,8 @@ pub(crate) enum Ask {
     /// A token to send a request with, after a refresh that succeeded: what it brought is good enough, expired by our clock
     /// or not, unless it is what somebody had stored who has logged in long ago.
     Take,
-    /// A better token than this one, which was refused.
-    Refuse { stamp: Stamp, verdict: Verdict },
+    /// A better token than this one, which was refused there.
+    Refuse { stamp: Stamp, verdict: Verdict, target: Target },
     /// The next token ahead of time, if the current one is due.
     Renew,
     /// A token that lives this much longer.

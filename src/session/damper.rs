@@ -1,50 +1,77 @@
 //! How an endpoint that always refuses is kept from costing one fetch after another.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use http::{Method, Uri};
 
 use crate::{
     classify::Verdict,
     generation::Generation,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 const AT_MOST_AFTER_REJECT: Duration = Duration::from_secs(5);
 const AT_MOST_AFTER_SUSPECT: Duration = Duration::from_secs(60);
 /// A token that nobody has refused for so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
+/// As soon as so many targets have refused in vain, all are taken to refuse: a path for each item must not cost a fetch for
+/// each.
+const TARGETS: usize = 8;
+
+/// What a refused request was for: its method and path. An endpoint that forbids something says nothing of the others, whose
+/// token may really be revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Target(u64);
+
+impl Target {
+    pub(crate) fn of(method: &Method, uri: &Uri) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (method, uri.authority(), uri.path()).hash(&mut hasher);
+        Target(hasher.finish())
+    }
+}
 
 /// What the latest refreshes were good for; shared by all tokens of one identity.
 #[derive(Debug, Default)]
-pub(crate) struct Damper {
+pub(crate) struct Damper(Mutex<Judged>);
+
+#[derive(Debug, Default)]
+struct Judged {
     /// Refreshes in a row whose token was refused again.
-    fruitless: AtomicU32,
-    /// The generation whose refusal has started the latest refresh, until that is judged. 0: there is none.
-    unjudged: AtomicU64,
+    fruitless: u32,
+    /// Whose refusals have started them.
+    targets: Vec<Target>,
+    /// The generation whose refusal has started the latest refresh, and where, until that is judged.
+    unjudged: Option<(Generation, Target)>,
 }
 
 impl Damper {
     pub(super) fn fruitless(&self) -> u32 {
-        self.fruitless.load(Ordering::Relaxed)
+        self.judged().fruitless
     }
 
     /// The refusal of this generation starts a refresh.
-    pub(super) fn leave_unjudged(&self, refused: Generation) {
-        self.unjudged.store(refused.as_u64(), Ordering::Relaxed);
+    pub(super) fn leave_unjudged(&self, refused: Generation, target: Target) {
+        self.judged().unjudged = Some((refused, target));
     }
 
     /// The resend after that refusal was answered.
-    pub(super) fn judge(&self, refused: Generation, is_accepted: bool) {
-        self.count(refused.as_u64(), is_accepted);
+    pub(super) fn judge(&self, refused: Generation, target: Target, is_accepted: bool) {
+        self.judged().judge(refused, target, is_accepted);
     }
 
-    /// Whether refreshes have brought so little of late that the refusal of a token of this age starts none. The wait
-    /// doubles with every refresh in a row whose token was refused again. One that nobody has judged is judged by this
-    /// refusal, because an endpoint that always refuses does so soon; that counts from the next refusal on, because the
-    /// token may really have been revoked.
-    pub(super) fn damps(&self, verdict: Verdict, refused: Generation, age: Duration) -> bool {
-        let before = self.fruitless();
-        self.judge_what_brought(refused, age >= GOOD_AFTER);
-        let fruitless = self.fruitless().min(before);
+    /// Whether refreshes have brought so little of late that the refusal of a token of this age starts none, where one was in
+    /// vain before. The wait doubles with every refresh in a row whose token was refused again. One that nobody has judged is
+    /// judged by this refusal, because an endpoint that always refuses does so soon; that counts from the next refusal on,
+    /// because the token may really have been revoked.
+    pub(super) fn damps(&self, verdict: Verdict, target: Target, refused: Generation, age: Duration) -> bool {
+        let mut judged = self.judged();
+        let before = judged.waits(target);
+        judged.judge_what_brought(refused, age >= GOOD_AFTER);
+        let fruitless = judged.waits(target).min(before);
         let cap = if verdict == Verdict::Reject { AT_MOST_AFTER_REJECT } else { AT_MOST_AFTER_SUSPECT };
         fruitless > 0 && age < Duration::from_secs(1 << fruitless.min(16)).min(cap)
     }
@@ -52,26 +79,101 @@ impl Damper {
     /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
     pub(super) fn retire(&self, token: Generation, age: Duration) {
         if age >= GOOD_AFTER {
-            self.judge_what_brought(token, true);
+            self.judged().judge_what_brought(token, true);
         }
     }
 
+    fn judged(&self) -> MutexGuard<'_, Judged> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Judged {
     /// Judges the refresh that has brought this token, if nobody has.
-    fn judge_what_brought(&self, token: Generation, is_good: bool) {
-        let unjudged = self.unjudged.load(Ordering::Relaxed);
-        if unjudged != 0 && token.as_u64() > unjudged {
-            self.count(unjudged, is_good);
+    fn judge_what_brought(&mut self, token: Generation, is_good: bool) {
+        if let Some((refused, target)) = self.unjudged.filter(|(refused, _)| token > *refused) {
+            self.judge(refused, target, is_good);
         }
     }
 
     /// Each refresh counts as fruitless once at most.
-    fn count(&self, refused: u64, is_good: bool) {
-        let is_first =
-            self.unjudged.compare_exchange(refused, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    fn judge(&mut self, refused: Generation, target: Target, is_good: bool) {
+        let is_first = self.unjudged.take_if(|unjudged| *unjudged == (refused, target)).is_some();
         if is_good {
-            self.fruitless.store(0, Ordering::Relaxed);
+            self.fruitless = 0;
+            self.targets.clear();
         } else if is_first {
-            self.fruitless.fetch_add(1, Ordering::Relaxed);
+            self.fruitless = self.fruitless.saturating_add(1);
+            if !self.is_known(target) {
+                self.targets.push(target);
+            }
         }
+    }
+
+    /// How many fruitless refreshes there are for a target to wait for.
+    fn waits(&self, target: Target) -> u32 {
+        if self.is_known(target) { self.fruitless } else { 0 }
+    }
+
+    /// Whether it is one of those that refuse, for all that is known.
+    fn is_known(&self, target: Target) -> bool {
+        self.targets.len() >= TARGETS || self.targets.contains(&target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(path: &str) -> Target {
+        Target::of(&Method::GET, &format!("https://api.example.com{path}").parse().expect("a URI"))
+    }
+
+    fn refuse_in_vain(damper: &Damper, target: Target) {
+        let refused = Generation::next();
+        damper.leave_unjudged(refused, target);
+        damper.judge(refused, target, false);
+    }
+
+    fn is_damped(damper: &Damper, target: Target) -> bool {
+        damper.damps(Verdict::Suspect, target, Generation::next(), Duration::ZERO)
+    }
+
+    #[test]
+    fn who_has_not_refused_in_vain_is_believed_however_often_others_have() {
+        let (damper, uri) = (Damper::default(), "https://api.example.com/a?c=d".parse().expect("a URI"));
+        for _ in 0..2 * TARGETS {
+            refuse_in_vain(&damper, target("/a?b"));
+        }
+        assert!(is_damped(&damper, Target::of(&Method::GET, &uri)));
+        let elsewhere = "https://example.com/a".parse().expect("a URI");
+        for other in [target("/b"), Target::of(&Method::PUT, &uri), Target::of(&Method::GET, &elsewhere)] {
+            assert!(!is_damped(&damper, other));
+        }
+    }
+
+    #[test]
+    fn all_are_doubted_when_many_have_refused_in_vain_until_a_refresh_was_good() {
+        let damper = Damper::default();
+        for path in 1..TARGETS {
+            refuse_in_vain(&damper, target(&format!("/{path}")));
+            assert!(!is_damped(&damper, target("/0")));
+        }
+        refuse_in_vain(&damper, target("/8"));
+        assert!(is_damped(&damper, target("/0")));
+        damper.judge(Generation::next(), target("/0"), true);
+        refuse_in_vain(&damper, target("/1"));
+        assert!(!is_damped(&damper, target("/2")));
+    }
+
+    #[test]
+    fn a_refresh_that_another_has_followed_is_not_held_against_it() {
+        let (damper, refused) = (Damper::default(), Generation::next());
+        damper.leave_unjudged(refused, target("/a"));
+        damper.leave_unjudged(refused, target("/b"));
+        damper.judge(refused, target("/a"), false);
+        assert_eq!(damper.fruitless(), 0);
+        damper.judge(refused, target("/b"), false);
+        assert_eq!(damper.fruitless(), 1);
     }
 }

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{damper::Damper, renewal::Renewal};
+use super::{
+    damper::{Damper, Target},
+    renewal::Renewal,
+};
 use crate::{
     classify::Verdict,
     error::Error,
@@ -368,23 +371,23 @@ impl Issued {
         self.damper.fruitless()
     }
 
-    /// This token's refusal starts a refresh. The resend of the request tells what that was good for, if there is one and
-    /// it is answered, or else the first refusal of what it has brought.
-    pub(crate) fn leave_unjudged(&self) {
-        self.damper.leave_unjudged(self.stamp.generation);
+    /// This token's refusal there starts a refresh. The resend of the request tells what that was good for, if there is one
+    /// and it is answered, or else the first refusal of what it has brought.
+    pub(crate) fn leave_unjudged(&self, target: Target) {
+        self.damper.leave_unjudged(self.stamp.generation, target);
     }
 
     /// The answer to that resend.
-    pub(crate) fn judge(&self, is_accepted: bool) {
-        self.damper.judge(self.stamp.generation, is_accepted);
+    pub(crate) fn judge(&self, target: Target, is_accepted: bool) {
+        self.damper.judge(self.stamp.generation, target, is_accepted);
     }
 
-    /// Whether its refusal starts no refresh. One that has lived and expired was good for so long, and anybody's next
+    /// Whether its refusal there starts no refresh. One that has lived and expired was good for so long, and anybody's next
     /// request refreshes it.
-    pub(crate) fn is_damped(&self, verdict: Verdict, now: Now) -> bool {
+    pub(crate) fn is_damped(&self, verdict: Verdict, target: Target, now: Now) -> bool {
         let has_lived = self.age(now) >= Duration::from_secs(1);
         !(has_lived && self.is_expired(now))
-            && self.damper.damps(verdict, self.stamp.generation, self.age(now))
+            && self.damper.damps(verdict, target, self.stamp.generation, self.age(now))
     }
 
     fn age(&self, now: Now) -> Duration {

@@ -182,8 +182,8 @@ impl Slot {
 
     fn start(&mut self, flight: Flight, ask: Ask, now: Now) -> Decision {
         self.set_fetch(Fetch::Flight(flight.clone()));
-        if let (Ask::Refuse { .. }, Some(refused)) = (ask, &self.token) {
-            refused.leave_unjudged();
+        if let (Ask::Refuse { target, .. }, Some(refused)) = (ask, &self.token) {
+            refused.leave_unjudged(target);
         }
         Decision::Start(flight, self.plan(ask, now))
     }
@@ -500,8 +500,8 @@ impl Slot {
     }
 
     fn is_damped(&self, ask: Ask, now: impl Fn() -> Now) -> bool {
-        let (Ask::Refuse { verdict, .. }, Some(token)) = (ask, &self.token) else { return false };
-        token.is_damped(verdict, now())
+        let (Ask::Refuse { verdict, target, .. }, Some(token)) = (ask, &self.token) else { return false };
+        token.is_damped(verdict, target, now())
     }
 
     fn condemn_if_rejected(&self, ask: Ask) {

@@ -50,6 +50,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 pub(crate) use self::{
     acquire::{Acquire, Denied, at_hand},
     ask::Ask,
+    damper::Target,
     engine::Engine,
     issued::Issued,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::{acquire::Acquire, ask::Ask, engine::Engine, issued::Claim};
+use super::{acquire::Acquire, ask::Ask, damper::Target, engine::Engine, issued::Claim};
 use crate::{classify::Verdict, source::Verification};
 
 /// Verifies in a task of its own. A source that panics or hangs there harms nobody.
@@ -16,7 +16,8 @@ pub(super) fn in_background(engine: &Arc<Engine>, mut claim: Claim) {
         let answer = timeout(engine.limits.refresh, asked).await.unwrap_or(Verification::Unknown);
         claim.is_answered = answer != Verification::Unknown;
         if answer == Verification::Invalid {
-            let ask = Ask::Refuse { stamp: claim.issued.stamp(), verdict: Verdict::Reject };
+            let (stamp, verdict) = (claim.issued.stamp(), Verdict::Reject);
+            let ask = Ask::Refuse { stamp, verdict, target: Target::default() };
             // Whatever comes of it is for the requests that need the token.
             let _ = Acquire::new(engine.clone(), ask).await;
         }

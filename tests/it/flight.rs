@@ -20,7 +20,7 @@ use tokio::{
 use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    BoxError, Error, ErrorKind, FetchContext, FetchError, Outcome, RefreshFailure, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, NotResent, Outcome, RefreshFailure, Session, Token,
     TokenRefreshLayer,
     event::Event,
     source_fn,
@@ -28,6 +28,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
+    script::outcome,
     script::within,
     world::{World, get, origin},
 };
@@ -903,6 +904,53 @@ async fn a_real_revocation_recovers_at_once_although_another_endpoint_always_ref
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     world.authority.revoke_access();
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK, "an accepted resend ends the damping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_always_refuses_keeps_no_other_from_its_recovery() {
+    for refusal in [Refusal::Unauthorized, Refusal::Status(StatusCode::FORBIDDEN)] {
+        let mut world = World::new();
+        world.api = world.api.clone().route("/sick", Route::Always(refusal));
+        world.session.token().await.unwrap();
+        let refreshes = || world.authority.counts().refreshes;
+        for _ in 0..6 {
+            let before = refreshes();
+            while refreshes() == before {
+                tokio::time::advance(Duration::from_secs(1)).await;
+                world.get("/sick?and=more").await.unwrap();
+            }
+        }
+        world.authority.revoke_access();
+        let before = refreshes();
+        assert_eq!(outcome(&world.get("/sick").await.unwrap()).not_resent(), Some(NotResent::Damped));
+        assert_eq!(refreshes(), before);
+        assert_eq!(
+            world.get("/").await.unwrap().status(),
+            StatusCode::OK,
+            "it has been refused for the first time"
+        );
+        assert_eq!(refreshes(), before + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_endpoints_that_always_refuse_are_damped_as_one() {
+    let mut world = World::new();
+    for item in 0..100 {
+        world.api = world
+            .api
+            .clone()
+            .route(&format!("/{item}"), Route::Always(Refusal::Status(StatusCode::FORBIDDEN)));
+    }
+    world.session.token().await.unwrap();
+    for _ in 0..60 {
+        for item in 0..100 {
+            world.get(&format!("/{item}")).await.unwrap();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let fetches = world.authority.counts().refreshes;
+    assert_eq!(fetches, 8, "fetches in a minute: one each for the first eight, and none then");
 }
 
 #[tokio::test(start_paused = true)]

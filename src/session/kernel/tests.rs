@@ -1,5 +1,6 @@
 use super::{
     super::{
+        damper::Target,
         issued::Provenance,
         renewal::{Renewal, RenewalMode},
     },
@@ -86,11 +87,11 @@ fn replace(slot: &mut Slot) -> (Change, Option<Flight>) {
 }
 
 fn reject(stamp: Stamp) -> Ask {
-    Ask::Refuse { stamp, verdict: Verdict::Reject }
+    Ask::Refuse { stamp, verdict: Verdict::Reject, target: Target::default() }
 }
 
 fn suspect(stamp: Stamp) -> Ask {
-    Ask::Refuse { stamp, verdict: Verdict::Suspect }
+    Ask::Refuse { stamp, verdict: Verdict::Suspect, target: Target::default() }
 }
 
 #[test]
@@ -282,8 +283,8 @@ fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
 /// A refresh that this token's refusal has started, and whose resend is refused.
 fn judge_fruitless(token: Option<&Arc<Issued>>) {
     let token = token.expect("a token");
-    token.leave_unjudged();
-    token.judge(false);
+    token.leave_unjudged(Target::default());
+    token.judge(Target::default(), false);
 }
 
 #[test]
@@ -296,7 +297,7 @@ fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
             for _ in 0..fruitless {
                 judge_fruitless(slot.token());
             }
-            let ask = Ask::Refuse { stamp, verdict };
+            let ask = Ask::Refuse { stamp, verdict, target: Target::default() };
             if seconds > 0 {
                 assert_eq!(decide(&mut slot, ask, later(seconds - 1)), "damped", "{fruitless} {verdict:?}");
             }
@@ -314,7 +315,7 @@ fn an_accepted_resend_ends_the_damping_and_a_new_token_keeps_it() {
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "damped");
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start", "whoever asks by name is not damped");
     slot.unstart();
-    change.token.judge(true);
+    change.token.judge(Target::default(), true);
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "start");
 }
 
@@ -364,13 +365,13 @@ fn a_refresh_is_judged_once_and_the_resend_of_its_starter_may_still_call_it_good
         let flight = start(&mut slot, reject(stamp));
         let token = publish(&mut slot, &flight).expect("a new token").token;
         if is_first {
-            refused.judge(is_accepted);
+            refused.judge(Target::default(), is_accepted);
         } else {
             // Somebody else is refused with the new token before that.
             assert_eq!(decide(&mut slot, reject(token.stamp()), NOW), "start", "it may really be revoked");
             assert_eq!(token.fruitless_refreshes(), 1);
             slot.unstart();
-            refused.judge(is_accepted);
+            refused.judge(Target::default(), is_accepted);
         }
         assert_eq!(token.fruitless_refreshes(), fruitless, "{is_first} {is_accepted}");
     }

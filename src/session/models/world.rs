@@ -11,6 +11,7 @@ use super::super::{
     Session,
     acquire::{Acquire, Denied, at_hand},
     ask::{Ask, Decision, Failure, Obtained},
+    damper::Target,
     engine::Engine,
     flight::{Flight, Guard},
     issued::{Issued, Provenance, Sendable},
@@ -171,7 +172,7 @@ impl Refresh {
 }
 
 pub(super) fn refusal_of(token: &Issued) -> Ask {
-    Ask::Refuse { stamp: token.stamp(), verdict: Verdict::Reject }
+    Ask::Refuse { stamp: token.stamp(), verdict: Verdict::Reject, target: Target::default() }
 }
 
 pub(super) fn join<T>(thread: JoinHandle<T>) -> T {
