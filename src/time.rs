@@ -17,6 +17,8 @@ use tokio::time::Instant;
 /// itself a clock, so several sessions may share it.
 ///
 /// For its requests a session reads the wall clock at most once in a second of the monotonic clock.
+///
+/// A clock must not panic: what a refresh has brought is lost if that happens before it is saved.
 pub trait Clock: Send + Sync + 'static {
     /// Time since a fixed moment of this clock. It never goes back.
     fn monotonic(&self) -> Duration;

@@ -180,7 +180,7 @@ impl SessionBuilder {
     }
 
     /// After how long a refresh is given up, counted from its start; 120 s by default. A value below `refresh_timeout`
-    /// counts as `refresh_timeout`.
+    /// counts as `refresh_timeout`. Whatever the source is at is dropped then: one that asks a person needs more.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl SessionBuilder {
 
     /// How long a refresh waits for the store's lease; 10 s by default. If the lease is still taken by then, a refresh that
     /// would present a refresh token fails as `Transient`, because the holder of the lease is spending that token. Any
-    /// other refresh goes on without the lease, and so does every refresh if the store fails.
+    /// other refresh goes on without the lease, and so does every refresh if the store [fails](TokenStore::load) for longer.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 use std::{future::pending, pin::pin, time::Duration};
 
 use futures_util::future::{Either, select};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     ask::{Obtained, Plan},
@@ -14,7 +14,18 @@ use super::{
     record_head::RecordHead,
     reload::{Reloaded, Taken, reload, take, take_found},
 };
-use crate::{store::StoredToken, token::Token};
+use crate::{
+    error::Error,
+    source::Cause,
+    store::{Lease, StoredToken},
+    token::Token,
+};
+
+/// How long a store that fails is asked again before a refresh goes on from memory, where a sibling may have spent what that
+/// has. A third of `refresh_timeout` if that is shorter, or if nobody needs the next token yet.
+const PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 const SIBLING_SAVES_WITHIN: Duration = Duration::from_millis(500);
 /// Whoever has the lease for less than that is about to give it back.
@@ -42,18 +53,28 @@ pub(super) struct Base {
 
 /// Takes the lease, reads the store and saves what is owed to it. `None`: the flight has lost meanwhile.
 pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
-    let lease = pin!(engine.storage.lease());
-    let lease = match select(lease, pin!(find_meanwhile(engine, plan))).await {
-        Either::Left((lease, _)) => lease,
-        Either::Right(_) if flight.is_lost() => return None,
-        Either::Right((obtained, _)) => return Some(Reread::Enough(obtained)),
+    let mut patience = Patience::new();
+    let lease = {
+        let lease = pin!(lease(engine, flight, plan, &mut patience));
+        match select(lease, pin!(find_meanwhile(engine, plan))).await {
+            Either::Left((lease, _)) => lease,
+            Either::Right(_) if flight.is_lost() => return None,
+            Either::Right((obtained, _)) => return Some(Reread::Enough(obtained)),
+        }
     };
+    if lease.is_ok() {
+        // Somebody else may have kept it for long, which is no failure.
+        patience = Patience::new();
+    }
     let is_taken = matches!(lease, Ok(None));
     let lease = engine.reported(lease).flatten().map(|lease| HeldLease::by(flight, lease, &engine.storage));
     if flight.is_lost() {
         return None;
     }
-    let (mut newest, read) = engine.storage.newest().await;
+    let (mut newest, mut read) = engine.storage.newest().await;
+    while read.is_err() && patience.lasts(engine, flight, plan).await {
+        (newest, read) = engine.storage.newest().await;
+    }
     let is_read = engine.reported(read).is_some();
     if flight.is_lost() {
         return None;
@@ -79,6 +100,46 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
         Taken::Enough(obtained) => Reread::Enough(obtained),
         Taken::Base(head, before) => Reread::Base(Base { lease, may_fetch, is_blind, head, before }),
     })
+}
+
+/// The right to refresh, from a store that may fail for a moment.
+async fn lease(
+    engine: &Engine,
+    flight: &Flight,
+    plan: &Plan,
+    patience: &mut Patience,
+) -> Result<Option<Lease>, Error> {
+    let mut lease = engine.storage.lease().await;
+    while lease.is_err() && patience.lasts(engine, flight, plan).await {
+        lease = engine.storage.lease().await;
+    }
+    lease
+}
+
+/// With a store that fails. What memory has may have been spent by a sibling.
+struct Patience {
+    begun: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Patience { begun: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// Waits until the store is to be asked again. False: a refresh goes on from memory.
+    async fn lasts(&mut self, engine: &Engine, flight: &Flight, plan: &Plan) -> bool {
+        let most = engine.limits.refresh / 3;
+        let can_wait = plan.cause == Cause::Renewal && !engine.renews_inline();
+        let current = plan.known.current.as_ref().filter(|current| current.is_usable(engine.now()));
+        let patience = if can_wait && current.is_some() { most } else { most.min(PATIENCE) };
+        let lasts = !flight.is_lost() && self.begun.elapsed() + self.pause <= patience;
+        if lasts {
+            sleep(self.pause).await;
+            self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        }
+        lasts
+    }
 }
 
 /// A good token that is in the store while somebody else keeps the lease, for a process that has none yet: it needs no

@@ -321,7 +321,8 @@ impl Failure {
         if ended.is_panic() {
             return Failure::of_panic();
         }
-        let given_up = "the refresh was given up; whether the authority has answered is unknown";
+        let given_up =
+            "the refresh was given up after `abandon_after`; whether the authority has answered is unknown";
         Failure { class: FailureClass::Unanswered, error: Error::new(ErrorKind::Timeout, given_up) }
     }
 

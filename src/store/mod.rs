@@ -95,8 +95,11 @@ use crate::error::BoxError;
 pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was.
     ///
-    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the session goes on from what it knows,
-    /// and saves neither a replacement that keeps the refresh token nor a refresh without a lease. If it has never had a
+    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the store is asked again for two seconds,
+    /// or, for a renewal that no request waits for, for a third of
+    /// [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout). Then the session goes on from what it knows, and
+    /// saves neither a replacement that keeps the refresh token nor a refresh without a lease. What it knows may be a refresh
+    /// token that somebody who shares the store has spent: an authority that detects that ends the session for both. If it has never had a
     /// token, has no refresh token to present, and its source says that a login is required, then the failure is `Store`,
     /// not `LoginRequired`.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
@@ -130,6 +133,10 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// Do not hand it to a waiter in a queue, as a fair lock does: that waiter's runtime may no longer be running, and
     /// then nobody would get the lease.
+    ///
+    /// A lease that ends by itself, as a key with a lifetime does, must be prolonged as long as it is held, or last longer
+    /// than [`abandon_after`](crate::session::SessionBuilder::abandon_after): whoever gets it earlier presents the refresh
+    /// token that is being spent. An error is answered as one of [`load`](Self::load): the refresh goes on without a lease.
     ///
     /// # Cancel safety
     ///

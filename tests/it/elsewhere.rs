@@ -1,7 +1,8 @@
 //! What others have saved while something was owed here that could not be compared with it.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
+use http::StatusCode;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, Session, Token,
@@ -138,4 +139,71 @@ async fn a_login_that_a_store_refuses_as_outdated_stays_owed() {
     store.set(|store| store.save = Fault::None);
     within(session.settle()).await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+}
+
+/// As most replicas are: a sibling has spent what they have in memory.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_spent() {
+    for is_taken in [false, true] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        let newer = sibling.session.refresh().await.unwrap();
+        let lease = store.memory.lock().await.unwrap();
+        if !is_taken {
+            drop(lease);
+        } else {
+            mem::forget(lease);
+        }
+        store.set(|store| store.load = Fault::Error);
+        let mut refreshed = task::spawn(ours.session.refresh());
+        assert_pending!(refreshed.poll());
+        // A taken lease is waited for first.
+        tokio::time::sleep(Duration::from_secs(if is_taken { 11 } else { 1 })).await;
+        assert_pending!(refreshed.poll());
+        store.set(|store| store.load = Fault::None);
+        let refreshed = within(refreshed).await.unwrap();
+        assert_eq!(refreshed.access().expose(), newer.access().expose());
+        assert_eq!(ours.authority.counts().refreshes, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_had_for_a_moment_is_asked_for_again() {
+    let store = Watched::default();
+    let (ours, _sibling) = siblings(&store).await;
+    store.set(|store| store.lock = Fault::Error);
+    let mut refreshed = task::spawn(ours.session.refresh());
+    assert_pending!(refreshed.poll());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_pending!(refreshed.poll());
+    assert_eq!(ours.authority.counts().refreshes, 0);
+    store.set(|store| store.lock = Fault::None);
+    within(refreshed).await.unwrap();
+    let lease = store.memory.lock().await.unwrap();
+    assert_eq!(lease.fence(), 4, "the login, the look and the refresh have had one each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_has_patience_with_a_store_that_fails_while_requests_go_on() {
+    for heals in [true, false] {
+        let store = Watched::default();
+        let (ours, sibling) = siblings(&store).await;
+        tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+        if heals {
+            sibling.session.refresh().await.unwrap();
+        }
+        let before = ours.authority.counts().refreshes;
+        store.set(|store| store.load = Fault::Error);
+        for _ in 0..9 {
+            assert_eq!(ours.get("/").await.unwrap().status(), StatusCode::OK);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(ours.authority.counts().refreshes, before, "a third of `refresh_timeout` is not over");
+        if heals {
+            store.set(|store| store.load = Fault::None);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let counts = ours.authority.counts();
+        assert_eq!((counts.refreshes - before, counts.presented_again()), (usize::from(!heals), 0));
+    }
 }

@@ -52,7 +52,8 @@ use crate::error::BoxError;
 ///
 /// The locks are the operating system's, which releases them however a process ends. A wait for a lock polls, with growing
 /// pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store. File work
-/// runs on tokio's blocking threads; a runtime with time is needed. One call is made on the current thread: the release of
+/// runs on tokio's blocking threads (if all of them are busy for long, say with jobs that wait for this very session, it
+/// fails at its time limit); a runtime with time is needed. One call is made on the current thread: the release of
 /// a lock. On a file system that hangs, as NFS may, that thread waits.
 ///
 /// It does not tell of [changes](TokenStore::changed): what another process has saved is found by the next refresh. A
