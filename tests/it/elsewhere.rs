@@ -3,9 +3,11 @@
 use std::{mem, time::Duration};
 
 use http::StatusCode;
+use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, Session, Token,
+    session::{RenewalMode, SessionBuilder},
     store::{Lease, Record, Superseded, TokenStore},
     test_util::{Gate, ModelAuthority, Rotation},
 };
@@ -13,6 +15,7 @@ use tower_token_refresh::{
 use crate::{
     script::within,
     watched::{Fault, Watched, siblings},
+    world::World,
 };
 
 /// The login is in the store, which could not say so, with a number that is two higher. Refreshes on top of it are
@@ -205,5 +208,27 @@ async fn a_renewal_has_patience_with_a_store_that_fails_while_requests_go_on() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let counts = ours.authority.counts();
         assert_eq!((counts.refreshes - before, counts.presented_again()), (usize::from(!heals), 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_ends_the_patience_of_a_renewal() {
+    for (mode, left) in [(RenewalMode::Background, 5), (RenewalMode::Inline, 30)] {
+        let store = Watched::default();
+        let session = |session: SessionBuilder| session.store(store.clone()).renewal(mode);
+        let world = World::with(ModelAuthority::new(), session, |layer| layer);
+        world.session.token().await.unwrap();
+        tokio::time::advance(Duration::from_secs(2 * 3600 - left)).await;
+        store.set(|store| store.load = Fault::Error);
+        if mode == RenewalMode::Background {
+            assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+            // The token expires, and the renewal has half of its time left.
+            tokio::time::sleep(Duration::from_secs(left)).await;
+            assert_eq!(world.authority.counts().refreshes, 0);
+        }
+        let asked = Instant::now();
+        assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
+        assert!(asked.elapsed() <= Duration::from_secs(2), "{mode:?}: {:?}", asked.elapsed());
+        assert_eq!(world.authority.counts().refreshes, 1);
     }
 }
