@@ -24,13 +24,14 @@ const TARGETS: usize = 8;
 /// What a refused request was for: its method and path. An endpoint that forbids something says nothing of the others, whose
 /// token may really be revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Target(u64);
+pub(crate) struct Target(u32);
 
 impl Target {
     pub(crate) fn of(method: &Method, uri: &Uri) -> Self {
         let mut hasher = DefaultHasher::new();
         (method, uri.authority(), uri.path()).hash(&mut hasher);
-        Target(hasher.finish())
+        // Half of it leaves an ask, and so each wait, as small as it is.
+        Target(hasher.finish() as u32)
     }
 }
 
