@@ -90,8 +90,8 @@ pub enum NotResent {
     TooManyWaiting,
     /// The refresh failed; the reason is in [`RefreshFailure`].
     RefreshFailed,
-    /// The latest refreshes for this method and path, or for many others, brought tokens that were refused at once, so this
-    /// refusal starts none.
+    /// The latest refreshes brought tokens that were refused at once for this method and path, or for eight others, so this
+    /// refusal starts none. Requests of which [nothing is kept](crate::TokenRefreshLayer::without_replay) count as one path.
     Damped,
 }
 

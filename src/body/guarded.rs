@@ -109,9 +109,10 @@ where
         let mut source = self.shared.with(State::lend)?;
         let on_panic = LoseOnDrop(&self.shared);
         let polled = source.as_mut().poll_frame(cx);
+        let goes_on = matches!(polled, Poll::Ready(Some(Ok(_)))) && !source.is_end_stream();
         mem::forget(on_panic);
         let source = match &polled {
-            Poll::Ready(Some(Ok(frame))) if !source.is_end_stream() => {
+            Poll::Ready(Some(Ok(frame))) if goes_on => {
                 let length = length(frame);
                 match self.shared.with(|state| state.keep(self.attempt(), source, frame)) {
                     Ok(()) => {

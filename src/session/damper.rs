@@ -43,7 +43,7 @@ pub(crate) struct Damper(Mutex<Judged>);
 struct Judged {
     /// Refreshes in a row whose token was refused again.
     fruitless: u32,
-    /// Whose refusals have started them.
+    /// Who has refused it.
     targets: Vec<Target>,
     /// The generation whose refusal has started the latest refresh, and where, until that is judged.
     unjudged: Option<(Generation, Target)>,
@@ -71,7 +71,7 @@ impl Damper {
     pub(super) fn damps(&self, verdict: Verdict, target: Target, refused: Generation, age: Duration) -> bool {
         let mut judged = self.judged();
         let before = judged.waits(target);
-        judged.judge_what_brought(refused, age >= GOOD_AFTER);
+        judged.judge_what_brought(refused, target, age >= GOOD_AFTER);
         let fruitless = judged.waits(target).min(before);
         let cap = if verdict == Verdict::Reject { AT_MOST_AFTER_REJECT } else { AT_MOST_AFTER_SUSPECT };
         fruitless > 0 && age < Duration::from_secs(1 << fruitless.min(16)).min(cap)
@@ -80,7 +80,7 @@ impl Damper {
     /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
     pub(super) fn retire(&self, token: Generation, age: Duration) {
         if age >= GOOD_AFTER {
-            self.judged().judge_what_brought(token, true);
+            self.judged().judge_what_brought(token, Target::default(), true);
         }
     }
 
@@ -90,20 +90,26 @@ impl Damper {
 }
 
 impl Judged {
-    /// Judges the refresh that has brought this token, if nobody has.
-    fn judge_what_brought(&mut self, token: Generation, is_good: bool) {
-        if let Some((refused, target)) = self.unjudged.filter(|(refused, _)| token > *refused) {
-            self.judge(refused, target, is_good);
+    /// The first refusal of a token, or its long life, judges the refresh that has brought it, if nobody has.
+    fn judge_what_brought(&mut self, token: Generation, by: Target, is_good: bool) {
+        if self.unjudged.take_if(|(refused, _)| token > *refused).is_some() {
+            self.count(by, is_good);
         }
     }
 
     /// Each refresh counts as fruitless once at most.
     fn judge(&mut self, refused: Generation, target: Target, is_good: bool) {
         let is_first = self.unjudged.take_if(|unjudged| *unjudged == (refused, target)).is_some();
+        if is_good || is_first {
+            self.count(target, is_good);
+        }
+    }
+
+    fn count(&mut self, target: Target, is_good: bool) {
         if is_good {
             self.fruitless = 0;
             self.targets.clear();
-        } else if is_first {
+        } else {
             self.fruitless = self.fruitless.saturating_add(1);
             if !self.is_known(target) {
                 self.targets.push(target);
@@ -165,6 +171,16 @@ mod tests {
         damper.judge(Generation::next(), target("/0"), true);
         refuse_in_vain(&damper, target("/1"));
         assert!(!is_damped(&damper, target("/2")));
+    }
+
+    #[test]
+    fn who_refuses_the_new_token_is_remembered_and_not_who_could_not_tell() {
+        let damper = Damper::default();
+        damper.leave_unjudged(Generation::next(), target("/upload"));
+        assert!(!is_damped(&damper, target("/sick")), "it counts from the next refusal on");
+        assert_eq!(damper.fruitless(), 1);
+        assert!(is_damped(&damper, target("/sick")));
+        assert!(!is_damped(&damper, target("/upload")));
     }
 
     #[test]

@@ -165,6 +165,12 @@ impl Flight {
         self.state().lease.take()
     }
 
+    /// Whether somebody waits for its end, or may wait for its lease.
+    pub(super) fn is_waited_for(&self) -> bool {
+        let state = self.state();
+        state.seats.taken() > 0 || state.lease.is_some()
+    }
+
     /// Whether the fetch may begin, which spends these refresh tokens. One that has lost by now may have been taken for one
     /// that spends none, and been aborted.
     #[must_use]

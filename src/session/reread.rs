@@ -15,14 +15,12 @@ use super::{
     reload::{Reloaded, Taken, reload, take, take_found},
 };
 use crate::{
-    error::Error,
-    source::Cause,
     store::{Lease, StoredToken},
     token::Token,
 };
 
 /// How long a store that fails is asked again before a refresh goes on from memory, where a sibling may have spent what that
-/// has. A third of `refresh_timeout` if that is shorter, or if nobody needs the next token yet.
+/// has. A third of `refresh_timeout` if that is shorter, or if nobody waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -55,27 +53,29 @@ pub(super) struct Base {
 pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Option<Reread> {
     let mut patience = Patience::new();
     let lease = {
-        let lease = pin!(lease(engine, flight, plan, &mut patience));
+        let lease = pin!(lease(engine, flight, &mut patience));
         match select(lease, pin!(find_meanwhile(engine, plan))).await {
             Either::Left((lease, _)) => lease,
             Either::Right(_) if flight.is_lost() => return None,
             Either::Right((obtained, _)) => return Some(Reread::Enough(obtained)),
         }
     };
-    if lease.is_ok() {
+    if lease.is_some() {
         // Somebody else may have kept it for long, which is no failure.
         patience = Patience::new();
     }
-    let is_taken = matches!(lease, Ok(None));
-    let lease = engine.reported(lease).flatten().map(|lease| HeldLease::by(flight, lease, &engine.storage));
+    let is_taken = matches!(lease, Some(None));
+    let lease = lease.flatten().map(|lease| HeldLease::by(flight, lease, &engine.storage));
     if flight.is_lost() {
         return None;
     }
-    let (mut newest, mut read) = engine.storage.newest().await;
-    while read.is_err() && patience.lasts(engine, flight, plan).await {
-        (newest, read) = engine.storage.newest().await;
-    }
-    let is_read = engine.reported(read).is_some();
+    let (mut newest, is_read) = loop {
+        let (newest, read) = engine.storage.newest().await;
+        let is_read = engine.reported(read).is_some();
+        if is_read || !patience.lasts(engine, flight).await {
+            break (newest, is_read);
+        }
+    };
     if flight.is_lost() {
         return None;
     }
@@ -102,18 +102,14 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     })
 }
 
-/// The right to refresh, from a store that may fail for a moment.
-async fn lease(
-    engine: &Engine,
-    flight: &Flight,
-    plan: &Plan,
-    patience: &mut Patience,
-) -> Result<Option<Lease>, Error> {
-    let mut lease = engine.storage.lease().await;
-    while lease.is_err() && patience.lasts(engine, flight, plan).await {
-        lease = engine.storage.lease().await;
+/// The right to refresh, from a store that may fail for a moment. `None`: it fails.
+async fn lease(engine: &Engine, flight: &Flight, patience: &mut Patience) -> Option<Option<Lease>> {
+    loop {
+        let lease = engine.reported(engine.storage.lease().await);
+        if lease.is_some() || !patience.lasts(engine, flight).await {
+            return lease;
+        }
     }
-    lease
 }
 
 /// With a store that fails. What memory has may have been spent by a sibling.
@@ -128,11 +124,9 @@ impl Patience {
     }
 
     /// Waits until the store is to be asked again. False: a refresh goes on from memory.
-    async fn lasts(&mut self, engine: &Engine, flight: &Flight, plan: &Plan) -> bool {
+    async fn lasts(&mut self, engine: &Engine, flight: &Flight) -> bool {
         let most = engine.limits.refresh / 3;
-        let can_wait = plan.cause == Cause::Renewal && !engine.renews_inline();
-        let current = plan.known.current.as_ref().filter(|current| current.is_usable(engine.now()));
-        let patience = if can_wait && current.is_some() { most } else { most.min(PATIENCE) };
+        let patience = if flight.is_waited_for() { most.min(PATIENCE) } else { most };
         let lasts = !flight.is_lost() && self.begun.elapsed() + self.pause <= patience;
         if lasts {
             sleep(self.pause).await;

@@ -105,7 +105,6 @@ impl Seats {
         if round == self.round { self.wakers.try_remove(seat.0) } else { None }
     }
 
-    #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
         self.wakers.len()
     }

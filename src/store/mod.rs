@@ -95,13 +95,13 @@ use crate::error::BoxError;
 pub trait TokenStore: Send + Sync + 'static {
     /// The record that was saved last, or `None` where nothing ever was.
     ///
-    /// Every error is reported. [`Damaged`] counts as `None`. After any other error the store is asked again for two seconds,
-    /// or, for a renewal that no request waits for, for a third of
-    /// [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout). Then the session goes on from what it knows, and
-    /// saves neither a replacement that keeps the refresh token nor a refresh without a lease. What it knows may be a refresh
-    /// token that somebody who shares the store has spent: an authority that detects that ends the session for both. If it has never had a
-    /// token, has no refresh token to present, and its source says that a login is required, then the failure is `Store`,
-    /// not `LoginRequired`.
+    /// Every error is reported. [`Damaged`] counts as `None`. After any other error a refresh asks the store again for two
+    /// seconds at most; one that nobody waits for yet, a renewal, for a third of
+    /// [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout), as long as it holds no lease. Then the session
+    /// goes on from what it knows, and saves neither a replacement that keeps the refresh token nor a refresh without a
+    /// lease. What it knows may be a refresh token that somebody who shares the store has spent: an authority that detects
+    /// that ends the session for both. If it has never had a token, has no refresh token to present, and its source says that
+    /// a login is required, then the failure is `Store`, not `LoginRequired`.
     fn load(&self) -> impl Future<Output = Result<Option<Record>, BoxError>> + Send;
 
     /// Replaces the record; the record of a logout has no token. All or nothing: whoever loads sees the old record or the

@@ -1,12 +1,20 @@
 //! What others have saved while something was owed here that could not be compared with it.
 
-use std::{mem, time::Duration};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, Session, Token,
+    event::Event,
     session::{RenewalMode, SessionBuilder},
     store::{Lease, Record, Superseded, TokenStore},
     test_util::{Gate, ModelAuthority, Rotation},
@@ -149,8 +157,18 @@ async fn a_login_that_a_store_refuses_as_outdated_stays_owed() {
 async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_spent() {
     for is_taken in [false, true] {
         let store = Watched::default();
-        let (ours, sibling) = siblings(&store).await;
-        let newer = sibling.session.refresh().await.unwrap();
+        let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+        let sibling = Session::builder(authority.source()).store(store.clone()).build();
+        let told = Arc::new(AtomicUsize::new(0));
+        let counted = told.clone();
+        let ours = Session::builder(authority.source()).store(store.clone());
+        let ours = ours.observer(move |event: &Event<'_>| {
+            counted.fetch_add(usize::from(matches!(event, Event::StoreFailed { .. })), Ordering::Relaxed);
+        });
+        let ours = ours.build();
+        sibling.token().await.unwrap();
+        ours.token().await.unwrap();
+        let newer = sibling.refresh().await.unwrap();
         let lease = store.memory.lock().await.unwrap();
         if !is_taken {
             drop(lease);
@@ -158,7 +176,7 @@ async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_
             mem::forget(lease);
         }
         store.set(|store| store.load = Fault::Error);
-        let mut refreshed = task::spawn(ours.session.refresh());
+        let mut refreshed = task::spawn(ours.refresh());
         assert_pending!(refreshed.poll());
         // A taken lease is waited for first.
         tokio::time::sleep(Duration::from_secs(if is_taken { 11 } else { 1 })).await;
@@ -166,7 +184,8 @@ async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_
         store.set(|store| store.load = Fault::None);
         let refreshed = within(refreshed).await.unwrap();
         assert_eq!(refreshed.access().expose(), newer.access().expose());
-        assert_eq!(ours.authority.counts().refreshes, 1);
+        assert_eq!(authority.counts().refreshes, 1);
+        assert_eq!(told.load(Ordering::Relaxed), 3, "each failure is reported");
     }
 }
 
@@ -196,14 +215,14 @@ async fn a_renewal_has_patience_with_a_store_that_fails_while_requests_go_on() {
             sibling.session.refresh().await.unwrap();
         }
         let before = ours.authority.counts().refreshes;
-        store.set(|store| store.load = Fault::Error);
+        store.set(|store| (store.lock, store.load) = (Fault::Error, Fault::Error));
         for _ in 0..9 {
             assert_eq!(ours.get("/").await.unwrap().status(), StatusCode::OK);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert_eq!(ours.authority.counts().refreshes, before, "a third of `refresh_timeout` is not over");
         if heals {
-            store.set(|store| store.load = Fault::None);
+            store.set(|store| (store.lock, store.load) = (Fault::None, Fault::None));
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         let counts = ours.authority.counts();
@@ -219,7 +238,7 @@ async fn a_request_that_waits_ends_the_patience_of_a_renewal() {
         let world = World::with(ModelAuthority::new(), session, |layer| layer);
         world.session.token().await.unwrap();
         tokio::time::advance(Duration::from_secs(2 * 3600 - left)).await;
-        store.set(|store| store.load = Fault::Error);
+        store.set(|store| (store.lock, store.load) = (Fault::Error, Fault::Error));
         if mode == RenewalMode::Background {
             assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
             // The token expires, and the renewal has half of its time left.
@@ -231,4 +250,37 @@ async fn a_request_that_waits_ends_the_patience_of_a_renewal() {
         assert!(asked.elapsed() <= Duration::from_secs(2), "{mode:?}: {:?}", asked.elapsed());
         assert_eq!(world.authority.counts().refreshes, 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_renewal_or_asks_for_one_waits_two_seconds_for_a_store_that_fails() {
+    for joins in [false, true] {
+        let store = Watched::default();
+        let (ours, _sibling) = siblings(&store).await;
+        tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+        store.set(|store| (store.lock, store.load) = (Fault::Error, Fault::Error));
+        let asked = Instant::now();
+        if joins {
+            assert_eq!(ours.get("/").await.unwrap().status(), StatusCode::OK);
+            within(ours.session.refresh()).await.unwrap();
+        } else {
+            within(ours.session.token_valid_for(Duration::from_secs(60))).await.unwrap();
+        }
+        assert!(asked.elapsed() <= Duration::from_secs(2), "{joins}: {:?}", asked.elapsed());
+        assert_eq!(ours.authority.counts().refreshes, 1);
+    }
+}
+
+/// Nobody needs it yet, and somebody else may need the lease.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_does_not_keep_the_lease_for_long_from_a_store_that_cannot_be_read() {
+    let store = Watched::default();
+    let (ours, _sibling) = siblings(&store).await;
+    tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+    store.set(|store| store.load = Fault::Error);
+    assert_eq!(ours.get("/").await.unwrap().status(), StatusCode::OK);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let asked = Instant::now();
+    drop(within(store.memory.lock()).await.unwrap());
+    assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
 }

@@ -682,15 +682,23 @@ fn error_that_nobody_has_read_goes_to_the_second_attempt() {
 
 #[test]
 fn body_that_panics_cannot_be_resent() {
-    let (feed, body) = Feed::new();
-    let (mut first, mut replay) = record(body, LIMIT);
-    feed.data("a");
-    assert_eq!(poll(&mut first), data("a"));
-    feed.on_poll(|| panic!("on purpose"));
-    assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut first))).is_err());
-    assert_eq!(replay.pause(), Err(NotReplayable::Failed));
-    assert_eq!(poll(&mut first), lost());
-    assert!(matches!(poll(&mut take_over(&mut replay)), Seen::Error(_)));
+    for is_in_poll in [true, false] {
+        let (feed, body) = Feed::new();
+        let (mut first, mut replay) = record(body, LIMIT);
+        feed.data("a");
+        assert_eq!(poll(&mut first), data("a"));
+        feed.data("b");
+        let panic = || panic!("on purpose");
+        if is_in_poll {
+            feed.on_poll(panic)
+        } else {
+            feed.on_look(panic)
+        }
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut first))).is_err());
+        assert_eq!(replay.pause(), Err(NotReplayable::Failed));
+        assert_eq!(poll(&mut first), lost());
+        assert!(matches!(poll(&mut take_over(&mut replay)), Seen::Error(_)));
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ struct Queue {
     hint: SizeHint,
     waker: Option<Waker>,
     on_poll: Option<Box<dyn FnOnce() + Send>>,
+    on_look: Option<Box<dyn FnOnce() + Send>>,
     polls: usize,
     dropped: bool,
 }
@@ -114,6 +115,11 @@ impl Feed {
         self.with(|queue| queue.announces_end = true);
     }
 
+    /// Runs when it is asked next whether it has ended.
+    pub(super) fn on_look(&self, hook: impl FnOnce() + Send + 'static) {
+        self.with(|queue| queue.on_look = Some(Box::new(hook)));
+    }
+
     /// Runs in the middle of the next poll.
     pub(super) fn on_poll(&self, hook: impl FnOnce() + Send + 'static) {
         self.with(|queue| queue.on_poll = Some(Box::new(hook)));
@@ -156,6 +162,10 @@ impl Body for Fed {
     }
 
     fn is_end_stream(&self) -> bool {
+        let hook = self.0.with(|queue| queue.on_look.take());
+        if let Some(hook) = hook {
+            hook();
+        }
         self.0.with(|queue| queue.announces_end && queue.closed && queue.frames.is_empty())
     }
 
