@@ -40,11 +40,12 @@ struct AtAPage(usize);
 
 fn main() {
     match &arguments()[..] {
-        [flag, name, units] if flag == RUN => {
+        [flag, name, units, heap] if flag == RUN => {
             let workloads = workloads::all();
             let workload = workloads.iter().find(|workload| workload.name == *name).expect("a workload");
-            let units = AtAPage(units.parse().expect("a number"));
-            (workload.run)(black_box(&units).0);
+            let [units, heap] = [units, heap].map(|number| number.parse().expect("a number"));
+            let _taken = take_up(heap);
+            (workload.run)(black_box(&AtAPage(units)).0);
         }
         filters => workloads::measure(filters, per_unit, |name, [instructions]| {
             line(name, "instructions", instructions);
@@ -52,15 +53,15 @@ fn main() {
     }
 }
 
-/// Of how many pairs of runs the median counts, over HTTP/2: its instructions differ by some hundred from process to
-/// process, those of all else by a few.
-const PAIRS_OVER_HTTP2: usize = 7;
+/// Over a socket, large pieces of memory come and go, and what malloc does for one depends on what lies beside it: so many
+/// heaps are tried, and the median counts.
+const HEAPS: usize = 15;
 
 fn per_unit(workload: &Workload) -> [f64; 1] {
-    let pairs = if workload.name.contains("/h2/") { PAIRS_OVER_HTTP2 } else { 1 };
-    let mut pairs: Vec<f64> = (0..pairs)
-        .map(|_| {
-            let [few, many] = [workload.few, workload.many].map(|units| start(&workload.name, units));
+    let heaps = if workload.name.starts_with("socket/") { HEAPS } else { 1 };
+    let mut pairs: Vec<f64> = (0..heaps)
+        .map(|heap| {
+            let [few, many] = [workload.few, workload.many].map(|units| start(&workload.name, units, heap));
             let [few, many] = [few, many].map(instructions);
             (many - few) / (workload.many - workload.few) as f64
         })
@@ -69,11 +70,18 @@ fn per_unit(workload: &Workload) -> [f64; 1] {
     [pairs[pairs.len() / 2]]
 }
 
-fn start(name: &str, units: usize) -> Child {
+/// Pieces of a heap in pieces: another number, another heap. 0 is an empty one.
+fn take_up(heap: usize) -> Vec<Vec<u8>> {
+    let sizes = (1..).map(|piece: usize| 16 + piece.wrapping_mul(heap).wrapping_mul(0x9e37_79b1) % 1500);
+    let pieces: Vec<_> = sizes.take(4 * heap).map(|size| vec![0; size]).collect();
+    pieces.into_iter().step_by(2).collect()
+}
+
+fn start(name: &str, units: usize, heap: usize) -> Child {
     Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe().expect("this program is a file"))
-        .args([RUN, name, &units.to_string()])
+        .args([RUN, name, &units.to_string(), &heap.to_string()])
         .stderr(Stdio::piped())
         .spawn()
         .expect("valgrind is installed")

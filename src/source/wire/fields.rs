@@ -33,6 +33,7 @@ pub struct JsonAnswer {
     token_type: Pointer,
     error: Pointer,
     business_code: Option<Pointer>,
+    success_codes: Vec<String>,
     transient_codes: Vec<i64>,
 }
 
@@ -50,6 +51,7 @@ impl JsonAnswer {
             token_type: Pointer::member("token_type"),
             error: Pointer::member("error"),
             business_code: None,
+            success_codes: Vec::new(),
             transient_codes: Vec::new(),
         }
     }
@@ -115,9 +117,10 @@ impl JsonAnswer {
     }
 
     /// Where the business code is: a number that must be 0 if it is there at all, such as the `errcode` of many Chinese
-    /// platforms. An empty text counts as none. At a login with a password any other number refuses that; of a login code
-    /// it refuses that code only; for an application that presents only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing:
-    /// give the numbers that say that the refresh token is dead to
+    /// platforms, or one of the [`success_codes`](Self::success_codes). An empty text counts as none. At a login with a
+    /// password any other number refuses that; of a login code it refuses that code only; for an application that presents
+    /// only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing: give the
+    /// numbers that say that the refresh token is dead to
     /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
@@ -126,6 +129,13 @@ impl JsonAnswer {
     pub fn business_code(mut self, pointer: &str) -> Result<Self, Error> {
         self.business_code = Some(Pointer::parse(pointer)?);
         Ok(self)
+    }
+
+    /// Business codes that say that nothing is wrong, besides 0: `200` in `{"code": 200, "data": …}`, say. An integer is given
+    /// by its digits, and counts in quotes, too.
+    pub fn success_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
+        self.success_codes.extend(codes.into_iter().map(Into::into));
+        self
     }
 
     /// Business codes that say *try again later*.
@@ -139,7 +149,7 @@ impl JsonAnswer {
         [document.at(&self.error), self.bad_business_code(document)].map(|code| code?.code())
     }
 
-    /// What the business code says, if it is a number other than 0.
+    /// What the business code says, if it is a number and no sign of success.
     pub(super) fn business_failure(&self, document: &Json) -> Option<BusinessFailure> {
         let code = self.bad_business_code(document)?.number()?;
         let is_transient = self.transient_codes.iter().any(|&transient| transient as f64 == code);
@@ -176,13 +186,15 @@ impl JsonAnswer {
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
-    /// What is in place of the business code, unless it is 0, in quotes or without, or an empty text.
+    /// What is in place of the business code, unless that is a sign of success: 0, in quotes or without, an empty text, or
+    /// what the user has named.
     fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
         let is_none = |code: &Json| match code {
             Json::Text(text) => json::is_no_code(text),
             code => code.number() == Some(0.0),
         };
-        document.at(self.business_code.as_ref()?).filter(|code| !is_none(code))
+        let is_success = |code: &Json| code.code().is_some_and(|code| self.success_codes.contains(&*code));
+        document.at(self.business_code.as_ref()?).filter(|code| !is_none(code) && !is_success(code))
     }
 }
 
@@ -294,6 +306,21 @@ mod tests {
             assert!(token(code).is_some(), "{code}");
         }
         for code in ["1", "-1", "0.5", "\"1\"", "\"none\"", "true", "{}", "[]"] {
+            assert!(token(code).is_none(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_business_code_may_say_success_by_another_number_or_by_a_text() {
+        let answer = JsonAnswer::new().business_code("/code").unwrap().success_codes(["200", "SUCCESS"]);
+        let token = |code: &str| {
+            let text = format!(r#"{{"access_token":"a","code":{code}}}"#);
+            answer.token(&Json::parse(text.as_bytes()).unwrap())
+        };
+        for code in ["200", "200.0", "\"200\"", "\"SUCCESS\"", "0", "null"] {
+            assert!(token(code).is_some(), "{code}");
+        }
+        for code in ["201", "-200", "\"success\"", "true", "[200]"] {
             assert!(token(code).is_none(), "{code}");
         }
     }
