@@ -95,13 +95,12 @@ struct ShownToken {
 }
 
 impl Shown {
-    /// Whether a session can use it. Revision 0 is what it begins with itself.
+    /// Whether a session can use it.
     fn is_alive(&self) -> bool {
-        self.revision > 0
-            && self.token.as_ref().is_some_and(|ShownToken { access, expires_at, .. }| {
-                let is_sendable = !access.is_empty() && access.bytes().all(|byte| byte.is_ascii_graphic());
-                is_sendable && expires_at.is_none_or(|moment| moment > NOW)
-            })
+        self.token.as_ref().is_some_and(|ShownToken { access, expires_at, .. }| {
+            let is_sendable = !access.is_empty() && access.bytes().all(|byte| byte.is_ascii_graphic());
+            is_sendable && expires_at.is_none_or(|moment| moment > NOW)
+        })
     }
 }
 

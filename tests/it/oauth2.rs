@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt, retry::Retry};
@@ -394,6 +394,29 @@ async fn a_refresh_token_that_a_dropped_chain_was_presenting_counts_as_presented
     session.credentials_changed().await;
     session.refresh().await.unwrap_err();
     assert_eq!(authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_tells_a_code_that_repeats_no_credential_or_why_there_is_none() {
+    let encoded = HeaderMap::from_iter([(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
+    for (answer, told) in [
+        (json(400, r#"{"error":"invalid_client"}"#), "400 (invalid_client)"),
+        (json(200, r#"{"errcode":40164}"#), "200 (40164)"),
+        (json(200, r#"{"errcode":"-1"}"#), "200 (-1)"),
+        (json(200, r#"{"errcode":13800138000}"#), "200"),
+        (json(400, r#"{"error":"canary"}"#), "400"),
+        (json(200, "{}"), "200"),
+        (json(200, "<!doctype html>"), "200: its body is not JSON"),
+        (json(502, ""), "502: its body is empty, or longer than is read"),
+        (Say::With(encoded, 200, "packed"), "200: its body has a content encoding"),
+    ] {
+        let idp = Idp::new([answer]);
+        let fields = JsonAnswer::new().business_code("/errcode").unwrap();
+        let bench = Bench::new(ClientCredentialsGrant::new(endpoint(&idp).answer(fields)));
+        let (_, error) = bench.failure().await;
+        let said = AuthorityError::find(&error).unwrap();
+        assert_eq!(said.to_string(), format!("no token in the authority's answer with status {told}"));
+    }
 }
 
 #[tokio::test(start_paused = true)]

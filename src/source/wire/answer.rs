@@ -1,7 +1,7 @@
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use bytes::Buf;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body;
 use zeroize::Zeroizing;
 
@@ -70,6 +70,17 @@ impl Answer {
     pub(super) fn is_data(&self) -> bool {
         let is_json = |media_type: &str| media_type.to_ascii_lowercase().ends_with("json");
         self.document.is_some() || is_form(&self.headers) || media_type(&self.headers).is_some_and(is_json)
+    }
+
+    /// Why there is no document.
+    pub(super) fn unread(&self) -> Option<&'static str> {
+        let is_encoded = self.headers.contains_key(header::CONTENT_ENCODING);
+        match &self.document {
+            Some(_) => None,
+            None if self.body.is_empty() => Some("its body is empty, or longer than is read"),
+            None if is_encoded => Some("its body has a content encoding"),
+            None => Some("its body is not JSON"),
+        }
     }
 
     /// The document of a success.

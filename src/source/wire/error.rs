@@ -23,10 +23,13 @@ use crate::error::{BoxError, causes};
 /// ```
 ///
 /// What the authority said is for the program: an answer may repeat a credential, so `Display` and `Debug` show only
-/// the status and a code that this crate knows by itself.
+/// the status and a code that this crate knows by itself, or that is a number of at most ten digits; and what is wrong with
+/// a body that could not be read.
 pub struct AuthorityError {
     status: StatusCode,
     document: Option<Arc<Json>>,
+    /// Why there is no document.
+    unread: Option<&'static str>,
     code: Option<Zeroizing<String>>,
     /// What the user makes of it, or else what the layer of another session in the client does.
     meaning: Option<BoxError>,
@@ -35,7 +38,8 @@ pub struct AuthorityError {
 impl AuthorityError {
     pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>) -> Self {
         let meaning = answer.failure_of_layer.clone().map(BoxError::from);
-        AuthorityError { status: answer.status, document: answer.document.clone(), code, meaning }
+        let (status, document, unread) = (answer.status, answer.document.clone(), answer.unread());
+        AuthorityError { status, document, unread, code, meaning }
     }
 
     pub(in crate::source) fn with_meaning(self, meaning: BoxError) -> Self {
@@ -77,9 +81,14 @@ impl AuthorityError {
         self.document.as_ref()?.at(pointer)?.text()
     }
 
-    fn known_code(&self) -> Option<&'static str> {
-        let code = self.code()?;
-        KNOWN.into_iter().flatten().find(|known| **known == code).copied()
+    /// A code that repeats no credential.
+    fn harmless_code(&self) -> Option<&str> {
+        let is_known = |code: &str| KNOWN.into_iter().flatten().any(|known| *known == code);
+        let is_number = |code: &str| {
+            let digits = code.strip_prefix('-').unwrap_or(code);
+            (1..=10).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        self.code().filter(|code| is_known(code) || is_number(code))
     }
 }
 
@@ -118,9 +127,10 @@ pub(super) const KNOWN: [&[&str]; 6] = [DEAD, BLOCKED, INTERACTION, CONFIGURATIO
 impl fmt::Display for AuthorityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no token in the authority's answer with status {}", self.status.as_u16())?;
-        match self.known_code() {
-            Some(code) => write!(f, " ({code})"),
-            None => Ok(()),
+        match (self.harmless_code(), self.unread) {
+            (Some(code), _) => write!(f, " ({code})"),
+            (None, Some(why)) => write!(f, ": {why}"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -129,7 +139,7 @@ impl fmt::Debug for AuthorityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthorityError")
             .field("status", &self.status)
-            .field("code", &self.known_code())
+            .field("code", &self.harmless_code())
             .finish_non_exhaustive()
     }
 }
