@@ -546,25 +546,31 @@ async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_ano
 /// `{"code": 200, "data": …}`.
 #[tokio::test(start_paused = true)]
 async fn a_business_code_of_success_may_be_another_than_0() {
-    let answer =
-        JsonAnswer::new().access_token("/data/token").unwrap().refresh_token("/data/refresh").unwrap();
-    let answer = answer.business_code("/code").unwrap().success_codes(["200"]);
-    let idp = Idp::new([
-        json(200, r#"{"code":200,"data":{"token":"T1","refresh":"R1"}}"#),
-        json(200, r#"{"code":200,"data":{"token":"T2","refresh":"R2"}}"#),
-        json(200, r#"{"code":401,"msg":"it has ended"}"#),
-        json(200, r#"{"code":500,"msg":"no such user, or a wrong password"}"#),
-    ]);
-    let endpoint = TokenEndpoint::new(idp.clone(), TOKEN.parse().unwrap());
-    let refresh = RefreshTokenGrant::new(endpoint.answer(answer.clone()).dead_codes(["401"]));
-    let password = Password::new(idp.clone(), TOKEN.parse().unwrap(), || {
-        std::future::ready(Ok(Credentials::new("alice", "wonderland")))
-    });
-    let session = Session::builder(refresh.or_else(password.answer(answer))).build();
-    assert_eq!(session.token().await.unwrap().access().expose(), "T1");
-    assert_eq!(session.refresh().await.unwrap().access().expose(), "T2");
-    assert!(session.refresh().await.unwrap_err().is_login_required());
-    assert_eq!(idp.asked().len(), 4);
+    for [good, dead, wrong] in [["200", "401", "500"], ["1", "0", "0"], ["00000", "A0230", "A0210"]] {
+        let quoted = if good.len() > 3 { "\"" } else { "" };
+        let say = |code: &str, data: &str| {
+            let answer = format!(r#"{{"code":{quoted}{code}{quoted},"data":{data}}}"#);
+            json(200, answer)
+        };
+        let idp = Idp::new([
+            say(good, r#"{"token":"T1","refresh":"R1"}"#),
+            say(good, r#"{"token":"T2","refresh":"R2"}"#),
+            say(dead, "null"),
+            say(wrong, "null"),
+        ]);
+        let answer = JsonAnswer::new().access_token("/data/token").unwrap().refresh_token("/data/refresh");
+        let answer = answer.unwrap().business_code("/code").unwrap().success_codes([good]);
+        let endpoint = TokenEndpoint::new(idp.clone(), TOKEN.parse().unwrap());
+        let refresh = RefreshTokenGrant::new(endpoint.answer(answer.clone()).dead_codes([dead]));
+        let password = Password::new(idp.clone(), TOKEN.parse().unwrap(), || {
+            std::future::ready(Ok(Credentials::new("alice", "wonderland")))
+        });
+        let session = Session::builder(refresh.or_else(password.answer(answer))).build();
+        assert_eq!(session.token().await.unwrap().access().expose(), "T1", "{good}");
+        assert_eq!(session.refresh().await.unwrap().access().expose(), "T2", "{good}");
+        assert!(session.refresh().await.unwrap_err().is_login_required(), "{good}");
+        assert_eq!(idp.asked().len(), 4, "{good}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,15 +31,17 @@ pub struct AuthorityError {
     /// Why there is no document.
     unread: Option<&'static str>,
     code: Option<Zeroizing<String>>,
+    /// The code was no text.
+    is_number: bool,
     /// What the user makes of it, or else what the layer of another session in the client does.
     meaning: Option<BoxError>,
 }
 
 impl AuthorityError {
-    pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>) -> Self {
+    pub(super) fn new(answer: &Answer, code: Option<Zeroizing<String>>, is_number: bool) -> Self {
         let meaning = answer.failure_of_layer.clone().map(BoxError::from);
         let (status, document, unread) = (answer.status, answer.document.clone(), answer.unread());
-        AuthorityError { status, document, unread, code, meaning }
+        AuthorityError { status, document, unread, code, is_number, meaning }
     }
 
     pub(in crate::source) fn with_meaning(self, meaning: BoxError) -> Self {
@@ -84,11 +86,8 @@ impl AuthorityError {
     /// A code that repeats no credential.
     fn harmless_code(&self) -> Option<&str> {
         let is_known = |code: &str| KNOWN.into_iter().flatten().any(|known| *known == code);
-        let is_number = |code: &str| {
-            let digits = code.strip_prefix('-').unwrap_or(code);
-            (1..=10).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
-        };
-        self.code().filter(|code| is_known(code) || is_number(code))
+        let is_short = |code: &str| code.trim_start_matches('-').len() <= 10;
+        self.code().filter(|code| is_known(code) || (self.is_number && is_short(code)))
     }
 }
 

@@ -63,7 +63,8 @@ pub(super) fn of_answer(
     let business = document.and_then(|document| fields.business_failure(document));
     let meaning = meaning(codes, grant, answer, &said, business);
     let [code, business_code] = said;
-    let error = AuthorityError::new(answer, code.or(business_code));
+    let is_number = document.is_some_and(|document| fields.code_is_number(document));
+    let error = AuthorityError::new(answer, code.or(business_code), is_number);
     let failure = match meaning {
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
@@ -137,13 +138,18 @@ fn meaning(
         _ if business == Some(BusinessFailure::Refused) && is_presented_again => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
+        _ if business == Some(BusinessFailure::InWords) && is_presented_again => Meaning::Dead,
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
             // It may have been a refusal, also where it is a page: a strike.
             _ if is_user => Meaning::Ambiguous,
             // Said by a program that knows of grants, whatever it thinks of statuses.
             Grant::Refresh if is(DEAD) => Meaning::Dead,
             // The refresh token may be spent, and the next one in what is of no use.
-            Grant::Refresh if answer.is_data() && code.is_none() && business.is_none() => Meaning::Unanswered,
+            Grant::Refresh
+                if answer.is_data() && code.is_none() && business != Some(BusinessFailure::Refused) =>
+            {
+                Meaning::Unanswered
+            }
             _ => Meaning::Transient,
         },
         // Nobody can log in for a client: it asks again until somebody has corrected the set-up.

@@ -34,7 +34,7 @@ pub struct JsonAnswer {
     error: Pointer,
     business_code: Option<Pointer>,
     success_codes: Vec<String>,
-    transient_codes: Vec<i64>,
+    transient_codes: Vec<String>,
 }
 
 impl JsonAnswer {
@@ -116,11 +116,11 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the business code is: a number that must be 0 if it is there at all, such as the `errcode` of many Chinese
-    /// platforms, or one of the [`success_codes`](Self::success_codes). An empty text counts as none. At a login with a
-    /// password any other number refuses that; of a login code it refuses that code only; for an application that presents
+    /// Where the business code is: a number or a text that must be 0, or else one of the
+    /// [`success_codes`](Self::success_codes), if it is there at all, such as the `errcode` of many Chinese platforms. An empty text counts as none. At a login with
+    /// a password any other code refuses that; of a login code it refuses that code only; for an application that presents
     /// only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing: give the
-    /// numbers that say that the refresh token is dead to
+    /// codes that say that the refresh token is dead to
     /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
@@ -131,29 +131,46 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Business codes that say that nothing is wrong, besides 0: `200` in `{"code": 200, "data": …}`, say. An integer is given
-    /// by its digits, and counts in quotes, too.
-    pub fn success_codes<C: Into<String>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
-        self.success_codes.extend(codes.into_iter().map(Into::into));
+    /// Business codes that say that nothing is wrong, in the place of 0: `[200]` for `{"code": 200, "data": …}`, say,
+    /// `["SUCCESS"]`, or `[true]`. A number counts in quotes, too, and a blank text still counts as none.
+    pub fn success_codes<C: ToString>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
+        self.success_codes.extend(codes.into_iter().map(|code| code.to_string()));
         self
     }
 
-    /// Business codes that say *try again later*.
-    pub fn transient_codes(mut self, codes: impl IntoIterator<Item = i64>) -> Self {
-        self.transient_codes.extend(codes);
+    /// Business codes that say *try again later*: numbers, which count in quotes, too, or texts.
+    pub fn transient_codes<C: ToString>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
+        self.transient_codes.extend(codes.into_iter().map(|code| code.to_string()));
         self
     }
 
     /// The code of the error, and the business code as one.
     pub(super) fn codes(&self, document: &Json) -> [Option<Zeroizing<String>>; 2] {
-        [document.at(&self.error), self.bad_business_code(document)].map(|code| code?.code())
+        [self.error_code(document), self.bad_business_code(document)].map(|code| code?.code())
     }
 
-    /// What the business code says, if it is a number and no sign of success.
+    /// Whether the first of these is a number, and not one in quotes.
+    pub(super) fn code_is_number(&self, document: &Json) -> bool {
+        let error = self.error_code(document).filter(|code| code.code().is_some());
+        matches!(error.or_else(|| self.bad_business_code(document)), Some(Json::Number(_)))
+    }
+
+    fn error_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
+        document.at(&self.error).filter(|code| !matches!(code, Json::Number(0.0)))
+    }
+
+    /// What the business code says, if it is no sign of success. A text beside a token may be one in words.
     pub(super) fn business_failure(&self, document: &Json) -> Option<BusinessFailure> {
-        let code = self.bad_business_code(document)?.number()?;
-        let is_transient = self.transient_codes.iter().any(|&transient| transient as f64 == code);
-        Some(if is_transient { BusinessFailure::Transient } else { BusinessFailure::Refused })
+        let code = self.bad_business_code(document)?;
+        if is_among(code, &self.transient_codes) {
+            return Some(BusinessFailure::Transient);
+        }
+        if code.number().is_some() {
+            return Some(BusinessFailure::Refused);
+        }
+        let has_token = document.at(&self.access_token).and_then(Json::text).is_some();
+        let is_told = code.text().is_some() || (code.bool().is_some() && !self.success_codes.is_empty());
+        (is_told && !has_token).then_some(BusinessFailure::InWords)
     }
 
     /// The token of a success. `None` if it is none: nothing with a part of the wrong type is, lifetimes aside.
@@ -186,15 +203,16 @@ impl JsonAnswer {
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
     }
 
-    /// What is in place of the business code, unless that is a sign of success: 0, in quotes or without, an empty text, or
-    /// what the user has named.
+    /// What is in place of the business code, unless that is a sign of success: a blank text, or what the user has named, or
+    /// else 0, in quotes or without.
     fn bad_business_code<'a>(&self, document: &'a Json) -> Option<&'a Json> {
-        let is_none = |code: &Json| match code {
-            Json::Text(text) => json::is_no_code(text),
-            code => code.number() == Some(0.0),
+        let is_success = |code: &Json| match (&self.success_codes[..], code) {
+            (_, Json::Text(text)) if text.trim().is_empty() => true,
+            ([], Json::Text(text)) => json::is_no_code(text),
+            ([], code) => code.number() == Some(0.0),
+            (named, code) => is_among(code, named),
         };
-        let is_success = |code: &Json| code.code().is_some_and(|code| self.success_codes.contains(&*code));
-        document.at(self.business_code.as_ref()?).filter(|code| !is_none(code) && !is_success(code))
+        document.at(self.business_code.as_ref()?).filter(|code| !is_success(code))
     }
 }
 
@@ -210,11 +228,23 @@ impl fmt::Debug for JsonAnswer {
     }
 }
 
-/// What a business code other than 0 says.
+/// What a business code says that is no sign of success.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BusinessFailure {
     Refused,
+    /// A text that nobody has given a meaning.
+    InWords,
     Transient,
+}
+
+/// Whether a code is one of those that the user has named, a number in quotes or without.
+fn is_among(code: &Json, named: &[String]) -> bool {
+    let (number, bool) = (code.number(), code.bool());
+    named.iter().any(|named| {
+        code.text().is_some_and(|text| text.trim() == named)
+            || (number.is_some() && number == named.parse().ok())
+            || (bool.is_some() && bool == named.parse().ok())
+    })
 }
 
 /// Seconds, as authorities write them. `None`: unknown.
@@ -313,14 +343,15 @@ mod tests {
     #[test]
     fn a_business_code_may_say_success_by_another_number_or_by_a_text() {
         let answer = JsonAnswer::new().business_code("/code").unwrap().success_codes(["200", "SUCCESS"]);
+        let answer = answer.success_codes([-1]).success_codes([true]);
         let token = |code: &str| {
             let text = format!(r#"{{"access_token":"a","code":{code}}}"#);
             answer.token(&Json::parse(text.as_bytes()).unwrap())
         };
-        for code in ["200", "200.0", "\"200\"", "\"SUCCESS\"", "0", "null"] {
+        for code in ["200", "200.0", "\"200\"", "\"SUCCESS\"", "-1", "\"-1\"", "\" \"", "true", "null"] {
             assert!(token(code).is_some(), "{code}");
         }
-        for code in ["201", "-200", "\"success\"", "true", "[200]"] {
+        for code in ["201", "-200", "0", "\"0\"", "\"success\"", "false", "[200]"] {
             assert!(token(code).is_none(), "{code}");
         }
     }

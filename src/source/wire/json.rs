@@ -56,12 +56,10 @@ impl Json {
         }
     }
 
-    /// The code of an error: a text that is not empty, or an integer, in digits, that is not 0.
+    /// A code: a text that is not empty, or an integer, in digits.
     pub(super) fn code(&self) -> Option<Zeroizing<String>> {
         match self {
-            Json::Number(number) if *number != 0.0 && number.fract() == 0.0 => {
-                Some(Zeroizing::new(number.to_string()))
-            }
+            Json::Number(number) if number.fract() == 0.0 => Some(Zeroizing::new(number.to_string())),
             _ => self.text().map(|text| Zeroizing::new(text.to_owned())),
         }
     }

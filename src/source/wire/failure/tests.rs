@@ -145,7 +145,7 @@ fn blocked_accounts_and_calls_for_a_person_have_no_fallback() {
 
 #[test]
 fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
-    let fields = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes([-1]);
+    let fields = JsonAnswer::new().business_code("/errcode").unwrap().transient_codes(["-1", "B0001"]);
     let reading = Reading { fields, codes: GivenCodes::default() };
     for (status, body, expected) in [
         (400, "", LoginRequired),
@@ -159,6 +159,13 @@ fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
         (200, r#"{"errcode":-1,"access_token":"a"}"#, Transient),
         (400, r#"{"errcode":-1}"#, Transient),
         (200, r#"{"errcode":"none","access_token":"a"}"#, Ambiguous),
+        (200, r#"{"errcode":"A0210"}"#, LoginRequired),
+        (200, r#"{"errcode":"B0001"}"#, Transient),
+        (400, r#"{"errcode":"B0001"}"#, Transient),
+        (503, r#"{"errcode":"A0210"}"#, Transient),
+        (500, r#"{"errcode":"A0210"}"#, Unanswered),
+        (302, r#"{"errcode":"A0210"}"#, Ambiguous),
+        (200, r#"{"errcode":["A0210"]}"#, Ambiguous),
         (200, r#"{"errcode":0}"#, Ambiguous),
         (408, "", Transient),
         (425, "", Transient),
