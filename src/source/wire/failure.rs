@@ -138,8 +138,8 @@ fn meaning(
         _ if business == Some(BusinessFailure::Refused) && is_presented_again => Meaning::Dead,
         _ if business == Some(BusinessFailure::Refused) && grant == Grant::Client => Meaning::Configuration,
         // A code refuses a user's credentials at any status, or they would be presented over and over.
-        _ if business == Some(BusinessFailure::InWords) && is_presented_again => Meaning::Dead,
         status if status.is_success() && !(is_user && code.is_some()) => match grant {
+            _ if business == Some(BusinessFailure::InWords) && is_presented_again => Meaning::Dead,
             // It may have been a refusal, also where it is a page: a strike.
             _ if is_user => Meaning::Ambiguous,
             // Said by a program that knows of grants, whatever it thinks of statuses.

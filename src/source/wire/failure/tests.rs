@@ -162,6 +162,7 @@ fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
         (200, r#"{"errcode":"A0210"}"#, LoginRequired),
         (200, r#"{"errcode":"B0001"}"#, Transient),
         (400, r#"{"errcode":"B0001"}"#, Transient),
+        (400, r#"{"error":"temporarily_unavailable","errcode":"A0210"}"#, Transient),
         (503, r#"{"errcode":"A0210"}"#, Transient),
         (500, r#"{"errcode":"A0210"}"#, Unanswered),
         (302, r#"{"errcode":"A0210"}"#, Ambiguous),
