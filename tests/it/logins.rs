@@ -546,12 +546,11 @@ async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_ano
 /// `{"code": 200, "data": …}`.
 #[tokio::test(start_paused = true)]
 async fn a_business_code_of_success_may_be_another_than_0() {
-    for [good, dead, wrong] in [["200", "401", "500"], ["1", "0", "0"], ["00000", "A0230", "A0210"]] {
-        let quoted = if good.len() > 3 { "\"" } else { "" };
-        let say = |code: &str, data: &str| {
-            let answer = format!(r#"{{"code":{quoted}{code}{quoted},"data":{data}}}"#);
-            json(200, answer)
-        };
+    for [good, dead, wrong] in
+        [["200", "401", "500"], ["1", "0", "0"], ["00000", "A0230", "A0210"], ["true", "false", "false"]]
+    {
+        let quote = if good == "00000" { "\"" } else { "" };
+        let say = |code, data| json(200, format!(r#"{{"code":{quote}{code}{quote},"data":{data}}}"#));
         let idp = Idp::new([
             say(good, r#"{"token":"T1","refresh":"R1"}"#),
             say(good, r#"{"token":"T2","refresh":"R2"}"#),

@@ -74,11 +74,13 @@ impl Answer {
 
     /// Why there is no document.
     pub(super) fn unread(&self) -> Option<&'static str> {
-        let is_encoded = self.headers.contains_key(header::CONTENT_ENCODING);
+        let encoding = self.headers.get(header::CONTENT_ENCODING);
         match &self.document {
+            _ if self.body.is_empty() => Some("its body is empty, or longer than is read"),
             Some(_) => None,
-            None if self.body.is_empty() => Some("its body is empty, or longer than is read"),
-            None if is_encoded => Some("its body has a content encoding"),
+            None if encoding.is_some_and(|encoding| encoding != "identity") => {
+                Some("its body has a content encoding")
+            }
             None => Some("its body is not JSON"),
         }
     }

@@ -117,11 +117,11 @@ impl JsonAnswer {
     }
 
     /// Where the business code is: a number or a text that must be 0, or else one of the
-    /// [`success_codes`](Self::success_codes), if it is there at all, such as the `errcode` of many Chinese platforms. An empty text counts as none. At a login with
-    /// a password any other code refuses that; of a login code it refuses that code only; for an application that presents
-    /// only itself, it is a failure of the configuration. At a refresh it may mean anything and ends nothing: give the
-    /// codes that say that the refresh token is dead to
-    /// [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
+    /// [`success_codes`](Self::success_codes), if it is there at all, such as the `errcode` of many Chinese platforms. An
+    /// empty text counts as none. At a login with a password any other code refuses that, unless it is a text beside a token;
+    /// of a login code it refuses that code only; for an application that presents only itself, it is a failure of the
+    /// configuration, unless it is a text in a 2xx. At a refresh it may mean anything and ends nothing: give the codes that
+    /// say that the refresh token is dead to [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl JsonAnswer {
         self
     }
 
-    /// Business codes that say *try again later*: numbers, which count in quotes, too, or texts.
+    /// Business codes that say *try again later*: numbers, which count in quotes, too, or texts. Each is named in full.
     pub fn transient_codes<C: ToString>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.transient_codes.extend(codes.into_iter().map(|code| code.to_string()));
         self
@@ -146,7 +146,11 @@ impl JsonAnswer {
 
     /// The code of the error, and the business code as one.
     pub(super) fn codes(&self, document: &Json) -> [Option<Zeroizing<String>>; 2] {
-        [self.error_code(document), self.bad_business_code(document)].map(|code| code?.code())
+        let business = self.bad_business_code(document).and_then(|code| match code.bool() {
+            Some(said) if !self.success_codes.is_empty() => Some(Zeroizing::new(said.to_string())),
+            _ => code.code(),
+        });
+        [self.error_code(document).and_then(Json::code), business]
     }
 
     /// Whether the first of these is a number, and not one in quotes.
@@ -168,7 +172,8 @@ impl JsonAnswer {
         if code.number().is_some() {
             return Some(BusinessFailure::Refused);
         }
-        let has_token = document.at(&self.access_token).and_then(Json::text).is_some();
+        let is_blank = |token: &Json| matches!(token, Json::Text(text) if text.is_empty());
+        let has_token = document.at(&self.access_token).is_some_and(|token| !is_blank(token));
         let is_told = code.text().is_some() || (code.bool().is_some() && !self.success_codes.is_empty());
         (is_told && !has_token).then_some(BusinessFailure::InWords)
     }

@@ -159,6 +159,7 @@ fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
         (200, r#"{"errcode":-1,"access_token":"a"}"#, Transient),
         (400, r#"{"errcode":-1}"#, Transient),
         (200, r#"{"errcode":"none","access_token":"a"}"#, Ambiguous),
+        (200, r#"{"errcode":"none","access_token":["a"]}"#, Ambiguous),
         (200, r#"{"errcode":"A0210"}"#, LoginRequired),
         (200, r#"{"errcode":"B0001"}"#, Transient),
         (400, r#"{"errcode":"B0001"}"#, Transient),
