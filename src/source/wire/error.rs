@@ -28,7 +28,7 @@ use crate::error::{BoxError, causes};
 pub struct AuthorityError {
     status: StatusCode,
     document: Option<Arc<Json>>,
-    /// Why there is no document.
+    /// Why nothing could be read in it.
     unread: Option<&'static str>,
     code: Option<Zeroizing<String>>,
     /// The code was no text.
