@@ -81,18 +81,14 @@ impl<B> Guarded<B> {
     /// Leaves it to [`poll_frame`](Guarded::poll_frame) to settle what a poll of a lent body has brought.
     #[inline(never)]
     fn leave_unsettled(&mut self, mut source: Pin<Box<Source<B>>>, polled: Poll<Item>) {
-        if let Poll::Ready(item) = polled {
-            source.as_mut().put_back(item);
-        }
+        source.as_mut().put_back(polled);
         self.in_hand = Some(source);
         self.is_unsettled = true;
     }
 
     #[cold]
     fn give_back(&self, mut source: Pin<Box<Source<B>>>, polled: Poll<Item>) {
-        if let Poll::Ready(item) = polled {
-            source.as_mut().put_back(item);
-        }
+        source.as_mut().put_back(polled);
         self.shared.with(|state| state.give_back(self.attempt(), source)).clear();
     }
 }
@@ -140,9 +136,7 @@ where
                 Some(frame)
             }
             polled => {
-                if let Poll::Ready(item) = polled {
-                    source.as_mut().put_back(item);
-                }
+                source.as_mut().put_back(polled);
                 self.is_unsettled = true;
                 None
             }

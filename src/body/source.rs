@@ -57,9 +57,11 @@ impl<B> Source<B> {
         Box::pin(Source { unread: None, body })
     }
 
-    /// Puts back what was read last.
-    pub(super) fn put_back(self: Pin<&mut Self>, item: Item) {
-        *self.project().unread = Some(item);
+    /// Puts back what the last poll has brought, if anything.
+    pub(super) fn put_back(self: Pin<&mut Self>, polled: Poll<Item>) {
+        if let Poll::Ready(item) = polled {
+            *self.project().unread = Some(item);
+        }
     }
 
     /// Takes that again.
@@ -86,7 +88,7 @@ where
             },
             item => item,
         };
-        self.put_back(item);
+        self.put_back(Poll::Ready(item));
         None
     }
 

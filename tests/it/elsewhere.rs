@@ -152,6 +152,13 @@ async fn a_login_that_a_store_refuses_as_outdated_stays_owed() {
     assert_eq!(store.access().await.as_deref(), Some("of-bob"));
 }
 
+/// Two sessions whose token is to be renewed, and is still good.
+async fn siblings_with_a_renewal_due(store: &Watched) -> (World, World) {
+    let siblings = siblings(store).await;
+    tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+    siblings
+}
+
 /// As most replicas are: a sibling has spent what they have in memory.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_spent() {
@@ -209,8 +216,7 @@ async fn a_lease_that_cannot_be_had_for_a_moment_is_asked_for_again() {
 async fn a_renewal_has_patience_with_a_store_that_fails_while_requests_go_on() {
     for heals in [true, false] {
         let store = Watched::default();
-        let (ours, sibling) = siblings(&store).await;
-        tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+        let (ours, sibling) = siblings_with_a_renewal_due(&store).await;
         if heals {
             sibling.session.refresh().await.unwrap();
         }
@@ -256,8 +262,7 @@ async fn a_request_that_waits_ends_the_patience_of_a_renewal() {
 async fn who_joins_a_renewal_or_asks_for_one_waits_two_seconds_for_a_store_that_fails() {
     for joins in [false, true] {
         let store = Watched::default();
-        let (ours, _sibling) = siblings(&store).await;
-        tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+        let (ours, _sibling) = siblings_with_a_renewal_due(&store).await;
         store.set(|store| (store.lock, store.load) = (Fault::Error, Fault::Error));
         let asked = Instant::now();
         if joins {
@@ -275,8 +280,7 @@ async fn who_joins_a_renewal_or_asks_for_one_waits_two_seconds_for_a_store_that_
 #[tokio::test(start_paused = true)]
 async fn a_renewal_does_not_keep_the_lease_for_long_from_a_store_that_cannot_be_read() {
     let store = Watched::default();
-    let (ours, _sibling) = siblings(&store).await;
-    tokio::time::advance(Duration::from_secs(2 * 3600 - 30)).await;
+    let (ours, _sibling) = siblings_with_a_renewal_due(&store).await;
     store.set(|store| store.load = Fault::Error);
     assert_eq!(ours.get("/").await.unwrap().status(), StatusCode::OK);
     tokio::time::sleep(Duration::from_millis(1)).await;
