@@ -297,6 +297,43 @@ async fn a_login_that_is_there_although_the_store_could_not_say_so_is_not_saved_
     }
 }
 
+/// What would be written over may be the next refresh token, or a login after the logout.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_be_there_is_not_saved_again_while_the_store_cannot_be_read() {
+    for change in ["login", "replacement", "two replacements", "logout"] {
+        let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+        let store = Watched::default();
+        let session = || Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (session(), session());
+        ours.login(authority.login().await.unwrap()).await.unwrap();
+        let token = authority.login().await.unwrap();
+        store.set(|store| store.save_is_unanswered = true);
+        let changed = match change {
+            "login" => ours.login(token.clone()).await,
+            "logout" => ours.logout().await,
+            _ => ours.replace(token.clone()).await,
+        };
+        assert_eq!(changed.unwrap_err().kind(), ErrorKind::Store);
+        store.set(|store| store.save_is_unanswered = false);
+        if change == "logout" {
+            sibling.login(token).await.unwrap();
+        }
+        let theirs = sibling.refresh().await.unwrap();
+        store.set(|store| store.load = Fault::Error);
+        if change == "two replacements" {
+            ours.replace(Token::new("with-the-same-refresh-token")).await.unwrap_err();
+        }
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(store.access().await.as_deref(), Some(theirs.access().expose()), "{change}");
+        store.set(|store| store.load = Fault::None);
+        within(ours.settle()).await.unwrap();
+        let there = store.memory.load().await.unwrap().and_then(|record| record.token?.refresh);
+        assert_eq!(there.unwrap().expose(), theirs.refresh().unwrap().expose(), "{change}");
+        sibling.refresh().await.unwrap();
+        assert_eq!(authority.counts().presented_again(), 0, "{change}");
+    }
+}
+
 /// A sibling has taken the next one meanwhile, and has come to nothing.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {

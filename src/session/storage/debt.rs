@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::traces::Traces;
 use crate::{
@@ -33,6 +33,9 @@ pub(super) struct Debt {
     /// The store must be read before the write: the record has to be numbered above what is there, or an earlier attempt
     /// may have been saved although it seemed to fail.
     has_to_look: AtomicBool,
+    /// The revision with which it may be in the store, which has not said so: what is above that has come of it. 0 if it is
+    /// not there, the highest if nobody knows what it was above.
+    may_be_there_as: AtomicU64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,7 @@ impl Debt {
             refresh_token: RefreshToken::Own,
             was_stored: AtomicBool::new(false),
             has_to_look: AtomicBool::new(true),
+            may_be_there_as: AtomicU64::new(0),
         }
     }
 
@@ -100,7 +104,6 @@ impl Debt {
         let refresh_token = if is_brought { RefreshToken::Brought } else { RefreshToken::Kept };
         let mut debt = Debt { refresh_token, ..Debt::of(record, Kind::Replacement) };
         if let Some(owed) = owed.filter(|_| keeps) {
-            debt.take_over(owed);
             if let (Some(own), Some(newest)) = (&mut debt.record.token, &owed.record.token) {
                 // Memory is behind a refresh that is being saved, and may be behind what that was of. Or it is ahead: it
                 // has found what a sibling has saved since.
@@ -110,6 +113,7 @@ impl Debt {
                     take_another_refresh_of(own, newest);
                 }
             }
+            debt.take_over(owed);
         }
         debt
     }
@@ -144,10 +148,21 @@ impl Debt {
         debt
     }
 
-    /// Whether it would write over a refresh token that it has to keep, unless it knows what is there.
+    /// Whether it might write over what has become of it, or over a refresh token that it has to keep, unless it knows
+    /// what is there.
     pub(super) fn needs_to_know_what_is_there(&self) -> bool {
         let has_one = self.record.token.as_ref().is_some_and(|token| token.refresh.is_some());
-        has_one && self.keeps_what_is_there()
+        self.may_be_there_as.load(Ordering::Relaxed) > 0 || (has_one && self.keeps_what_is_there())
+    }
+
+    /// It is being saved with this revision, if somebody knows what is there.
+    pub(super) fn begin_save(&self, revision: Option<u64>) {
+        self.may_be_there_as.store(revision.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Something else has come before it.
+    pub(super) fn is_not_saved(&self) {
+        self.may_be_there_as.store(0, Ordering::Relaxed);
     }
 
     fn keeps_what_is_there(&self) -> bool {
@@ -162,6 +177,10 @@ impl Debt {
     }
 
     fn take_over(&mut self, owed: &Debt) {
+        let tokens = self.record.token.as_ref().zip(owed.record.token.as_ref());
+        if tokens.is_some_and(|(own, owed)| has_same_refresh(own, owed)) {
+            *self.may_be_there_as.get_mut() = owed.may_be_there_as.load(Ordering::Relaxed);
+        }
         self.first = owed.first;
         self.before.clone_from(&owed.before);
         self.keeps_the_lease |= owed.keeps_the_lease;
@@ -214,7 +233,7 @@ impl Debt {
 
     /// Takes notice of what the store has. A session is of one login: where there is anything of it, the login has got
     /// there, whatever the store has said, and that is the login or what has become of it. A refresh token that is there
-    /// may be spent by a sibling from now on.
+    /// may be spent by a sibling from now on, and one that was there may have been.
     pub(super) fn take_notice_of(&self, found: &Record) {
         if self.record.session != found.session {
             return;
@@ -223,7 +242,9 @@ impl Debt {
             self.stand_for_itself();
         }
         let tokens = self.record.token.as_ref().zip(found.token.as_ref());
-        if tokens.is_some_and(|(own, there)| has_same_refresh(own, there)) {
+        let is_there = tokens.is_some_and(|(own, there)| has_same_refresh(own, there));
+        let tried_as = self.may_be_there_as.load(Ordering::Relaxed);
+        if is_there || (tried_as > 0 && tried_as < found.revision) {
             self.was_stored.store(true, Ordering::Relaxed);
         }
     }

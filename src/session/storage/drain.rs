@@ -172,14 +172,22 @@ impl Storage {
     /// that has never looked into the store, and is news to all the others all the same. It goes without the number of a
     /// lease, so that no store holds it for outdated.
     async fn save_above(&self, debt: &Debt, found: Result<Option<Record>, Error>) -> Result<(), Error> {
+        let is_read = found.is_ok();
         let found = match found {
             Ok(found) => found,
-            // The refresh token that it keeps may be the one that would be written over.
+            // What would be written over may be the refresh token that it keeps, or what has come of an earlier attempt.
             Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };
-        self.write(&debt.change_above(found.as_ref()), None).await.map_err(at_the_same_moment)?;
+        let record = debt.change_above(found.as_ref());
+        debt.begin_save(is_read.then_some(record.revision));
+        self.write(&record, None).await.map_err(|error| {
+            if is_caused_by::<Superseded>(&error) {
+                debt.is_not_saved();
+            }
+            at_the_same_moment(error)
+        })?;
         if let Some(ended) = found.and_then(|found| debt.ends(found)) {
             self.revoker.discard(ended.to_token());
         }

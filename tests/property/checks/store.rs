@@ -166,7 +166,6 @@ impl Book {
         let mut records = self.records();
         let at = records.next_tick();
         let access = record.token.as_ref().map(|token| name(token).to_owned());
-        let is_there = access.as_ref().is_some_and(|access| records.is_stored(access));
         match &access {
             None => {
                 // Which of several logouts it is of is not known: of the first that may be.
@@ -181,11 +180,6 @@ impl Book {
                 records.check_stored(pid, at, access);
                 records.handed_down(record, access);
             }
-        }
-        let is_blind = records.processes[pid].is_blind;
-        if is_blind && access.as_ref().is_some_and(|access| is_there && records.is_of_login(access)) {
-            // Nobody could tell that it was there, or what others have made of it.
-            records.what_is_spent_is_unknown();
         }
         let unseen = &records.kept.records[seen..];
         let has_looked = !records.processes[pid].is_blind;
@@ -261,10 +255,6 @@ impl Records {
     fn is_of_login(&self, access: &str) -> bool {
         let Some(access) = self.accesses.get(access) else { return false };
         access.fetched_by.is_none() && self.roots[access.root].origin == Origin::Login
-    }
-
-    fn is_stored(&self, access: &str) -> bool {
-        self.accesses.get(access).is_some_and(|access| access.is_stored)
     }
 
     fn is_known_to_be_stored(&mut self, pid: Pid, access: &str) {

@@ -60,6 +60,24 @@ fn a_replacement_takes_the_refresh_token_that_stands_under_the_number_of_memory(
 }
 
 #[test]
+fn a_replacement_keeps_what_is_above_the_number_with_which_it_may_be_there() {
+    let nothing: fn(&Debt) = |_| ();
+    for (tries, revision, expected) in [
+        (nothing, 8, "9 elsewhere R2"),
+        (|debt| debt.begin_save(Some(7)), 7, "8 elsewhere R2"),
+        (|debt| debt.begin_save(Some(7)), 8, "9 elsewhere R9"),
+        (|debt| debt.begin_save(None), 8, "9 elsewhere R2"),
+        (|debt| (debt.begin_save(Some(7)), debt.is_not_saved()).1, 8, "9 elsewhere R2"),
+    ] {
+        let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R2"), false, None);
+        tries(&replacement);
+        let found = with_refresh(1, revision, "others", "R9");
+        replacement.take_notice_of(&found);
+        assert_eq!(shown(&replacement.change_above(Some(&found))), expected);
+    }
+}
+
+#[test]
 fn while_its_lease_is_kept_a_refresh_gives_way_to_a_record_of_a_higher_number_only() {
     let before = || with_refresh(1, 5, "first", "R1").token;
     let spends = |fence| Debt::of_refresh(with_refresh(1, 6, "second", "R2"), before(), fence, None);
