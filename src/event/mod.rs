@@ -126,7 +126,7 @@ pub enum Event<'a> {
     /// A request whose URI names no origin went out without a token, because the layer assumes no origin, or one outside
     /// of its scope (see [`assume_origin`](crate::TokenRefreshLayer::assume_origin)).
     Unscoped,
-    /// The store failed; the session goes on in memory.
+    /// The store failed; the session goes on in memory. A record that gives way to what others have saved is no failure.
     #[non_exhaustive]
     StoreFailed {
         /// Why.

@@ -380,7 +380,7 @@ impl Engine {
             self.storage.write_again();
             Err(unknown)
         });
-        saved.inspect_err(|error| self.announce(&Event::StoreFailed { error }))
+        saved.inspect_err(|error| self.storage.report(error))
     }
 
     /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
@@ -391,7 +391,7 @@ impl Engine {
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
-            flight.give_lease_up();
+            flight.take_lease().into_iter().for_each(|lease| self.storage.give_back(lease));
         }
         self.storage.give_kept_back();
         self.pulse.send_replace(());

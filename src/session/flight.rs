@@ -156,11 +156,7 @@ impl Flight {
         self.state().lease = Some(lease);
     }
 
-    /// Ends the lease: the flight writes nothing any more, and who comes after it is not to wait for it.
-    pub(crate) fn give_lease_up(&self) {
-        drop(self.take_lease());
-    }
-
+    /// Takes the lease from it: it writes nothing any more, and who comes after it is not to wait for it.
     pub(super) fn take_lease(&self) -> Option<Lease> {
         self.state().lease.take()
     }

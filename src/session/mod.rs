@@ -335,7 +335,7 @@ impl Session {
         let runtime = self
             .engine
             .runtime_for_the_store("the change holds, but there is no tokio runtime to save it on")
-            .inspect_err(|_| self.engine.storage.write_again())?;
+            .inspect_err(|_| self.engine.storage.put_off())?;
         siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }

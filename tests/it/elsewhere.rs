@@ -1,28 +1,20 @@
 //! What others have saved while something was owed here that could not be compared with it.
 
-use std::{
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{mem, sync::atomic::Ordering, time::Duration};
 
 use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, Session, Token,
-    event::Event,
     session::{RenewalMode, SessionBuilder},
     store::{Lease, Record, Superseded, TokenStore},
-    test_util::{Gate, ModelAuthority, Rotation},
+    test_util::{Endpoint, Gate, ModelAuthority, Rotation},
 };
 
 use crate::{
     script::within,
-    watched::{Fault, Watched, siblings},
+    watched::{Fault, Watched, failures, siblings},
     world::World,
 };
 
@@ -159,6 +151,32 @@ async fn siblings_with_a_renewal_due(store: &Watched) -> (World, World) {
     siblings
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_change_elsewhere_during_a_refresh_is_no_failure_of_the_store() {
+    for there in [Some("of-bob"), Some("newer"), None] {
+        let store = Watched::default();
+        let authority = ModelAuthority::new();
+        let (observer, told) = failures();
+        let session = || Session::builder(authority.source()).store(store.clone());
+        let (ours, sibling) = (session().observer(observer).build(), session().build());
+        ours.token().await.unwrap();
+        sibling.token().await.unwrap();
+        let gate = authority.hold(Endpoint::Refresh);
+        let mut refreshed = task::spawn(ours.refresh());
+        assert_pending!(refreshed.poll());
+        within(gate.waiting(1)).await;
+        match there {
+            Some("of-bob") => sibling.login(Token::new("of-bob")).await.unwrap(),
+            Some(newer) => sibling.replace(Token::new(newer).refresh_token("own")).await.unwrap(),
+            None => sibling.logout().await.unwrap(),
+        }
+        gate.open();
+        let _ = within(refreshed).await;
+        assert_eq!(store.access().await.as_deref(), there);
+        assert_eq!(told.load(Ordering::Relaxed), 0, "{there:?}");
+    }
+}
+
 /// As most replicas are: a sibling has spent what they have in memory.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_spent() {
@@ -166,13 +184,8 @@ async fn a_look_that_fails_for_a_moment_makes_nobody_present_what_a_sibling_has_
         let store = Watched::default();
         let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
         let sibling = Session::builder(authority.source()).store(store.clone()).build();
-        let told = Arc::new(AtomicUsize::new(0));
-        let counted = told.clone();
-        let ours = Session::builder(authority.source()).store(store.clone());
-        let ours = ours.observer(move |event: &Event<'_>| {
-            counted.fetch_add(usize::from(matches!(event, Event::StoreFailed { .. })), Ordering::Relaxed);
-        });
-        let ours = ours.build();
+        let (observer, told) = failures();
+        let ours = Session::builder(authority.source()).store(store.clone()).observer(observer).build();
         sibling.token().await.unwrap();
         ours.token().await.unwrap();
         let newer = sibling.refresh().await.unwrap();

@@ -1,7 +1,7 @@
 //! What could not be saved: who writes it again, when, and who has to wait for that.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use crate::{
     oauth2::endpoint,
     runtimes::runtime,
     script::{until, within},
-    watched::{Fault, Watched, Wordy, owing, siblings, world},
+    watched::{Fault, Watched, Wordy, failures, owing, siblings, world},
     world::World,
 };
 
@@ -509,6 +509,90 @@ async fn a_kept_lease_ends_with_the_debt_or_the_session() {
     }
 }
 
+/// A refresh token is being presented when the change comes, and a sibling waits to refresh, too.
+async fn spending(store: &Watched) -> (World, World, Gate) {
+    let (ours, sibling) = siblings(store).await;
+    let presenting = ours.authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(ours.session.refresh()).poll());
+    within(presenting.waiting(1)).await;
+    (ours, sibling, presenting)
+}
+
+/// The refresh is void, but its refresh token may be spent, and is what the store has.
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_a_refresh_that_a_change_has_ended_is_held_until_that_has_been_written() {
+    for fault in [Fault::None, Fault::Error] {
+        for change in ["login", "two logins", "logout", "replacement", "replacement by the last"] {
+            let store = Watched::default();
+            let (ours, sibling, presenting) = spending(&store).await;
+            let mut theirs = task::spawn(sibling.session.refresh());
+            assert_pending!(theirs.poll());
+            let saving = Gate::new();
+            store.set(|store| (store.hold_save, store.save) = (Some(saving.clone()), fault));
+            let token = || Token::new("new").refresh_token("own");
+            let mut changed = task::spawn(async {
+                match change {
+                    "login" => ours.session.login(token()).await,
+                    "two logins" => {
+                        assert_pending!(task::spawn(ours.session.login(token())).poll());
+                        ours.session.login(Token::new("newer").refresh_token("other")).await
+                    }
+                    "logout" => ours.session.logout().await,
+                    "replacement" => ours.session.replace(token()).await,
+                    _ => ours.session.replace(token().without_refresh_token()).await,
+                }
+            });
+            assert_pending!(changed.poll());
+            within(saving.waiting(1)).await;
+            presenting.open();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_pending!(theirs.poll());
+            assert_eq!(ours.authority.counts().refreshes, 1, "{change}");
+            saving.open();
+            assert_eq!(within(changed).await.is_ok(), fault == Fault::None, "{change}");
+            let start = tokio::time::Instant::now();
+            let _ = within(theirs).await;
+            assert!(start.elapsed() < Duration::from_secs(1), "{change}: {:?}", start.elapsed());
+            if fault == Fault::None {
+                assert_eq!(ours.authority.counts().presented_again(), 0, "{change}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nobodys_lease_waits_for_a_change_that_there_is_no_runtime_to_write_on() {
+    let runtime = runtime();
+    let store = Watched::default();
+    let (ours, sibling, _presenting) = runtime.block_on(spending(&store));
+    let unsaved = assert_ready_err!(task::spawn(ours.session.logout()).poll());
+    assert_eq!(unsaved.kind(), ErrorKind::NoRuntime);
+    runtime.block_on(async { drop(within(store.lock()).await.unwrap()) });
+    runtime.block_on(within(ours.session.settle())).unwrap();
+    assert_eq!(runtime.block_on(store.access()), None);
+    drop(sibling);
+}
+
+#[test]
+fn a_change_that_there_is_no_runtime_to_write_on_is_written_after_what_is_being_written() {
+    let runtime = runtime();
+    let store = Watched::default();
+    let saving = Gate::new();
+    let world = runtime.block_on(async {
+        let world = world(&store);
+        world.session.token().await.unwrap();
+        store.set(|store| store.hold_save = Some(saving.clone()));
+        assert_pending!(task::spawn(world.session.login(Token::new("of-bob"))).poll());
+        within(saving.waiting(1)).await;
+        world
+    });
+    let unsaved = assert_ready_err!(task::spawn(world.session.logout()).poll());
+    assert_eq!(unsaved.kind(), ErrorKind::NoRuntime);
+    saving.open();
+    runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+    assert_eq!(store.saved()[1..], [Some("of-bob".to_owned()), None]);
+}
+
 /// The refresh has got none.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_settling_has_taken_and_not_saved_under_is_kept() {
@@ -697,14 +781,9 @@ async fn a_logout_that_is_owed_ends_the_login_that_was_there_before_it() {
 #[tokio::test(start_paused = true)]
 async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
     let store = Watched::default();
-    let told = Arc::new(Mutex::new(0));
-    let seen = told.clone();
-    let session = Session::builder(ModelAuthority::new().source())
-        .store(store.clone())
-        .observer(move |event: &Event<'_>| {
-            *seen.lock().unwrap() += usize::from(matches!(event, Event::StoreFailed { .. }));
-        })
-        .build();
+    let (observer, told) = failures();
+    let source = ModelAuthority::new().source();
+    let session = Session::builder(source).store(store.clone()).observer(observer).build();
     let gate = Gate::new();
     store.set(|store| (store.save, store.hold_save) = (Fault::Error, Some(gate.clone())));
     let mut login = task::spawn(session.login(Token::new("of-bob")));
@@ -712,11 +791,11 @@ async fn a_save_that_fails_is_reported_although_the_caller_has_gone() {
     gate.waiting(1).await;
     drop(login);
     gate.open();
-    until(|| *told.lock().unwrap() > 0).await;
+    until(|| told.load(Ordering::Relaxed) > 0).await;
     store.set(|store| (store.save, store.hold_save) = (Fault::None, None));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(store.access().await.as_deref(), Some("of-bob"), "and made again");
-    assert_eq!(*told.lock().unwrap(), 1);
+    assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     ErrorKind, FetchContext, FetchError, Secret, Session, Token, TokenSource,
-    event::Event,
     session::State,
     source_fn,
     store::{MemoryStore, TokenStore},
@@ -23,7 +22,7 @@ use tower_token_refresh::{
 use crate::{
     identity::{orphans_end, stored_access},
     script::within,
-    watched::{Fault, Watched, Watching, siblings},
+    watched::{Fault, Watched, Watching, failures, siblings},
     world::World,
 };
 
@@ -198,11 +197,7 @@ async fn what_is_handed_down_is_saved_although_the_replacement_says_a_refresh_to
 #[tokio::test(start_paused = true)]
 async fn a_replacement_during_the_save_of_a_refresh_is_no_failure_of_the_store() {
     let (store, gate) = (Watched::default(), Gate::new());
-    let told = Arc::new(AtomicUsize::new(0));
-    let seen = told.clone();
-    let observer = move |event: &Event<'_>| {
-        seen.fetch_add(usize::from(matches!(event, Event::StoreFailed { .. })), Ordering::Relaxed);
-    };
+    let (observer, told) = failures();
     let world = World::with(
         ModelAuthority::new(),
         |session| session.store(store.clone()).observer(observer),

@@ -16,7 +16,6 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token, TokenRefreshLayer,
     TokenSource,
-    event::Event,
     session::SessionBuilder,
     source::Cause,
     source_fn,
@@ -27,7 +26,7 @@ use tower_token_refresh::{
 use crate::{
     runtimes::runtime,
     script::{numbered, status, within},
-    watched::{Fault, Watched, siblings, world},
+    watched::{Fault, Watched, failures, siblings, world},
     world::{World, get, origin},
 };
 
@@ -97,22 +96,18 @@ async fn a_lease_that_panics_when_it_ends_stops_neither_a_refresh_nor_a_logout()
 async fn a_store_that_fails_in_whatever_way_stops_no_request() {
     for fault in [Fault::Error, Fault::Hang, Fault::Panic] {
         let store = Watched::default();
-        let told = Arc::new(Mutex::new(0));
-        let seen = told.clone();
+        let (observer, told) = failures();
         let world = World::with(
             ModelAuthority::new(),
-            |session| {
-                session.store(store.clone()).observer(move |event: &Event<'_>| {
-                    *seen.lock().unwrap() += usize::from(matches!(event, Event::StoreFailed { .. }));
-                })
-            },
+            |session| session.store(store.clone()).observer(observer),
             |layer| layer,
         );
         store.set(|store| (store.save, store.load, store.lock) = (fault, fault, fault));
         assert_eq!(within(world.get("/")).await.unwrap().status(), StatusCode::OK);
         world.authority.revoke_access();
         assert_eq!(within(world.get("/")).await.unwrap().status(), StatusCode::OK);
-        assert!(*told.lock().unwrap() >= 4, "and each failure is reported: {}", told.lock().unwrap());
+        let told = told.load(Ordering::Relaxed);
+        assert!(told >= 4, "and each failure is reported: {told}");
         assert_eq!(world.authority.counts().token_calls(), 2);
     }
 }

@@ -4,12 +4,16 @@ use std::{
     error::Error,
     fmt,
     future::pending,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use tower_token_refresh::{
     BoxError,
+    event::Event,
     store::{Lease, MemoryStore, Record, TokenStore},
     test_util::{Gate, ModelAuthority, Rotation},
 };
@@ -169,6 +173,16 @@ impl<S: TokenStore> TokenStore for Wordy<S> {
     async fn lock(&self) -> Result<Lease, BoxError> {
         self.0.lock().await
     }
+}
+
+/// Counts the failures of the store that an observer is told of.
+pub(crate) fn failures() -> (impl Fn(&Event<'_>) + Send + Sync + 'static, Arc<AtomicUsize>) {
+    let told = Arc::new(AtomicUsize::new(0));
+    let seen = told.clone();
+    let observer = move |event: &Event<'_>| {
+        seen.fetch_add(usize::from(matches!(event, Event::StoreFailed { .. })), Ordering::Relaxed);
+    };
+    (observer, told)
 }
 
 pub(crate) fn world(store: &Watched) -> World {

@@ -314,8 +314,8 @@ fn caller_that_goes_away_takes_nothing_from_the_others() {
     });
 }
 
-#[test]
-fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
+/// A lease, and how often it has been given up.
+fn counted_lease() -> (Lease, Arc<AtomicUsize>) {
     struct Kept(Arc<AtomicUsize>);
 
     impl Drop for Kept {
@@ -324,20 +324,44 @@ fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
         }
     }
 
-    check_all(|| {
-        let (world, _old) = World::with_token("old");
-        let flight = Flight::new();
-        let given_up = Arc::new(AtomicUsize::new(0));
-        let lease = Lease::new(1, Kept(given_up.clone()));
-        let loser = flight.clone();
-        let loser = thread::spawn(move || {
-            loser.disown();
-            loser.give_lease_up();
-        });
-        let held = HeldLease::by(&flight, lease, &world.engine.storage);
-        join(loser);
-        assert_eq!(given_up.load(Ordering::Relaxed), 1);
-        drop(held);
+    let given_up = Arc::new(AtomicUsize::new(0));
+    (Lease::new(1, Kept(given_up.clone())), given_up)
+}
+
+#[test]
+fn lease_that_is_taken_while_the_flight_is_lost_is_given_up() {
+    in_a_runtime(|| {
+        check_all(|| {
+            let (world, _old) = World::with_token("old");
+            world.engine.storage.drain_at_once();
+            let flight = Flight::new();
+            let (lease, given_up) = counted_lease();
+            let loser = flight.clone();
+            let loser = thread::spawn(move || {
+                loser.disown();
+                drop(loser.take_lease());
+            });
+            let held = HeldLease::by(&flight, lease, &world.engine.storage);
+            join(loser);
+            assert_eq!(given_up.load(Ordering::Relaxed), 1);
+            drop(held);
+        })
+    });
+}
+
+/// It waits for the write, and nothing else would end it.
+#[test]
+fn lease_that_is_given_back_while_something_is_written_is_given_up_after_that() {
+    in_a_runtime(|| {
+        check_all(|| {
+            let (world, _old) = World::with_token("old");
+            let (lease, given_up) = counted_lease();
+            let storage = world.engine.storage.clone();
+            let giver = thread::spawn(move || storage.give_back(lease));
+            world.engine.storage.drain_at_once();
+            join(giver);
+            assert_eq!(given_up.load(Ordering::Relaxed), 1);
+        })
     });
 }
 

@@ -46,12 +46,11 @@ impl Drain {
     }
 
     fn next(&mut self) -> Option<Write> {
-        let next = {
-            let mut queue = self.storage.queue();
+        let next = self.storage.update(|queue| {
             let next = queue.writes.pop_front();
             queue.draining = next.is_some();
             next
-        };
+        });
         self.over = next.is_none();
         if self.over {
             // Whoever heard of the last write before this could not have what is owed written again.
@@ -68,8 +67,7 @@ impl Drop for Drain {
         }
         let storage = &self.storage;
         let has_gone = |runtime: &mut Handle| runtime.id() == self.runtime.id();
-        let (heir, unwritten) = {
-            let mut queue = storage.queue();
+        let (heir, unwritten) = storage.update(|queue| {
             queue.draining = false;
             for write in &mut queue.writes {
                 write.runtime.take_if(has_gone);
@@ -77,7 +75,7 @@ impl Drop for Drain {
             let heir = queue.writes.iter().find_map(|write| write.runtime.clone());
             let unwritten = if heir.is_none() { mem::take(&mut queue.writes) } else { VecDeque::new() };
             (heir, unwritten)
-        };
+        });
         drop(unwritten);
         // Nobody may be there any more to hear of what was being written.
         storage.has_failed.store(true, Ordering::Relaxed);
@@ -140,9 +138,16 @@ impl Storage {
         }
         // Whoever asked for the write reports its failure, and may be gone.
         if let Err(Err(error)) = done.send(result) {
-            self.observers.announce(&Event::StoreFailed { error: &error });
+            self.report(&error);
         }
         self.pulse.send_replace(());
+    }
+
+    /// Tells of a write that has failed. Where a record has given way to a later one, the store is well.
+    pub(crate) fn report(&self, error: &Error) {
+        if !is_caused_by::<Superseded>(error) {
+            self.observers.announce(&Event::StoreFailed { error });
+        }
     }
 
     /// Saves what is owed, unless it gives way to what is there or is not wanted any more.

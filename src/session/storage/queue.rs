@@ -25,7 +25,8 @@ pub(super) struct Queue {
     pub(super) owed: Option<Arc<Debt>>,
     /// The last refresh that was owed and has given way to another record, until something is written again.
     pub(super) given_way: Option<Arc<Debt>>,
-    /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
+    /// Held while a refresh is owed that has spent a refresh token, or a change is written that has ended one: whoever else
+    /// refreshed now would present that.
     pub(super) kept: Option<Lease>,
     /// The number of the last lease that the store says counts no more.
     pub(super) lost_lease: Option<u64>,
@@ -74,9 +75,11 @@ impl Queue {
         self.kept.as_ref().map(Lease::fence).or(owed.fence.max(self.retry_lease))
     }
 
-    /// The lease that was kept, if nothing that is owed keeps it any more, or it counts no more.
+    /// The lease that was kept, if nothing that is owed keeps it any more, or it counts no more. Nor is it given up before
+    /// what is to be written: others would find what is there, whose refresh token a flight that has lost may be spending.
     pub(super) fn unneeded(&mut self) -> Option<Lease> {
-        let keeps = self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease);
+        let is_writing = self.draining || !self.writes.is_empty();
+        let keeps = is_writing || self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease);
         let lost_lease = self.lost_lease;
         self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost_lease)
     }

@@ -1,6 +1,10 @@
 //! Writes what could not be saved again, under back-off.
 
-use std::sync::{Arc, Weak, atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Weak, atomic::Ordering},
+};
 
 use tokio::{runtime::Handle, sync::watch};
 
@@ -18,6 +22,14 @@ impl Storage {
             self.owing.run(runtime, task)
         };
         self.bound.iter().chain(&here).any(runs_on);
+    }
+
+    /// There is no runtime to write on, which nobody's lease is to wait for: what is owed is written when one comes by.
+    pub(crate) fn put_off(self: &Arc<Self>) {
+        let unwritten =
+            self.update(|queue| if queue.draining { VecDeque::new() } else { mem::take(&mut queue.writes) });
+        drop(unwritten);
+        self.write_again();
     }
 
     /// Calls [`write_again`](Self::write_again) if a write has failed. For whoever comes by: the runtime of that write may
