@@ -37,7 +37,8 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The clocks of the machine. The monotonic one is tokio's, so that paused time in tests moves it.
+/// The clocks of the machine. The monotonic one is tokio's, so that paused time in tests moves it; the wall clock is not, and
+/// a stored token does not expire in such a test without a clock of the test's own, as the test kit has one.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     start: Instant,

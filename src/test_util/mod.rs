@@ -33,6 +33,29 @@
 //! ```
 //!
 //! Tokens look like `access-3-of-authority-1`: never like a real one. The kit's `Debug` shows numbers only.
+//!
+//! # Time
+//!
+//! In paused time give each session a [`TestClock`]. The default clock has only its monotonic half from tokio, and the end
+//! of a token from a store, or from another session, is known by the wall clock: that token would not expire.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_token_refresh::{Session, store::MemoryStore, test_util::{ModelAuthority, TestClock}};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), tower_token_refresh::BoxError> {
+//! let authority = ModelAuthority::new().access_lifetime(Duration::from_secs(7200));
+//! let (store, clock) = (MemoryStore::new(), TestClock::new());
+//! let start = || Session::builder(authority.source()).store(store.clone()).clock(clock.clone()).build();
+//! start().token().await?;
+//!
+//! tokio::time::advance(Duration::from_secs(3 * 3600)).await;
+//! start().token().await?;
+//! assert_eq!(authority.counts().refreshes, 1);
+//! # Ok(())
+//! # }
+//! ```
 
 mod api;
 mod authority;
