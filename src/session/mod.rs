@@ -332,10 +332,14 @@ impl Session {
 
     /// Waits for a write that a change has put into the queue.
     async fn save(&self, written: PendingWrite) -> Result<(), Error> {
-        let runtime = self
-            .engine
-            .runtime_for_the_store("the change holds, but there is no tokio runtime to save it on")
-            .inspect_err(|_| self.engine.storage.put_off())?;
+        let missing = "the change holds, but there is no tokio runtime to save it on";
+        let runtime = match self.engine.runtime_for_the_store(missing) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.engine.storage.put_off(written);
+                return Err(error);
+            }
+        };
         siblings::follow(&self.engine, &runtime);
         self.engine.save(&runtime, written).await
     }

@@ -24,10 +24,19 @@ impl Storage {
         self.bound.iter().chain(&here).any(runs_on);
     }
 
-    /// There is no runtime to write on, which nobody's lease is to wait for: what is owed is written when one comes by.
-    pub(crate) fn put_off(self: &Arc<Self>) {
-        let unwritten =
-            self.update(|queue| if queue.draining { VecDeque::new() } else { mem::take(&mut queue.writes) });
+    /// There is no runtime to make this write on, and nobody's lease is to wait until there is one.
+    pub(crate) fn put_off(self: &Arc<Self>, written: PendingWrite) {
+        drop(written);
+        let unwritten: VecDeque<_> = self.update(|queue| {
+            if queue.draining {
+                return VecDeque::new();
+            }
+            // Of those that somebody waits for, some thread sees to it this moment.
+            let (unwritten, others) =
+                mem::take(&mut queue.writes).into_iter().partition(|write| write.done.is_closed());
+            queue.writes = others;
+            unwritten
+        });
         drop(unwritten);
         self.write_again();
     }

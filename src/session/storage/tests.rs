@@ -55,6 +55,16 @@ async fn a_write_that_is_left_out_pays_nothing() {
     assert!(!storage.check_settled(), "whoever takes its place has to know what it was for");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_put_off_takes_nobody_elses_with_it() {
+    let storage = Arc::new(storage(MemoryStore::new()));
+    let unwritten = storage.enqueue_login(record(1));
+    let written = storage.enqueue_logout(record(1), None);
+    storage.put_off(unwritten);
+    storage.drain_at_once();
+    written.end().await.expect("it ends").expect("a store that works");
+}
+
 /// Counts the saves, all of which fail.
 #[derive(Clone, Default)]
 struct Broken(Arc<AtomicUsize>);

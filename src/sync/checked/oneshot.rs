@@ -50,6 +50,11 @@ impl<T> Sender<T> {
         wake(with(&self.0, |state| state.end(Some(value))));
         Ok(())
     }
+
+    /// Whether the receiver is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 impl<T> Drop for Sender<T> {
