@@ -383,15 +383,15 @@ impl Engine {
         saved.inspect_err(|error| self.storage.report(error))
     }
 
-    /// What follows every change of the session: first it is announced, then the waiters of a flight go on, and
-    /// whoever waits for its lease, or for one that was kept.
+    /// What follows every change of the session: first it is announced, then the waiters of a flight go on. So does whoever
+    /// waits for its lease, or for one that was kept, as soon as that has spent nothing that others would find.
     fn make_known(&self, news: Option<Event<'_>>, flight: Option<&Flight>) {
         if let Some(news) = &news {
             self.announce(news);
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
-            flight.take_lease().into_iter().for_each(|lease| self.storage.give_back(lease));
+            flight.take_lease().into_iter().for_each(|lease| self.storage.give_back(lease, flight));
         }
         self.storage.give_kept_back();
         self.pulse.send_replace(());

@@ -1,4 +1,5 @@
-//! The store's lease, which a refresh holds; and as long as what it fetched is owed to the store, nobody else gets it.
+//! The store's lease, which a refresh holds. Nobody else gets it as long as what was fetched under it is owed to the store,
+//! or the change is being written that has made the refresh void.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ impl HeldLease {
 
     fn give_back(&self) {
         let Some(lease) = self.flight.take_lease() else { return };
-        self.storage.give_back(lease);
+        self.storage.give_back(lease, &self.flight);
     }
 }
 

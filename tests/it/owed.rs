@@ -10,9 +10,10 @@ use http::StatusCode;
 use tokio::runtime::Runtime;
 use tokio_test::{assert_pending, assert_ready_err, task};
 use tower_token_refresh::{
-    BoxError, ErrorKind, Session, Token,
+    BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
     event::Event,
     source::oauth2::ClientCredentialsGrant,
+    source_fn,
     store::{Lease, MemoryStore, Record, StoredToken, TokenStore},
     test_util::{Endpoint, Failure, Gate, ModelAuthority, Rotation},
 };
@@ -21,7 +22,7 @@ use crate::{
     idp::{Idp, json},
     oauth2::endpoint,
     runtimes::runtime,
-    script::{until, within},
+    script::{numbered, until, within},
     watched::{Fault, Watched, Wordy, failures, owing, siblings, world},
     world::World,
 };
@@ -334,6 +335,43 @@ async fn a_change_that_may_be_there_is_not_saved_again_while_the_store_cannot_be
     }
 }
 
+/// The store, which can compare, takes it only where nothing has come in between.
+#[tokio::test(start_paused = true)]
+async fn the_refresh_of_a_change_that_may_be_there_is_not_written_over_what_others_have_made_of_it() {
+    for (logs_in, logs_out) in [(true, true), (true, false), (false, true), (false, false)] {
+        let authority = ModelAuthority::new();
+        let store = Watched::default();
+        let session = || Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (session(), session());
+        ours.login(authority.login().await.unwrap()).await.unwrap();
+        sibling.token().await.unwrap();
+        store.set(|store| store.save_is_unanswered = true);
+        let token = authority.login().await.unwrap();
+        if logs_in { ours.login(token).await } else { ours.replace(token).await }.unwrap_err();
+        store.set(|store| store.save_is_unanswered = false);
+        if logs_out {
+            sibling.logout().await.unwrap();
+        }
+        store.set(|store| store.load = Fault::Error);
+        let next = within(ours.refresh()).await.unwrap();
+        let expected = (!logs_out).then(|| next.access().expose());
+        assert_eq!(store.access().await.as_deref(), expected, "{logs_in}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_is_meant_again_is_saved_although_an_earlier_attempt_has_failed_and_nothing_can_be_read()
+ {
+    let store = Watched::default();
+    let world = world(&store);
+    world.session.token().await.unwrap();
+    store.set(|store| store.save = Fault::Error);
+    world.session.logout().await.unwrap_err();
+    store.set(|store| (store.load, store.save) = (Fault::Error, Fault::None));
+    world.session.logout().await.unwrap();
+    assert_eq!(store.access().await, None);
+}
+
 /// A sibling has taken the next one meanwhile, and has come to nothing.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_has_ended_by_itself_while_it_was_kept_is_taken_anew() {
@@ -558,6 +596,64 @@ async fn the_lease_of_a_refresh_that_a_change_has_ended_is_held_until_that_has_b
             }
         }
     }
+}
+
+/// The store has the one that was spent before it, until the login is there.
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_a_refresh_that_is_owed_is_held_until_a_login_in_its_place_has_been_written() {
+    let store = Watched::default();
+    let (ours, sibling) = owing(&store).await;
+    let saving = Gate::new();
+    store.set(|store| (store.hold_save, store.save) = (Some(saving.clone()), Fault::None));
+    let mut login = task::spawn(ours.session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    let mut theirs = task::spawn(sibling.session.refresh());
+    assert_pending!(theirs.poll());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_pending!(theirs.poll());
+    saving.open();
+    within(login).await.unwrap();
+    assert_eq!(within(theirs).await.unwrap().access().expose(), "of-bob");
+    assert_eq!(ours.authority.counts().presented_again(), 0);
+}
+
+/// Its save waits for a login's, which is being written on a runtime that stands still.
+#[test]
+fn the_lease_of_a_refresh_that_has_spent_nothing_is_given_back_whatever_is_being_written() {
+    let (undriven, here) = (runtime(), runtime());
+    let store = Watched::default();
+    let session = numbered().0.store(store.clone()).build();
+    let saving = Gate::new();
+    undriven.block_on(async {
+        session.token().await.unwrap();
+        store.set(|store| store.hold_save = Some(saving.clone()));
+        assert_pending!(task::spawn(session.login(Token::new("of-bob"))).poll());
+        within(saving.waiting(1)).await;
+    });
+    here.block_on(async {
+        within(session.refresh()).await.unwrap();
+        drop(within(store.lock()).await.unwrap());
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_a_refresh_that_spends_nothing_waits_for_no_change_that_has_ended_it() {
+    let store = Watched::default();
+    let source = source_fn(|_: FetchContext| std::future::pending::<Result<Token, FetchError>>());
+    let session = Session::builder(source).store(store.clone()).build();
+    session.login(Token::new("first")).await.unwrap();
+    let mut refreshed = task::spawn(session.refresh());
+    assert_pending!(refreshed.poll());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut lease = task::spawn(store.lock());
+    assert_pending!(lease.poll());
+    let saving = Gate::new();
+    store.set(|store| store.hold_save = Some(saving.clone()));
+    assert_pending!(task::spawn(session.login(Token::new("of-bob"))).poll());
+    within(saving.waiting(1)).await;
+    let start = tokio::time::Instant::now();
+    drop(within(lease).await.unwrap());
+    assert!(start.elapsed() < Duration::from_millis(100));
 }
 
 #[test]

@@ -357,7 +357,9 @@ fn lease_that_is_given_back_while_something_is_written_is_given_up_after_that() 
             let (world, _old) = World::with_token("old");
             let (lease, given_up) = counted_lease();
             let storage = world.engine.storage.clone();
-            let giver = thread::spawn(move || storage.give_back(lease));
+            let lost = Flight::new();
+            lost.disown();
+            let giver = thread::spawn(move || storage.give_back(lease, &lost));
             world.engine.storage.drain_at_once();
             join(giver);
             assert_eq!(given_up.load(Ordering::Relaxed), 1);

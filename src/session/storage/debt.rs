@@ -33,8 +33,8 @@ pub(super) struct Debt {
     /// The store must be read before the write: the record has to be numbered above what is there, or an earlier attempt
     /// may have been saved although it seemed to fail.
     has_to_look: AtomicBool,
-    /// The revision with which it may be in the store, which has not said so: what is above that has come of it. 0 if it is
-    /// not there, the highest if nobody knows what it was above.
+    /// The revision with which it, or its refresh token, may be in the store, which has not said so: what is above that has
+    /// come of it. 0 if it is not there, the highest if nobody knows what it was above.
     may_be_there_as: AtomicU64,
 }
 
@@ -160,8 +160,8 @@ impl Debt {
         self.may_be_there_as.store(revision.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Something else has come before it.
-    pub(super) fn is_not_saved(&self) {
+    /// The last attempt to save it has come to nothing, or does not count any more.
+    pub(super) fn forget_attempt(&self) {
         self.may_be_there_as.store(0, Ordering::Relaxed);
     }
 

@@ -166,7 +166,8 @@ impl Storage {
         if !is_wanted() {
             return Ok(());
         }
-        if debt.is_change() {
+        // What nobody can read may be a logout of that very login: a refresh of it is compared by the store, if not by us.
+        if debt.is_change() && (found.is_ok() || !debt.is_refresh()) {
             self.save_above(debt, found).await
         } else {
             self.save_refreshed(debt, found, fence).await
@@ -189,7 +190,7 @@ impl Storage {
         debt.begin_save(is_read.then_some(record.revision));
         self.write(&record, None).await.map_err(|error| {
             if is_caused_by::<Superseded>(&error) {
-                debt.is_not_saved();
+                debt.forget_attempt();
             }
             at_the_same_moment(error)
         })?;

@@ -111,16 +111,21 @@ impl Storage {
         self.queue().needs_a_lease()
     }
 
-    /// Ends a lease, unless what was fetched under it is still owed, and it still counts.
-    pub(crate) fn give_back(&self, lease: Lease) {
-        let before = self.update(|queue| queue.kept.replace(lease));
+    /// Ends the lease that this flight had, as soon as nobody would find a refresh token that was spent under it, or is
+    /// being; or it counts no more.
+    pub(crate) fn give_back(&self, lease: Lease, by: &Flight) {
+        let is_spending = by.is_lost() && !by.spent().is_empty();
+        let before = self.update(|queue| {
+            queue.has_spent = is_spending || queue.owes_what_is_spent();
+            queue.kept.replace(lease)
+        });
         drop(before);
         if self.queue().kept.is_some() {
             self.pulse.send_replace(());
         }
     }
 
-    /// Ends the lease that was kept, if it is needed no longer: what is owed now may be a login.
+    /// Ends the lease that was kept, if it is needed no longer: what was owed may have given way.
     pub(crate) fn give_kept_back(&self) {
         self.update(|_| ());
     }
@@ -235,6 +240,7 @@ impl Storage {
         let debt = owed.unwrap_or_else(|| Arc::new(Debt::of_logout(record, had)));
         // Whoever logs out ends what is there now.
         queue.ended_by_logout = None;
+        debt.forget_attempt();
         queue.logouts += 1;
         self.push(&mut queue, debt, None, None)
     }

@@ -67,7 +67,7 @@ fn a_replacement_keeps_what_is_above_the_number_with_which_it_may_be_there() {
         (|debt| debt.begin_save(Some(7)), 7, "8 elsewhere R2"),
         (|debt| debt.begin_save(Some(7)), 8, "9 elsewhere R9"),
         (|debt| debt.begin_save(None), 8, "9 elsewhere R2"),
-        (|debt| (debt.begin_save(Some(7)), debt.is_not_saved()).1, 8, "9 elsewhere R2"),
+        (|debt| (debt.begin_save(Some(7)), debt.forget_attempt()).1, 8, "9 elsewhere R2"),
     ] {
         let replacement = Debt::of_replacement(with_refresh(1, 7, "elsewhere", "R2"), false, None);
         tries(&replacement);
