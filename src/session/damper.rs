@@ -14,7 +14,10 @@ use crate::{
 };
 
 const AT_MOST_AFTER_REJECT: Duration = Duration::from_secs(5);
-const AT_MOST_AFTER_SUSPECT: Duration = Duration::from_secs(60);
+const AT_MOST: Duration = Duration::from_secs(60);
+/// After so many refreshes in a row a sure refusal is doubted as well: the server may learn of a token late, or its clock may
+/// be behind, and each was replaced just before it would have been accepted.
+const SURE: u32 = 4;
 /// A token that nobody has refused for so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// As soon as so many targets have refused in vain, all are taken to refuse: a path for each item must not cost a fetch for
@@ -73,8 +76,7 @@ impl Damper {
         let before = judged.waits(target);
         judged.judge_what_brought(refused, target, age >= GOOD_AFTER);
         let fruitless = judged.waits(target).min(before);
-        let cap = if verdict == Verdict::Reject { AT_MOST_AFTER_REJECT } else { AT_MOST_AFTER_SUSPECT };
-        fruitless > 0 && age < Duration::from_secs(1 << fruitless.min(16)).min(cap)
+        fruitless > 0 && age < wait(verdict, fruitless)
     }
 
     /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
@@ -87,6 +89,17 @@ impl Damper {
     fn judged(&self) -> MutexGuard<'_, Judged> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The age before which the refusal of a token says nothing, after so many refreshes in vain.
+fn wait(verdict: Verdict, fruitless: u32) -> Duration {
+    let (doubled, at_most) = match verdict {
+        Verdict::Reject if fruitless <= SURE => (fruitless, AT_MOST_AFTER_REJECT),
+        // Goes on from what it was.
+        Verdict::Reject => (fruitless - SURE + 2, AT_MOST),
+        _ => (fruitless, AT_MOST),
+    };
+    Duration::from_secs(1 << doubled.min(16)).min(at_most)
 }
 
 impl Judged {

@@ -289,9 +289,17 @@ fn judge_fruitless(token: Option<&Arc<Issued>>) {
 
 #[test]
 fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
-    for (fruitless, reject_seconds, suspect_seconds) in
-        [(0, 0, 0), (1, 2, 2), (2, 4, 4), (3, 5, 8), (6, 5, 60), (40, 5, 60)]
-    {
+    for (fruitless, reject_seconds, suspect_seconds) in [
+        (0, 0, 0),
+        (1, 2, 2),
+        (2, 4, 4),
+        (3, 5, 8),
+        (4, 5, 16),
+        (5, 8, 32),
+        (6, 16, 60),
+        (8, 60, 60),
+        (40, 60, 60),
+    ] {
         for (verdict, seconds) in [(Verdict::Reject, reject_seconds), (Verdict::Suspect, suspect_seconds)] {
             let (mut slot, stamp) = issued();
             for _ in 0..fruitless {

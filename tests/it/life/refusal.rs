@@ -16,7 +16,8 @@ use http::{Request, Response, StatusCode, header};
 use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 use tower_token_refresh::{
-    BoxError, FetchError, NotResent, Outcome, ReplayBody, Session, Token, TokenRefreshLayer, TokenSource,
+    BoxError, FetchContext, FetchError, NotResent, Outcome, ReplayBody, Session, Token, TokenRefreshLayer,
+    TokenSource,
     session::RenewalMode,
     source_fn,
     test_util::{Gate, ModelAuthority, ModelBody, TestClock},
@@ -180,6 +181,42 @@ fn refused<S: TokenSource>(
     });
     let session = Session::builder(source).build();
     TokenRefreshLayer::new(session, origin()).layer(ConcurrencyLimit::new(api, 1))
+}
+
+/// Its clock is behind (`nbf`), or the news of a token comes to it late: each refresh would bring one that is too young again.
+#[tokio::test(start_paused = true)]
+async fn a_token_is_given_the_time_that_a_server_needs_to_accept_it() {
+    for late in [6, 30, 60].map(Duration::from_secs) {
+        let issued = Arc::new(Mutex::new(Vec::new()));
+        let fetched = issued.clone();
+        let source = source_fn(move |_: FetchContext| {
+            let mut fetched = fetched.lock().unwrap();
+            fetched.push(Instant::now());
+            ready(Ok::<_, FetchError>(Token::new((fetched.len() - 1).to_string())))
+        });
+        let known = issued.clone();
+        let api = service_fn(move |request: Request<ReplayBody<ModelBody>>| {
+            let shown = request.headers()["authorization"].to_str().unwrap().strip_prefix("Bearer ");
+            let at = known.lock().unwrap()[shown.unwrap().parse::<usize>().unwrap()];
+            let is_known = at.elapsed() >= late;
+            let answer = if is_known { Response::new(ModelBody::default()) } else { invalid_token() };
+            ready(Ok::<_, BoxError>(answer))
+        });
+        let layer = TokenRefreshLayer::new(Session::builder(source).build(), origin());
+        let client = layer.layer(api);
+        let start = Instant::now();
+        let mut last_refused = start;
+        while start.elapsed() < HOUR {
+            if client.clone().oneshot(get("/")).await.unwrap().status() != StatusCode::OK {
+                last_refused = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let outage = last_refused - start;
+        assert!(outage < Duration::from_secs(200), "{late:?}: {outage:?}");
+        let fetches = issued.lock().unwrap().len();
+        assert!(fetches <= 10, "{late:?}: {fetches} fetches");
+    }
 }
 
 /// Nobody is there to see how the resend ends.
