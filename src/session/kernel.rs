@@ -337,6 +337,10 @@ impl Slot {
             Some(before) if keeps => token.keeping_refresh_of(before),
             _ => token,
         };
+        if let Some(flight) = flight.as_ref().filter(|_| !keeps) {
+            // It is aborted, and may have spent them.
+            self.note_spent(flight.spent(), token.token.refresh());
+        }
         Ok((self.issue(token, base.following(), Arc::default()), flight, keeps))
     }
 

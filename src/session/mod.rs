@@ -187,6 +187,9 @@ impl Session {
     /// A source that logs in by itself has to log in this identity from now on: the session takes whatever the source
     /// brings for a token of the same identity.
     ///
+    /// Log in once with each refresh token, and in one of the sessions that share a store: a login that comes again later
+    /// brings back what has been spent meanwhile.
+    ///
     /// With a token that was made by [`from_refresh_token`](Token::from_refresh_token) the authority is not asked here. The
     /// first request, or call of [`token`](Self::token), asks it, and shows whether the refresh token is good.
     ///
@@ -227,6 +230,9 @@ impl Session {
     ///    refresh token there. The same applies to a token that comes with the very refresh token that is stored.
     ///
     /// None of this applies to a token made by [`without_refresh_token`](Token::without_refresh_token).
+    ///
+    /// A refresh token that this session has spent before its process was started again, or that another session on the same
+    /// store has spent, is not known to be out of date. Bring each refresh token once, and to one of the sessions.
     ///
     /// A session that has not looked into a shared store yet does not know whose session is there: where the token brings a
     /// refresh token, or was made by `without_refresh_token`, the others on that store take this for a login. Call

@@ -136,6 +136,23 @@ async fn a_refresh_token_that_is_handed_down_undoes_no_logout_and_no_login_of_a_
     }
 }
 
+/// A push that comes twice, or out of order: the refresh that has spent it was aborted, and brought no other.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_being_spent_before_a_replacement_is_not_taken_again() {
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let session = Session::builder(authority.source()).build();
+    let (first, second) = (authority.login().await.unwrap(), authority.login().await.unwrap());
+    session.login(first.clone()).await.unwrap();
+    let gate = authority.hold(Endpoint::Refresh);
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    session.replace(second).await.unwrap();
+    session.replace(first).await.unwrap();
+    gate.open();
+    within(session.refresh()).await.unwrap();
+    assert_eq!(authority.counts().presented_again(), 0);
+}
+
 /// What is presented comes from the store then, and what the replacement keeps from memory.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spent_was_a_siblings() {
