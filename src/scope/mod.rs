@@ -45,7 +45,8 @@ pub(crate) use self::origin::is_in_the_clear;
 /// The URI of the request decides and nothing else; a `Host` header does not. A URI without an authority is in no
 /// scope, and neither is one with user information (`https://name@host`), which RFC 9110 §4.2.4 forbids to send.
 ///
-/// An empty scope shows the credential to nobody. See the [module docs](self).
+/// An empty scope shows the credential to nobody. A request is compared with one origin after the other, so the one that
+/// gets most of them comes first. See the [module docs](self).
 #[derive(Clone)]
 pub struct Scope {
     parts: Vec<Part>,
@@ -100,7 +101,11 @@ impl Scope {
 
     #[inline(never)]
     fn contains_anywhere(&self, uri: &Uri) -> bool {
-        self.admits(uri, |part| part.is_as_written(uri) || part.origin.is_target(uri))
+        // Once for all origins, of which there may be thousands.
+        let target = origin::target(uri);
+        self.admits(uri, |part| {
+            part.is_as_written(uri) || target.is_some_and(|target| part.origin.is(target))
+        })
     }
 
     /// The same for a URI without an authority that is known to go to this origin.

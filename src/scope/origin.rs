@@ -32,7 +32,7 @@ pub struct Origin {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Scheme {
+pub(super) enum Scheme {
     Http,
     Https,
 }
@@ -108,10 +108,8 @@ impl Origin {
         Ok(self)
     }
 
-    pub(super) fn is_target(&self, uri: &Uri) -> bool {
-        target(uri).is_some_and(|(scheme, host, port)| {
-            self.port == port && self.scheme == scheme && self.host.is(host)
-        })
+    pub(super) fn is(&self, (scheme, host, port): Target<'_>) -> bool {
+        self.port == port && self.scheme == scheme && self.host.is(host)
     }
 
     /// As in a URI: without the scheme's own port.
@@ -226,9 +224,12 @@ pub(crate) fn is_in_the_clear(uri: &Uri) -> bool {
     Scheme::of(uri) == Some(Scheme::Http) && !is_here()
 }
 
-/// Scheme, host as written and port of a URI, if it has an authority and its port is one. User information is left in
-/// the host, which then equals the host of no origin.
-fn target(uri: &Uri) -> Option<(Scheme, &str, u16)> {
+/// Scheme, host as written and port.
+pub(super) type Target<'a> = (Scheme, &'a str, u16);
+
+/// That of a URI, if it has an authority and its port is one. User information is left in the host, which then equals the
+/// host of no origin.
+pub(super) fn target(uri: &Uri) -> Option<Target<'_>> {
     let scheme = Scheme::of(uri)?;
     let authority = uri.authority()?.as_str();
     let (host, port) = match authority.rsplit_once(':') {
