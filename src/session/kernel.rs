@@ -295,6 +295,7 @@ impl Slot {
         if !flight.as_ref().is_some_and(|flight| flight.spends(token.token.refresh())) {
             self.set_fetch(Fetch::Idle);
         }
+        self.note_spending(flight.as_ref(), &token.token);
         self.refused.clear();
         (self.issue(token, record, Arc::default()), flight)
     }
@@ -337,10 +338,7 @@ impl Slot {
             Some(before) if keeps => token.keeping_refresh_of(before),
             _ => token,
         };
-        if let Some(flight) = flight.as_ref().filter(|_| !keeps) {
-            // It is aborted, and may have spent them.
-            self.note_spent(flight.spent(), token.token.refresh());
-        }
+        self.note_spending(flight.as_ref().filter(|_| !keeps), &token.token);
         Ok((self.issue(token, base.following(), Arc::default()), flight, keeps))
     }
 
@@ -429,6 +427,13 @@ impl Slot {
     /// Whether the refresh token of this one is not presented again.
     fn has_refused(&self, token: &Issued) -> bool {
         token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
+    }
+
+    /// A flight that has lost to this token may have spent what it was presenting.
+    fn note_spending(&mut self, lost: Option<&Flight>, next: &Token) {
+        if let Some(lost) = lost {
+            self.note_spent(lost.spent(), next.refresh());
+        }
     }
 
     /// `next` is in use: an authority may keep a refresh token.

@@ -138,19 +138,21 @@ async fn a_refresh_token_that_is_handed_down_undoes_no_logout_and_no_login_of_a_
 
 /// A push that comes twice, or out of order: the refresh that has spent it was aborted, and brought no other.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_was_being_spent_before_a_replacement_is_not_taken_again() {
-    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
-    let session = Session::builder(authority.source()).build();
-    let (first, second) = (authority.login().await.unwrap(), authority.login().await.unwrap());
-    session.login(first.clone()).await.unwrap();
-    let gate = authority.hold(Endpoint::Refresh);
-    assert_pending!(task::spawn(session.refresh()).poll());
-    within(gate.waiting(1)).await;
-    session.replace(second).await.unwrap();
-    session.replace(first).await.unwrap();
-    gate.open();
-    within(session.refresh()).await.unwrap();
-    assert_eq!(authority.counts().presented_again(), 0);
+async fn a_refresh_token_that_was_being_spent_when_another_came_is_not_taken_again() {
+    for logs_in in [false, true] {
+        let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+        let session = Session::builder(authority.source()).build();
+        let (first, second) = (authority.login().await.unwrap(), authority.login().await.unwrap());
+        session.login(first.clone()).await.unwrap();
+        let gate = authority.hold(Endpoint::Refresh);
+        assert_pending!(task::spawn(session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        if logs_in { session.login(second).await } else { session.replace(second).await }.unwrap();
+        session.replace(first).await.unwrap();
+        gate.open();
+        within(session.refresh()).await.unwrap();
+        assert_eq!(authority.counts().presented_again(), 0, "{logs_in}");
+    }
 }
 
 /// What is presented comes from the store then, and what the replacement keeps from memory.
