@@ -476,7 +476,7 @@ where
     fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
         if self.attempts() > 1 {
             if let Some(judged) = self.detour.0.as_ref().and_then(|detour| detour.judged.as_ref()) {
-                judged.judge(self.target(), verdict == Verdict::Accept);
+                judged.judge(self.target(), verdict);
             }
             return Step::End(Ok(self.deliver(response, verdict != Verdict::Accept, None)));
         }

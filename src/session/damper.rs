@@ -15,11 +15,16 @@ use crate::{
 
 const AT_MOST_AFTER_REJECT: Duration = Duration::from_secs(5);
 const AT_MOST: Duration = Duration::from_secs(60);
-/// After so many refreshes in a row a sure refusal is doubted as well: the server may learn of a token late, or its clock may
-/// be behind, and each was replaced just before it would have been accepted.
+/// After so many refreshes in a row whose token got a sure refusal, the next one is doubted for longer: the server may learn of
+/// a token late, or its clock may be behind, and each was replaced just before it would have been accepted.
 const SURE: u32 = 4;
 /// A token that nobody has refused for so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
+/// Where each token is refused before it is so old, for so long, and one comes for each such time, refreshes are worth nothing,
+/// also if the resend is accepted: one server of several may be sick, or learn of a token late, which is replaced by then.
+const HASTY: Duration = Duration::from_secs(5);
+const HASTY_FOR: Duration = Duration::from_secs(60);
+
 /// As soon as so many targets have refused in vain, all are taken to refuse: a path for each item must not cost a fetch for
 /// each.
 const TARGETS: usize = 8;
@@ -46,10 +51,23 @@ pub(crate) struct Damper(Mutex<Judged>);
 struct Judged {
     /// Refreshes in a row whose token was refused again.
     fruitless: u32,
+    /// Those of them whose refusal was sure.
+    sure: u32,
     /// Who has refused it.
     targets: Vec<Target>,
     /// The generation whose refusal has started the latest refresh, and where, until that is judged.
     unjudged: Option<(Generation, Target)>,
+    /// The generation that was refused last.
+    refused: Option<Generation>,
+    hasty: Option<Hasty>,
+}
+
+/// Tokens in a row that were refused at a young age.
+#[derive(Clone, Copy, Debug)]
+struct Hasty {
+    since: Duration,
+    until: Duration,
+    tokens: u32,
 }
 
 impl Damper {
@@ -62,27 +80,40 @@ impl Damper {
         self.judged().unjudged = Some((refused, target));
     }
 
-    /// The resend after that refusal was answered.
-    pub(super) fn judge(&self, refused: Generation, target: Target, is_accepted: bool) {
-        self.judged().judge(refused, target, is_accepted);
+    /// The answer to the resend after that refusal.
+    pub(super) fn judge(&self, refused: Generation, target: Target, verdict: Verdict) {
+        self.judged().judge(refused, target, verdict);
     }
 
     /// Whether refreshes have brought so little of late that the refusal of a token of this age starts none, where one was in
     /// vain before. The wait doubles with every refresh in a row whose token was refused again. One that nobody has judged is
     /// judged by this refusal, because an endpoint that always refuses does so soon; that counts from the next refusal on,
     /// because the token may really have been revoked.
-    pub(super) fn damps(&self, verdict: Verdict, target: Target, refused: Generation, age: Duration) -> bool {
+    pub(super) fn damps(
+        &self,
+        verdict: Verdict,
+        target: Target,
+        refused: Generation,
+        age: Duration,
+        now: Duration,
+    ) -> bool {
         let mut judged = self.judged();
+        judged.note_refusal(refused, age, now);
         let before = judged.waits(target);
-        judged.judge_what_brought(refused, target, age >= GOOD_AFTER);
+        let was_good = age >= GOOD_AFTER;
+        judged.judge_what_brought(refused, target, if was_good { Verdict::Accept } else { verdict });
         let fruitless = judged.waits(target).min(before);
-        fruitless > 0 && age < wait(verdict, fruitless)
+        fruitless > 0 && age < wait(verdict, fruitless, judged.sure)
     }
 
     /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
     pub(super) fn retire(&self, token: Generation, age: Duration) {
+        let mut judged = self.judged();
+        if age >= HASTY && judged.refused != Some(token) {
+            judged.hasty = None;
+        }
         if age >= GOOD_AFTER {
-            self.judged().judge_what_brought(token, Target::default(), true);
+            judged.judge_what_brought(token, Target::default(), Verdict::Accept);
         }
     }
 
@@ -91,42 +122,62 @@ impl Damper {
     }
 }
 
-/// The age before which the refusal of a token says nothing, after so many refreshes in vain.
-fn wait(verdict: Verdict, fruitless: u32) -> Duration {
-    let (doubled, at_most) = match verdict {
-        Verdict::Reject if fruitless <= SURE => (fruitless, AT_MOST_AFTER_REJECT),
-        // Goes on from what it was.
-        Verdict::Reject => (fruitless - SURE + 2, AT_MOST),
-        _ => (fruitless, AT_MOST),
-    };
-    Duration::from_secs(1 << doubled.min(16)).min(at_most)
+/// The age before which the refusal of a token says nothing, after so many refreshes in vain, so many of them surely.
+fn wait(verdict: Verdict, fruitless: u32, sure: u32) -> Duration {
+    let doubled = |times: u32, at_most| Duration::from_secs(1 << times.min(16)).min(at_most);
+    match verdict {
+        Verdict::Reject if sure <= SURE => doubled(fruitless, AT_MOST_AFTER_REJECT),
+        // 8 s after the fifth.
+        Verdict::Reject => doubled(sure - SURE + 2, AT_MOST),
+        _ => doubled(fruitless, AT_MOST),
+    }
 }
 
 impl Judged {
     /// The first refusal of a token, or its long life, judges the refresh that has brought it, if nobody has.
-    fn judge_what_brought(&mut self, token: Generation, by: Target, is_good: bool) {
+    fn judge_what_brought(&mut self, token: Generation, by: Target, verdict: Verdict) {
         if self.unjudged.take_if(|(refused, _)| token > *refused).is_some() {
-            self.count(by, is_good);
+            self.count(by, verdict);
         }
+    }
+
+    /// The first refusal of a token says how long it was good for.
+    fn note_refusal(&mut self, token: Generation, age: Duration, now: Duration) {
+        if self.refused.replace(token) == Some(token) {
+            return;
+        }
+        let is_row = |before: &Hasty| now.saturating_sub(before.until) <= AT_MOST + HASTY;
+        let before = self.hasty.filter(is_row).unwrap_or(Hasty { since: now, until: now, tokens: 0 });
+        let next = Hasty { until: now, tokens: before.tokens.saturating_add(1), ..before };
+        self.hasty = (age < HASTY).then_some(next);
+    }
+
+    fn is_hasty(&self) -> bool {
+        self.hasty.is_some_and(|Hasty { since, until, tokens }| {
+            let lasts = until.saturating_sub(since);
+            lasts >= HASTY_FOR && lasts <= HASTY.saturating_mul(tokens)
+        })
     }
 
     /// Each refresh counts as fruitless once at most.
-    fn judge(&mut self, refused: Generation, target: Target, is_good: bool) {
+    fn judge(&mut self, refused: Generation, target: Target, verdict: Verdict) {
+        let verdict = if self.is_hasty() { Verdict::Reject } else { verdict };
         let is_first = self.unjudged.take_if(|unjudged| *unjudged == (refused, target)).is_some();
-        if is_good || is_first {
-            self.count(target, is_good);
+        if verdict == Verdict::Accept || is_first {
+            self.count(target, verdict);
         }
     }
 
-    fn count(&mut self, target: Target, is_good: bool) {
-        if is_good {
-            self.fruitless = 0;
+    fn count(&mut self, target: Target, verdict: Verdict) {
+        if verdict == Verdict::Accept {
+            (self.fruitless, self.sure) = (0, 0);
             self.targets.clear();
-        } else {
-            self.fruitless = self.fruitless.saturating_add(1);
-            if !self.is_known(target) {
-                self.targets.push(target);
-            }
+            return;
+        }
+        self.fruitless = self.fruitless.saturating_add(1);
+        self.sure = self.sure.saturating_add(u32::from(verdict == Verdict::Reject));
+        if !self.is_known(target) {
+            self.targets.push(target);
         }
     }
 
@@ -152,11 +203,11 @@ mod tests {
     fn refuse_in_vain(damper: &Damper, target: Target) {
         let refused = Generation::next();
         damper.leave_unjudged(refused, target);
-        damper.judge(refused, target, false);
+        damper.judge(refused, target, Verdict::Suspect);
     }
 
     fn is_damped(damper: &Damper, target: Target) -> bool {
-        damper.damps(Verdict::Suspect, target, Generation::next(), Duration::ZERO)
+        damper.damps(Verdict::Suspect, target, Generation::next(), Duration::ZERO, Duration::ZERO)
     }
 
     #[test]
@@ -181,7 +232,7 @@ mod tests {
         }
         refuse_in_vain(&damper, target("/8"));
         assert!(is_damped(&damper, target("/0")));
-        damper.judge(Generation::next(), target("/0"), true);
+        damper.judge(Generation::next(), target("/0"), Verdict::Accept);
         refuse_in_vain(&damper, target("/1"));
         assert!(!is_damped(&damper, target("/2")));
     }
@@ -197,13 +248,82 @@ mod tests {
     }
 
     #[test]
+    fn a_sure_refusal_is_doubted_for_long_after_sure_ones_in_vain_only() {
+        for (before, is_doubted) in [(Verdict::Suspect, false), (Verdict::Reject, true)] {
+            let damper = Damper::default();
+            for _ in 0..20 {
+                let refused = Generation::next();
+                damper.leave_unjudged(refused, target("/a"));
+                damper.judge(refused, target("/a"), before);
+            }
+            let (age, now) = (AT_MOST_AFTER_REJECT, Duration::ZERO);
+            let is_damped = damper.damps(Verdict::Reject, target("/a"), Generation::next(), age, now);
+            assert_eq!(is_damped, is_doubted, "{before:?}");
+        }
+    }
+
+    /// Each token is refused at the first age, and at the second, when that starts a refresh whose resend is accepted. How many
+    /// of them are good for something.
+    fn good_ones(ages: [u64; 2]) -> usize {
+        let (damper, target) = (Damper::default(), target("/sick"));
+        let mut now = Duration::ZERO;
+        let mut refresh = || {
+            let token = Generation::next();
+            let start = now;
+            for age in ages.map(Duration::from_secs) {
+                now = start + age;
+                damper.damps(Verdict::Suspect, target, token, age, now);
+            }
+            damper.leave_unjudged(token, target);
+            damper.judge(token, target, Verdict::Accept);
+            damper.retire(token, ages[1..].iter().map(|age| Duration::from_secs(*age)).sum());
+            damper.fruitless() == 0
+        };
+        (0..100).filter(|_| refresh()).count()
+    }
+
+    #[test]
+    fn refreshes_are_good_for_nothing_where_each_token_is_refused_young_for_a_minute() {
+        assert_eq!(good_ones([1, 1]), 60);
+        assert_eq!(good_ones([4, 4]), 15);
+        assert_eq!(good_ones([5, 5]), 100);
+        assert_eq!(good_ones([0, 5]), 12, "it is the first refusal that counts");
+        for seldom in [6, 31, 600] {
+            assert_eq!(good_ones([0, seldom]), 100);
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_refused_for_five_seconds_makes_up_for_those_before() {
+        for (age, is_refused, is_over) in [(5, false, true), (4, false, false), (5, true, false)] {
+            let damper = Damper::default();
+            let refuse = |token, now| {
+                damper.damps(Verdict::Suspect, target("/a"), token, Duration::ZERO, Duration::from_secs(now))
+            };
+            for now in 0..55 {
+                refuse(Generation::next(), now);
+            }
+            let token = Generation::next();
+            if is_refused {
+                refuse(token, 55);
+            }
+            damper.retire(token, Duration::from_secs(age));
+            let last = Generation::next();
+            refuse(last, 60);
+            damper.leave_unjudged(last, target("/a"));
+            damper.judge(last, target("/a"), Verdict::Accept);
+            assert_eq!(damper.fruitless() == 0, is_over, "{age} {is_refused}");
+        }
+    }
+
+    #[test]
     fn a_refresh_that_another_has_followed_is_not_held_against_it() {
         let (damper, refused) = (Damper::default(), Generation::next());
         damper.leave_unjudged(refused, target("/a"));
         damper.leave_unjudged(refused, target("/b"));
-        damper.judge(refused, target("/a"), false);
+        damper.judge(refused, target("/a"), Verdict::Suspect);
         assert_eq!(damper.fruitless(), 0);
-        damper.judge(refused, target("/b"), false);
+        damper.judge(refused, target("/b"), Verdict::Suspect);
         assert_eq!(damper.fruitless(), 1);
     }
 }

@@ -378,8 +378,8 @@ impl Issued {
     }
 
     /// The answer to that resend.
-    pub(crate) fn judge(&self, target: Target, is_accepted: bool) {
-        self.damper.judge(self.stamp.generation, target, is_accepted);
+    pub(crate) fn judge(&self, target: Target, verdict: Verdict) {
+        self.damper.judge(self.stamp.generation, target, verdict);
     }
 
     /// Whether its refusal there starts no refresh. One that has lived and expired was good for so long, and anybody's next
@@ -387,7 +387,7 @@ impl Issued {
     pub(crate) fn is_damped(&self, verdict: Verdict, target: Target, now: Now) -> bool {
         let has_lived = self.age(now) >= Duration::from_secs(1);
         !(has_lived && self.is_expired(now))
-            && self.damper.damps(verdict, target, self.stamp.generation, self.age(now))
+            && self.damper.damps(verdict, target, self.stamp.generation, self.age(now), now.monotonic)
     }
 
     fn age(&self, now: Now) -> Duration {

@@ -281,10 +281,10 @@ fn a_flight_whose_runtime_is_gone_leaves_the_slot_free() {
 }
 
 /// A refresh that this token's refusal has started, and whose resend is refused.
-fn judge_fruitless(token: Option<&Arc<Issued>>) {
+fn judge_fruitless(token: Option<&Arc<Issued>>, verdict: Verdict) {
     let token = token.expect("a token");
     token.leave_unjudged(Target::default());
-    token.judge(Target::default(), false);
+    token.judge(Target::default(), verdict);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
         for (verdict, seconds) in [(Verdict::Reject, reject_seconds), (Verdict::Suspect, suspect_seconds)] {
             let (mut slot, stamp) = issued();
             for _ in 0..fruitless {
-                judge_fruitless(slot.token());
+                judge_fruitless(slot.token(), verdict);
             }
             let ask = Ask::Refuse { stamp, verdict, target: Target::default() };
             if seconds > 0 {
@@ -317,13 +317,13 @@ fn damping_doubles_with_each_fruitless_refresh_up_to_its_cap() {
 #[test]
 fn an_accepted_resend_ends_the_damping_and_a_new_token_keeps_it() {
     let (mut slot, _) = issued();
-    judge_fruitless(slot.token());
+    judge_fruitless(slot.token(), Verdict::Suspect);
     let flight = start(&mut slot, Ask::Force);
     let change = publish(&mut slot, &flight).expect("a new token");
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "damped");
     assert_eq!(decide(&mut slot, Ask::Force, NOW), "start", "whoever asks by name is not damped");
     slot.unstart();
-    change.token.judge(Target::default(), true);
+    change.token.judge(Target::default(), Verdict::Accept);
     assert_eq!(decide(&mut slot, reject(change.token.stamp()), NOW), "start");
 }
 
@@ -332,8 +332,8 @@ fn a_refresh_that_no_resend_judges_is_judged_by_the_first_refusal_of_its_token()
     for (seconds, fruitless) in [(0, 3), (29, 3), (30, 0)] {
         let (mut slot, stamp) = issued();
         let refused = slot.token().cloned().expect("a token");
-        judge_fruitless(Some(&refused));
-        judge_fruitless(Some(&refused));
+        judge_fruitless(Some(&refused), Verdict::Suspect);
+        judge_fruitless(Some(&refused), Verdict::Suspect);
         let flight = start_at(&mut slot, reject(stamp), later(4));
         fail(&mut slot, &flight, FailureClass::Transient, later(4));
         assert_eq!(decide(&mut slot, reject(stamp), later(64)), "start", "a refresh that failed is none");
@@ -365,24 +365,40 @@ fn a_refresh_whose_token_was_good_for_long_is_not_judged_by_a_refusal_of_the_one
 
 #[test]
 fn a_refresh_is_judged_once_and_the_resend_of_its_starter_may_still_call_it_good() {
-    for (is_first, is_accepted, fruitless) in
-        [(true, true, 0), (true, false, 1), (false, true, 0), (false, false, 1)]
+    let (accept, reject_again) = (Verdict::Accept, Verdict::Reject);
+    for (is_first, verdict, fruitless) in
+        [(true, accept, 0), (true, reject_again, 1), (false, accept, 0), (false, reject_again, 1)]
     {
         let (mut slot, stamp) = issued();
         let refused = slot.token().cloned().expect("a token");
         let flight = start(&mut slot, reject(stamp));
         let token = publish(&mut slot, &flight).expect("a new token").token;
         if is_first {
-            refused.judge(Target::default(), is_accepted);
+            refused.judge(Target::default(), verdict);
         } else {
             // Somebody else is refused with the new token before that.
             assert_eq!(decide(&mut slot, reject(token.stamp()), NOW), "start", "it may really be revoked");
             assert_eq!(token.fruitless_refreshes(), 1);
             slot.unstart();
-            refused.judge(Target::default(), is_accepted);
+            refused.judge(Target::default(), verdict);
         }
-        assert_eq!(token.fruitless_refreshes(), fruitless, "{is_first} {is_accepted}");
+        assert_eq!(token.fruitless_refreshes(), fruitless, "{is_first} {verdict:?}");
     }
+}
+
+#[test]
+fn what_a_flight_presents_is_remembered_once_however_many_replacements_come_meanwhile() {
+    let mut slot = empty();
+    let with = |refresh: String| sendable_at(Token::new("token").refresh_token(refresh), NOW);
+    slot.login(with("first".into()));
+    slot.note_spent(vec!["spent".into()], None);
+    let flight = start(&mut slot, Ask::Force);
+    assert!(flight.begin_fetch(vec!["first".into()]));
+    for number in 0..2 * REMEMBERED {
+        let epoch = slot.epoch();
+        slot.replace(epoch, with(number.to_string()), None).expect("the same identity");
+    }
+    assert!(slot.keeps_refresh_token(&Token::new("token").refresh_token("spent")));
 }
 
 #[test]
