@@ -343,10 +343,12 @@ impl Slot {
     }
 
     /// Whether this replacement keeps the session's refresh token: it says none, or that one, or one from before the last
-    /// refreshes.
+    /// refreshes. Those may still be good, and are better than none, or one that was refused.
     fn keeps_refresh_token(&self, said: &Token) -> bool {
         let own = self.token.as_ref().and_then(|own| own.token().refresh());
-        let is_known = |said: &Secret| said.is_among(&self.spent) || own.is_some_and(|own| own.same_as(said));
+        let is_own = |said: &Secret| own.is_some_and(|own| own.same_as(said));
+        let has_better = own.is_some_and(|own| !own.is_among(&self.refused));
+        let is_known = |said: &Secret| is_own(said) || (has_better && said.is_among(&self.spent));
         said.keeps_refresh_token() || said.refresh().is_some_and(is_known)
     }
 
@@ -429,7 +431,7 @@ impl Slot {
         token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
     }
 
-    /// A flight that has lost to this token may have spent what it was presenting.
+    /// A flight that has lost to this token may have spent what it presents.
     fn note_spending(&mut self, lost: Option<&Flight>, next: &Token) {
         if let Some(lost) = lost {
             self.note_spent(lost.spent(), next.refresh());
@@ -438,6 +440,7 @@ impl Slot {
 
     /// `next` is in use: an authority may keep a refresh token.
     fn note_spent(&mut self, spent: Vec<Secret>, next: Option<&Secret>) {
+        self.spent.retain(|before| !before.is_among(&spent));
         self.spent.extend(spent);
         self.spent.retain(|spent| !next.is_some_and(|next| next.same_as(spent)));
         let too_many = self.spent.len().saturating_sub(REMEMBERED);

@@ -1,5 +1,5 @@
-//! The store's lease, which a refresh holds. Nobody else gets it as long as what was fetched under it is owed to the store,
-//! or the change is being written that has made the refresh void.
+//! The store's lease, which a refresh holds. If that has spent a refresh token, or may have, nobody else gets it as long as
+//! what was fetched is owed to the store, or the change is being written that has made the refresh void.
 
 use std::sync::Arc;
 

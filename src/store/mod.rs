@@ -114,9 +114,9 @@ pub trait TokenStore: Send + Sync + 'static {
     /// 2. a record of a lower revision than the stored one, with [`Superseded`].
     ///
     /// A login, logout or replacement saves without a number. A record that comes without a number is never refused, and
-    /// waits for nobody's lease: the session may hold it just then. Instead a store that is shared raises the record's revision to at least two more than the stored one. (Stored plus
-    /// one is the number that a refresh in progress elsewhere may be about to save, and that refresh has to lose.)
-    /// [`Record::admit`] does all of that.
+    /// waits for nobody's lease: the session may hold it just then. Instead a store that is shared raises the record's
+    /// revision to at least two more than the stored one. (Stored plus one is the number that a refresh in progress
+    /// elsewhere may be about to save, and that refresh has to lose.) [`Record::admit`] does all of that.
     ///
     /// A store whose record may get lost has to remember its revision all the same: the revision of a login must be above
     /// what others have seen.

@@ -335,9 +335,9 @@ async fn a_change_that_may_be_there_is_not_saved_again_while_the_store_cannot_be
     }
 }
 
-/// The store, which can compare, takes it only where nothing has come in between.
+/// A logout, even. Its lease is kept meanwhile.
 #[tokio::test(start_paused = true)]
-async fn the_refresh_of_a_change_that_may_be_there_is_not_written_over_what_others_have_made_of_it() {
+async fn the_refresh_of_a_change_that_is_owed_is_not_written_while_the_store_cannot_be_read() {
     for (logs_in, logs_out) in [(true, true), (true, false), (false, true), (false, false)] {
         let authority = ModelAuthority::new();
         let store = Watched::default();
@@ -352,24 +352,42 @@ async fn the_refresh_of_a_change_that_may_be_there_is_not_written_over_what_othe
         if logs_out {
             sibling.logout().await.unwrap();
         }
+        let before = store.access().await;
         store.set(|store| store.load = Fault::Error);
         let next = within(ours.refresh()).await.unwrap();
-        let expected = (!logs_out).then(|| next.access().expose());
-        assert_eq!(store.access().await.as_deref(), expected, "{logs_in}");
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(store.access().await, before, "{logs_in} {logs_out}");
+        assert!(!logs_out || before.is_none());
+        store.set(|store| store.load = Fault::None);
+        within(ours.settle()).await.unwrap();
+        if !logs_out {
+            assert_eq!(store.access().await.as_deref(), Some(next.access().expose()), "{logs_in}");
+        }
+        assert_eq!(authority.counts().presented_again(), 0);
     }
 }
 
+/// It is meant again before the first attempt begins to save, or when that has ended.
 #[tokio::test(start_paused = true)]
 async fn a_logout_that_is_meant_again_is_saved_although_an_earlier_attempt_has_failed_and_nothing_can_be_read()
  {
-    let store = Watched::default();
-    let world = world(&store);
-    world.session.token().await.unwrap();
-    store.set(|store| store.save = Fault::Error);
-    world.session.logout().await.unwrap_err();
-    store.set(|store| (store.load, store.save) = (Fault::Error, Fault::None));
-    world.session.logout().await.unwrap();
-    assert_eq!(store.access().await, None);
+    for later in [50, 250].map(Duration::from_millis) {
+        let store = Watched::default();
+        let world = world(&store);
+        world.session.token().await.unwrap();
+        store.set(|store| {
+            (store.load, store.save, store.delay) = (Fault::Error, Fault::Error, Duration::from_millis(100));
+        });
+        let mut first = task::spawn(world.session.logout());
+        assert_pending!(first.poll());
+        tokio::time::sleep(later).await;
+        let mut second = task::spawn(world.session.logout());
+        assert_pending!(second.poll());
+        tokio::time::sleep(Duration::from_millis(150).saturating_sub(later)).await;
+        store.set(|store| store.save = Fault::None);
+        within(second).await.unwrap();
+        assert_eq!(store.access().await, None, "{later:?}");
+    }
 }
 
 /// A sibling has taken the next one meanwhile, and has come to nothing.

@@ -155,6 +155,37 @@ async fn a_refresh_token_that_was_being_spent_when_another_came_is_not_taken_aga
     }
 }
 
+/// It may not have been spent: the authority need not rotate, nor have heard of the refresh.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_may_have_been_spent_is_better_than_none_and_than_one_that_was_refused() {
+    for has_none in [true, false] {
+        let authority = ModelAuthority::new().rotation(Rotation::Off);
+        let source = Arc::new(authority.source());
+        let source = source_fn(move |context: FetchContext| {
+            let source = source.clone();
+            async move {
+                if context.refresh_token().is_none() {
+                    return Err(FetchError::login_required("it only refreshes"));
+                }
+                source.fetch(context).await
+            }
+        });
+        let session = Session::builder(source).build();
+        let first = authority.login().await.unwrap();
+        session.login(first.clone()).await.unwrap();
+        let gate = authority.hold(Endpoint::Refresh);
+        assert_pending!(task::spawn(session.refresh()).poll());
+        within(gate.waiting(1)).await;
+        let pushed = Token::new("pushed");
+        let pushed = if has_none { pushed.without_refresh_token() } else { pushed.refresh_token("revoked") };
+        session.replace(pushed).await.unwrap();
+        gate.open();
+        within(session.refresh()).await.unwrap_err();
+        session.replace(first).await.unwrap();
+        within(session.refresh()).await.unwrap();
+    }
+}
+
 /// What is presented comes from the store then, and what the replacement keeps from memory.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_gets_the_next_refresh_token_although_the_one_that_was_spent_was_a_siblings() {

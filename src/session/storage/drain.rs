@@ -112,6 +112,10 @@ impl Storage {
         let is_left_out = flight.as_ref().is_some_and(Flight::is_lost) || is_overtaken();
         let logouts = self.queue().logouts;
         let result = if is_left_out { Ok(()) } else { self.save(&debt, fence, || !is_overtaken()).await };
+        if debt.is_logout() && self.queue().logouts != logouts {
+            // Meant again while it was being tried, when there was nothing to forget yet.
+            debt.forget_attempt();
+        }
         self.queue().writes_ended += 1;
         let failure = result.as_ref().err();
         if failure.is_some_and(is_caused_by::<LeaseLost>) {
@@ -166,8 +170,7 @@ impl Storage {
         if !is_wanted() {
             return Ok(());
         }
-        // What nobody can read may be a logout of that very login: a refresh of it is compared by the store, if not by us.
-        if debt.is_change() && (found.is_ok() || !debt.is_refresh()) {
+        if debt.is_change() {
             self.save_above(debt, found).await
         } else {
             self.save_refreshed(debt, found, fence).await
@@ -181,8 +184,9 @@ impl Storage {
         let is_read = found.is_ok();
         let found = match found {
             Ok(found) => found,
-            // What would be written over may be the refresh token that it keeps, or what has come of an earlier attempt.
-            Err(unread) if debt.needs_to_know_what_is_there() => return Err(unread),
+            // What would be written over may be what has come of the change that a refresh is of, or of an earlier attempt, or
+            // the refresh token that it keeps.
+            Err(unread) if debt.is_refresh() || debt.needs_to_know_what_is_there() => return Err(unread),
             // A store that cannot be read may be written all the same.
             Err(_unread) => None,
         };

@@ -27,15 +27,10 @@ impl Storage {
     /// There is no runtime to make this write on, and nobody's lease is to wait until there is one.
     pub(crate) fn put_off(self: &Arc<Self>, written: PendingWrite) {
         drop(written);
-        let unwritten: VecDeque<_> = self.update(|queue| {
-            if queue.draining {
-                return VecDeque::new();
-            }
-            // Of those that somebody waits for, some thread sees to it this moment.
-            let (unwritten, others) =
-                mem::take(&mut queue.writes).into_iter().partition(|write| write.done.is_closed());
-            queue.writes = others;
-            unwritten
+        let unwritten = self.update(|queue| {
+            // Where somebody waits for a write, some thread sees to all of them this moment.
+            let is_waited_for = queue.writes.iter().any(|write| !write.done.is_closed());
+            if queue.draining || is_waited_for { VecDeque::new() } else { mem::take(&mut queue.writes) }
         });
         drop(unwritten);
         self.write_again();

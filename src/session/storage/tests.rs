@@ -55,14 +55,20 @@ async fn a_write_that_is_left_out_pays_nothing() {
     assert!(!storage.check_settled(), "whoever takes its place has to know what it was for");
 }
 
+/// The thread of the other is about to drain the queue.
 #[tokio::test(start_paused = true)]
-async fn a_write_that_is_put_off_takes_nobody_elses_with_it() {
-    let storage = Arc::new(storage(MemoryStore::new()));
-    let unwritten = storage.enqueue_login(record(1));
-    let written = storage.enqueue_logout(record(1), None);
-    storage.put_off(unwritten);
-    storage.drain_at_once();
-    written.end().await.expect("it ends").expect("a store that works");
+async fn a_write_that_is_put_off_takes_nobody_elses_with_it_and_is_made_with_that() {
+    for is_first in [true, false] {
+        let store = MemoryStore::new();
+        let storage = Arc::new(storage(store.clone()));
+        let login = storage.enqueue_login(Record { token: Some(StoredToken::new("token")), ..record(1) });
+        let logout = storage.enqueue_logout(record(1), None);
+        let (put_off, waited_for) = if is_first { (login, logout) } else { (logout, login) };
+        storage.put_off(put_off);
+        storage.drain_at_once();
+        waited_for.end().await.expect("it ends").expect("a store that works");
+        assert!(store.load().await.expect("a store that works").is_some_and(|there| there.token.is_none()));
+    }
 }
 
 /// Counts the saves, all of which fail.
