@@ -100,8 +100,9 @@ struct Root {
     at: Tick,
     by: Pid,
     origin: Origin,
-    /// When a record of it was stored first, and when its process knew that one was, or was killed.
+    /// When a record of it was stored first and last, and when its process knew that one was, or was killed.
     stored: Option<Tick>,
+    stored_last: Option<Tick>,
     settled: Option<Tick>,
     /// When a token of it was stored that was fetched while the store gave no lease.
     forced_in: Option<Tick>,
@@ -112,7 +113,8 @@ struct Root {
 impl Root {
     fn new(account: &str, at: Tick, by: Pid, origin: Origin) -> Self {
         let account = account.to_owned();
-        Root { account, at, by, origin, stored: None, settled: None, forced_in: None, is_shared: false }
+        let (stored, stored_last, settled) = (None, None, None);
+        Root { account, at, by, origin, stored, stored_last, settled, forced_in: None, is_shared: false }
     }
 }
 
@@ -376,8 +378,9 @@ impl Records {
         let (root, process) = (&self.roots[root], &self.processes[by]);
         let was_owed =
             root.origin != Origin::Source && root.by != by && root.settled.is_none_or(|settled| settled > at);
-        // A logout that could not be saved gives way to a login that is stored meanwhile, whenever that was asked for.
-        let is_owed = process.owes_logout.is_some_and(|tried| root.stored > Some(tried));
+        // A logout that could not be saved gives way to a login that is stored meanwhile, whenever that was asked for; or to
+        // what a sibling stores of one that it had ended, and that had been stored over.
+        let is_owed = process.owes_logout.is_some_and(|tried| root.stored_last > Some(tried));
         let gives_way = is_owed && process.logouts.last() == Some(&at);
         root.at >= at
             || was_owed

@@ -308,6 +308,7 @@ impl Records {
         }
         let root = &mut self.roots[root];
         root.stored.get_or_insert(at);
+        root.stored_last = Some(at);
         if root.stored == Some(at) && root.origin == Origin::Login {
             self.kept.change = Some((root.at, pid));
         }
