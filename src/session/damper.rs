@@ -22,7 +22,7 @@ const SURE: u32 = 4;
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// Where each token is refused before it is so old, for so long, and one comes for each such time, refreshes are worth nothing,
 /// also if the resend is accepted: one server of several may be sick, or learn of a token late, which is replaced by then.
-const HASTY: Duration = Duration::from_secs(5);
+const HASTY: Duration = Duration::from_secs(1);
 const HASTY_FOR: Duration = Duration::from_secs(60);
 
 /// As soon as so many targets have refused in vain, all are taken to refuse: a path for each item must not cost a fetch for
@@ -262,52 +262,51 @@ mod tests {
         }
     }
 
-    /// Each token is refused at the first age, and at the second, when that starts a refresh whose resend is accepted. How many
-    /// of them are good for something.
+    /// Each token is refused at the first age, in milliseconds, and at the second, when that starts a refresh whose resend is
+    /// accepted. How many of them are good for something.
     fn good_ones(ages: [u64; 2]) -> usize {
-        let (damper, target) = (Damper::default(), target("/sick"));
+        let (damper, target, ages) = (Damper::default(), target("/sick"), ages.map(Duration::from_millis));
         let mut now = Duration::ZERO;
         let mut refresh = || {
             let token = Generation::next();
             let start = now;
-            for age in ages.map(Duration::from_secs) {
+            for age in ages {
                 now = start + age;
                 damper.damps(Verdict::Suspect, target, token, age, now);
             }
             damper.leave_unjudged(token, target);
             damper.judge(token, target, Verdict::Accept);
-            damper.retire(token, ages[1..].iter().map(|age| Duration::from_secs(*age)).sum());
+            damper.retire(token, ages[1]);
             damper.fruitless() == 0
         };
-        (0..100).filter(|_| refresh()).count()
+        (0..200).filter(|_| refresh()).count()
     }
 
     #[test]
     fn refreshes_are_good_for_nothing_where_each_token_is_refused_young_for_a_minute() {
-        assert_eq!(good_ones([1, 1]), 60);
-        assert_eq!(good_ones([4, 4]), 15);
-        assert_eq!(good_ones([5, 5]), 100);
-        assert_eq!(good_ones([0, 5]), 12, "it is the first refusal that counts");
-        for seldom in [6, 31, 600] {
-            assert_eq!(good_ones([0, seldom]), 100);
+        assert_eq!(good_ones([600, 600]), 100);
+        assert_eq!(good_ones([1000, 1000]), 200);
+        assert_eq!(good_ones([0, 1000]), 60, "it is the first refusal that counts");
+        for seldom in [1100, 31_000, 600_000] {
+            assert_eq!(good_ones([0, seldom]), 200);
         }
     }
 
     #[test]
-    fn a_token_that_is_not_refused_for_five_seconds_makes_up_for_those_before() {
-        for (age, is_refused, is_over) in [(5, false, true), (4, false, false), (5, true, false)] {
+    fn a_token_that_is_not_refused_for_a_second_makes_up_for_those_before() {
+        for (age, is_refused, is_over) in [(1000, false, true), (999, false, false), (1000, true, false)] {
             let damper = Damper::default();
             let refuse = |token, now| {
                 damper.damps(Verdict::Suspect, target("/a"), token, Duration::ZERO, Duration::from_secs(now))
             };
-            for now in 0..55 {
+            for now in 0..60 {
                 refuse(Generation::next(), now);
             }
             let token = Generation::next();
             if is_refused {
-                refuse(token, 55);
+                refuse(token, 60);
             }
-            damper.retire(token, Duration::from_secs(age));
+            damper.retire(token, Duration::from_millis(age));
             let last = Generation::next();
             refuse(last, 60);
             damper.leave_unjudged(last, target("/a"));

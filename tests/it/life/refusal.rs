@@ -234,19 +234,19 @@ async fn a_token_is_given_the_time_that_a_server_needs_to_accept_it() {
 /// The others accept each new token at once, so each resend is accepted.
 #[tokio::test(start_paused = true)]
 async fn one_server_of_several_that_is_sick_or_late_costs_a_bounded_number_of_fetches() {
-    for (late, most) in [(Duration::from_secs(1), 130), (HOUR, 730)] {
+    for (late, most) in [(Duration::from_secs(1), 340), (HOUR, 700)] {
         for refusal in [forbidden(), invalid_token()] {
             let (client, issued) = by_age(move |age, request| request % 10 == 9 && age < late, refusal);
             let start = Instant::now();
             let mut accepted = 0;
-            while start.elapsed() < HOUR {
+            while start.elapsed() < HOUR / 6 {
                 let status = client.clone().oneshot(get("/")).await.unwrap().status();
                 accepted += usize::from(status == StatusCode::OK);
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let fetches = issued.lock().unwrap().len();
             assert!(fetches <= most, "{late:?}: {fetches} fetches");
-            assert!(accepted > 32_000, "of 36,000, nine of ten of which go elsewhere: {accepted}");
+            assert!(accepted > 26_500, "of 30,000, nine of ten of which go elsewhere: {accepted}");
         }
     }
 }
