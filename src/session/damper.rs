@@ -20,11 +20,6 @@ const AT_MOST: Duration = Duration::from_secs(60);
 const SURE: u32 = 4;
 /// A token that nobody has refused for so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
-/// Where each token is refused before it is so old, for so long, and one comes for each such time, refreshes are worth nothing,
-/// also if the resend is accepted: one server of several may be sick, or learn of a token late, which is replaced by then.
-const HASTY: Duration = Duration::from_secs(1);
-const HASTY_FOR: Duration = Duration::from_secs(60);
-
 /// As soon as so many targets have refused in vain, all are taken to refuse: a path for each item must not cost a fetch for
 /// each.
 const TARGETS: usize = 8;
@@ -57,17 +52,6 @@ struct Judged {
     targets: Vec<Target>,
     /// The generation whose refusal has started the latest refresh, and where, until that is judged.
     unjudged: Option<(Generation, Target)>,
-    /// The generation that was refused last.
-    refused: Option<Generation>,
-    hasty: Option<Hasty>,
-}
-
-/// Tokens in a row that were refused at a young age.
-#[derive(Clone, Copy, Debug)]
-struct Hasty {
-    since: Duration,
-    until: Duration,
-    tokens: u32,
 }
 
 impl Damper {
@@ -89,16 +73,8 @@ impl Damper {
     /// vain before. The wait doubles with every refresh in a row whose token was refused again. One that nobody has judged is
     /// judged by this refusal, because an endpoint that always refuses does so soon; that counts from the next refusal on,
     /// because the token may really have been revoked.
-    pub(super) fn damps(
-        &self,
-        verdict: Verdict,
-        target: Target,
-        refused: Generation,
-        age: Duration,
-        now: Duration,
-    ) -> bool {
+    pub(super) fn damps(&self, verdict: Verdict, target: Target, refused: Generation, age: Duration) -> bool {
         let mut judged = self.judged();
-        judged.note_refusal(refused, age, now);
         let before = judged.waits(target);
         let was_good = age >= GOOD_AFTER;
         judged.judge_what_brought(refused, target, if was_good { Verdict::Accept } else { verdict });
@@ -108,12 +84,8 @@ impl Damper {
 
     /// A token gives way to the next one at this age. A later refusal is of that one, and judges no refresh before it.
     pub(super) fn retire(&self, token: Generation, age: Duration) {
-        let mut judged = self.judged();
-        if age >= HASTY && judged.refused != Some(token) {
-            judged.hasty = None;
-        }
         if age >= GOOD_AFTER {
-            judged.judge_what_brought(token, Target::default(), Verdict::Accept);
+            self.judged().judge_what_brought(token, Target::default(), Verdict::Accept);
         }
     }
 
@@ -141,27 +113,8 @@ impl Judged {
         }
     }
 
-    /// The first refusal of a token says how long it was good for.
-    fn note_refusal(&mut self, token: Generation, age: Duration, now: Duration) {
-        if self.refused.replace(token) == Some(token) {
-            return;
-        }
-        let is_row = |before: &Hasty| now.saturating_sub(before.until) <= AT_MOST + HASTY;
-        let before = self.hasty.filter(is_row).unwrap_or(Hasty { since: now, until: now, tokens: 0 });
-        let next = Hasty { until: now, tokens: before.tokens.saturating_add(1), ..before };
-        self.hasty = (age < HASTY).then_some(next);
-    }
-
-    fn is_hasty(&self) -> bool {
-        self.hasty.is_some_and(|Hasty { since, until, tokens }| {
-            let lasts = until.saturating_sub(since);
-            lasts >= HASTY_FOR && lasts <= HASTY.saturating_mul(tokens)
-        })
-    }
-
     /// Each refresh counts as fruitless once at most.
     fn judge(&mut self, refused: Generation, target: Target, verdict: Verdict) {
-        let verdict = if self.is_hasty() { Verdict::Reject } else { verdict };
         let is_first = self.unjudged.take_if(|unjudged| *unjudged == (refused, target)).is_some();
         if verdict == Verdict::Accept || is_first {
             self.count(target, verdict);
@@ -207,7 +160,7 @@ mod tests {
     }
 
     fn is_damped(damper: &Damper, target: Target) -> bool {
-        damper.damps(Verdict::Suspect, target, Generation::next(), Duration::ZERO, Duration::ZERO)
+        damper.damps(Verdict::Suspect, target, Generation::next(), Duration::ZERO)
     }
 
     #[test]
@@ -256,62 +209,9 @@ mod tests {
                 damper.leave_unjudged(refused, target("/a"));
                 damper.judge(refused, target("/a"), before);
             }
-            let (age, now) = (AT_MOST_AFTER_REJECT, Duration::ZERO);
-            let is_damped = damper.damps(Verdict::Reject, target("/a"), Generation::next(), age, now);
+            let age = AT_MOST_AFTER_REJECT;
+            let is_damped = damper.damps(Verdict::Reject, target("/a"), Generation::next(), age);
             assert_eq!(is_damped, is_doubted, "{before:?}");
-        }
-    }
-
-    /// Each token is refused at the first age, in milliseconds, and at the second, when that starts a refresh whose resend is
-    /// accepted. How many of them are good for something.
-    fn good_ones(ages: [u64; 2]) -> usize {
-        let (damper, target, ages) = (Damper::default(), target("/sick"), ages.map(Duration::from_millis));
-        let mut now = Duration::ZERO;
-        let mut refresh = || {
-            let token = Generation::next();
-            let start = now;
-            for age in ages {
-                now = start + age;
-                damper.damps(Verdict::Suspect, target, token, age, now);
-            }
-            damper.leave_unjudged(token, target);
-            damper.judge(token, target, Verdict::Accept);
-            damper.retire(token, ages[1]);
-            damper.fruitless() == 0
-        };
-        (0..200).filter(|_| refresh()).count()
-    }
-
-    #[test]
-    fn refreshes_are_good_for_nothing_where_each_token_is_refused_young_for_a_minute() {
-        assert_eq!(good_ones([600, 600]), 100);
-        assert_eq!(good_ones([1000, 1000]), 200);
-        assert_eq!(good_ones([0, 1000]), 60, "it is the first refusal that counts");
-        for seldom in [1100, 31_000, 600_000] {
-            assert_eq!(good_ones([0, seldom]), 200);
-        }
-    }
-
-    #[test]
-    fn a_token_that_is_not_refused_for_a_second_makes_up_for_those_before() {
-        for (age, is_refused, is_over) in [(1000, false, true), (999, false, false), (1000, true, false)] {
-            let damper = Damper::default();
-            let refuse = |token, now| {
-                damper.damps(Verdict::Suspect, target("/a"), token, Duration::ZERO, Duration::from_secs(now))
-            };
-            for now in 0..60 {
-                refuse(Generation::next(), now);
-            }
-            let token = Generation::next();
-            if is_refused {
-                refuse(token, 60);
-            }
-            damper.retire(token, Duration::from_millis(age));
-            let last = Generation::next();
-            refuse(last, 60);
-            damper.leave_unjudged(last, target("/a"));
-            damper.judge(last, target("/a"), Verdict::Accept);
-            assert_eq!(damper.fruitless() == 0, is_over, "{age} {is_refused}");
         }
     }
 

@@ -387,7 +387,7 @@ impl Issued {
     pub(crate) fn is_damped(&self, verdict: Verdict, target: Target, now: Now) -> bool {
         let has_lived = self.age(now) >= Duration::from_secs(1);
         !(has_lived && self.is_expired(now))
-            && self.damper.damps(verdict, target, self.stamp.generation, self.age(now), now.monotonic)
+            && self.damper.damps(verdict, target, self.stamp.generation, self.age(now))
     }
 
     fn age(&self, now: Now) -> Duration {
