@@ -231,8 +231,8 @@ impl Session {
     ///
     /// None of this applies to a token made by [`without_refresh_token`](Token::without_refresh_token).
     ///
-    /// A refresh token that this session has spent before its process was started again, or that another session on the same
-    /// store has spent, is not known to be out of date. Bring each refresh token once, and to one of the sessions.
+    /// A refresh token that this session has spent before its process was started again, or that another one on the same store
+    /// has spent unseen, is not known to be out of date. Bring each refresh token once, and to one of the sessions.
     ///
     /// A session that has not looked into a shared store yet does not know whose session is there: where the token brings a
     /// refresh token, or was made by `without_refresh_token`, the others on that store take this for a login. Call
