@@ -391,7 +391,7 @@ impl Engine {
         }
         if let Some(flight) = flight {
             flight.land(Landed::Changed);
-            flight.take_lease().into_iter().for_each(|lease| self.storage.give_back(lease, flight));
+            self.storage.give_back(flight);
         }
         self.storage.give_kept_back();
         self.pulse.send_replace(());

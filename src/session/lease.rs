@@ -29,8 +29,7 @@ impl HeldLease {
     }
 
     fn give_back(&self) {
-        let Some(lease) = self.flight.take_lease() else { return };
-        self.storage.give_back(lease, &self.flight);
+        self.storage.give_back(&self.flight);
     }
 }
 

@@ -358,8 +358,10 @@ fn lease_that_is_given_back_while_something_is_written_is_given_up_after_that() 
             let (lease, given_up) = counted_lease();
             let storage = world.engine.storage.clone();
             let lost = Flight::new();
+            lost.keep_lease(lease);
+            assert!(lost.begin_fetch(vec!["spent".into()]));
             lost.disown();
-            let giver = thread::spawn(move || storage.give_back(lease, &lost));
+            let giver = thread::spawn(move || storage.give_back(&lost));
             world.engine.storage.drain_at_once();
             join(giver);
             assert_eq!(given_up.load(Ordering::Relaxed), 1);

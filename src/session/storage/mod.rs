@@ -111,15 +111,15 @@ impl Storage {
         self.queue().needs_a_lease()
     }
 
-    /// Ends the lease that this flight had, as soon as nobody would find a refresh token that was spent under it, or is
-    /// being; or it counts no more.
-    pub(crate) fn give_back(&self, lease: Lease, by: &Flight) {
+    /// Ends the lease that this flight has: at once, unless others would find a refresh token that was spent under it, or is
+    /// being.
+    pub(crate) fn give_back(&self, by: &Flight) {
+        let Some(lease) = by.take_lease() else { return };
         let is_spending = by.is_lost() && !by.spent().is_empty();
-        let before = self.update(|queue| {
-            queue.has_spent = is_spending || queue.owes_what_is_spent();
-            queue.kept.replace(lease)
+        let ended = self.update(|queue| {
+            if is_spending || queue.owes_what_is_spent() { queue.kept.replace(lease) } else { Some(lease) }
         });
-        drop(before);
+        drop(ended);
         if self.queue().kept.is_some() {
             self.pulse.send_replace(());
         }

@@ -25,11 +25,9 @@ pub(super) struct Queue {
     pub(super) owed: Option<Arc<Debt>>,
     /// The last refresh that was owed and has given way to another record, until something is written again.
     pub(super) given_way: Option<Arc<Debt>>,
-    /// Held while a refresh is owed that has spent a refresh token: whoever else refreshed now would present that.
+    /// Held while a refresh is owed that has spent a refresh token, or what has come in the place of one is being written:
+    /// whoever else refreshed before would find that refresh token and present it.
     pub(super) kept: Option<Lease>,
-    /// There is a refresh token that was spent under it, or is being, and that others would find and present until a login,
-    /// logout or replacement that has come since is written.
-    pub(super) has_spent: bool,
     /// The number of the last lease that the store says counts no more.
     pub(super) lost_lease: Option<u64>,
     /// Whose record the store had when it was first looked into to write the logout that is owed.
@@ -85,7 +83,7 @@ impl Queue {
     /// The lease that was kept, if nothing that is owed or being written keeps it any more, or it counts no more.
     pub(super) fn unneeded(&mut self) -> Option<Lease> {
         let is_writing = self.draining || !self.writes.is_empty();
-        let keeps = self.owes_what_is_spent() || (self.has_spent && is_writing);
+        let keeps = self.owes_what_is_spent() || is_writing;
         let lost_lease = self.lost_lease;
         self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost_lease)
     }
