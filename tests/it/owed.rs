@@ -678,13 +678,12 @@ async fn the_lease_of_a_refresh_that_spends_nothing_waits_for_no_change_that_has
 fn nobodys_lease_waits_for_a_change_that_there_is_no_runtime_to_write_on() {
     let runtime = runtime();
     let store = Watched::default();
-    let (ours, sibling, _presenting) = runtime.block_on(spending(&store));
+    let (ours, _sibling, _presenting) = runtime.block_on(spending(&store));
     let unsaved = assert_ready_err!(task::spawn(ours.session.logout()).poll());
     assert_eq!(unsaved.kind(), ErrorKind::NoRuntime);
     runtime.block_on(async { drop(within(store.lock()).await.unwrap()) });
     runtime.block_on(within(ours.session.settle())).unwrap();
     assert_eq!(runtime.block_on(store.access()), None);
-    drop(sibling);
 }
 
 #[test]
