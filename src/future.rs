@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -88,7 +87,9 @@ where
     S: Service<Request<ReplayBody<B>>>,
 {
     /// While no attempt is under way.
-    stage: Stage<S>,
+    stage: Stage,
+    /// What the next attempt is sent with, while it is not ready.
+    service: Option<S>,
     /// Not when a refusal is returned at once.
     is_watched: bool,
     attempts: u8,
@@ -120,11 +121,12 @@ impl<T> Drop for Rare<T> {
 }
 
 /// What a request waits for while no attempt is under way.
-enum Stage<S> {
+#[derive(Clone, Copy)]
+enum Stage {
     /// A token: before the first attempt, or after a refusal.
     Wait,
-    /// The service to send with. There is none at the first poll, nor while another thread is making one.
-    Ready { service: Option<S> },
+    /// The service to send with.
+    Ready,
     /// The refresh to be asked for, by a request that is not sent again.
     Tell { reason: NotResent },
 }
@@ -136,6 +138,7 @@ where
     fn new(acquire: Acquire, attempts: u8) -> Self {
         Detour {
             stage: Stage::Wait,
+            service: None,
             is_watched: true,
             attempts,
             acquire,
@@ -290,11 +293,6 @@ where
         Call { common, session: Rare(session), head, replay, sent: None, detour: Rare(None) }
     }
 
-    /// How often the request was sent: once, if it has never had to wait.
-    fn attempts(&self) -> u8 {
-        self.detour.0.as_ref().map_or(1, |detour| detour.attempts)
-    }
-
     fn engine(&self) -> &Arc<Engine> {
         self.session.0.as_ref().unwrap_or(&self.common.policy.session).engine()
     }
@@ -323,88 +321,76 @@ where
     B: Body<Data: Buf, Error: Into<BoxError>> + 'static,
 {
     fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
-        let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
-        match mem::replace(&mut detour.stage, Stage::Wait) {
-            Stage::Wait => self.poll_wait(cx),
-            Stage::Ready { mut service } => {
-                let step = self.poll_ready(&mut service, cx);
-                if step.is_pending() {
-                    self.enter(Stage::Ready { service });
-                }
-                step
-            }
-            Stage::Tell { reason } => {
-                let step = self.poll_tell(reason, cx);
-                if step.is_pending() {
-                    self.enter(Stage::Tell { reason });
-                }
-                step
-            }
-        }
+        let Some(mut detour) = self.detour.0.take() else {
+            return Poll::Ready(Step::End(Err(polled_again())));
+        };
+        let step = match detour.stage {
+            Stage::Wait => self.poll_wait(&mut detour, cx),
+            Stage::Ready => self.poll_ready(&mut detour, cx),
+            Stage::Tell { reason } => self.poll_tell(&mut detour, reason, cx),
+        };
+        self.detour.0 = Some(detour);
+        step
     }
 
-    fn enter(&mut self, stage: Stage<S>) {
-        if let Some(detour) = &mut self.detour.0 {
-            detour.stage = stage;
-        }
-    }
-
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
-        let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
+    fn poll_wait(&mut self, detour: &mut Detour<S, B>, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
         let token = ready!(Pin::new(&mut detour.acquire).poll(cx));
         detour.judged = detour.acquire.refused().cloned().or(detour.judged.take());
         Poll::Ready(match token {
-            Ok(_) => self.go_on(),
-            Err(denied) => Step::End(self.denied(denied)),
+            Ok(_) => self.go_on(detour),
+            Err(denied) => Step::End(self.denied(detour, denied)),
         })
     }
 
     /// On to the next attempt. What is left of the one before goes first: the service may be waiting for what its response
     /// or its upload holds until it says that it is ready.
-    fn go_on(&mut self) -> Step<S::Future, R> {
-        if let Some(detour) = &mut self.detour.0 {
-            detour.refused = None;
-            detour.held = None;
-            if detour.unsent.is_none() {
-                let head = self.head.get().map(Head::request);
-                detour.unsent = head.map(|head| head.map(|()| self.replay.take_over()));
-            }
-            detour.stage = Stage::Ready { service: None };
+    fn go_on(&mut self, detour: &mut Detour<S, B>) -> Step<S::Future, R> {
+        detour.refused = None;
+        detour.held = None;
+        if detour.unsent.is_none() {
+            let head = self.head.get().map(Head::request);
+            detour.unsent = head.map(|head| head.map(|()| self.replay.take_over()));
         }
+        detour.stage = Stage::Ready;
         Step::Stage
     }
 
-    fn poll_ready(&mut self, service: &mut Option<S>, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
+    fn poll_ready(&mut self, detour: &mut Detour<S, B>, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
         // It was made at an earlier poll, and time has passed since the token was found.
-        let has_waited = service.is_some();
-        let service = match service {
+        let has_waited = detour.service.is_some();
+        let mut service = match detour.service.take() {
             Some(service) => service,
-            None => service.insert(ready!(self.common.poll_service(cx))),
+            None => ready!(self.common.poll_service(cx)),
         };
-        if let Err(error) = ready!(service.poll_ready(cx)) {
-            return Poll::Ready(Step::End(Err(error.into())));
-        }
-        let Some(token) = self.look_again(has_waited) else {
-            let acquire = self.acquire(Verdict::Suspect);
-            if let Some(detour) = &mut self.detour.0 {
-                detour.has_waited_again = true;
-                detour.acquire = acquire;
+        match service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Step::End(Err(error.into()))),
+            Poll::Pending => {
+                detour.service = Some(service);
+                return Poll::Pending;
             }
+        }
+        let Some(token) = self.look_again(detour, has_waited) else {
+            detour.has_waited_again = true;
+            detour.acquire = self.acquire(Verdict::Suspect);
+            detour.stage = Stage::Wait;
             return Poll::Ready(Step::Stage);
         };
-        Poll::Ready(match self.request(&token) {
+        Poll::Ready(match self.request(detour, &token) {
             Ok(request) => Step::Send(service.call(request)),
             Err(error) => Step::End(Err(error)),
         })
     }
 
-    fn poll_tell(&mut self, reason: NotResent, cx: &mut Context<'_>) -> Poll<Step<S::Future, R>> {
-        let Some(detour) = &mut self.detour.0 else { return Poll::Ready(Step::End(Err(polled_again()))) };
+    fn poll_tell(
+        &mut self,
+        detour: &mut Detour<S, B>,
+        reason: NotResent,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step<S::Future, R>> {
         let told = match ready!(detour.acquire.poll_step(cx)) {
             // There is nothing to wait for, and so no need of a place.
-            Ok(Some(_)) if reason == NotResent::TooManyWaiting => {
-                return Poll::Ready(self.go_on());
-            }
+            Ok(Some(_)) if reason == NotResent::TooManyWaiting => return Poll::Ready(self.go_on(detour)),
             told => told,
         };
         let Some(mut response) = detour.refused.take() else {
@@ -418,12 +404,15 @@ where
         if let Some(error) = failure {
             response.extensions_mut().insert(RefreshFailure(error));
         }
-        Poll::Ready(Step::End(Ok(self.deliver(response, true, Some(reason)))))
+        Poll::Ready(Step::End(Ok(self.deliver(response, detour.attempts, true, Some(reason)))))
     }
 
     /// The request of the next attempt, with this token.
-    fn request(&mut self, token: &Issued) -> Result<Request<ReplayBody<B>>, BoxError> {
-        let Some(detour) = &mut self.detour.0 else { return Err(polled_again()) };
+    fn request(
+        &mut self,
+        detour: &mut Detour<S, B>,
+        token: &Issued,
+    ) -> Result<Request<ReplayBody<B>>, BoxError> {
         let Some(mut request) = detour.unsent.take() else { return Err(polled_again()) };
         if detour.is_watched && self.sent.is_none() {
             self.head = self.common.policy.keep(&request, &self.replay);
@@ -436,12 +425,11 @@ where
 
     /// The token to send with, now that the service is ready: the current one, unless the identity is another one now, or
     /// has only promised one, or it was condemned or has expired meanwhile and this request has not waited again yet.
-    fn look_again(&self, has_waited: bool) -> Option<Arc<Issued>> {
+    fn look_again(&self, detour: &Detour<S, B>, has_waited: bool) -> Option<Arc<Issued>> {
         let token = self.engine().current()?;
-        let has_waited_again = self.detour.0.as_ref().is_some_and(|detour| detour.has_waited_again);
         let is_same_identity = self.sent.is_none_or(|sent| sent.epoch == token.stamp().epoch);
         let has_expired = || has_waited && token.is_expired(self.engine().now());
-        let is_good = has_waited_again || !(token.is_condemned() || has_expired());
+        let is_good = detour.has_waited_again || !(token.is_condemned() || has_expired());
         (is_same_identity && is_good && !token.came_too_late()).then_some(token)
     }
 
@@ -474,11 +462,12 @@ where
 
     /// An answer that there is something to say of.
     fn answered(&mut self, response: Response<R>, verdict: Verdict) -> Step<S::Future, R> {
-        if self.attempts() > 1 {
-            if let Some(judged) = self.detour.0.as_ref().and_then(|detour| detour.judged.as_ref()) {
+        if let Some(detour) = self.detour.0.as_ref().filter(|detour| detour.attempts > 1) {
+            if let Some(judged) = &detour.judged {
                 judged.judge(self.target(), verdict);
             }
-            return Step::End(Ok(self.deliver(response, verdict != Verdict::Accept, None)));
+            let refused = verdict != Verdict::Accept;
+            return Step::End(Ok(self.deliver(response, detour.attempts, refused, None)));
         }
         // Refused: on to a better token, and then to the second attempt if there may be one.
         let mut detour = Detour::new(self.acquire(verdict), 1);
@@ -506,9 +495,8 @@ where
     }
 
     /// There is no token to send with: the refused response stands, or, where nothing was sent, the error.
-    fn denied(&mut self, denied: Denied) -> Result<Response<R>, BoxError> {
-        let refused = self.detour.0.as_mut().and_then(|detour| detour.refused.take());
-        let Some(mut response) = refused else { return Err(Error::from(denied).into()) };
+    fn denied(&self, detour: &mut Detour<S, B>, denied: Denied) -> Result<Response<R>, BoxError> {
+        let Some(mut response) = detour.refused.take() else { return Err(Error::from(denied).into()) };
         let reason = match denied {
             Denied::Damped => NotResent::Damped,
             Denied::Failed(error) => {
@@ -516,19 +504,19 @@ where
                 NotResent::RefreshFailed
             }
         };
-        Ok(self.deliver(response, true, Some(reason)))
+        Ok(self.deliver(response, detour.attempts, true, Some(reason)))
     }
 
     /// The response as it came, with what happened beside it.
     fn deliver(
-        &mut self,
+        &self,
         mut response: Response<R>,
+        attempts: u8,
         refused: bool,
         not_resent: Option<NotResent>,
     ) -> Response<R> {
         self.replay.release();
         if let Some(Stamp { generation, .. }) = self.sent {
-            let attempts = self.attempts();
             response.extensions_mut().insert(Outcome { generation, attempts, refused, not_resent });
         }
         response
