@@ -16,13 +16,13 @@ use super::{
     damper::Damper,
     flight::Flight,
     issued::{Issued, Sendable},
+    presented::Presented,
     record_head::RecordHead,
 };
 use crate::{
     classify::Verdict,
     error::{Error, ErrorKind},
     generation::Epoch,
-    secret::Secret,
     source::{Cause, FailureClass},
     store::{Record, SessionId},
     time::{Moment, Now},
@@ -36,10 +36,7 @@ pub(crate) struct Slot {
     fetch: Fetch,
     failures: Failures,
     record: RecordHead,
-    /// The refresh tokens that the authority has refused, which are not presented again.
-    refused: Vec<Secret>,
-    /// The last ones that refreshes have spent, here or elsewhere: whoever says one of them again has it from before that.
-    spent: Vec<Secret>,
+    presented: Presented,
     /// From when on a session that is over looks into the store when it is asked; never after a logout of its own.
     look_at: Option<Duration>,
     /// The session that was ended elsewhere, if there has been no token since: only a login that is in the store goes on.
@@ -91,8 +88,7 @@ impl Slot {
             fetch: Fetch::Idle,
             failures: Failures::default(),
             record: RecordHead { session, revision: 0 },
-            refused: Vec::new(),
-            spent: Vec::new(),
+            presented: Presented::default(),
             look_at: None,
             ended: None,
             left_behind: Vec::new(),
@@ -219,7 +215,7 @@ impl Slot {
             // Somebody else has, to get what was found.
             _ => own.into_iter().collect(),
         };
-        self.note_spent(spent, fresh.token.refresh());
+        self.presented.spend(spent, fresh.token.refresh());
         let damper = self.token.as_ref().map(|token| token.hand_damper_on(&fresh));
         Some(self.issue(fresh, record, damper.unwrap_or_default()))
     }
@@ -252,7 +248,7 @@ impl Slot {
         }
         let (class, mut error) = (failure.class, failure.error.clone());
         if class == FailureClass::LoginRequired {
-            self.refuse(flight.spent());
+            self.presented.refuse(flight.spent());
         }
         if !flight.is_forgiven() {
             self.look_at = Some(now.monotonic.saturating_add(BETWEEN_LOOKS));
@@ -296,7 +292,7 @@ impl Slot {
             self.set_fetch(Fetch::Idle);
         }
         self.note_spending(flight.as_ref(), &token.token);
-        self.refused.clear();
+        self.presented.forget_refused();
         (self.issue(token, record, Arc::default()), flight)
     }
 
@@ -322,7 +318,8 @@ impl Slot {
         if epoch != self.epoch || self.is_logged_out() {
             return Err(self.left());
         }
-        let keeps = self.keeps_refresh_token(&token.token);
+        let own = self.token.as_ref().and_then(|own| own.token().refresh());
+        let keeps = self.presented.is_kept(own, &token.token);
         let flight = self.flight().cloned();
         match &flight {
             // Here already, and not when its waiters are released: an observer may take its time before that.
@@ -342,16 +339,6 @@ impl Slot {
         Ok((self.issue(token, base.following(), Arc::default()), flight, keeps))
     }
 
-    /// Whether this replacement keeps the session's refresh token: it says none, or that one, or one from before the last
-    /// refreshes. Those may still be good, and are better than none, or one that was refused.
-    fn keeps_refresh_token(&self, said: &Token) -> bool {
-        let own = self.token.as_ref().and_then(|own| own.token().refresh());
-        let is_own = |said: &Secret| own.is_some_and(|own| own.same_as(said));
-        let has_better = own.is_some_and(|own| !own.is_among(&self.refused));
-        let is_known = |said: &Secret| is_own(said) || (has_better && said.is_among(&self.spent));
-        said.keeps_refresh_token() || said.refresh().is_some_and(is_known)
-    }
-
     /// The token in use has kept the refresh token that this flight has spent for the answer: it gets the next one.
     pub(crate) fn hand_down(
         &mut self,
@@ -361,7 +348,7 @@ impl Slot {
         record: RecordHead,
     ) -> Option<Arc<Issued>> {
         let token = self.kept_in_spite_of(by)?.with_refresh_of(answer, now);
-        self.note_spent(by.spent(), token.token().refresh());
+        self.presented.spend(by.spent(), token.token().refresh());
         self.token = Some(token.clone());
         self.record = record;
         Some(token)
@@ -396,7 +383,7 @@ impl Slot {
     fn issue(&mut self, fresh: Sendable, record: RecordHead, damper: Arc<Damper>) -> Change {
         let old = self.token.as_ref().map(|token| token.stamp().generation);
         let token = fresh.issue(self.epoch, damper);
-        token.set_has_no_next(self.has_refused(&token));
+        token.set_has_no_next(self.presented.has_refused(token.token().refresh()));
         self.token = Some(token.clone());
         self.ended = None;
         self.record = record;
@@ -422,36 +409,15 @@ impl Slot {
         self.set_fetch(then);
         if let Some(token) = &self.token {
             token.condemn(false);
-            token.set_has_no_next(self.has_refused(token) || matches!(self.fetch, Fetch::Dead(_)));
+            let is_refused = self.presented.has_refused(token.token().refresh());
+            token.set_has_no_next(is_refused || matches!(self.fetch, Fetch::Dead(_)));
         }
-    }
-
-    /// Whether the refresh token of this one is not presented again.
-    fn has_refused(&self, token: &Issued) -> bool {
-        token.token().refresh().is_some_and(|own| own.is_among(&self.refused))
     }
 
     /// A flight that has lost to this token may have spent what it presents.
     fn note_spending(&mut self, lost: Option<&Flight>, next: &Token) {
         if let Some(lost) = lost {
-            self.note_spent(lost.spent(), next.refresh());
-        }
-    }
-
-    /// `next` is in use: an authority may keep a refresh token.
-    fn note_spent(&mut self, spent: Vec<Secret>, next: Option<&Secret>) {
-        self.spent.retain(|before| !before.is_among(&spent));
-        self.spent.extend(spent);
-        self.spent.retain(|spent| !next.is_some_and(|next| next.same_as(spent)));
-        let too_many = self.spent.len().saturating_sub(REMEMBERED);
-        self.spent.drain(..too_many);
-    }
-
-    fn refuse(&mut self, refresh_tokens: Vec<Secret>) {
-        for token in refresh_tokens {
-            if !token.is_among(&self.refused) {
-                self.refused.push(token);
-            }
+            self.presented.spend(lost.spent(), next.refresh());
         }
     }
 
@@ -545,7 +511,7 @@ impl Slot {
             _ if self.token.is_some() => Cause::Expired,
             _ => Cause::Absent,
         };
-        Plan { cause, known: self.known(), refused: self.refused.clone() }
+        Plan { cause, known: self.known(), refused: self.presented.refused().to_vec() }
     }
 
     /// Why a request of an earlier epoch gets no token.
@@ -558,9 +524,6 @@ impl Slot {
 fn session_ended() -> Error {
     Error::new(ErrorKind::SessionEnded, "the session was logged out")
 }
-
-/// Of the refresh tokens that were spent: a caller who has an older token than that has had it for long.
-const REMEMBERED: usize = 16;
 
 /// What others have saved is to be found soon, and the store is not to be read all the time.
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_secs(5);

@@ -31,6 +31,7 @@ mod kernel;
 mod lease;
 #[cfg(all(test, token_refresh_loom))]
 mod models;
+mod presented;
 mod record_head;
 mod reload;
 mod renewal;

@@ -2,6 +2,7 @@ use super::{
     super::{
         damper::Target,
         issued::Provenance,
+        presented::REMEMBERED,
         renewal::{Renewal, RenewalMode},
     },
     *,
@@ -391,14 +392,15 @@ fn what_a_flight_presents_is_remembered_once_however_many_replacements_come_mean
     let mut slot = empty();
     let with = |refresh: String| sendable_at(Token::new("token").refresh_token(refresh), NOW);
     slot.login(with("first".into()));
-    slot.note_spent(vec!["spent".into()], None);
+    slot.presented.spend(vec!["spent".into()], None);
     let flight = start(&mut slot, Ask::Force);
     assert!(flight.begin_fetch(vec!["first".into()]));
     for number in 0..2 * REMEMBERED {
         let epoch = slot.epoch();
         slot.replace(epoch, with(number.to_string()), None).expect("the same identity");
     }
-    assert!(slot.keeps_refresh_token(&Token::new("token").refresh_token("spent")));
+    let own = slot.token().and_then(|own| own.token().refresh());
+    assert!(slot.presented.is_kept(own, &Token::new("token").refresh_token("spent")));
 }
 
 #[test]
