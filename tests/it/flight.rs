@@ -23,7 +23,9 @@ use tower_token_refresh::{
     BoxError, Error, ErrorKind, FetchContext, FetchError, NotResent, Outcome, RefreshFailure, Session, Token,
     TokenRefreshLayer,
     event::Event,
+    session::{RenewalMode, SessionBuilder},
     source_fn,
+    store::MemoryStore,
     test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Phase, Refusal, Route, TestClock},
 };
 
@@ -213,17 +215,29 @@ async fn a_caller_that_gives_up_after_the_success_causes_no_error_and_no_event()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_dies_a_second_after_it_was_used_is_recovered_from_by_the_resend() {
+async fn a_stored_token_that_dies_a_second_after_the_start_is_recovered_from_by_the_resend_alone() {
     // Our clock knows of two hours; the server is a second ahead.
-    let (ours, theirs) = (TestClock::new(), TestClock::new());
+    let (ours, theirs, store) = (TestClock::new(), TestClock::new(), MemoryStore::new());
     let authority = ModelAuthority::new().clock(theirs.clone());
-    let world = World::with(authority, |session| session.clock(ours.clone()), |layer| layer);
+    let process = || {
+        let options = |session: SessionBuilder| {
+            session.clock(ours.clone()).store(store.clone()).renewal(RenewalMode::Off)
+        };
+        World::with(authority.clone(), options, |layer| layer)
+    };
+    process().session.token().await.unwrap();
+    ours.advance(Duration::from_secs(7198));
+    theirs.advance(Duration::from_secs(7198));
+    let world = process();
+    world.session.start().await.unwrap();
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
-    ours.advance(Duration::from_secs(7199));
-    theirs.advance(Duration::from_secs(7200));
+    ours.advance(Duration::from_secs(1));
+    theirs.advance(Duration::from_secs(2));
+    assert_eq!(world.authority.counts().refreshes, 0);
     let response = world.get("/").await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.extensions().get::<Outcome>().unwrap().attempts(), 2);
+    assert_eq!(world.authority.counts().refreshes, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -220,7 +220,7 @@ async fn the_shape_of_a_login_is_configurable() {
     let idp = Idp::new([
         json(200, r#"{"errcode":0,"data":[{"token":"A"}]}"#),
         json(200, r#"{"errcode":-1}"#),
-        json(200, r#"{"errcode":"40013","data":[{"token":"A"}]}"#),
+        json(200, r#"{"errcode":"40013","data":[{"token":"B"}]}"#),
     ]);
     let answer = JsonAnswer::new()
         .access_token("/data/0/token")

@@ -389,6 +389,7 @@ async fn a_mini_programs_requests_are_json_unless_they_say_what_they_are() {
     assert_eq!(of(header::AUTHORIZATION), ["Basic VDo=", "Basic TkVXMjo=", "Basic TkVXMjo="]);
     let json = "application/json";
     assert_eq!(of(header::CONTENT_TYPE), [json, json, "multipart/form-data; boundary=x"]);
+    assert!(seen.iter().all(|(_, headers)| headers.len() == 2), "nothing else is said");
     let call = r#"POST https://api.test/token {"account":"code","type":100}"#;
     assert_eq!(platform.token_calls(), [call, call]);
 }

@@ -139,7 +139,7 @@ async fn an_error_at_http_200_has_a_tip() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_refusal_and_any_error_after_it_are_of_the_resend() {
+async fn a_second_refusal_and_any_other_answer_after_it_are_of_the_resend() {
     let expired = || coded(403, r#"{"error_code":10006}"#);
     let result = outcome([expired(), expired()]).await;
     check(tips().explain(&result), 10006, "the token has expired", Phase::Resend, Some(403));
@@ -149,11 +149,13 @@ async fn the_second_refusal_and_any_error_after_it_are_of_the_resend() {
 
 #[tokio::test(start_paused = true)]
 async fn a_transport_error_is_code_1_and_the_cause() {
-    let result = outcome([Err(Reset)]).await;
     let tips = tips();
-    let tip = tips.explain(&result);
-    check(tip, 1, "something went wrong", Phase::Send, None);
-    assert_eq!(tip.unwrap().cause().unwrap().downcast_ref(), Some(&Reset));
+    for answers in [vec![Err(Reset)], vec![coded(403, r#"{"error_code":10006}"#), Err(Reset)]] {
+        let result = outcome(answers).await;
+        let tip = tips.explain(&result);
+        check(tip, 1, "something went wrong", Phase::Send, None);
+        assert_eq!(tip.unwrap().cause().unwrap().downcast_ref(), Some(&Reset));
+    }
 }
 
 #[tokio::test(start_paused = true)]
