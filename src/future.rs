@@ -33,6 +33,7 @@ pin_project! {
     /// Dropping it before it has resolved drops what it was doing and ends the request's body; a refresh that it has
     /// started goes on for the others. Once it has resolved with a response, the body goes on by itself; with an error, it
     /// has ended.
+    #[must_use = "futures do nothing unless they are polled"]
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<ReplayBody<B>>>,

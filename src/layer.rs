@@ -98,7 +98,8 @@ impl TokenRefreshLayer {
     }
 
     /// Which requests may be sent a second time; all, by default, because a refused request was not processed. Where
-    /// redirects are followed *inside* the layer, it may have been processed: see `docs/composition.md`, "The neighbours".
+    /// redirects are followed *inside* the layer, it may have been processed: see "The neighbours" in
+    /// [`composition`](crate::composition).
     pub fn resend_if(
         mut self,
         allows: impl Fn(&Method, &Uri, &HeaderMap) -> bool + Send + Sync + 'static,

@@ -12,7 +12,12 @@
 //! use tower::{Layer, ServiceExt};
 //! use tower_token_refresh::{FetchContext, Origin, Session, Token, TokenRefreshLayer, source_fn};
 //!
-//! # use tower_token_refresh::{BoxError, ReplayBody};
+//! # use tower_token_refresh::{BoxError, FetchError, ReplayBody, Secret};
+//! # struct Answer { access_token: &'static str, expires_in: u64, refresh_token: &'static str }
+//! # async fn ask_authority(refresh_token: Option<&Secret>) -> Result<Answer, FetchError> {
+//! #     assert!(refresh_token.is_none());
+//! #     Ok(Answer { access_token: "an-access-token", expires_in: 7200, refresh_token: "a-refresh-token" })
+//! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! # let http_client = tower::service_fn(|request: http::Request<ReplayBody<String>>| async move {
@@ -23,8 +28,9 @@
 //! // means *try again later* (a `BoxError` needs `.map_err(FetchError::transient)`), `FetchError::login_required` ends
 //! // the session.
 //! let session = Session::builder(source_fn(|cx: FetchContext| async move {
-//!     let _refresh_token = cx.refresh_token();
-//!     Ok(Token::new("an-access-token").expires_in(Duration::from_secs(7200)))
+//!     let answer = ask_authority(cx.refresh_token()).await?;
+//!     let lifetime = Duration::from_secs(answer.expires_in);
+//!     Ok(Token::new(answer.access_token).expires_in(lifetime).refresh_token(answer.refresh_token))
 //! }))
 //! .build();
 //!
@@ -43,7 +49,7 @@
 //!
 //! | part | what it decides | default |
 //! |---|---|---|
-//! | [`TokenSource`] | where tokens come from: [`source_fn`], `source::login` (passwords, codes), `source::oauth2` | – |
+//! | [`TokenSource`] | where tokens come from: [`source_fn`], [`source::login`](source/login/index.html) (passwords, codes), [`source::oauth2`](source/oauth2/index.html) | – |
 //! | [`Session`] | who gets the token, when, and who waits | – |
 //! | [`TokenStore`](store::TokenStore) | where the token is kept | in memory |
 //! | [`Placement`] | where the token goes on a request | `Authorization: Bearer …` |
@@ -63,7 +69,8 @@
 //! Timeout (the whole call) > Retry > TokenRefreshLayer > ConcurrencyLimit > Timeout (one attempt) > client
 //! ```
 //!
-//! Redirects are followed *outside*, so that each hop is checked against the scope.
+//! Redirects are followed *outside*, so that each hop is checked against the scope. [More of this](crate::composition),
+//! and how tonic, kube and reqwest are put in the place of the client.
 //!
 //! # What can be relied upon
 //!
@@ -89,10 +96,10 @@
 //! # Features
 //!
 //! - `json` (default): [error codes in JSON bodies](peek), and [sources](source) that speak to an authority over HTTP:
-//!   passwords, login codes, OAuth 2, applications; `preset`, what platforms expect.
-//! - `file`: `store::FileStore`, a token in a file, for any number of processes.
-//! - `session-map`: `SessionMap`, a session for each of many identities.
-//! - `test-util`: `test_util`, a model authority, a model API, gates and a clock for the tests of programs that use this
+//!   passwords, login codes, OAuth 2, applications; [`preset`](preset/index.html), what platforms expect.
+//! - `file`: [`store::FileStore`](store/struct.FileStore.html), a token in a file, for any number of processes.
+//! - `session-map`: [`SessionMap`](session_map/struct.SessionMap.html), a session for each of many identities.
+//! - `test-util`: [`test_util`](test_util/index.html), a model authority, a model API, gates and a clock for the tests of programs that use this
 //!   crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -161,10 +168,10 @@ pub use self::{
     token::{OptionalSecret, Token},
 };
 
-// Compiles the examples of that document.
-#[cfg(doctest)]
+// A document, which has no items.
+#[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/composition.md")]
-mod composition {}
+pub mod composition {}
 
 #[cfg(all(doctest, feature = "file", feature = "json"))]
 #[doc = include_str!("../README.md")]

@@ -81,9 +81,11 @@ impl Token {
 
     /// The lifetime, as in `expires_in` of RFC 6749 §5.1, counted from the moment at which a session takes the token:
     /// from its source, at a [`login`](crate::Session::login) or a [`replace`](crate::Session::replace). For a token that
-    /// was kept meanwhile use [`expires_at`](Self::expires_at). `None` and zero mean *unknown*. But if a source
-    /// that looks at no refresh token brings the session's own token once more, and not when it ends, that ends when it was
-    /// known to, or in a second if that has passed: a hub that counts in whole seconds says 0 in the last one.
+    /// was kept meanwhile use [`expires_at`](Self::expires_at). `None` and zero mean *unknown*.
+    ///
+    /// There is one exception, for token hubs that count in whole seconds and say 0 in the last one: if a source that has
+    /// not looked at the [refresh token](crate::FetchContext::refresh_token) brings the session's current token again, and
+    /// says nothing of its end, the token ends when it was known to, or in a second if that has passed.
     #[must_use]
     pub fn expires_in(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.parts().lifetime = lifetime.into().filter(|lifetime| !lifetime.is_zero());

@@ -263,6 +263,7 @@ pin_project! {
     /// # Cancel safety
     ///
     /// Dropping it drops the request, or the response and what was read of its body.
+    #[must_use = "futures do nothing unless they are polled"]
     pub struct ResponseFuture<F, R>
     where
         R: Body,

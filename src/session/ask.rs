@@ -31,8 +31,8 @@ pub(crate) struct Failure {
 pub(crate) enum Ask {
     /// A token to send a request with.
     Need,
-    /// A token to send a request with, after a refresh that succeeded: what it brought is good enough, expired by our clock
-    /// or not, unless it is what somebody had stored who has logged in long ago.
+    /// A token to send a request with, after a refresh that succeeded: the current one is good enough even if our clock says
+    /// that it has expired, unless it had expired before the session received it.
     Take,
     /// A better token than this one, which was refused there.
     Refuse { stamp: Stamp, verdict: Verdict, target: Target },

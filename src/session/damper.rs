@@ -69,10 +69,10 @@ impl Damper {
         self.judged().judge(refused, target, verdict);
     }
 
-    /// Whether refreshes have brought so little of late that the refusal of a token of this age starts none, where one was in
-    /// vain before. The wait doubles with every refresh in a row whose token was refused again. One that nobody has judged is
-    /// judged by this refusal, because an endpoint that always refuses does so soon; that counts from the next refusal on,
-    /// because the token may really have been revoked.
+    /// Whether the refusal of a token of this age starts no refresh, because those for this target have been in vain. The
+    /// age that a token must have doubles with every refresh in a row whose token was refused again. If nobody has judged the
+    /// refresh that has brought this token, this refusal does, because an endpoint that always refuses does so soon; that
+    /// counts from the next refusal on, because this token may really have been revoked.
     pub(super) fn damps(&self, verdict: Verdict, target: Target, refused: Generation, age: Duration) -> bool {
         let mut judged = self.judged();
         let before = judged.waits(target);

@@ -181,9 +181,9 @@ impl Sendable {
     }
 }
 
-/// What is left of the token's life, where that is known. Nothing is left of a stored token whose moment is past. That of
-/// one that has just come counts as unknown then, because a clock may be wrong: the server decides whether it is good. A
-/// lifetime beside such a moment may have been over for long.
+/// What is left of the token's life, where that is known. If its end is past, nothing is left of a stored token. For one
+/// that has just come the end counts as unknown then, because a clock may be wrong: the server decides whether it is good.
+/// So does a lifetime that stands beside such an end, because it may have been over for long.
 fn remaining(token: &Token, now: Now, provenance: Provenance) -> Option<Duration> {
     let Some(moment) = token.expiry() else { return token.lifetime() };
     let by_wall = moment.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(now.wall);

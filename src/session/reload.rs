@@ -23,8 +23,8 @@ pub(crate) enum Reloaded {
     Ended(RecordHead),
 }
 
-/// Only a record with a higher revision than memory's counts; or one of the same that has another token: a refresh that
-/// ended after its answer, before it was counted. A session that has never had a token takes whatever identity it
+/// A record counts if its revision is higher than memory's, or if it has memory's revision and another token: a refresh
+/// was saved and ended before memory had counted it. A session that has never had a token takes whatever identity it
 /// finds, and one that has seen no record takes a first one of any number. After a logout only another login counts.
 pub(crate) fn reload(base: RecordHead, known: &Known, found: Option<Record>) -> Reloaded {
     let is_news = |found: &Record| {

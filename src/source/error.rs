@@ -107,6 +107,7 @@ pub enum FailureClass {
 impl FetchError {
     /// The authority could not be asked, or said that it did not process the request (a connection that failed, 429,
     /// 503). The session is kept and tries again under back-off, without limit.
+    #[must_use = "a fetch fails by returning it"]
     pub fn transient(cause: impl Into<BoxError>) -> Self {
         FetchError {
             class: FailureClass::Transient,
@@ -119,24 +120,28 @@ impl FetchError {
 
     /// The request was sent and no complete answer came: a refresh token may have been spent. The session is kept;
     /// it looks into its store and tries again, not before half a minute has passed.
+    #[must_use = "a fetch fails by returning it"]
     pub fn unanswered(cause: impl Into<BoxError>) -> Self {
         FetchError { class: FailureClass::Unanswered, ..Self::transient(cause) }
     }
 
     /// The authority refused without saying why in a way that can be relied upon (a 403 page of a proxy, say). The
     /// session is kept; after three of these, five minutes apart at least, it is *stalled* and asks rarely.
+    #[must_use = "a fetch fails by returning it"]
     pub fn ambiguous(cause: impl Into<BoxError>) -> Self {
         FetchError { class: FailureClass::Ambiguous, ..Self::transient(cause) }
     }
 
     /// The authority refuses this client or the request as such (`invalid_client`, `invalid_scope` …). The session
     /// is kept and cools down.
+    #[must_use = "a fetch fails by returning it"]
     pub fn configuration(cause: impl Into<BoxError>) -> Self {
         FetchError { class: FailureClass::Configuration, ..Self::transient(cause) }
     }
 
     /// The authority said that the grant or the credentials are not good (any more): `invalid_grant`, a wrong
     /// password. The next source of a chain is asked; where there is none, nothing is fetched until somebody logs in.
+    #[must_use = "a fetch fails by returning it"]
     pub fn login_required(cause: impl Into<BoxError>) -> Self {
         FetchError { class: FailureClass::LoginRequired, ..Self::transient(cause) }
     }

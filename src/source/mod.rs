@@ -7,8 +7,7 @@
 //! use std::time::Duration;
 //! use tower_token_refresh::{FetchContext, Session, Token, source_fn};
 //!
-//! let session = Session::builder(source_fn(|cx: FetchContext| async move {
-//!     let _presented = cx.refresh_token();
+//! let session = Session::builder(source_fn(|_: FetchContext| async {
 //!     Ok(Token::new("fresh").expires_in(Duration::from_secs(7200)))
 //! }))
 //! .build();
@@ -16,8 +15,8 @@
 //! ```
 //!
 //! With the feature `json` there are sources that speak to an authority over any HTTP client: `Password` and
-//! `LoginCode` (see `login`), and the grants of OAuth 2 (see `oauth2`). They are chained by
-//! [`or_else`](TokenSource::or_else).
+//! `LoginCode` (see [`login`](login/index.html)), and the grants of OAuth 2 (see [`oauth2`](oauth2/index.html)). They are
+//! chained by [`or_else`](TokenSource::or_else).
 
 #[cfg(feature = "json")]
 mod app;
@@ -54,6 +53,10 @@ pub use self::{
 use crate::token::Token;
 
 /// Asks an authority for tokens. An `Arc` of a source is itself a source, so several sessions may share it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no source of tokens",
+    note = "a closure from a `FetchContext` to a future is made one by `source_fn(..)`"
+)]
 pub trait TokenSource: Send + Sync + 'static {
     /// Asks the authority for a token, once.
     ///

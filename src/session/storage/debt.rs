@@ -18,13 +18,14 @@ pub(super) struct Debt {
     first: u64,
     /// The number of the lease that a refresh was made under.
     pub(super) fence: Option<u64>,
-    /// A login, replacement or logout, or the refresh of one that has not got into the store yet: it counts, whatever the
-    /// store has, which this process may never have looked into.
+    /// A login, replacement or logout, or the refresh of one that the store does not have yet. It counts over whatever the
+    /// store has, which this process may never have read.
     is_change: AtomicBool,
-    /// It goes back to a refresh that has spent the refresh token which the store has.
+    /// A refresh that it stands for has spent the refresh token which the store still has: until it is written, the lease
+    /// keeps others from presenting that.
     pub(super) keeps_the_lease: bool,
-    /// Tokens that the store may have: of a logout, the one that memory had; of a refresh, all that it and the refreshes
-    /// before it have replaced. It has the first one, unless a write got there that seemed to fail.
+    /// Tokens that the store may still have: of a logout, the one that memory had; of a refresh, all that it and the
+    /// refreshes before it have replaced. The store has the first of those, unless a write that seemed to fail got through.
     before: Traces,
     kind: Kind,
     refresh_token: RefreshToken,
@@ -33,8 +34,8 @@ pub(super) struct Debt {
     /// The store must be read before the write: the record has to be numbered above what is there, or an earlier attempt
     /// may have been saved although it seemed to fail.
     has_to_look: AtomicBool,
-    /// The revision with which it, or its refresh token, may be in the store, which has not said so: what is above that has
-    /// come of it. 0 if it is not there, the highest if nobody knows what it was above.
+    /// The revision with which a save that was not confirmed may have put it, or its refresh token, into the store: what is
+    /// above that has come of it. 0 if there was no such save, the highest if nobody knows above what it was saved.
     may_be_there_as: AtomicU64,
 }
 
@@ -263,7 +264,8 @@ impl Debt {
         !self.is_change() && (is_later || self.kind == Kind::Login)
     }
 
-    /// Not where only the refresh token is the one that it has spent: a replacement that has kept that came between.
+    /// Whether this is a refresh of the very record that was saved. One that has only the refresh token in common with it is
+    /// a replacement that came between and has kept that.
     pub(super) fn is_refresh_of(&self, saved: &Record) -> bool {
         self.is_refresh()
             && self.record.session == saved.session
@@ -333,7 +335,7 @@ fn above(record: &Record, found: Option<&Record>) -> Record {
     Record { revision: record.revision.max(stored.saturating_add(1)), ..record.clone() }
 }
 
-/// When the same one ends, the caller has said, or memory knows.
+/// The same refresh token stays as it is: when it ends, the caller has said, or memory knows.
 fn take_another_refresh_of(own: &mut StoredToken, other: &StoredToken) {
     if !has_same_refresh(own, other) {
         own.take_refresh_of(other);

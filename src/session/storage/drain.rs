@@ -251,7 +251,7 @@ impl Storage {
                 }
                 queue.seen = Some(record.clone());
             }
-            // By what, nobody has looked yet.
+            // Something else is there now, which nobody has read yet.
             Err(error) if is_caused_by::<Superseded>(error) => self.queue().seen = None,
             Err(_) => {}
         }

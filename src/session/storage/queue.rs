@@ -52,9 +52,9 @@ impl Queue {
         debt.gives_way_to(found, self.lost_lease, may_be_written) || is_before
     }
 
-    /// What is owed has given way to what was found. That may be the very same: the store has it, and could not say so.
-    /// What was seen before it counts no more, although a write that is under way would keep it from being taken notice
-    /// of.
+    /// What is owed gives way to what was found, which may be the very same record: the store has it, and could not say so.
+    /// From now on this is what was seen last, even while a write is under way, which would keep a look from being taken
+    /// notice of.
     pub(super) fn give_way_to(&mut self, found: &Record) {
         self.seen = Some(found.clone());
         let owed = self.owed.take().filter(|debt| debt.is_refresh());

@@ -36,10 +36,10 @@ use crate::{
 /// does no harm, and need not do so.
 ///
 /// A `Retry` in the client presents a refresh token or a code more than once, so it should repeat only attempts that found
-/// no connection (`docs/composition.md`, "A source's own client"). Where the client has a body type of its own, such a
-/// `Retry` belongs *below* the conversion of the body: above it, a request counts as sent as soon as it is repeated, even
-/// if no attempt found a connection. Repetitions that a client makes internally, behind a body type of its own, cannot be
-/// noticed here.
+/// no connection ("A source's own client" in [`composition`](crate::composition)). Where the client has a body type of its
+/// own, such a `Retry` belongs *below* the conversion of the body: above it, a request counts as sent as soon as it is
+/// repeated, even if no attempt found a connection. Repetitions that a client makes internally, behind a body type of its
+/// own, cannot be noticed here.
 ///
 /// An error of the client itself becomes the cause of ours as it came. Some clients name the whole URL in their errors, so
 /// no secret should be part of the URL.

@@ -116,12 +116,15 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the business code is: a number or a text that must be 0, or else one of the
-    /// [`success_codes`](Self::success_codes), if it is there at all, such as the `errcode` of many Chinese platforms. An
-    /// empty text counts as none. At a login with a password any other code refuses that, unless it is a text beside a token;
-    /// of a login code it refuses that code only; for an application that presents only itself, it is a failure of the
-    /// configuration, unless it is a text in a 2xx. At a refresh it may mean anything and ends nothing: give the codes that
-    /// say that the refresh token is dead to [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
+    /// Where the business code is, such as the `errcode` of many Chinese platforms. An answer is good if it has none (an
+    /// empty text is none), or if that is 0, as a number or a text, or one of the [`success_codes`](Self::success_codes). What
+    /// any other code means depends on what was presented:
+    ///
+    /// - a password: it is refused, unless the code is a text beside a token;
+    /// - a login code: that code is used up, and no more;
+    /// - nothing but the application itself: the configuration is wrong, unless the code is a text in a 2xx;
+    /// - a refresh token: it may mean anything and ends nothing. Give the codes that say that the refresh token is dead to
+    ///   [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
     ///
     /// # Errors
     ///
