@@ -82,6 +82,10 @@ pub enum NotResent {
     /// Its body could not be sent a second time. A refresh is started for the next request, unless there is a newer token
     /// already. If none can be started (after a recent failure, or because the session is over), a [`RefreshFailure`] says
     /// why. If refreshes are damped, none is started either, and there is no [`RefreshFailure`].
+    ///
+    /// After a [`Reject`](crate::Verdict::Reject) the response comes at once, because the next request waits for the refresh.
+    /// After a [`Suspect`](crate::Verdict::Suspect), such as a bare 403, the next request would go out with the same token:
+    /// so the response comes when the refresh has ended, unless too many wait already.
     Body(NotReplayable),
     /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. A refresh is started, as for [`Body`](Self::Body).
     Forbidden,

@@ -128,7 +128,7 @@ enum Stage {
     Wait,
     /// The service to send with.
     Ready,
-    /// The refresh to be asked for, by a request that is not sent again.
+    /// The refresh to be asked for, or its end if the response is held, by a request that is not sent again.
     Tell { reason: NotResent },
 }
 
@@ -389,7 +389,11 @@ where
         reason: NotResent,
         cx: &mut Context<'_>,
     ) -> Poll<Step<S::Future, R>> {
-        let told = match ready!(detour.acquire.poll_step(cx)) {
+        let asked = match &detour.held {
+            Some(_) => Pin::new(&mut detour.acquire).poll(cx).map_ok(Some),
+            None => detour.acquire.poll_step(cx),
+        };
+        let told = match ready!(asked) {
             // There is nothing to wait for, and so no need of a place.
             Ok(Some(_)) if reason == NotResent::TooManyWaiting => return Poll::Ready(self.go_on(detour)),
             told => told,
@@ -473,10 +477,12 @@ where
         // Refused: on to a better token, and then to the second attempt if there may be one.
         let mut detour = Detour::new(self.acquire(verdict), 1);
         detour.refused = Some(response);
-        let reason = self.not_resent().or_else(|| {
+        let mut reason = self.not_resent();
+        // A suspicion keeps nobody from the token: whoever tries again by himself would be refused with it again.
+        if reason.is_none() || verdict == Verdict::Suspect {
             detour.held = Held::one_more(&self.common.policy);
-            detour.held.is_none().then_some(NotResent::TooManyWaiting)
-        });
+            reason = reason.or(detour.held.is_none().then_some(NotResent::TooManyWaiting));
+        }
         if let Some(reason) = reason {
             detour.stage = Stage::Tell { reason };
         }

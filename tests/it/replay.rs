@@ -22,11 +22,11 @@ use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 use tower_test::mock;
 use tower_token_refresh::{
     BoxError, Classify, Error, ErrorKind, FetchContext, FetchError, NoToken, NotResent, Placement,
-    ReplayBody, Session, SkipRefresh, Standard, Token, TokenRefresh, TokenRefreshLayer,
+    RefreshFailure, ReplayBody, Session, SkipRefresh, Standard, Token, TokenRefresh, TokenRefreshLayer,
     body::{NotReplayable, Rebuild},
     classify::Answer,
     source_fn,
-    test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Route, Upload},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, ModelBody, Refusal, Route, Upload},
 };
 
 use crate::{
@@ -262,6 +262,39 @@ async fn a_predicate_on_the_head_can_forbid_the_resend() {
     keyed.headers_mut().insert("idempotency-key", HeaderValue::from_static("1"));
     assert_eq!(lab.send(keyed).await.unwrap().status(), StatusCode::OK);
     assert_eq!((lab.sent().len(), lab.fetches()), (6, 4));
+}
+
+/// Nobody is kept from a token that is only suspected: a retry at once would be refused with it again.
+#[tokio::test(start_paused = true)]
+async fn a_403_that_is_not_resent_comes_back_when_a_retry_finds_the_new_token() {
+    let body = NotResent::Body(NotReplayable::TooLarge);
+    for (reason, fails) in [(body, false), (body, true), (NotResent::Forbidden, false)] {
+        let world = World::new();
+        let layer = TokenRefreshLayer::new(world.session.clone(), origin()).max_held(1).unwrap();
+        let layer = if reason == body { limited(layer) } else { layer.resend_if(|_, _, _| false) };
+        let client = layer.layer(world.api.clone().refusal(Refusal::ForbiddenCode(10006)));
+        let upload = || client.clone().oneshot(posting(ModelBody::from(pattern(LIMIT + 1))));
+        world.session.token().await.unwrap();
+        world.authority.revoke_access();
+        if fails {
+            world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+        }
+        let refresh = world.authority.hold(Endpoint::Refresh);
+        let mut first = task::spawn(upload());
+        assert_pending!(first.poll());
+        within(refresh.waiting(1)).await;
+        assert_pending!(first.poll(), "{reason:?}");
+        let elsewhere = within(upload()).await.unwrap();
+        assert_eq!(outcome(&elsewhere).not_resent(), Some(reason), "it has found no place to wait in");
+        refresh.open();
+        let response = within(first).await.unwrap();
+        assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::FORBIDDEN, 1));
+        assert_eq!(outcome(&response).not_resent(), Some(reason));
+        assert_eq!(response.extensions().get::<RefreshFailure>().is_some(), fails);
+        let retried = within(upload()).await.unwrap().status();
+        assert_eq!(retried, if fails { StatusCode::FORBIDDEN } else { StatusCode::OK });
+        assert_eq!(world.authority.counts().refreshes, 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
