@@ -616,6 +616,30 @@ async fn the_lease_of_a_refresh_that_a_change_has_ended_is_held_until_that_has_b
     }
 }
 
+/// Whoever takes it meanwhile spends nothing itself.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_held_until_a_change_has_been_written_is_held_on_by_a_refresh_that_takes_it() {
+    let store = Watched::default();
+    let (ours, sibling, _presenting) = spending(&store).await;
+    let saving = Gate::new();
+    store.set(|store| store.hold_save = Some(saving.clone()));
+    let mut login = task::spawn(ours.session.login(Token::new("of-bob")));
+    assert_pending!(login.poll());
+    within(saving.waiting(1)).await;
+    ours.authority.fail_next(Endpoint::Login, Failure::Reset);
+    within(ours.session.refresh()).await.unwrap_err();
+    let mut theirs = task::spawn(sibling.session.refresh());
+    assert_pending!(theirs.poll());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_pending!(theirs.poll());
+    assert_eq!(ours.authority.counts().refreshes, 1, "the store has what is being presented");
+    saving.open();
+    within(login).await.unwrap();
+    let start = tokio::time::Instant::now();
+    assert_eq!(within(theirs).await.unwrap().access().expose(), "of-bob");
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
 /// The store has the one that was spent before it, until the login is there.
 #[tokio::test(start_paused = true)]
 async fn the_lease_of_a_refresh_that_is_owed_is_held_until_a_login_in_its_place_has_been_written() {

@@ -117,7 +117,8 @@ impl Storage {
         let Some(lease) = by.take_lease() else { return };
         let is_spending = by.is_lost() && !by.spent().is_empty();
         let ended = self.update(|queue| {
-            if is_spending || queue.owes_what_is_spent() { queue.kept.replace(lease) } else { Some(lease) }
+            queue.replaces_what_is_spent |= is_spending;
+            queue.keep(lease)
         });
         drop(ended);
         if self.queue().kept.is_some() {
@@ -282,6 +283,7 @@ impl Storage {
         let (done, written) = oneshot::channel();
         // Whatever was under way on top of it is this, or has lost to this.
         queue.given_way = None;
+        queue.replaces_what_is_spent |= queue.owes_what_is_spent();
         // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
         if !flight.as_ref().is_some_and(Flight::is_lost) {
             queue.owed = Some(debt.clone());

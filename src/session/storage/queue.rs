@@ -28,6 +28,9 @@ pub(super) struct Queue {
     /// Held while a refresh is owed that has spent a refresh token, or what has come in the place of one is being written:
     /// whoever else refreshed before would find that refresh token and present it.
     pub(super) kept: Option<Lease>,
+    /// What is being written takes the place of a refresh token that was spent, or is being: whoever has the lease then is to
+    /// keep it until that has ended.
+    pub(super) replaces_what_is_spent: bool,
     /// The number of the last lease that the store says counts no more.
     pub(super) lost_lease: Option<u64>,
     /// Whose record the store had when it was first looked into to write the logout that is owed.
@@ -75,17 +78,28 @@ impl Queue {
         self.kept.as_ref().map(Lease::fence).or(owed.fence.max(self.retry_lease))
     }
 
+    /// Whether others would find a refresh token that was spent, or is being: because what has come of that is owed, or is
+    /// being written.
+    fn needs_the_lease(&self) -> bool {
+        self.owes_what_is_spent() || self.replaces_what_is_spent
+    }
+
     /// Whether what is owed goes back to a refresh that has spent the refresh token which the store has.
     pub(super) fn owes_what_is_spent(&self) -> bool {
         self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease)
     }
 
-    /// The lease that was kept, if nothing that is owed or being written keeps it any more, or it counts no more.
+    /// Ends a lease, or keeps it if it is needed.
+    pub(super) fn keep(&mut self, lease: Lease) -> Option<Lease> {
+        if self.needs_the_lease() { self.kept.replace(lease) } else { Some(lease) }
+    }
+
+    /// The lease that was kept, if it is needed no longer, or counts no more.
     pub(super) fn unneeded(&mut self) -> Option<Lease> {
-        let is_writing = self.draining || !self.writes.is_empty();
-        let keeps = self.owes_what_is_spent() || is_writing;
+        self.replaces_what_is_spent &= self.draining || !self.writes.is_empty();
+        let is_needed = self.needs_the_lease();
         let lost_lease = self.lost_lease;
-        self.kept.take_if(|kept| !keeps || Some(kept.fence()) <= lost_lease)
+        self.kept.take_if(|kept| !is_needed || Some(kept.fence()) <= lost_lease)
     }
 }
 
