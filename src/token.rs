@@ -26,6 +26,7 @@ struct Parts {
     refresh: Refresh,
     refresh_lifetime: Option<Duration>,
     refresh_expires_at: Option<SystemTime>,
+    refresh_received_at: Option<SystemTime>,
     lifetime: Option<Duration>,
     expires_at: Option<SystemTime>,
     kind: Option<Box<str>>,
@@ -52,6 +53,7 @@ impl Token {
             refresh: Refresh::Unsaid,
             refresh_lifetime: None,
             refresh_expires_at: None,
+            refresh_received_at: None,
             lifetime: None,
             expires_at: None,
             kind: None,
@@ -115,7 +117,9 @@ impl Token {
     /// ```
     #[must_use]
     pub fn refresh_token(mut self, refresh: impl OptionalSecret) -> Self {
-        self.parts().refresh = given(refresh).map_or(Refresh::Unsaid, Refresh::Present);
+        let parts = self.parts();
+        parts.refresh = given(refresh).map_or(Refresh::Unsaid, Refresh::Present);
+        parts.refresh_received_at = None;
         self
     }
 
@@ -141,6 +145,12 @@ impl Token {
     #[must_use]
     pub fn refresh_expires_at(mut self, moment: impl Into<Option<SystemTime>>) -> Self {
         self.parts().refresh_expires_at = moment.into();
+        self
+    }
+
+    /// The moment at which the refresh token came, if that was not just now.
+    pub(crate) fn refresh_received_at(mut self, moment: Option<SystemTime>) -> Self {
+        self.parts().refresh_received_at = moment;
         self
     }
 
@@ -203,6 +213,10 @@ impl Token {
     /// its refresh token expires, if that is known.
     pub fn refresh_expiry(&self) -> Option<SystemTime> {
         self.0.refresh_expires_at
+    }
+
+    pub(crate) fn refresh_received(&self) -> Option<SystemTime> {
+        self.0.refresh_received_at
     }
 
     fn parts(&mut self) -> &mut Parts {

@@ -73,6 +73,7 @@ fn next(content: &[u8], revision: u64) -> Record {
     token.kind = (number % 7 == 0).then(|| content.escape_ascii().to_string());
     token.expires_at = (number % 3 == 0).then_some(moment);
     token.refresh_expires_at = (number % 5 == 0).then_some(moment);
+    token.refresh_received_at = (number % 11 == 0).then_some(moment);
     let session = SessionId(u128::from(number) << 100 | 7);
     Record::new(session, revision.saturating_add(1), (number != u64::from(b'L')).then_some(token))
 }
@@ -91,6 +92,7 @@ struct ShownToken {
     refresh: Option<String>,
     expires_at: Option<u64>,
     refresh_expires_at: Option<u64>,
+    refresh_received_at: Option<u64>,
     kind: Option<String>,
 }
 
@@ -114,6 +116,7 @@ fn shown(record: &Record) -> Shown {
             refresh: token.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
             expires_at: token.expires_at.map(seconds),
             refresh_expires_at: token.refresh_expires_at.map(seconds),
+            refresh_received_at: token.refresh_received_at.map(seconds),
             kind: token.kind.clone(),
         }),
     }
@@ -130,6 +133,7 @@ fn expected(content: &[u8]) -> Option<Shown> {
             refresh: optional(token.get("refresh"), |value| Some(value.as_str()?.to_owned()))?,
             expires_at: optional(token.get("expires_at"), moment)?,
             refresh_expires_at: optional(token.get("refresh_expires_at"), moment)?,
+            refresh_received_at: optional(token.get("refresh_received_at"), moment)?,
             kind: optional(token.get("kind"), |value| Some(value.as_str()?.to_owned()))?,
         }),
         _ => return None,

@@ -240,7 +240,8 @@ impl SessionBuilder {
     /// A refresh token has to be used while it lives. Where its end is known, the renewal may therefore come earlier, even
     /// if the end of the access token is unknown:
     ///
-    /// 1. A refresh token that ends before the access token is due is used at half of what was left of it when it came.
+    /// 1. A refresh token that ends before the access token is due is used at half of its life, which counts from when it
+    ///    came, to this process or to the one that has [stored](crate::store::StoredToken::refresh_received_at) it.
     /// 2. A refresh token that ends later, but before the access token, is used as long before its own end as the access
     ///    token would be renewed before its expiry, though not before that half.
     ///

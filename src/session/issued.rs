@@ -42,6 +42,8 @@ pub(crate) struct Sendable {
     /// When it is to be renewed, if its refresh token lives long enough.
     usually_due: Option<Moment>,
     refresh_expires_at: Option<SystemTime>,
+    /// When the refresh token came, here or to whoever has stored it.
+    refresh_received_at: Option<SystemTime>,
     provenance: Provenance,
 }
 
@@ -97,33 +99,45 @@ impl Sendable {
         let left = if is_promise { Some(Duration::ZERO) } else { remaining(&token, now, provenance) };
         let expiry = left.map(|left| Moment::after(now, left));
         let usually_due = left.map(|left| Moment::after(now, renewal.wait(left, random::fraction())));
-        let refresh_expires_at = refresh_expiry(&token, now);
-        Ok(Sendable { token, credential, received: now, expiry, usually_due, refresh_expires_at, provenance })
+        Ok(Sendable {
+            refresh_expires_at: refresh_expiry(&token, now),
+            refresh_received_at: token.refresh_received().or_else(|| UNIX_EPOCH.checked_add(now.wall)),
+            token,
+            credential,
+            received: now,
+            expiry,
+            usually_due,
+            provenance,
+        })
     }
 
     /// The token for the store.
     pub(crate) fn stored(&self) -> StoredToken {
+        // That of one which the source does not look at hurries nobody, here or elsewhere.
+        let refresh_expires_at =
+            self.refresh_expires_at.filter(|_| self.provenance != Provenance::Unrefreshed);
         StoredToken {
             access: self.token.access().clone(),
             refresh: self.token.refresh().cloned(),
             expires_at: self.expires_at(),
-            // That of one which the source does not look at hurries nobody, here or elsewhere.
-            refresh_expires_at: self
-                .refresh_expires_at
-                .filter(|_| self.provenance != Provenance::Unrefreshed),
+            refresh_expires_at,
+            refresh_received_at: refresh_expires_at.and(self.refresh_received_at),
             kind: self.token.kind().map(str::to_owned),
         }
     }
 
-    /// When it is to be renewed. A refresh token that would be dead by then is used at half of what is left of it, for
-    /// those who come seldom; one that dies between then and the token's expiry as long before its own.
+    /// When it is to be renewed. A refresh token that would be dead by then is used at half of its life, for those who come
+    /// seldom; one that dies between then and the token's expiry as long before its own.
     fn due(&self, now: Now) -> Option<Moment> {
         let Some(left) = self.refresh_left(now) else { return self.usually_due };
+        let since = self.refresh_received_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let lived = since.map_or(Duration::ZERO, |since| self.received.wall.saturating_sub(since));
+        let half = left.saturating_sub(lived) / 2;
         let wait = self.expiry.zip(self.usually_due).map(|(expiry, due)| {
             let (life, wait) = (expiry.left(self.received), due.left(self.received));
-            if wait < left { wait.min((left / 2).max(left.saturating_sub(life - wait))) } else { left / 2 }
+            if wait < left { wait.min(half.max(left.saturating_sub(life - wait))) } else { half }
         });
-        Some(Moment::after(self.received, wait.unwrap_or(left / 2)))
+        Some(Moment::after(self.received, wait.unwrap_or(half)))
     }
 
     /// What was left of the refresh token's life, if that is known. Nobody hurries for one that is dead or came all but
@@ -151,7 +165,10 @@ impl Sendable {
             self.refresh_expires_at = None;
             self.token = self.token.refresh_expires_in(None);
         }
-        self.refresh_expires_at = self.refresh_expires_at.or(before.refresh_expires_at);
+        if self.refresh_expires_at.is_none() {
+            self.refresh_expires_at = before.refresh_expires_at;
+            self.refresh_received_at = before.refresh_received_at;
+        }
         self.token = self.token.refresh_token(before.refresh);
         self
     }
@@ -161,7 +178,7 @@ impl Sendable {
     fn dated(self) -> Self {
         let expires_at = self.expires_at().or(self.token.expiry());
         let token = self.token.expires_at(expires_at).refresh_expires_at(self.refresh_expires_at);
-        Sendable { token, ..self }
+        Sendable { token: token.refresh_received_at(self.refresh_received_at), ..self }
     }
 
     pub(crate) fn issue(self, epoch: Epoch, damper: Arc<Damper>) -> Arc<Issued> {
@@ -328,6 +345,7 @@ impl Issued {
             }
             .refresh_expires_in(answer.refresh_lifetime()),
             refresh_expires_at: refresh_expiry(answer, now),
+            refresh_received_at: UNIX_EPOCH.checked_add(now.wall),
             ..self.sendable.clone()
         };
         Arc::new(Issued {

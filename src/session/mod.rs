@@ -165,6 +165,8 @@ impl Session {
     ///
     /// As [`token`](Self::token). A failed refresh is not an error as long as the current token has not expired.
     pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
+        // Renews what is due, however long it lives.
+        self.token().await?;
         Ok(self.acquire(Ask::ValidFor(time)).await?.token().clone())
     }
 

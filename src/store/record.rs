@@ -54,6 +54,10 @@ pub struct StoredToken {
     pub expires_at: Option<SystemTime>,
     /// When the refresh token dies, if that is known.
     pub refresh_expires_at: Option<SystemTime>,
+    /// When the refresh token came, if it is known when it dies: half of its life counts from then. Where a store does not
+    /// keep this, it counts anew for each process that loads the token, and a refresh token that dies before its access
+    /// token may die unused.
+    pub refresh_received_at: Option<SystemTime>,
     /// The type of the access token, as [`Token::kind`] says it, if that is known. A store that does not keep it hands out
     /// tokens of unknown type.
     pub kind: Option<String>,
@@ -67,6 +71,7 @@ impl StoredToken {
             refresh: None,
             expires_at: None,
             refresh_expires_at: None,
+            refresh_received_at: None,
             kind: None,
         }
     }
@@ -75,7 +80,8 @@ impl StoredToken {
         let token = Token::new(self.access.clone())
             .expires_at(self.expires_at)
             .refresh_token(self.refresh.clone())
-            .refresh_expires_at(self.refresh_expires_at);
+            .refresh_expires_at(self.refresh_expires_at)
+            .refresh_received_at(self.refresh_received_at);
         match &self.kind {
             Some(kind) => token.token_type(kind),
             None => token,
@@ -87,12 +93,18 @@ impl StoredToken {
     pub(crate) fn rotated(self, answer: &Token) -> Option<Self> {
         let refresh = answer.refresh()?.clone();
         let is_new = !self.refresh.as_ref().is_some_and(|before| before.same_as(&refresh));
-        is_new.then(|| StoredToken { refresh: Some(refresh), refresh_expires_at: None, ..self })
+        is_new.then(|| StoredToken {
+            refresh: Some(refresh),
+            refresh_expires_at: None,
+            refresh_received_at: None,
+            ..self
+        })
     }
 
     pub(crate) fn take_refresh_of(&mut self, other: &StoredToken) {
         self.refresh.clone_from(&other.refresh);
         self.refresh_expires_at = other.refresh_expires_at;
+        self.refresh_received_at = other.refresh_received_at;
     }
 
     /// Whether the refresh token is dead by the clock.
@@ -135,5 +147,17 @@ mod tests {
             StoredToken { refresh, refresh_expires_at: Some(UNIX_EPOCH), ..StoredToken::new("access") };
         let rotated = stored.rotated(&Token::new("of no use").refresh_token("two")).unwrap();
         assert_eq!((rotated.refresh.unwrap().expose(), rotated.refresh_expires_at), ("two", None));
+    }
+
+    #[test]
+    fn a_refresh_token_that_is_taken_over_comes_with_its_beginning_and_its_end() {
+        let of = |moment| StoredToken {
+            refresh_expires_at: moment,
+            refresh_received_at: moment,
+            ..StoredToken::new("access")
+        };
+        let mut taken = of(Some(UNIX_EPOCH));
+        taken.take_refresh_of(&of(None));
+        assert_eq!((taken.refresh_expires_at, taken.refresh_received_at), (None, None));
     }
 }

@@ -19,7 +19,7 @@ use tower_token_refresh::{
         oauth2::{AuthorizationCodeGrant, PasswordGrant, RefreshTokenGrant},
     },
     source_fn,
-    store::{MemoryStore, TokenStore},
+    store::{FileStore, MemoryStore, TokenStore},
     test_util::TestClock,
 };
 
@@ -274,6 +274,75 @@ async fn a_refresh_token_that_dies_before_its_access_token_is_used_in_time() {
             asked.push(idp.asked().len());
         }
         assert_eq!(asked, [0, 1], "{life:?} {refresh:?}");
+    }
+}
+
+/// A command that is called every hour for a month.
+#[tokio::test(start_paused = true)]
+async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_however_short_each_process_lives() {
+    async fn refreshed_in(life: Option<Duration>, store: impl TokenStore + Clone) -> usize {
+        let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
+        let process = || {
+            let builder = Session::builder(source(&idp)).clock(clock.clone()).store(store.clone());
+            builder.renewal_jitter(Duration::ZERO).build()
+        };
+        process().login(dying_after(life, Some(30 * DAY))).await.unwrap();
+        let mut hours = 0;
+        while idp.asked().is_empty() && hours < 30 * 24 {
+            clock.advance(60 * MINUTE);
+            hours += 1;
+            let session = process();
+            session.start().await.unwrap();
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+        }
+        hours
+    }
+
+    let directory = tempfile::tempdir().unwrap();
+    for (name, life) in [("without-end", None), ("long", Some(60 * DAY))] {
+        assert_eq!(refreshed_in(life, MemoryStore::new()).await, 15 * 24, "{name}");
+        assert_eq!(refreshed_in(life, FileStore::new(directory.path().join(name))).await, 15 * 24, "{name}");
+    }
+}
+
+/// It has come ten days before, and lives for thirty.
+#[tokio::test(start_paused = true)]
+async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_whoever_takes_it_over() {
+    for is_replaced in [false, true] {
+        let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
+        let first = session(&idp, &clock, &MemoryStore::new());
+        first.login(thirty_days()).await.unwrap();
+        clock.advance(10 * DAY);
+        let session = if is_replaced {
+            first.replace(Token::new("another")).await.unwrap();
+            first
+        } else {
+            let another = session(&idp, &clock, &MemoryStore::new());
+            another.login(first.token().await.unwrap()).await.unwrap();
+            another
+        };
+        for (wait, refreshes) in [(5 * DAY - SECOND, 0), (SECOND, 1)] {
+            clock.advance(wait);
+            session.token().await.unwrap();
+            session.settle().await.unwrap();
+            assert_eq!(idp.asked().len(), refreshes, "{is_replaced}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_token_that_lives_for_long_renews_what_is_due() {
+    for mode in [RenewalMode::Background, RenewalMode::Inline] {
+        let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
+        let session = Session::builder(source(&idp)).clock(clock.clone()).renewal(mode).build();
+        session.login(dying_after(None, Some(30 * DAY))).await.unwrap();
+        for expected in [0, 1] {
+            session.token_valid_for(60 * MINUTE).await.unwrap();
+            session.settle().await.unwrap();
+            assert_eq!(idp.asked().len(), expected, "{mode:?}");
+            clock.advance(15 * DAY);
+        }
     }
 }
 

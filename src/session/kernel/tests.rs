@@ -1,3 +1,5 @@
+use std::time::UNIX_EPOCH;
+
 use super::{
     super::{
         damper::Target,
@@ -666,4 +668,8 @@ fn a_token_that_is_handed_the_next_refresh_token_is_as_good_and_as_well_known_as
     claim.is_answered = true;
     drop(claim);
     assert!(with_the_next().claim_verification().is_none());
+
+    let next = Token::new("next").refresh_token("R2").refresh_expires_in(Duration::from_secs(3600));
+    let stored = change.token.with_refresh_of(&next, later(10)).stored();
+    assert_eq!(stored.refresh_received_at, UNIX_EPOCH.checked_add(later(10).wall));
 }

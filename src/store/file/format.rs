@@ -19,6 +19,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
             "refresh": token.refresh.as_ref().map(Secret::expose),
             "expires_at": token.expires_at.map(unix_seconds),
             "refresh_expires_at": token.refresh_expires_at.map(unix_seconds),
+            "refresh_received_at": token.refresh_received_at.map(unix_seconds),
             "kind": token.kind,
         })
     });
@@ -53,6 +54,7 @@ fn record(mut file: Value) -> Option<Record> {
                 refresh: optional(&mut token["refresh"], secret)?,
                 expires_at: optional(&mut token["expires_at"], moment)?,
                 refresh_expires_at: optional(&mut token["refresh_expires_at"], moment)?,
+                refresh_received_at: optional(&mut token["refresh_received_at"], moment)?,
                 kind: optional(&mut token["kind"], |kind| kind.as_str().map(str::to_owned))?,
             }),
             _ => return None,
