@@ -217,7 +217,7 @@ impl SessionBuilder {
     /// long after each further one, up to `most`, varied at random by up to a quarter; 1 s and 60 s by default. A `first`
     /// of zero turns the cooling off, for tests: then each request asks the authority again, and
     /// [`keep_fresh`](Session::keep_fresh) asks without a pause for as long as it fails. Whatever `first` and `most` say,
-    /// the authority is left alone for at least
+    /// the authority is left alone, unless the [credentials have changed](Session::credentials_changed), for at least
     ///
     /// - as long as the authority [asks for](crate::FetchError::retry_after), up to ten minutes;
     /// - 30 s after a request [without an answer](crate::FetchError::unanswered);

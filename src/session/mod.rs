@@ -288,6 +288,9 @@ impl Session {
     /// never presented again. A session that was logged out elsewhere looks into the store for a login with the next
     /// request.
     ///
+    /// It ends every [wait after a failure](SessionBuilder::cooling), also one that the authority has asked for or that
+    /// follows a lost answer: say it when there are other credentials, and not for each attempt.
+    ///
     /// If several sessions share a source, call this on each of them. The next fetch of any of them makes the source forget
     /// what was refused, for all of them. But a session that is over stays over until this is called on that session, too.
     pub async fn credentials_changed(&self) {

@@ -410,6 +410,7 @@ async fn an_error_tells_a_code_that_repeats_no_credential_or_why_there_is_none()
         (json(200, "{}"), "200"),
         (json(200, "<!doctype html>"), "200: its body is not JSON"),
         (json(502, ""), "502: its body is empty, or longer than is read"),
+        (json(301, ""), "301: redirects are not followed"),
         (Say::With(encoded, 200, "packed"), "200: its body has a content encoding"),
     ] {
         let idp = Idp::new([answer]);

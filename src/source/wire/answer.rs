@@ -76,6 +76,7 @@ impl Answer {
     pub(super) fn unread(&self) -> Option<&'static str> {
         let encoding = self.headers.get(header::CONTENT_ENCODING);
         match &self.document {
+            _ if self.status.is_redirection() => Some("redirects are not followed"),
             _ if self.body.is_empty() => Some("its body is empty, or longer than is read"),
             Some(_) => None,
             None if encoding.is_some_and(|encoding| encoding != "identity") => {
