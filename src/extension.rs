@@ -85,7 +85,8 @@ pub enum NotResent {
     ///
     /// After a [`Reject`](crate::Verdict::Reject) the response comes at once, because the next request waits for the refresh.
     /// After a [`Suspect`](crate::Verdict::Suspect), such as a bare 403, the next request would go out with the same token:
-    /// so the response comes when the refresh has ended, unless too many wait already.
+    /// so the response comes when the refresh has ended, unless [`max_held`](crate::TokenRefreshLayer::max_held) keeps its
+    /// places for those that are sent again.
     Body(NotReplayable),
     /// [`resend_if`](crate::TokenRefreshLayer::resend_if) forbids it. A refresh is started, as for [`Body`](Self::Body).
     Forbidden,

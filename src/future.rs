@@ -478,9 +478,11 @@ where
         let mut detour = Detour::new(self.acquire(verdict), 1);
         detour.refused = Some(response);
         let mut reason = self.not_resent();
-        // A suspicion keeps nobody from the token: whoever tries again by himself would be refused with it again.
-        if reason.is_none() || verdict == Verdict::Suspect {
-            detour.held = Held::one_more(&self.common.policy);
+        // A suspicion keeps nobody from the token: whoever tries again by himself would be refused with it again. But
+        // where places are few they are for those that are sent again.
+        let policy = &self.common.policy;
+        if reason.is_none() || (verdict == Verdict::Suspect && policy.max_held == usize::MAX) {
+            detour.held = Held::one_more(policy);
             reason = reason.or(detour.held.is_none().then_some(NotResent::TooManyWaiting));
         }
         if let Some(reason) = reason {

@@ -51,6 +51,13 @@ fn check_deadlines(engine: &Engine, token: &Issued) -> Option<bool> {
     Some(is_due)
 }
 
+/// For whoever looks at no deadline: does what a request would do.
+pub(super) fn renew_what_is_due(engine: &Arc<Engine>) {
+    if at_hand(engine, |_| Some(())).is_none() {
+        renew(engine);
+    }
+}
+
 /// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
 fn renew(engine: &Arc<Engine>) {
     let _ = Acquire::new(engine.clone(), Ask::Renew).poll_step(&mut Context::from_waker(Waker::noop()));
@@ -188,11 +195,14 @@ impl Acquire {
                 let asks_on = match self.ask {
                     Ask::Refuse { .. } => true,
                     // What was found may have lived for long.
-                    Ask::ValidFor(_) => flight.has_found(),
+                    Ask::ValidFor(_) | Ask::Renew => flight.has_found(),
                     // Who needs more than any token, where this was no refresh.
                     Ask::Force => flight.has_found_first(),
-                    Ask::Need | Ask::Take | Ask::Renew => false,
+                    Ask::Need | Ask::Take => false,
                 };
+                if flight.has_found() {
+                    renew_what_is_due(&self.engine);
+                }
                 if !asks_on {
                     self.ask = Ask::Take;
                 }

@@ -178,7 +178,8 @@ impl Sendable {
     fn dated(self) -> Self {
         let expires_at = self.expires_at().or(self.token.expiry());
         let token = self.token.expires_at(expires_at).refresh_expires_at(self.refresh_expires_at);
-        Sendable { token: token.refresh_received_at(self.refresh_received_at), ..self }
+        let received_at = self.refresh_expires_at.and(self.refresh_received_at);
+        Sendable { token: token.refresh_received_at(received_at), ..self }
     }
 
     pub(crate) fn issue(self, epoch: Epoch, damper: Arc<Damper>) -> Arc<Issued> {

@@ -48,6 +48,7 @@ mod verify;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use self::{acquire::renew_what_is_due, issued::Provenance, storage::PendingWrite};
 pub(crate) use self::{
     acquire::{Acquire, Denied, at_hand},
     ask::Ask,
@@ -60,7 +61,6 @@ pub use self::{
     changes::{Changes, State},
     renewal::RenewalMode,
 };
-use self::{issued::Provenance, storage::PendingWrite};
 use crate::{error::Error, reentry, source::TokenSource, token::Token};
 
 /// One identity's token, shared by all clones and by all layers made from them.
@@ -165,8 +165,7 @@ impl Session {
     ///
     /// As [`token`](Self::token). A failed refresh is not an error as long as the current token has not expired.
     pub async fn token_valid_for(&self, time: Duration) -> Result<Token, Error> {
-        // Renews what is due, however long it lives.
-        self.token().await?;
+        renew_what_is_due(&self.engine);
         Ok(self.acquire(Ask::ValidFor(time)).await?.token().clone())
     }
 

@@ -166,7 +166,8 @@ async fn put_into_use(
     if flight.is_lost() {
         return Ok(give_up(token).await);
     }
-    let mut whole = token.clone();
+    // Whatever other session it may be from.
+    let mut whole = token.clone().refresh_received_at(None);
     if whole.keeps_refresh_token() {
         whole = whole.refresh_token(presented.clone());
     }

@@ -121,6 +121,7 @@ impl fmt::Debug for StoredToken {
             .field("refresh", &self.refresh.is_some())
             .field("expires_at", &self.expires_at)
             .field("refresh_expires_at", &self.refresh_expires_at)
+            .field("refresh_received_at", &self.refresh_received_at)
             .finish_non_exhaustive()
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_token_refresh::{
     BoxError, NotResent, Outcome, ReplayBody, TokenRefreshLayer,
-    test_util::{Endpoint, Failure, ModelAuthority, ModelBody, Phase},
+    test_util::{Endpoint, Failure, ModelAuthority, ModelBody, Phase, Refusal},
 };
 
 use crate::{
@@ -78,6 +78,25 @@ async fn a_late_refusal_waits_for_nothing_and_needs_no_place() {
     assert_eq!((response.status(), outcome(&response).attempts()), (StatusCode::OK, 2));
     assert_eq!(within(first).await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().refreshes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_sent_again_takes_no_place_from_what_can_be() {
+    let session = |session| session;
+    let layer =
+        |layer: TokenRefreshLayer| layer.max_held(1).unwrap().resend_if(|method, _, _| method == Method::GET);
+    let world = World::with(ModelAuthority::new(), session, layer);
+    let api = world.api.clone().refusal(Refusal::ForbiddenCode(10006));
+    let client = layer(TokenRefreshLayer::new(world.session.clone(), origin())).layer(api);
+    world.session.token().await.unwrap();
+    world.authority.revoke_access();
+    let refresh = world.authority.hold(Endpoint::Refresh);
+    let upload = within(client.clone().oneshot(post("/echo", "hello"))).await.unwrap();
+    assert_eq!(outcome(&upload).not_resent(), Some(NotResent::Forbidden), "at once");
+    let mut other = task::spawn(client.oneshot(get("/me")));
+    assert_pending!(other.poll());
+    refresh.open();
+    assert_eq!(within(other).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]

@@ -277,14 +277,18 @@ async fn a_refresh_token_that_dies_before_its_access_token_is_used_in_time() {
     }
 }
 
-/// A command that is called every hour for a month.
+/// A command that is called every hour for a month, and asks for one token.
 #[tokio::test(start_paused = true)]
 async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_however_short_each_process_lives() {
-    async fn refreshed_in(life: Option<Duration>, store: impl TokenStore + Clone) -> usize {
+    async fn refreshed_in(
+        life: Option<Duration>,
+        store: impl TokenStore + Clone,
+        mode: RenewalMode,
+    ) -> usize {
         let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
         let process = || {
             let builder = Session::builder(source(&idp)).clock(clock.clone()).store(store.clone());
-            builder.renewal_jitter(Duration::ZERO).build()
+            builder.renewal(mode).renewal_jitter(Duration::ZERO).build()
         };
         process().login(dying_after(life, Some(30 * DAY))).await.unwrap();
         let mut hours = 0;
@@ -292,17 +296,21 @@ async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_however_short_ea
             clock.advance(60 * MINUTE);
             hours += 1;
             let session = process();
-            session.start().await.unwrap();
-            session.token().await.unwrap();
+            let token = session.token().await.unwrap();
+            let waits = mode == RenewalMode::Inline && hours == 15 * 24;
+            assert_eq!(token.access().expose(), if waits { "from-a-refresh" } else { "first-access" });
             session.settle().await.unwrap();
         }
         hours
     }
 
     let directory = tempfile::tempdir().unwrap();
-    for (name, life) in [("without-end", None), ("long", Some(60 * DAY))] {
-        assert_eq!(refreshed_in(life, MemoryStore::new()).await, 15 * 24, "{name}");
-        assert_eq!(refreshed_in(life, FileStore::new(directory.path().join(name))).await, 15 * 24, "{name}");
+    for mode in [RenewalMode::Background, RenewalMode::Inline] {
+        for life in [None, Some(60 * DAY)] {
+            assert_eq!(refreshed_in(life, MemoryStore::new(), mode).await, 15 * 24, "{mode:?} {life:?}");
+            let file = FileStore::new(directory.path().join(format!("{mode:?} {life:?}")));
+            assert_eq!(refreshed_in(life, file, mode).await, 15 * 24, "{mode:?} {life:?}");
+        }
     }
 }
 
@@ -328,6 +336,45 @@ async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_whoever_takes_it
             session.settle().await.unwrap();
             assert_eq!(idp.asked().len(), refreshes, "{is_replaced}");
         }
+    }
+}
+
+/// The authority of the session that it is from is away.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_another_session_counts_as_having_come_when_it_was_fetched() {
+    let (clock, idp) = (TestClock::new(), Idp::new([json(503, "")]));
+    let first = session(&idp, &clock, &MemoryStore::new());
+    first.login(dying_after(Some(60 * DAY), Some(30 * DAY))).await.unwrap();
+    clock.advance(20 * DAY);
+    let (fetches, token) = (Arc::new(AtomicUsize::new(0)), first.token().await.unwrap());
+    let counted = fetches.clone();
+    let copying = source_fn(move |cx: FetchContext| {
+        counted.fetch_add(cx.refresh_token().map_or(1, |_| 1), Ordering::Relaxed);
+        let token = token.clone();
+        async { Ok(token) }
+    });
+    let second = Session::builder(copying).clock(clock.clone()).build();
+    for _ in 0..3 {
+        second.token().await.unwrap();
+        second.settle().await.unwrap();
+    }
+    assert_eq!(fetches.load(Ordering::Relaxed), 1);
+}
+
+/// Until somebody says when it dies.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_whose_end_was_unknown_has_no_beginning() {
+    let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
+    let first = session(&idp, &clock, &MemoryStore::new());
+    first.login(dying_after(None, None)).await.unwrap();
+    clock.advance(40 * DAY);
+    let second = session(&idp, &clock, &MemoryStore::new());
+    second.login(first.token().await.unwrap().refresh_expires_in(30 * DAY)).await.unwrap();
+    for (wait, refreshes) in [(15 * DAY - SECOND, 0), (SECOND, 1)] {
+        clock.advance(wait);
+        second.token().await.unwrap();
+        second.settle().await.unwrap();
+        assert_eq!(idp.asked().len(), refreshes);
     }
 }
 

@@ -17,7 +17,7 @@ use tower_token_refresh::{
     source::Cause,
     source_fn,
     store::{MemoryStore, StoredToken, TokenStore},
-    test_util::{Endpoint, Failure, ModelAuthority, Phase, Refusal, Route, TestClock},
+    test_util::{Endpoint, Failure, Gate, ModelAuthority, Phase, Refusal, Route, TestClock},
     time::Clock as _,
 };
 
@@ -503,6 +503,27 @@ async fn a_token_that_has_to_last_costs_one_refresh_at_most() {
     world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
     let what_there_is = world.session.token_valid_for(LIFE).await.unwrap();
     assert_eq!(what_there_is.access().expose(), longer.access().expose());
+}
+
+/// Its save has taken longer than it lives.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_to_last_costs_one_refresh_although_that_has_expired_when_it_comes() {
+    let (clock, store, saving) = (TestClock::new(), Watched::default(), Gate::new());
+    store.set(|store| store.hold_save = Some(saving.clone()));
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = fetches.clone();
+    let source = source_fn(move |_: FetchContext| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok(Token::new("short").expires_in(2 * SECOND)) }
+    });
+    let session = Session::builder(source).clock(clock.clone()).store(store.clone()).build();
+    let mut token = task::spawn(session.token_valid_for(60 * SECOND));
+    assert_pending!(token.poll());
+    within(saving.waiting(1)).await;
+    clock.advance(3 * SECOND);
+    saving.open();
+    assert_eq!(within(token).await.unwrap().access().expose(), "short");
+    assert_eq!(fetches.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]
