@@ -245,6 +245,9 @@ impl SessionBuilder {
     /// 2. A refresh token that ends later, but before the access token, is used as long before its own end as the access
     ///    token would be renewed before its expiry, though not before that half.
     ///
+    /// Such a renewal is one like any other: a process that ends without having [settled](Session::settle) may leave a spent
+    /// refresh token to the next.
+    ///
     /// A refresh token does not bring the renewal forward if it had less than a minute left when it came, if it has expired
     /// or been refused since, or if the source did not [look at](crate::FetchContext::refresh_token) the session's refresh
     /// token in the fetch that brought it.
