@@ -200,7 +200,8 @@ impl Acquire {
                     Ask::Force => flight.has_found_first(),
                     Ask::Need | Ask::Take => false,
                 };
-                if flight.has_found() {
+                // The others ask on, for another token or for a login.
+                if flight.has_found() && !matches!(self.ask, Ask::Refuse { .. } | Ask::Force) {
                     renew_what_is_due(&self.engine);
                 }
                 if !asks_on {

@@ -158,7 +158,8 @@ impl Session {
     }
 
     /// A token that is valid for at least `time`, for use outside of HTTP requests: the current one, or else the result of
-    /// one refresh, even if that result is valid for less. A token whose whole life is shorter than `time` is not refreshed
+    /// one refresh, even if that result is valid for less. If that one is [due](SessionBuilder::renew_before) all the same, it
+    /// is renewed in the background. A token whose whole life is shorter than `time` is not refreshed
     /// for this, because its successor would live no longer.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use std::{
 
 use tokio::time::sleep;
 use tokio_test::{assert_pending, task};
+use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
-    BoxError, ErrorKind, FetchContext, FetchError, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Session, Token, TokenRefreshLayer,
     event::Event,
     session::State,
     source_fn,
@@ -20,8 +21,9 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::{numbered, until, within},
+    script::{Lab, numbered, status, until, within},
     watched::{Fault, Watched},
+    world::{get, origin},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -99,6 +101,22 @@ async fn a_login_elsewhere_is_found_by_the_next_who_asks() {
             assert_eq!(access(&daemon).await, expected, "logged out: {is_logged_out}");
         }
     }
+}
+
+/// A refused request that finds the logout does not look for a login, too.
+#[tokio::test(start_paused = true)]
+async fn a_login_right_after_a_logout_elsewhere_is_found_by_the_next_who_asks() {
+    let store = Silent::default();
+    let (daemon, _) = session(&store);
+    daemon.login(Token::new("first").refresh_token("good")).await.unwrap();
+    session(&store).0.logout().await.unwrap();
+    let script = Lab::new([status(401)]).script();
+    let client = TokenRefreshLayer::new(daemon.clone(), origin()).layer(script);
+    let refused = within(client.oneshot(get("/me"))).await;
+    assert_eq!(Error::of(&refused).unwrap().kind(), ErrorKind::SessionEnded);
+    sleep(Duration::from_millis(100)).await;
+    session(&store).0.login(Token::new("second")).await.unwrap();
+    assert_eq!(access(&daemon).await, "second");
 }
 
 /// Nobody asks the store for a session that has logged itself out: it is told of the login once.

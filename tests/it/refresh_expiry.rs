@@ -15,7 +15,7 @@ use tower_token_refresh::{
     event::Event,
     session::RenewalMode,
     source::{
-        AuthorityError, Credentials, LoginCode, Password,
+        AuthorityError, Cause, Credentials, LoginCode, Password,
         oauth2::{AuthorizationCodeGrant, PasswordGrant, RefreshTokenGrant},
     },
     source_fn,
@@ -376,6 +376,23 @@ async fn a_refresh_token_whose_end_was_unknown_has_no_beginning() {
         second.settle().await.unwrap();
         assert_eq!(idp.asked().len(), refreshes);
     }
+}
+
+/// The first refresh of a process finds a token that is due; a hub makes another one only for whom it refuses to wait.
+#[tokio::test(start_paused = true)]
+async fn who_forces_a_new_token_gets_none_that_was_only_renewed() {
+    let (clock, store) = (TestClock::new(), MemoryStore::new());
+    let process = || {
+        let hub = source_fn(|cx: FetchContext| async move {
+            let token = if cx.cause() == Cause::Forced { "new" } else { "first-access" };
+            let presented = cx.refresh_token().cloned();
+            Ok(Token::new(token).refresh_token(presented).refresh_expires_in(30 * DAY))
+        });
+        Session::builder(hub).clock(clock.clone()).store(store.clone()).build()
+    };
+    process().login(thirty_days()).await.unwrap();
+    clock.advance(16 * DAY);
+    assert_eq!(process().refresh().await.unwrap().access().expose(), "new");
 }
 
 #[tokio::test(start_paused = true)]
