@@ -123,6 +123,30 @@ impl RefreshFailure {
     pub fn error(&self) -> &Error {
         &self.0
     }
+
+    /// Makes an error of a response that was refused because there is no new token, for callers to whom it is all one whether
+    /// the request was sent or not: why there is no token is then the [`Error`] in an `Err`, and never beside a response.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_token_refresh::{BoxError, RefreshFailure};
+    ///
+    /// fn user_of(result: Result<Response<String>, BoxError>) -> Result<String, BoxError> {
+    ///     Ok(RefreshFailure::into_err(result)?.into_body())
+    /// }
+    /// # assert_eq!(user_of(Ok(Response::new("alice".into()))).unwrap(), "alice");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error that was there, or the [`error`](Self::error) of the failure.
+    pub fn into_err<B>(result: Result<Response<B>, BoxError>) -> Result<Response<B>, BoxError> {
+        let mut response = result?;
+        match response.extensions_mut().remove() {
+            Some(RefreshFailure(error)) => Err(error.into()),
+            None => Ok(response),
+        }
+    }
 }
 
 impl Error {

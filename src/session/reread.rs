@@ -15,6 +15,7 @@ use super::{
     reload::{Reloaded, Taken, reload, take, take_found},
 };
 use crate::{
+    error::Error,
     store::{Lease, StoredToken},
     token::Token,
 };
@@ -42,8 +43,8 @@ pub(super) struct Base {
     /// Not while somebody else keeps the lease, if there is a refresh token: that somebody is spending it. A store that
     /// fails altogether stops no refresh.
     pub(super) may_fetch: bool,
-    /// The session has nothing, and what the store has could not be read: that no token can be had is not believed.
-    pub(super) is_blind: bool,
+    /// Why the store could not be read, if the session has nothing: that no token can be had is not believed then.
+    pub(super) blind: Option<Error>,
     pub(super) head: RecordHead,
     /// The token before.
     pub(super) before: Option<StoredToken>,
@@ -69,18 +70,18 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     if flight.is_lost() {
         return None;
     }
-    let (mut newest, is_read) = loop {
+    let (mut newest, read) = loop {
         let (newest, read) = engine.storage.newest().await;
-        let is_read = engine.reported(read).is_some();
+        let is_read = engine.reported(read.clone()).is_some();
         if is_read || !patience.lasts(engine, flight).await {
-            break (newest, is_read);
+            break (newest, read);
         }
     };
     if flight.is_lost() {
         return None;
     }
-    let may_fetch = !is_taken || !is_read;
-    let is_blind = !is_read && plan.known.current.is_none();
+    let may_fetch = !is_taken || read.is_err();
+    let blind = read.err().filter(|_| plan.known.current.is_none());
     if let Some(owed) = engine.storage.enqueue_owed(lease.as_ref().map(HeldLease::fence)) {
         // Reported, and tried again later.
         let _ = engine.save_at_once(owed).await;
@@ -98,7 +99,7 @@ pub(super) async fn reread(engine: &Engine, flight: &Flight, plan: &Plan) -> Opt
     }
     Some(match take_found(engine, plan, newest, Provenance::Stored) {
         Taken::Enough(obtained) => Reread::Enough(obtained),
-        Taken::Base(head, before) => Reread::Base(Base { lease, may_fetch, is_blind, head, before }),
+        Taken::Base(head, before) => Reread::Base(Base { lease, may_fetch, blind, head, before }),
     })
 }
 

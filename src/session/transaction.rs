@@ -98,8 +98,7 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             return Ok(Obtained::Nothing);
         }
     }
-    let Base { lease, may_fetch, is_blind, head: base, before } = match reread(&engine, &flight, &plan).await
-    {
+    let Base { lease, may_fetch, blind, head: base, before } = match reread(&engine, &flight, &plan).await {
         None => return Ok(Obtained::Nothing),
         Some(Reread::Enough(obtained)) => {
             flight.set_found(plan.known.is_blank());
@@ -131,12 +130,14 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
             put_into_use(&engine, &flight, &plan, lease, fetched).await
         }
         Err(error) if error.class() != FailureClass::LoginRequired => Err(Failure::of(error)),
-        Err(error) if is_blind && presented.is_none() => {
-            let unread = "the stored token could not be read, and the source has no other way";
-            Err(Failure::transient(Error::with_cause(ErrorKind::Store, unread, error.into_error())))
-        }
         // No sibling can have spent what was not presented.
-        Err(error) if presented.is_none() => Err(Failure::of(error)),
+        Err(error) if presented.is_none() => Err(match blind {
+            Some(why) => {
+                let unread = "the stored token could not be read, and the source has no other way";
+                Failure::transient(Error::with_cause(ErrorKind::Store, unread, why))
+            }
+            None => Failure::of(error),
+        }),
         Err(error) => {
             let sibling = look_for_a_sibling(&engine, &flight, &plan, base).await;
             sibling.ok_or_else(|| Failure::of(error))

@@ -2,7 +2,8 @@
 //!
 //! [`ModelAuthority`] hands out tokens, rotates refresh tokens and ends a family whose spent refresh token comes back;
 //! [`ModelApi`] answers to its tokens only. Both are tower services, used in process or behind a real server, and both
-//! count, remember, wait at a [`Gate`] and fail as they are told. No test needs a sleep:
+//! count, remember, wait at a [`Gate`] and fail as they are told. [`ModelAuthority`] lists its endpoints: OAuth 2 is at
+//! `/oauth/token`, and `/token` is for login codes. A client for tests is a `TokenRefresh<ModelApi>`. No test needs a sleep:
 //!
 //! ```
 //! use http::{Request, StatusCode};

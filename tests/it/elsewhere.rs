@@ -6,8 +6,9 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
-    BoxError, ErrorKind, Session, Token,
+    BoxError, Error, ErrorKind, FetchContext, FetchError, Session, Token,
     session::{RenewalMode, SessionBuilder},
+    source_fn,
     store::{Lease, Record, Superseded, TokenStore},
     test_util::{Endpoint, Gate, ModelAuthority, Rotation},
 };
@@ -142,6 +143,19 @@ async fn a_login_that_a_store_refuses_as_outdated_stays_owed() {
     store.set(|store| store.save = Fault::None);
     within(session.settle()).await.unwrap();
     assert_eq!(store.access().await.as_deref(), Some("of-bob"));
+}
+
+/// What the source has said is that it has nothing.
+#[tokio::test(start_paused = true)]
+async fn an_error_says_why_the_store_could_not_be_read_where_that_is_why_there_is_no_token() {
+    let store = Watched::default();
+    store.set(|store| store.load = Fault::Error);
+    let nobody = source_fn(|_: FetchContext| async { Err(FetchError::login_required("there is nothing")) });
+    let session = Session::builder(nobody).store(store).build();
+    let error = within(session.token()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_login_required()), (ErrorKind::Store, false));
+    let why = std::error::Error::source(&error).unwrap();
+    assert_eq!(why.downcast_ref().map(Error::kind), Some(ErrorKind::Store));
 }
 
 /// Two sessions whose token is to be renewed, and is still good.

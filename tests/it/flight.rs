@@ -77,6 +77,17 @@ async fn storm<F: Future<Output = ()>>(
     (world, answers)
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_refusal_whose_refresh_has_failed_can_be_made_an_error() {
+    let world = World::revoked().await;
+    world.authority.fail_next(Endpoint::Refresh, Failure::Reset);
+    let error = RefreshFailure::into_err(world.get("/").await).unwrap_err();
+    assert!(Error::find(&*error).unwrap().is_transient());
+    let world = World::new();
+    let response = RefreshFailure::into_err(world.get("/").await).unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
 type Answered = Result<(StatusCode, Option<ErrorKind>), BoxError>;
 
 fn answered(response: http::Response<ModelBody>) -> (StatusCode, Option<ErrorKind>) {
