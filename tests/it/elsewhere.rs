@@ -156,6 +156,9 @@ async fn an_error_says_why_the_store_could_not_be_read_where_that_is_why_there_i
     assert_eq!((error.kind(), error.is_login_required()), (ErrorKind::Store, false));
     let why = std::error::Error::source(&error).unwrap();
     assert_eq!(why.downcast_ref().map(Error::kind), Some(ErrorKind::Store));
+    // Who has had a token knows that there is no other.
+    session.login(Token::new("without-a-refresh-token")).await.unwrap();
+    assert!(within(session.refresh()).await.unwrap_err().is_login_required());
 }
 
 /// Two sessions whose token is to be renewed, and is still good.
