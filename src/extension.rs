@@ -80,8 +80,9 @@ impl Outcome {
 #[non_exhaustive]
 pub enum NotResent {
     /// Its body could not be sent a second time. A refresh is started for the next request, unless there is a newer token
-    /// already. If none can be started (after a recent failure, or because the session is over), a [`RefreshFailure`] says
-    /// why. If refreshes are damped, none is started either, and there is no [`RefreshFailure`].
+    /// already. If it fails while the response waits for it, or none can be started (after a recent failure, or because
+    /// the session is over), a [`RefreshFailure`] says why. If refreshes are damped, none is started either, and there is
+    /// no [`RefreshFailure`].
     ///
     /// After a [`Reject`](crate::Verdict::Reject) the response comes at once, because the next request waits for the refresh.
     /// After a [`Suspect`](crate::Verdict::Suspect), such as a bare 403, the next request would go out with the same token:
@@ -124,8 +125,8 @@ impl RefreshFailure {
         &self.0
     }
 
-    /// Makes an error of a response that was refused because there is no new token, for callers to whom it is all one whether
-    /// the request was sent or not: why there is no token is then the [`Error`] in an `Err`, and never beside a response.
+    /// Turns a refusal that has a `RefreshFailure` into its error; the response is dropped. For callers to whom it is all one
+    /// whether the request was sent or not. Refusals without one (damped, refused again) stay `Ok`.
     ///
     /// ```
     /// use http::Response;

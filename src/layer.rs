@@ -119,7 +119,8 @@ impl TokenRefreshLayer {
 
     /// How many refused requests may wait for a refresh at once, with their responses held; no limit by default. All
     /// services of this layer are counted together, and so are all users of a gateway. Above it a refusal is returned at once
-    /// while the refresh goes on, unless there is a newer token already: then the request is sent again with that.
+    /// while the refresh goes on, unless there is a newer token already: then the request is sent again with that. A suspected
+    /// refusal of a request that cannot be sent again is held, too, but only without a limit.
     ///
     /// A waiting request keeps its part of a connection: over HTTP/2, unread answers use up the window of all requests on
     /// that connection, and paused uploads its streams. Requests that have sent nothing yet are not counted; limits outside

@@ -49,13 +49,16 @@
 //!
 //! | part | what it decides | default |
 //! |---|---|---|
-//! | [`TokenSource`] | where tokens come from: [`source_fn`], [`source::login`](source/login/index.html) (passwords, codes), [`source::oauth2`](source/oauth2/index.html) | – |
+//! | [`TokenSource`] | where tokens come from: [`source_fn`], [`source::login`][login] (passwords, codes), [`source::oauth2`][oauth2] | – |
 //! | [`Session`] | who gets the token, when, and who waits | – |
 //! | [`TokenStore`](store::TokenStore) | where the token is kept | in memory |
 //! | [`Placement`] | where the token goes on a request | `Authorization: Bearer …` |
 //! | [`Scope`] | who may see the token | the origins you name |
 //! | [`Classify`] | which answers refuse it | [`Standard`]: 401, 403 |
 //! | [`ReplayBody`] | how much of a body is kept for the resend | 64 KiB |
+//!
+//! [login]: source/login/index.html
+//! [oauth2]: source/oauth2/index.html
 //!
 //! A request can say more by its extensions: [`SkipRefresh`], [`NoToken`], a [`Session`] of its own,
 //! [`Rebuild`](body::Rebuild). A response tells what happened by [`Outcome`] and [`RefreshFailure`].
@@ -99,8 +102,8 @@
 //!   passwords, login codes, OAuth 2, applications; [`preset`](preset/index.html), what platforms expect.
 //! - `file`: [`store::FileStore`](store/struct.FileStore.html), a token in a file, for any number of processes.
 //! - `session-map`: [`SessionMap`](session_map/struct.SessionMap.html), a session for each of many identities.
-//! - `test-util`: [`test_util`](test_util/index.html), a model authority, a model API, gates and a clock for the tests of programs that use this
-//!   crate.
+//! - `test-util`: [`test_util`](test_util/index.html), a model authority, a model API, gates and a clock for the tests of
+//!   programs that use this crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 

@@ -51,7 +51,7 @@ fn check_deadlines(engine: &Engine, token: &Issued) -> Option<bool> {
     Some(is_due)
 }
 
-/// For whoever looks at no deadline: does what a request would do.
+/// Renews a due token in passing, for an ask that looks at no deadline.
 pub(super) fn renew_what_is_due(engine: &Arc<Engine>) {
     if at_hand(engine, |_| Some(())).is_none() {
         renew(engine);
@@ -200,8 +200,8 @@ impl Acquire {
                     Ask::Force => flight.has_found_first(),
                     Ask::Need | Ask::Take => false,
                 };
-                // The others ask on, for another token or for a login.
-                if flight.has_found() && !matches!(self.ask, Ask::Refuse { .. } | Ask::Force) {
+                // Who was refused, or forces a new token, asks on by itself, and so does a renewal.
+                if flight.has_found() && matches!(self.ask, Ask::Need | Ask::Take | Ask::ValidFor(_)) {
                     renew_what_is_due(&self.engine);
                 }
                 if !asks_on {

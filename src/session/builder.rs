@@ -150,8 +150,8 @@ impl SessionBuilder {
     }
 
     /// Makes refreshes run on the tokio runtime that is current now, instead of on the runtime of the caller that happens
-    /// to start one. This is for processes with several runtimes, of which this one lives longest. The source's client
-    /// opens its connections there then, and a runtime that ends cuts off nobody's refresh.
+    /// to start one. This is for processes with several runtimes, of which this one lives longest. The source's client then
+    /// opens its connections there, and the end of another runtime cuts off nobody's refresh.
     ///
     /// The runtime needs timers (`enable_time` of tokio's builder); without them each refresh fails with `NoRuntime`. Tokio
     /// reports missing timers only by a panic. That panic is caught here, but a panic hook sees it, and in a program that

@@ -165,10 +165,8 @@ impl Sendable {
             self.refresh_expires_at = None;
             self.token = self.token.refresh_expires_in(None);
         }
-        if self.refresh_expires_at.is_none() {
-            self.refresh_expires_at = before.refresh_expires_at;
-            self.refresh_received_at = before.refresh_received_at;
-        }
+        self.refresh_expires_at = self.refresh_expires_at.or(before.refresh_expires_at);
+        self.refresh_received_at = before.refresh_received_at.or(self.refresh_received_at);
         self.token = self.token.refresh_token(before.refresh);
         self
     }

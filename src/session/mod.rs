@@ -158,9 +158,9 @@ impl Session {
     }
 
     /// A token that is valid for at least `time`, for use outside of HTTP requests: the current one, or else the result of
-    /// one refresh, even if that result is valid for less. If that one is [due](SessionBuilder::renew_before) all the same, it
-    /// is renewed in the background. A token whose whole life is shorter than `time` is not refreshed
-    /// for this, because its successor would live no longer.
+    /// one refresh, even if that result is valid for less. A token whose whole life is shorter than `time` is not refreshed
+    /// for this, because its successor would live no longer. If the current token is good enough but
+    /// [due](SessionBuilder::renew_before), it is renewed in the background; not with [`RenewalMode::Off`].
     ///
     /// # Errors
     ///
@@ -289,7 +289,7 @@ impl Session {
     /// request.
     ///
     /// It ends every [wait after a failure](SessionBuilder::cooling), also one that the authority has asked for or that
-    /// follows a lost answer: say it when there are other credentials, and not for each attempt.
+    /// follows a lost answer: call it when the credentials have changed, not before each attempt.
     ///
     /// If several sessions share a source, call this on each of them. The next fetch of any of them makes the source forget
     /// what was refused, for all of them. But a session that is over stays over until this is called on that session, too.

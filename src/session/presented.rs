@@ -2,7 +2,7 @@
 
 use crate::{secret::Secret, token::Token};
 
-/// A caller who has an older refresh token than that of so many refreshes ago has had it for long.
+/// How many spent refresh tokens are known again.
 pub(super) const REMEMBERED: usize = 16;
 
 #[derive(Default)]

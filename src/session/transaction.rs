@@ -167,7 +167,7 @@ async fn put_into_use(
     if flight.is_lost() {
         return Ok(give_up(token).await);
     }
-    // Whatever other session it may be from.
+    // It has come just now, whichever session the source has it from.
     let mut whole = token.clone().refresh_received_at(None);
     if whole.keeps_refresh_token() {
         whole = whole.refresh_token(presented.clone());

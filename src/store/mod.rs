@@ -1,8 +1,8 @@
 //! Where a session's token outlives the process, or is shared with others.
 //!
 //! A refresh takes the store's [`Lease`], loads, fetches, saves and only then publishes. [`MemoryStore`] is the
-//! default; clones of it are one store, so two sessions can share their token through it. [`FileStore`](struct.FileStore.html) (feature `file`)
-//! keeps the token in a file, which any number of processes may share.
+//! default; clones of it are one store, so two sessions can share their token through it. [`FileStore`](struct.FileStore.html)
+//! (feature `file`) keeps the token in a file, which any number of processes may share.
 //!
 //! One store holds one identity. Many identities need a store each: a file each, say.
 

@@ -82,12 +82,10 @@ async fn a_late_refusal_waits_for_nothing_and_needs_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_sent_again_takes_no_place_from_what_can_be() {
-    let session = |session| session;
-    let layer =
-        |layer: TokenRefreshLayer| layer.max_held(1).unwrap().resend_if(|method, _, _| method == Method::GET);
-    let world = World::with(ModelAuthority::new(), session, layer);
+    let world = World::new();
     let api = world.api.clone().refusal(Refusal::ForbiddenCode(10006));
-    let client = layer(TokenRefreshLayer::new(world.session.clone(), origin())).layer(api);
+    let layer = TokenRefreshLayer::new(world.session.clone(), origin()).max_held(1).unwrap();
+    let client = layer.resend_if(|method, _, _| method == Method::GET).layer(api);
     world.session.token().await.unwrap();
     world.authority.revoke_access();
     let refresh = world.authority.hold(Endpoint::Refresh);

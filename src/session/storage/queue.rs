@@ -80,7 +80,7 @@ impl Queue {
 
     /// Whether others would find a refresh token that was spent, or is being: because what has come of that is owed, or is
     /// being written.
-    fn needs_the_lease(&self) -> bool {
+    fn must_keep_a_lease(&self) -> bool {
         self.owes_what_is_spent() || self.replaces_what_is_spent
     }
 
@@ -89,15 +89,15 @@ impl Queue {
         self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease)
     }
 
-    /// Ends a lease, or keeps it if it is needed.
+    /// Keeps this lease if it is needed. Returned is the one to end.
     pub(super) fn keep(&mut self, lease: Lease) -> Option<Lease> {
-        if self.needs_the_lease() { self.kept.replace(lease) } else { Some(lease) }
+        if self.must_keep_a_lease() { self.kept.replace(lease) } else { Some(lease) }
     }
 
     /// The lease that was kept, if it is needed no longer, or counts no more.
     pub(super) fn unneeded(&mut self) -> Option<Lease> {
         self.replaces_what_is_spent &= self.draining || !self.writes.is_empty();
-        let is_needed = self.needs_the_lease();
+        let is_needed = self.must_keep_a_lease();
         let lost_lease = self.lost_lease;
         self.kept.take_if(|kept| !is_needed || Some(kept.fence()) <= lost_lease)
     }

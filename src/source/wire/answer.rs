@@ -72,7 +72,7 @@ impl Answer {
         self.document.is_some() || is_form(&self.headers) || media_type(&self.headers).is_some_and(is_json)
     }
 
-    /// Why nothing could be read in it.
+    /// Why nothing is read from it.
     pub(super) fn unread(&self) -> Option<&'static str> {
         let encoding = self.headers.get(header::CONTENT_ENCODING);
         match &self.document {

@@ -116,9 +116,9 @@ impl JsonAnswer {
         Ok(self)
     }
 
-    /// Where the business code is, such as the `errcode` of many Chinese platforms. An answer is good if it has none (an
-    /// empty text is none), or if that is 0, as a number or a text, or one of the [`success_codes`](Self::success_codes). What
-    /// any other code means depends on what was presented:
+    /// Where the business code is, such as the `errcode` of many Chinese platforms. No code, or an empty text, is no failure;
+    /// nor is 0, as a number or a text, or, if any are named, one of the [`success_codes`](Self::success_codes) in its place.
+    /// What any other code means depends on what was presented:
     ///
     /// - a password: it is refused, unless the code is a text beside a token;
     /// - a login code: that code is used up, and no more;
