@@ -284,6 +284,7 @@ async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_however_short_ea
         life: Option<Duration>,
         store: impl TokenStore + Clone,
         mode: RenewalMode,
+        is_to_last: bool,
     ) -> usize {
         let (clock, idp) = (TestClock::new(), Idp::new([json(200, REFRESH)]));
         let process = || {
@@ -296,8 +297,12 @@ async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_however_short_ea
             clock.advance(60 * MINUTE);
             hours += 1;
             let session = process();
-            let token = session.token().await.unwrap();
-            let waits = mode == RenewalMode::Inline && hours == 15 * 24;
+            let token = if is_to_last {
+                session.token_valid_for(60 * MINUTE).await.unwrap()
+            } else {
+                session.token().await.unwrap()
+            };
+            let waits = mode == RenewalMode::Inline && !is_to_last && hours == 15 * 24;
             assert_eq!(token.access().expose(), if waits { "from-a-refresh" } else { "first-access" });
             session.settle().await.unwrap();
         }
@@ -307,9 +312,13 @@ async fn half_of_a_refresh_tokens_life_counts_from_when_it_came_however_short_ea
     let directory = tempfile::tempdir().unwrap();
     for mode in [RenewalMode::Background, RenewalMode::Inline] {
         for life in [None, Some(60 * DAY)] {
-            assert_eq!(refreshed_in(life, MemoryStore::new(), mode).await, 15 * 24, "{mode:?} {life:?}");
-            let file = FileStore::new(directory.path().join(format!("{mode:?} {life:?}")));
-            assert_eq!(refreshed_in(life, file, mode).await, 15 * 24, "{mode:?} {life:?}");
+            for is_to_last in [false, true] {
+                let how = format!("{mode:?} {life:?} {is_to_last}");
+                let file = FileStore::new(directory.path().join(&how));
+                assert_eq!(refreshed_in(life, file, mode, is_to_last).await, 15 * 24, "{how}");
+                let memory = MemoryStore::new();
+                assert_eq!(refreshed_in(life, memory, mode, is_to_last).await, 15 * 24, "{how}");
+            }
         }
     }
 }
