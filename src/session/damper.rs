@@ -70,9 +70,9 @@ impl Damper {
     }
 
     /// Whether the refusal of a token of this age starts no refresh, because those for this target have been in vain. The
-    /// age below which a refusal starts none doubles with every refresh in a row whose token was refused again. If nobody has judged the
-    /// refresh that has brought this token, this refusal does, because an endpoint that always refuses does so soon; that
-    /// counts from the next refusal on, because this token may really have been revoked.
+    /// age below which a refusal starts none doubles with every refresh in a row whose token was refused again. If nobody has
+    /// judged the refresh that has brought this token, this refusal does, because an endpoint that always refuses does so
+    /// soon; that counts from the next refusal on, because this token may really have been revoked.
     pub(super) fn damps(&self, verdict: Verdict, target: Target, refused: Generation, age: Duration) -> bool {
         let mut judged = self.judged();
         let before = judged.waits(target);

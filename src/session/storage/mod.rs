@@ -116,11 +116,11 @@ impl Storage {
     pub(crate) fn give_back(&self, by: &Flight) {
         let Some(lease) = by.take_lease() else { return };
         let is_spending = by.is_lost() && !by.spent().is_empty();
-        let ended = self.update(|queue| {
+        let before = self.update(|queue| {
             queue.replaces_what_is_spent |= is_spending;
-            queue.keep(lease)
+            queue.kept.replace(lease)
         });
-        drop(ended);
+        drop(before);
         if self.queue().kept.is_some() {
             self.pulse.send_replace(());
         }

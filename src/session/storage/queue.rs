@@ -89,11 +89,6 @@ impl Queue {
         self.owed.as_ref().is_some_and(|owed| owed.keeps_the_lease)
     }
 
-    /// Keeps this lease if it is needed. Returned is the one to end.
-    pub(super) fn keep(&mut self, lease: Lease) -> Option<Lease> {
-        if self.must_keep_a_lease() { self.kept.replace(lease) } else { Some(lease) }
-    }
-
     /// The lease that was kept, if it is needed no longer, or counts no more.
     pub(super) fn unneeded(&mut self) -> Option<Lease> {
         self.replaces_what_is_spent &= self.draining || !self.writes.is_empty();
