@@ -24,7 +24,7 @@ use tower_token_refresh::{
     test_util::{ModelApi, ModelAuthority},
 };
 
-use server::Server;
+use server::{Server, request};
 use show::show;
 
 #[tokio::main]
@@ -50,7 +50,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("A wrong password");
     for _ in 0..10 {
-        let result = client.clone().oneshot(server.request(Method::GET, "/me", "")?).await;
+        let result = client.clone().oneshot(request(&server.base, Method::GET, "/me", "")?).await;
         let needs_login = Error::of(&result).is_some_and(Error::is_login_required);
         if !needs_login {
             return Err("a wrong password lets nobody in".into());
@@ -62,13 +62,13 @@ async fn main() -> Result<(), BoxError> {
     println!("\nThe right one");
     "correct horse".clone_into(&mut *cache.lock().expect("nobody panics with it"));
     session.credentials_changed().await;
-    let response = client.clone().oneshot(server.request(Method::GET, "/me", "")?).await?;
+    let response = client.clone().oneshot(request(&server.base, Method::GET, "/me", "")?).await?;
     show("GET /me → 200", response.status() == StatusCode::OK)?;
     show("one more login", counts().logins == 2)?;
 
     println!("\nThe token dies");
     server.authority.revoke_all();
-    let response = client.oneshot(server.request(Method::GET, "/me", "")?).await?;
+    let response = client.oneshot(request(&server.base, Method::GET, "/me", "")?).await?;
     let attempts = response.extensions().get().map_or(1, Outcome::attempts);
     show("GET /me → 200, sent twice", response.status() == StatusCode::OK && attempts == 2)?;
     show("one more login, with what the page has cached", counts().logins == 3)?;

@@ -31,7 +31,7 @@ use tower_token_refresh::{
     test_util::{ModelApi, ModelAuthority, Refusal, Route},
 };
 
-use server::Server;
+use server::{Server, request};
 use show::show;
 
 /// Of the server's 403s, the one that speaks of the token. All others speak of the user.
@@ -75,7 +75,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("\nA request");
     let client = client(&server, session.clone())?;
-    let response = client.clone().oneshot(server.request(Method::GET, "/me", "")?).await?;
+    let response = client.clone().oneshot(request(&server.base, Method::GET, "/me", "")?).await?;
     let sent = server.api.requests().pop().ok_or("the server has seen no request")?.head.headers;
     let token = session.token().await?;
     let basic = format!("Basic {}", STANDARD.encode(format!("{}:", token.access().expose())));
@@ -86,7 +86,7 @@ async fn main() -> Result<(), BoxError> {
     println!("\nThe token dies between two requests");
     server.authority.revoke_access();
     let order = r#"{"order":1}"#;
-    let response = client.clone().oneshot(server.request(Method::POST, "/echo", order)?).await?;
+    let response = client.clone().oneshot(request(&server.base, Method::POST, "/echo", order)?).await?;
     let attempts = response.extensions().get().map_or(1, Outcome::attempts);
     show("POST /echo was sent twice; the caller saw one call", attempts == 2)?;
     let body = response.into_body().collect().await?.to_bytes();
@@ -95,13 +95,14 @@ async fn main() -> Result<(), BoxError> {
     println!("\nThe token dies under ten requests at once");
     server.authority.revoke_access();
     let before = counts().exchanges;
-    let requests = (0..10).map(|_| Ok(client.clone().oneshot(server.request(Method::GET, "/me", "")?)));
+    let requests =
+        (0..10).map(|_| Ok(client.clone().oneshot(request(&server.base, Method::GET, "/me", "")?)));
     let responses = try_join_all(requests.collect::<Result<Vec<_>, BoxError>>()?).await?;
     show("ten answers", responses.iter().all(|response| response.status() == StatusCode::OK))?;
     show("one token call", counts().exchanges == before + 1)?;
 
     println!("\nThe user may not do something");
-    let result = client.clone().oneshot(server.request(Method::GET, "/admin", "")?).await;
+    let result = client.clone().oneshot(request(&server.base, Method::GET, "/admin", "")?).await;
     let tip = tips.explain(&result).ok_or("a refusal has a tip")?;
     show(&format!("GET /admin → 403, code {}: {}", tip.code(), tip.text()), tip.code() == NO_PERMISSION)?;
     show("no token call: this 403 is not about the token", counts().exchanges == before + 1)?;
@@ -109,7 +110,7 @@ async fn main() -> Result<(), BoxError> {
     println!("\nLogout");
     session.logout().await?;
     let seen = server.api.requests().len();
-    let result = client.oneshot(server.request(Method::GET, "/me", "")?).await;
+    let result = client.oneshot(request(&server.base, Method::GET, "/me", "")?).await;
     show("GET /me → a login is required", Error::of(&result).is_some_and(Error::is_login_required))?;
     show("nothing was sent", server.api.requests().len() == seen)?;
     show("the session says so, too", session.subscribe().next().await == Some(State::LoggedOut))

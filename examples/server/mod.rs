@@ -26,7 +26,9 @@ impl Server {
         let site = service_fn({
             let (authority, api) = (authority.clone(), api.clone());
             move |request: Request<Incoming>| match request.uri().path() {
-                "/code" | "/login" | "/token" | "/token/verify" => authority.clone().call(request),
+                "/code" | "/login" | "/token" | "/token/verify" | "/oauth/token" => {
+                    authority.clone().call(request)
+                }
                 _ => api.clone().call(request),
             }
         });
@@ -41,14 +43,13 @@ impl Server {
         });
         Ok(Server { authority, api, base, _running: running })
     }
+}
 
-    pub(crate) fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: &'static str,
-    ) -> Result<Request<Full<Bytes>>, BoxError> {
-        let uri = format!("{}{path}", self.base);
-        Ok(Request::builder().method(method).uri(uri).body(Full::from(body))?)
-    }
+pub(crate) fn request(
+    base: &str,
+    method: Method,
+    path: &str,
+    body: &'static str,
+) -> Result<Request<Full<Bytes>>, BoxError> {
+    Ok(Request::builder().method(method).uri(format!("{base}{path}")).body(Full::from(body))?)
 }
