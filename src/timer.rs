@@ -29,7 +29,18 @@ pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
         .map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
 }
 
-/// The same in a task of its own, for a future that may move on to another runtime: a timer whose runtime has gone panics,
+/// A timer for what others do. Its last second, or half, begins when the rest is over: a process that was stopped meanwhile, or whose
+/// machine was, finds its timers at their end before it has looked at its sockets, where the answer may lie.
+pub(crate) fn limit(limit: Duration) -> Result<impl Future<Output = ()>, Error> {
+    let last = (limit / 2).min(Duration::from_secs(1));
+    let rest = timer(limit - last)?;
+    Ok(async move {
+        rest.await;
+        sleep(last).await;
+    })
+}
+
+/// A [`limit`] in a task of its own, for a future that may move on to another runtime: a timer whose runtime has gone panics,
 /// and one of a runtime that nobody drives any more stands still.
 pub(crate) struct Alarm {
     runtime: runtime::Id,
@@ -45,7 +56,7 @@ impl Alarm {
         let mut ring = JoinSet::new();
         ring.spawn_on(
             async move {
-                timer(limit)?.await;
+                self::limit(limit)?.await;
                 Ok(())
             },
             here,
@@ -85,5 +96,29 @@ pub(crate) async fn in_time<F: Future + Unpin>(limit: Duration, work: F) -> Opti
     match select(work, late).await {
         Either::Left((done, _)) => Some(done),
         Either::Right(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_has_passed_in_one_leap_leaves_a_second_for_what_came_meanwhile() {
+        const SECOND: Duration = Duration::from_secs(1);
+        for (most, leap) in [(10 * SECOND, 3600 * SECOND), (10 * SECOND, 10 * SECOND), (SECOND / 2, SECOND)] {
+            let mut limit = task::spawn(limit(most).unwrap());
+            assert_pending!(limit.poll());
+            tokio::time::advance(leap).await;
+            assert_pending!(limit.poll());
+            tokio::time::advance((most / 2).min(SECOND)).await;
+            assert_ready!(limit.poll());
+        }
+        // And in small steps it is as long as it says.
+        let began = tokio::time::Instant::now();
+        limit(10 * SECOND).unwrap().await;
+        assert_eq!(began.elapsed(), 10 * SECOND);
     }
 }

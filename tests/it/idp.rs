@@ -175,7 +175,9 @@ impl Bench {
         let seen = Arc::default();
         let store = MemoryStore::new();
         let watched = Watched { source, seen: Arc::clone(&seen) };
-        Bench { session: Session::builder(watched).store(store.clone()).build(), store, seen }
+        // Longer than any source waits: what it says then is to be seen.
+        let session = Session::builder(watched).refresh_timeout(Duration::from_secs(115)).unwrap();
+        Bench { session: session.store(store.clone()).build(), store, seen }
     }
 
     /// With a token of before, whose refresh token is `old-refresh`.

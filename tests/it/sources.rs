@@ -30,7 +30,7 @@ use tower_token_refresh::{
     },
     source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{ModelAuthority, Phase},
+    test_util::{Endpoint, ModelAuthority, Phase},
 };
 
 use crate::{
@@ -403,11 +403,50 @@ async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
     assert_eq!(bench.class().await, "Unanswered");
     assert_eq!(began.elapsed().as_secs(), 3);
 
+    // Without a limit of the user's.
+    let endpoint = |idp| TokenEndpoint::new(idp, Uri::from_static("https://id.test/oauth/token"));
+    let code = |idp| AuthorizationCodeGrant::new(endpoint(idp), "c", "http://127.0.0.1:7/");
+    let app = |idp| ClientCredentialsGrant::new(endpoint(idp));
+    for (bench, class, seconds) in [
+        (Bench::logged_in(grant(Idp::new([Say::Hang]))).await, "Unanswered", 110),
+        (Bench::new(code(Idp::new([Say::Hang]))), "Unanswered", 110),
+        (Bench::logged_in(grant(Idp::new([Say::Stuck]))).await, "Transient", 10),
+        (Bench::new(app(Idp::new([Say::Hang]))), "Transient", 10),
+    ] {
+        let began = tokio::time::Instant::now();
+        assert_eq!((bench.class().await.as_str(), began.elapsed().as_secs()), (class, seconds));
+    }
+
     for bytes in [0, 1024 * 1024 + 1, usize::MAX] {
         assert_eq!(client(&idp).response_limit(bytes).unwrap_err().kind(), ErrorKind::InvalidValue);
     }
     assert!(client(&idp).response_limit(1024 * 1024).is_ok());
     assert_eq!(client(&idp).timeout(Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidValue);
+}
+
+/// Nobody gets that answer a second time: the refresh token is spent.
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_is_slower_than_its_callers_are_patient_logs_nobody_out() {
+    for (seconds, is_waited_for) in [(12, true), (105, false)] {
+        let authority = ModelAuthority::new();
+        let gate = authority.hold(Endpoint::Refresh);
+        let endpoint = TokenEndpoint::new(authority.clone(), Uri::from_static("https://id.test/oauth/token"));
+        let session = Session::builder(RefreshTokenGrant::new(endpoint)).build();
+        session.login(authority.login().await.unwrap()).await.unwrap();
+        let waiting = tokio::spawn({
+            let session = session.clone();
+            async move { session.refresh().await }
+        });
+        gate.arrived(1).await;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        gate.open();
+        let waited = waiting.await.unwrap();
+        assert_eq!(waited.is_ok(), is_waited_for, "{seconds}");
+        session.settle().await.unwrap();
+        assert!(authority.is_alive(session.refresh().await.unwrap().access().expose()), "{seconds}");
+        let counts = authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again()), (2, 0), "{seconds}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

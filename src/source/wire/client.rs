@@ -20,7 +20,7 @@ use crate::{
     query, reentry,
     scope::is_in_the_clear,
     source::{FetchContext, FetchError},
-    timer::timer,
+    timer::limit,
     token::Token,
 };
 
@@ -67,18 +67,23 @@ use crate::{
 #[must_use]
 pub struct AuthorityClient {
     send: Arc<Sending>,
-    timeout: Duration,
+    timeout: Option<Duration>,
     response_limit: usize,
     classify: Option<Arc<Classify>>,
     may_go_in_the_clear: bool,
 }
+
+/// How long is waited for an answer that is worth nothing by itself, or for a request to be sent.
+const BRIEFLY: Duration = Duration::from_secs(10);
+/// How long for one that nobody gets a second time. The session gives such a refresh up ten seconds later, by default.
+const FOR_WHAT_MAY_BE_SPENT: Duration = Duration::from_secs(110);
 
 type Sending = dyn Fn(Request<Content>, usize) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
 
 type Classify = dyn Fn(&FailedCall<'_>) -> Option<FetchError> + Send + Sync;
 
 impl AuthorityClient {
-    /// A client with 10 s for each call and 64 KiB for each answer.
+    /// A client with the default [`timeout`](Self::timeout) for each call, and 64 KiB for each answer.
     pub fn new<S, B>(service: S) -> Self
     where
         S: Service<Request<Content>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -90,7 +95,7 @@ impl AuthorityClient {
     {
         AuthorityClient {
             send: Arc::new(move |request, limit| Box::pin(send(service.clone(), request, limit))),
-            timeout: Duration::from_secs(10),
+            timeout: None,
             response_limit: 64 * 1024,
             classify: None,
             may_go_in_the_clear: false,
@@ -109,14 +114,19 @@ impl AuthorityClient {
         self
     }
 
-    /// How long one call may take, from the wait for the service's readiness to the end of the answer; 10 s by default.
+    /// How long one call may take, from the wait for the service's readiness to the end of the answer.
+    ///
+    /// By default 10 s, and 110 s where the authority may already have used up what the request presents (a refresh token, a
+    /// code, a login of the user's): whoever does not wait for that answer has lost what it brings. Callers do not wait so
+    /// long: [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout) is theirs. What a client takes for a body
+    /// of its own counts as sent.
     ///
     /// # Errors
     ///
     /// `InvalidValue` for zero.
     pub fn timeout(mut self, timeout: Duration) -> Result<Self, Error> {
         Error::require(!timeout.is_zero(), "a timeout must be longer than zero")?;
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
         Ok(self)
     }
 
@@ -182,8 +192,16 @@ impl AuthorityClient {
         self.check(request.uri())?;
         reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
-        let late = timer(self.timeout).map_err(|error| FetchError::from(error).not_processed())?;
-        let late = pin!(late);
+        let brief = limit(self.timeout.unwrap_or(BRIEFLY));
+        let brief = brief.map_err(|error| FetchError::from(error).not_processed())?;
+        let late = pin!(async {
+            brief.await;
+            if spends && self.timeout.is_none() && !progress.is_unread() {
+                if let Ok(rest) = limit(FOR_WHAT_MAY_BE_SPENT - BRIEFLY) {
+                    rest.await;
+                }
+            }
+        });
         let outcome = select((self.send)(request, self.response_limit), late).await;
         // An attempt that lies in a queue is not sent any more, whatever has come of another.
         let step = progress.end();

@@ -87,6 +87,11 @@ impl Progress {
         self.0.attempts.load(Ordering::Relaxed) > 1
     }
 
+    /// Whether nobody has the bytes so far.
+    pub(super) fn is_unread(&self) -> bool {
+        self.0.step.load(Ordering::Relaxed) == UNREAD
+    }
+
     /// How far the client has come, and for good: what is unread stays so.
     pub(super) fn end(&self) -> u8 {
         self.0.step.fetch_max(REVOKED, Ordering::Acquire)
