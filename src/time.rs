@@ -99,6 +99,8 @@ impl Moment {
 /// Reads the monotonic clock each time and the wall clock at most once a second.
 pub(crate) struct Timekeeper {
     clock: Box<dyn Clock>,
+    /// What the clock has shown at first: its moments are counted from here, because a packed one ends after five centuries.
+    began: Duration,
     /// Where the machine's own clock has begun, if that is the clock: its moments are compared without a subtraction.
     start: Option<Instant>,
     // Both packed.
@@ -109,23 +111,28 @@ pub(crate) struct Timekeeper {
 impl Timekeeper {
     pub(crate) fn of_system() -> Self {
         let clock = SystemClock::new();
-        Timekeeper { start: Some(clock.start), ..Timekeeper::new(clock) }
+        Timekeeper { start: Some(clock.start), began: Duration::ZERO, ..Timekeeper::new(clock) }
     }
 
     pub(crate) fn new(clock: impl Clock) -> Self {
         let keeper = Timekeeper {
+            began: clock.monotonic(),
             clock: Box::new(clock),
             start: None,
             wall_read_at: AtomicU64::new(0),
             wall: AtomicU64::new(0),
         };
-        keeper.read_wall(keeper.clock.monotonic());
+        keeper.read_wall(keeper.monotonic());
         keeper
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.began)
     }
 
     /// Both clocks, for the request path.
     pub(crate) fn now(&self) -> Now {
-        let monotonic = self.clock.monotonic();
+        let monotonic = self.monotonic();
         let wall = if packed(monotonic) < self.next_wall_reading() {
             unpacked(self.wall.load(Ordering::Relaxed))
         } else {
@@ -146,7 +153,7 @@ impl Timekeeper {
     pub(crate) fn has_come(&self, moment: u64) -> bool {
         match self.start.and_then(|start| start.checked_add(unpacked(moment))) {
             Some(moment) => moment <= Instant::now(),
-            None => moment <= packed(self.clock.monotonic()),
+            None => moment <= packed(self.monotonic()),
         }
     }
 
@@ -157,7 +164,7 @@ impl Timekeeper {
 
     /// Both clocks read afresh, for the moment at which a token is issued.
     pub(crate) fn exact(&self) -> Now {
-        let monotonic = self.clock.monotonic();
+        let monotonic = self.monotonic();
         Now { monotonic, wall: self.read_wall(monotonic) }
     }
 
@@ -248,11 +255,15 @@ mod tests {
             tokio::time::advance(Duration::from_millis(milliseconds)).await;
             assert_eq!(keeper.has_come(moment), has_come);
         }
-        let clock = Arc::new(Counted::default());
-        let keeper = Timekeeper::new(clock.clone());
-        for (milliseconds, has_come) in [(0, false), (1499, false), (1500, true), (1501, true)] {
-            clock.milliseconds.store(milliseconds, Ordering::Relaxed);
-            assert_eq!(keeper.has_come(moment), has_come);
+        // A clock may count from a time long ago.
+        for began in [0, 63_000_000_000_000] {
+            let clock = Arc::new(Counted { milliseconds: began.into(), ..Counted::default() });
+            let keeper = Timekeeper::new(clock.clone());
+            for (milliseconds, has_come) in [(0, false), (1499, false), (1500, true), (1501, true)] {
+                clock.milliseconds.store(began + milliseconds, Ordering::Relaxed);
+                assert_eq!(keeper.has_come(moment), has_come);
+                assert_eq!(keeper.now().monotonic, Duration::from_millis(milliseconds));
+            }
         }
     }
 }
