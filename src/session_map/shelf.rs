@@ -14,7 +14,7 @@ use crate::session::{Engine, Session};
 /// How many sessions one call looks at for eviction: more than one, because a call brings at most one.
 const LOOKS: usize = 3;
 
-/// How many entries of sessions that are gone the register may have at least.
+/// How many entries of sessions that are gone the register may have, besides half as many as there are others.
 const SLACK: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,8 @@ pub(super) struct Shelf<K> {
     /// In the order of their use. Unbounded for the cache, because not every session may be evicted.
     kept: LruCache<K, Kept>,
     register: HashMap<K, Entry>,
-    /// At this size the register is cleared of what is gone.
-    clear_at: usize,
+    /// After so many more that come or go the register is cleared of what is gone.
+    clear_in: usize,
 }
 
 struct Kept {
@@ -60,7 +60,7 @@ pub(super) struct Leaving {
 
 impl<K: Hash + Eq + Clone> Shelf<K> {
     pub(super) fn new() -> Self {
-        Shelf { kept: LruCache::unbounded(), register: HashMap::new(), clear_at: SLACK }
+        Shelf { kept: LruCache::unbounded(), register: HashMap::new(), clear_in: SLACK }
     }
 
     pub(super) fn find(&mut self, key: &K, limits: &Limits, now: Duration) -> (Found, Leaving) {
@@ -72,6 +72,7 @@ impl<K: Hash + Eq + Clone> Shelf<K> {
             Some(Entry::InTheMaking(place)) => place.clone(),
             _ => {
                 let place = Place::default();
+                self.note_change();
                 self.register.insert(key.clone(), Entry::InTheMaking(place.clone()));
                 place
             }
@@ -92,16 +93,13 @@ impl<K: Hash + Eq + Clone> Shelf<K> {
             Some(entry) if entry.is_at(place) => *entry = Entry::Made(Arc::downgrade(session.engine())),
             _ => return Leaving::default(),
         }
-        if self.register.len() >= self.clear_at {
-            self.register.retain(|_, entry| entry.is_alive());
-            self.clear_at = 2 * self.register.len() + SLACK;
-        }
         self.keep(key, session, limits, now)
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<Session> {
         let alive = self.look_up(key);
         self.kept.pop(key);
+        self.note_change();
         alive
     }
 
@@ -115,6 +113,15 @@ impl<K: Hash + Eq + Clone> Shelf<K> {
 
     fn look_up(&self, key: &K) -> Option<Session> {
         self.register.get(key)?.session()
+    }
+
+    /// Of an entry that is about to come, or a session that may be about to go.
+    fn note_change(&mut self) {
+        self.clear_in -= 1;
+        if self.clear_in == 0 {
+            self.register.retain(|_, entry| entry.is_alive());
+            self.clear_in = self.register.len() / 2 + SLACK;
+        }
     }
 
     fn keep(&mut self, key: &K, session: &Session, limits: &Limits, now: Duration) -> Leaving {
@@ -140,6 +147,7 @@ impl<K: Hash + Eq + Clone> Shelf<K> {
             match (session.is_unshared(), session.is_saved()) {
                 (true, true) => {
                     leaving.evicted.push(session);
+                    self.note_change();
                     continue;
                 }
                 (true, false) => leaving.unsaved.push(session.clone()),
@@ -169,5 +177,58 @@ impl Entry {
             Entry::InTheMaking(place) => Arc::strong_count(place) > 1,
             Entry::Made(engine) => engine.strong_count() > 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source_fn;
+
+    const LIMITS: Limits = Limits { capacity: 1, idle_after: Duration::MAX };
+
+    fn get(shelf: &mut Shelf<usize>, key: usize) -> Session {
+        match shelf.find(&key, &LIMITS, Duration::ZERO).0 {
+            Found::Alive(session) => session,
+            Found::InTheMaking(place) => {
+                let session = Session::builder(source_fn(|_| async { unreachable!("nobody asks") })).build();
+                let _ = shelf.made(&key, &place, &session, &LIMITS, Duration::ZERO);
+                session
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_gone_leaves_the_register_after_a_while() {
+        let mut shelf = Shelf::new();
+        let held: Vec<_> = (0..5000).map(|key| get(&mut shelf, key)).collect();
+        assert_eq!(shelf.register.len(), held.len(), "all of them are alive");
+        drop(held);
+        for _ in 0..5000 {
+            get(&mut shelf, 0);
+        }
+        assert_eq!(shelf.len(), 1);
+        assert!(shelf.register.len() <= 3 * SLACK, "{}", shelf.register.len());
+    }
+
+    #[test]
+    fn a_key_whose_session_could_not_be_made_does_not_stay() {
+        let mut shelf = Shelf::new();
+        for key in 0..5000 {
+            let _ = shelf.find(&key, &LIMITS, Duration::ZERO);
+        }
+        assert!(shelf.register.len() <= 2 * SLACK, "{}", shelf.register.len());
+    }
+
+    #[test]
+    fn a_removed_session_that_somebody_holds_is_found_again() {
+        let mut shelf = Shelf::new();
+        let held = get(&mut shelf, 0);
+        for key in 1..5000 {
+            get(&mut shelf, key);
+            shelf.remove(&key);
+            shelf.remove(&0);
+        }
+        assert!(Arc::ptr_eq(get(&mut shelf, 0).engine(), held.engine()));
     }
 }
