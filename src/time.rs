@@ -122,7 +122,7 @@ impl Timekeeper {
             wall_read_at: AtomicU64::new(0),
             wall: AtomicU64::new(0),
         };
-        keeper.read_wall(keeper.monotonic());
+        keeper.read_wall(Duration::ZERO);
         keeper
     }
 
