@@ -50,6 +50,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A deadline of tonic's (`set_timeout`, `Endpoint::timeout`) begins anew with each attempt, because the `Channel` below
+//! counts it, and the wait for a token comes on top. A `Timeout` outside bounds the whole call.
 
 use std::{
     fmt,

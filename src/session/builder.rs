@@ -96,6 +96,9 @@ impl SessionBuilder {
     }
 
     /// Who is told what happens. May be called several times.
+    ///
+    /// One that holds a handle of this session keeps it alive for ever, in a `SessionMap` as well. Whoever wants to do
+    /// something to the session follows [`subscribe`](Session::subscribe) in a task instead.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Box::new(observer));
         self

@@ -63,9 +63,9 @@
 //!    lately, and knows every session that is alive, whoever keeps it so: one that was evicted while a request still
 //!    held it is found again.
 //! 2. A session is evicted when it is idle for too long, or is the least recently used of too many. It is not evicted
-//!    while somebody else holds it, while a refresh is in progress, or while its store has not taken its latest token;
-//!    saving such a token is tried again and again in the background. The map exceeds its capacity by the number of these
-//!    sessions.
+//!    while somebody else (its own observer, say) holds it, while a refresh is in progress, or while its store has not
+//!    taken its latest token; saving such a token is tried again and again in the background. The map exceeds its capacity
+//!    by the number of these sessions.
 //! 3. Eviction happens in [`get`](SessionMap::get), a few sessions at a time: there is no task, and no traffic means
 //!    no eviction.
 

@@ -26,6 +26,7 @@
 //! [`replace`](crate::Session::replace). The next fetch then asks the closure anew, and presents the credentials that it
 //! returns unless they are among the last 16 that the authority has refused; `credentials_changed` makes the source forget
 //! these, too. A refusal that leads to no other source (the account is blocked, say) is not remembered.
+//! Nor is any by the next process: a command that keeps a wrong password presents it at each start.
 //!
 //! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -20,7 +20,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A lock file that is ours until this is dropped.
-pub(super) struct Locked(File);
+pub(super) struct Locked {
+    file: File,
+    path: PathBuf,
+}
 
 impl Locked {
     /// Waits for the lock of this helper by trying again and again. The blocking call could not be given up, and would keep
@@ -39,19 +42,19 @@ impl Locked {
 
     fn attempt(store: &FileStore, helper: &str) -> io::Result<Option<Self>> {
         store.check()?;
-        let path = &store.beside(helper);
-        let file = match atomic::create(path, &store.path) {
+        let path = store.beside(helper);
+        let file = match atomic::create(&path, &store.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Not made: that would be done through a link, too.
-                open(path)
+                open(&path)
             }
             created => created,
         };
-        let file = file.map_err(|error| at(path, error))?;
+        let file = file.map_err(|error| at(&path, error))?;
         match FileExt::try_lock(&file) {
-            Ok(()) => Ok(Some(Locked(file))),
+            Ok(()) => Ok(Some(Locked { file, path })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(at(path, error)),
+            Err(TryLockError::Error(error)) => Err(at(&path, error)),
         }
     }
 
@@ -61,8 +64,8 @@ impl Locked {
     /// first.
     pub(super) fn numbers(&mut self) -> io::Result<Numbers> {
         let mut text = Vec::new();
-        self.0.rewind()?;
-        self.0.read_to_end(&mut text)?;
+        let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
+        read.map_err(|error| at(&self.path, error))?;
         let text = String::from_utf8_lossy(&text);
         let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
@@ -72,10 +75,10 @@ impl Locked {
     /// Puts these into the file. Its length never changes, so that one write replaces all of it.
     pub(super) fn put(&mut self, numbers: Numbers) -> io::Result<()> {
         let text = format!("{:020} {:020}\n", numbers.lease, numbers.revision);
-        self.0.rewind()?;
-        self.0.write_all(text.as_bytes())?;
+        let written = self.file.rewind().and_then(|()| self.file.write_all(text.as_bytes()));
         // What somebody else has put into the file may be longer.
-        self.0.set_len(text.len() as u64)
+        let whole = written.and_then(|()| self.file.set_len(text.len() as u64));
+        whole.map_err(|error| at(&self.path, error))
     }
 
     /// Puts the number of the next lease into the file, and takes notice of the revision that is stored.
@@ -119,13 +122,26 @@ impl Drop for Locked {
     /// Closing the file would do, were it not for a child process that is just being started and still has it.
     fn drop(&mut self) {
         // Closing follows in any case.
-        let _ = FileExt::unlock(&self.0);
+        let _ = FileExt::unlock(&self.file);
     }
 }
 
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_cannot_be_read_or_written_is_told_with_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token.fence");
+        fs::write(&path, "").unwrap();
+        let locked = |file| Locked { file, path: path.clone() };
+        let written = locked(File::open(&path).unwrap()).put(Numbers { lease: 1, revision: 1 });
+        let read = locked(File::options().write(true).open(&path).unwrap()).numbers();
+        for error in [written.unwrap_err(), read.unwrap_err()] {
+            assert!(error.to_string().contains("token.fence"), "{error}");
+        }
+    }
 
     #[test]
     fn what_has_come_in_the_place_of_a_file_is_another() {

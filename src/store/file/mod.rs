@@ -50,7 +50,12 @@ use crate::error::BoxError;
 /// and so may `Bob` be, on a file system that ignores case. Name the file after a number, or after the hexadecimal digits
 /// of a hash of the user's name: the digits of the name itself may be too many for a file's name.
 ///
-/// The locks are the operating system's, which releases them however a process ends. A wait for a lock polls, with growing
+/// Where the file cannot be written (a directory that is mounted for reading only, a disk that is full), a refresh goes on
+/// all the same, and the refresh token that it spends is spent for the next process, too: give the program a place to
+/// write, or no refresh token.
+///
+/// The locks are the operating system's, which releases them however a process ends. One that is stopped in a refresh keeps
+/// its own, and the others go without a new token until it goes on. A wait for a lock polls, with growing
 /// pauses, so it can be given up at any time. Do not delete the two lock files while a process uses the store. File work
 /// runs on tokio's blocking threads (if all of them are busy for long, say with jobs that wait for this very session, it
 /// fails at its time limit); a runtime with time is needed. One call is made on the current thread: the release of
