@@ -37,38 +37,33 @@ use tower_token_refresh::{
 };
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    let done = match env::args().nth(1) {
+async fn main() -> Result<ExitCode, BoxError> {
+    match env::args().nth(1) {
         Some(command) => acme(&command).await,
-        None => demonstrate().await,
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        None => demonstrate().await.map(|()| ExitCode::SUCCESS),
     }
 }
 
 /// The command. All of its processes share what is in the file.
-async fn acme(command: &str) -> Result<(), BoxError> {
+async fn acme(command: &str) -> Result<ExitCode, BoxError> {
     let (server, file) = (env::var("ACME_SERVER")?, env::var("ACME_FILE")?);
     let plain: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
     let endpoint = TokenEndpoint::new(plain, format!("{server}/oauth/token").parse()?).public_client("acme");
     // Nothing behind the refresh token: after a logout no command is to log in by itself.
     let source = RefreshTokenGrant::new(endpoint.clone());
     let session = Session::builder(source).store(FileStore::new(file)).build();
-    let done = match command {
+    let done: Result<(), BoxError> = match command {
         "login" => login(&session, endpoint).await,
         "me" => me(&session, &server).await,
         "logout" => session.logout().await.map_err(Into::into),
         other => Err(format!("acme {other}: there are login, me and logout").into()),
     };
-    // The next command begins with what is saved.
-    let saved = session.settle().await;
-    done?;
-    Ok(saved?)
+    if let Err(error) = &done {
+        eprintln!("{error}");
+    }
+    // A refresh that nobody has the patience for may still bring a token, and the next command begins with what is saved.
+    session.settle().await?;
+    Ok(if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn login(session: &Session, endpoint: TokenEndpoint) -> Result<(), BoxError> {

@@ -11,7 +11,7 @@ use std::{convert::Infallible, net::Ipv4Addr, path::Path};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -140,8 +140,13 @@ impl Gateway {
     ) -> Result<Response<Incoming>, BoxError> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let uri: Uri = format!("{}{path}", self.upstream).parse()?;
-        let forwarded =
+        let mut forwarded =
             Request::builder().method(request.method()).uri(uri).extension(self.sessions.get(&user));
+        for name in [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+            if let Some(value) = request.headers().get(&name) {
+                forwarded = forwarded.header(name, value);
+            }
+        }
         self.client.clone().oneshot(forwarded.body(request.into_body())?).await
     }
 

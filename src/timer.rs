@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     panic::catch_unwind,
+    pin::pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use futures_util::future::{Either, select};
 use tokio::{
     runtime::{self, Handle},
     task::JoinSet,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 use crate::error::{Error, ErrorKind};
@@ -29,14 +30,16 @@ pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
         .map_err(|_| missing("the tokio runtime has no timers: build it with `enable_time`"))
 }
 
-/// A timer for what others do. Its last second, or half, begins when the rest is over: a process that was stopped meanwhile, or whose
-/// machine was, finds its timers at their end before it has looked at its sockets, where the answer may lie.
+/// A timer for what others do. Its last second, or half, begins when the rest is over: a process that was stopped meanwhile,
+/// or whose machine was, finds its timers at their end before it has looked at its sockets, where the answer may lie.
 pub(crate) fn limit(limit: Duration) -> Result<impl Future<Output = ()>, Error> {
     let last = (limit / 2).min(Duration::from_secs(1));
-    let rest = timer(limit - last)?;
+    let timer = timer(limit - last)?;
     Ok(async move {
-        rest.await;
-        sleep(last).await;
+        let mut timer = pin!(timer);
+        timer.as_mut().await;
+        timer.as_mut().reset(Instant::now() + last);
+        timer.await;
     })
 }
 
@@ -117,7 +120,7 @@ mod tests {
             assert_ready!(limit.poll());
         }
         // And in small steps it is as long as it says.
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         limit(10 * SECOND).unwrap().await;
         assert_eq!(began.elapsed(), 10 * SECOND);
     }

@@ -5,14 +5,15 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
 };
 
 use futures_util::{
     FutureExt,
-    future::{Either, select},
+    future::{Either, OptionFuture, select},
 };
-use tokio::{runtime::Handle, task::JoinError, time::timeout};
+use tokio::{runtime::Handle, task::JoinError};
 
 use super::{
     ask::{Failure, Known, Obtained, Plan},
@@ -32,7 +33,7 @@ use crate::{
     source::{FailureClass, FetchContext, FetchError},
     store::{StoredToken, Superseded},
     sync::task,
-    timer::timer,
+    timer::limit,
     token::Token,
 };
 
@@ -48,8 +49,8 @@ pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan
 }
 
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
-    let deadline = match timer(engine.limits.refresh) {
-        Ok(deadline) => std::pin::pin!(deadline),
+    let deadline = match limit(engine.limits.refresh) {
+        Ok(deadline) => pin!(deadline),
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
     };
     let mut refreshing = tokio::spawn(task(refresh(engine.clone(), flight.clone(), plan)));
@@ -59,9 +60,10 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Either::Right(_) => {
             engine.make_overdue(&flight, flight.late()).await;
             let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
-            match timeout(left, &mut refreshing).await {
-                Ok(ended) => ended,
-                Err(_elapsed) => {
+            let end = pin!(OptionFuture::from(limit(left).ok()));
+            match select(&mut refreshing, end).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right(_) => {
                     flight.abort();
                     // A source that blocks its thread cannot be dropped; no other fetch may run beside it.
                     refreshing.await

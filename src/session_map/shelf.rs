@@ -14,7 +14,7 @@ use crate::session::{Engine, Session};
 /// How many sessions one call looks at for eviction: more than one, because a call brings at most one.
 const LOOKS: usize = 3;
 
-/// How many entries of sessions that are gone the register may have, besides half as many as there are others.
+/// How many may come or go between two clearings of the register, besides half as many as the first of them has left.
 const SLACK: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -117,10 +117,11 @@ impl<K: Hash + Eq + Clone> Shelf<K> {
 
     /// Of an entry that is about to come, or a session that may be about to go.
     fn note_change(&mut self) {
-        self.clear_in -= 1;
+        self.clear_in = self.clear_in.saturating_sub(1);
         if self.clear_in == 0 {
             self.register.retain(|_, entry| entry.is_alive());
             self.clear_in = self.register.len() / 2 + SLACK;
+            self.register.shrink_to(2 * self.register.len() + SLACK);
         }
     }
 

@@ -383,7 +383,7 @@ async fn a_refusal_that_the_layer_may_not_send_again_refuses_no_code_and_no_pass
 
 #[tokio::test(start_paused = true)]
 async fn a_gateway_whose_refresh_hangs_for_less_than_the_time_limit_uses_up_no_code() {
-    let hangs = Some(Duration::from_secs(5));
+    let hangs = Some(Duration::from_secs(25));
     let (client, presented) = Gateway { fails: 1..2, hangs, refusal: Some(PAGE), ..Gateway::new() }.client();
     is_not_refused(code(endpoint(client))).await;
     assert_eq!(presented.load(Ordering::Relaxed), 1);

@@ -19,9 +19,10 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    task::yield_now,
 };
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, FetchError, Secret, Session, Token, TokenRefreshLayer,
     source::{
@@ -407,11 +408,16 @@ async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
     let endpoint = |idp| TokenEndpoint::new(idp, Uri::from_static("https://id.test/oauth/token"));
     let code = |idp| AuthorizationCodeGrant::new(endpoint(idp), "c", "http://127.0.0.1:7/");
     let app = |idp| ClientCredentialsGrant::new(endpoint(idp));
+    let takes_the_body = service_fn(|request: Request<Content>| async {
+        let _body = Bytes::from(request.into_body());
+        std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+    });
     for (bench, class, seconds) in [
         (Bench::logged_in(grant(Idp::new([Say::Hang]))).await, "Unanswered", 110),
         (Bench::new(code(Idp::new([Say::Hang]))), "Unanswered", 110),
         (Bench::logged_in(grant(Idp::new([Say::Stuck]))).await, "Transient", 10),
         (Bench::new(app(Idp::new([Say::Hang]))), "Transient", 10),
+        (Bench::logged_in(grant(takes_the_body)).await, "Unanswered", 110),
     ] {
         let began = tokio::time::Instant::now();
         assert_eq!((bench.class().await.as_str(), began.elapsed().as_secs()), (class, seconds));
@@ -446,6 +452,50 @@ async fn an_authority_that_is_slower_than_its_callers_are_patient_logs_nobody_ou
         assert!(authority.is_alive(session.refresh().await.unwrap().access().expose()), "{seconds}");
         let counts = authority.counts();
         assert_eq!((counts.refreshes, counts.presented_again()), (2, 0), "{seconds}");
+    }
+}
+
+/// Its timers are at their end before it has looked at its sockets.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_reads_the_answer_that_came_meanwhile() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for (abandon_after, runs) in [(120, 1), (120, 40), (30, 1), (600, 1), (600, 100)] {
+        let authority = ModelAuthority::new();
+        let gate = authority.hold(Endpoint::Refresh);
+        // It takes the runtime some turns to hand the answer on that is there.
+        let client = service_fn({
+            let authority = authority.clone();
+            move |request: Request<Content>| {
+                let call = authority.clone().oneshot(request);
+                let call = tokio::spawn(async move {
+                    let answer = call.await;
+                    for _ in 0..10 {
+                        yield_now().await;
+                    }
+                    answer
+                });
+                async move { call.await.expect("it does not panic") }
+            }
+        });
+        let endpoint = TokenEndpoint::new(client, Uri::from_static("https://id.test/oauth/token"));
+        let session = Session::builder(RefreshTokenGrant::new(endpoint));
+        let session = session.abandon_after(abandon_after * SECOND).unwrap().build();
+        session.login(authority.login().await.unwrap()).await.unwrap();
+        let _waiting = tokio::spawn({
+            let session = session.clone();
+            async move { session.refresh().await }
+        });
+        gate.arrived(1).await;
+        tokio::time::sleep(runs * SECOND).await;
+        gate.open();
+        tokio::time::advance(3600 * SECOND).await;
+        session.settle().await.unwrap();
+        assert!(
+            authority.is_alive(session.refresh().await.unwrap().access().expose()),
+            "{abandon_after} {runs}"
+        );
+        let counts = authority.counts();
+        assert_eq!((counts.refreshes, counts.presented_again()), (2, 0), "{abandon_after} {runs}");
     }
 }
 
@@ -568,7 +618,7 @@ async fn a_source_on_the_client_that_it_serves_fails_at_once() {
     let cell: Arc<Mutex<Option<tower::buffer::Buffer<Request<Content>, _>>>> = Arc::default();
     let through = {
         let cell = cell.clone();
-        tower::service_fn(move |request: Request<Content>| {
+        service_fn(move |request: Request<Content>| {
             let layered = cell.lock().unwrap().clone().expect("the client is there by now");
             async move { tokio::spawn(layered.oneshot(request)).await.expect("no panic") }
         })
@@ -643,7 +693,7 @@ async fn an_authority_that_cannot_be_asked_by_its_url_is_a_failure_of_the_config
 async fn every_question_asks_for_an_answer_as_it_is() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = asked.clone();
-    let authority = tower::service_fn(move |request: Request<Content>| {
+    let authority = service_fn(move |request: Request<Content>| {
         let accepts = [header::ACCEPT, header::ACCEPT_ENCODING].map(|name| request.headers()[name].clone());
         seen.lock().unwrap().push(accepts);
         let answer = Response::new(Full::<Bytes>::from(r#"{"access_token":"a"}"#));

@@ -45,8 +45,6 @@ use crate::{
 /// no secret should be part of the URL.
 ///
 /// ```
-/// use std::time::Duration;
-///
 /// use bytes::Bytes;
 /// use http::Request;
 /// use http_body_util::Full;
@@ -55,7 +53,7 @@ use crate::{
 /// use tower_token_refresh::source::{AuthorityClient, Content};
 ///
 /// let http: Client<HttpConnector, Content> = Client::builder(TokioExecutor::new()).build_http();
-/// let authority = AuthorityClient::new(http).timeout(Duration::from_secs(5))?;
+/// let authority = AuthorityClient::new(http).response_limit(16 * 1024)?;
 ///
 /// // A client with a body type of its own:
 /// let http: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
@@ -75,7 +73,7 @@ pub struct AuthorityClient {
 
 /// How long is waited for an answer that is worth nothing by itself, or for a request to be sent.
 const BRIEFLY: Duration = Duration::from_secs(10);
-/// How long for one that nobody gets a second time. The session gives such a refresh up ten seconds later, by default.
+/// How long for one that nobody gets a second time. By default the session gives up soon after that.
 const FOR_WHAT_MAY_BE_SPENT: Duration = Duration::from_secs(110);
 
 type Sending = dyn Fn(Request<Content>, usize) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
@@ -120,6 +118,10 @@ impl AuthorityClient {
     /// code, a login of the user's): whoever does not wait for that answer has lost what it brings. Callers do not wait so
     /// long: [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout) is theirs. What a client takes for a body
     /// of its own counts as sent.
+    ///
+    /// A value of yours holds for all calls, so a short one brings back the risk. A connection that does not come about, or is
+    /// dead, is better noticed by the client itself: by its time limit for connecting, and by HTTP/2's keep-alive. Until then
+    /// there is no other refresh, by others who share the store either.
     ///
     /// # Errors
     ///
