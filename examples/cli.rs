@@ -61,14 +61,18 @@ async fn acme(command: &str) -> Result<ExitCode, BoxError> {
     if let Err(error) = &done {
         eprintln!("{error}");
     }
-    // A refresh that nobody has the patience for may still bring a token, and the next command begins with what is saved.
-    session.settle().await?;
+    // The next command begins with what is saved. Where the server is slow this takes up to two minutes: a refresh that the
+    // request did not wait for may still bring a token, and nobody gets that a second time.
+    if let Err(error) = session.settle().await {
+        eprintln!("{error}");
+    }
     Ok(if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn login(session: &Session, endpoint: TokenEndpoint) -> Result<(), BoxError> {
     // Where the user logs in by a browser, an `AuthorizationCodeGrant` stands here.
     let password = PasswordGrant::new(endpoint, async || Ok(Credentials::new("alice", "wonderland")));
+    // A session of its own, without a store, for one token.
     let token = Session::builder(password).build().token().await?;
     Ok(session.login(token).await?)
 }
@@ -83,7 +87,10 @@ async fn me(session: &Session, server: &str) -> Result<(), BoxError> {
         return Err(format!("{error}: {advice}").into());
     }
     let response = result?;
-    println!("{} {:?}", response.status(), response.into_body().collect().await?.to_bytes());
+    if !response.status().is_success() {
+        return Err(format!("the server says {}", response.status()).into());
+    }
+    println!("{:?}", response.into_body().collect().await?.to_bytes());
     Ok(())
 }
 

@@ -46,6 +46,7 @@ async fn main() -> Result<(), BoxError> {
     let address = gateway.clone().serve().await?;
 
     println!("Two users, and room for the session of one: the other's is in a file");
+    // In a gateway in earnest, what follows the user's way back from a login page.
     for user in USERS {
         let token = upstream.authority.login_as(user, PASSWORD).await?;
         gateway.sessions.get(&user).login(token).await?;
@@ -107,6 +108,7 @@ impl Gateway {
         let layer = TokenRefreshLayer::new(Session::builder(nobody).build(), upstream.parse::<Origin>()?);
         let api = Client::builder(TokioExecutor::new()).build_http();
         Ok(Gateway {
+            // Those that requests are using come on top.
             sessions: sessions.capacity(1)?.build(),
             client: ServiceBuilder::new().layer(BoxCloneSyncService::layer()).layer(layer).service(api),
             upstream: upstream.to_owned(),

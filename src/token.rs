@@ -69,9 +69,13 @@ impl Token {
     /// [`Session::token`](crate::Session::token) returns a token that has not expired even if the server has refused it.
     ///
     /// ```
-    /// # use tower_token_refresh::{Error, Session, Token};
-    /// # async fn example(session: Session, refresh_token: String) -> Result<(), Error> {
-    /// if session.token().await.is_err_and(|error| error.is_login_required()) {
+    /// # use http::Response;
+    /// # use tower_token_refresh::{BoxError, Error, Session, Token};
+    /// # async fn example(
+    /// #     session: Session, result: Result<Response<String>, BoxError>, refresh_token: String,
+    /// # ) -> Result<(), Error> {
+    /// // What a request has come to:
+    /// if Error::of(&result).is_some_and(Error::is_login_required) {
     ///     session.login(Token::from_refresh_token(refresh_token)).await?;
     /// }
     /// # Ok(())
