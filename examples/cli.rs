@@ -12,7 +12,9 @@ mod show;
 
 use std::{
     env,
+    io::{self, Write},
     process::{ExitCode, Output},
+    time::Duration,
 };
 
 use futures_util::future::try_join_all;
@@ -24,7 +26,7 @@ use hyper_util::{
 };
 use server::{Server, request};
 use show::show;
-use tokio::process::Command;
+use tokio::{process::Command, signal::ctrl_c, time::timeout};
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     BoxError, Error, Origin, Session, TokenRefreshLayer,
@@ -52,21 +54,36 @@ async fn acme(command: &str) -> Result<ExitCode, BoxError> {
     // Nothing behind the refresh token: after a logout no command is to log in by itself.
     let source = RefreshTokenGrant::new(endpoint.clone());
     let session = Session::builder(source).store(FileStore::new(file)).build();
-    let done: Result<(), BoxError> = match command {
-        "login" => login(&session, endpoint).await,
-        "me" => me(&session, &server).await,
-        "logout" => session.logout().await.map_err(Into::into),
-        other => Err(format!("acme {other}: there are login, me and logout").into()),
+    let work = async {
+        match command {
+            "login" => login(&session, endpoint).await,
+            "me" => me(&session, &server).await,
+            "logout" => Ok(session.logout().await?),
+            other => Err(format!("acme {other}: there are login, me and logout").into()),
+        }
+    };
+    // Whoever interrupts a command must not lose what a refresh is about to bring.
+    let done = tokio::select! {
+        done = work => done,
+        _ = ctrl_c() => Err("interrupted".into()),
     };
     if let Err(error) = &done {
-        eprintln!("{error}");
+        eprintln!("{}", with_causes(&**error));
     }
-    // The next command begins with what is saved. Where the server is slow this takes up to two minutes: a refresh that the
-    // request did not wait for may still bring a token, and nobody gets that a second time.
-    if let Err(error) = session.settle().await {
-        eprintln!("{error}");
+    // The next command begins with what is saved. Where the server is slow this takes up to two minutes.
+    if timeout(Duration::from_secs(1), session.settle()).await.is_err() {
+        eprintln!("waiting for the login server; interrupt this, and you may have to log in again");
+    }
+    tokio::select! {
+        saved = session.settle() => saved?,
+        _ = ctrl_c() => {}
     }
     Ok(if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn login(session: &Session, endpoint: TokenEndpoint) -> Result<(), BoxError> {
@@ -82,15 +99,15 @@ async fn me(session: &Session, server: &str) -> Result<(), BoxError> {
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http());
     let result = client.oneshot(request(server, Method::GET, "/me", "")?).await;
     if let Some(error) = Error::of(&result) {
-        let advice =
-            if error.is_login_required() { "please run `acme login`" } else { "please try again later" };
-        return Err(format!("{error}: {advice}").into());
+        let advice = if error.is_login_required() { ": please run `acme login`" } else { "" };
+        return Err(format!("{}{advice}", with_causes(error)).into());
     }
     let response = result?;
     if !response.status().is_success() {
         return Err(format!("the server says {}", response.status()).into());
     }
-    println!("{:?}", response.into_body().collect().await?.to_bytes());
+    // Not `println!`, which panics where nobody reads on.
+    writeln!(io::stdout(), "{:?}", response.into_body().collect().await?.to_bytes())?;
     Ok(())
 }
 

@@ -99,6 +99,7 @@ impl Gateway {
         let endpoint = TokenEndpoint::new(plain, format!("{upstream}/oauth/token").parse()?);
         let directory = directory.to_owned();
         let sessions = SessionMap::builder(move |user: &&'static str| {
+            // These names are the gateway's own. A name that its user has chosen might lead anywhere.
             let store = FileStore::new(directory.join(format!("{user}.json")));
             Session::builder(RefreshTokenGrant::new(endpoint.clone())).store(store).build()
         });

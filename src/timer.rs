@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, OptionFuture, select};
 use tokio::{
     runtime::{self, Handle},
     task::JoinSet,
@@ -41,6 +41,15 @@ pub(crate) fn limit(limit: Duration) -> Result<impl Future<Output = ()>, Error> 
         timer.as_mut().reset(Instant::now() + last);
         timer.await;
     })
+}
+
+/// What comes of work within a [`limit`] of this runtime. `None`: not in time, or there are no timers.
+pub(crate) async fn within<T>(most: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let end = pin!(OptionFuture::from(limit(most).ok()));
+    match select(pin!(work), end).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
 }
 
 /// A [`limit`] in a task of its own, for a future that may move on to another runtime: a timer whose runtime has gone panics,

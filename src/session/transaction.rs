@@ -11,9 +11,9 @@ use std::{
 
 use futures_util::{
     FutureExt,
-    future::{Either, OptionFuture, select},
+    future::{Either, select},
 };
-use tokio::{runtime::Handle, task::JoinError};
+use tokio::{runtime::Handle, task::JoinError, time::Instant};
 
 use super::{
     ask::{Failure, Known, Obtained, Plan},
@@ -33,7 +33,7 @@ use crate::{
     source::{FailureClass, FetchContext, FetchError},
     store::{StoredToken, Superseded},
     sync::task,
-    timer::limit,
+    timer::{limit, within},
     token::Token,
 };
 
@@ -49,6 +49,7 @@ pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan
 }
 
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
+    let began = Instant::now();
     let deadline = match limit(engine.limits.refresh) {
         Ok(deadline) => pin!(deadline),
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
@@ -59,11 +60,9 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
             engine.make_overdue(&flight, flight.late()).await;
-            let left = engine.limits.abandon.saturating_sub(engine.limits.refresh);
-            let end = pin!(OptionFuture::from(limit(left).ok()));
-            match select(&mut refreshing, end).await {
-                Either::Left((ended, _)) => ended,
-                Either::Right(_) => {
+            match within(engine.limits.abandon.saturating_sub(began.elapsed()), &mut refreshing).await {
+                Some(ended) => ended,
+                None => {
                     flight.abort();
                     // A source that blocks its thread cannot be dropped; no other fetch may run beside it.
                     refreshing.await

@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::StatusCode;
+use tokio::task::yield_now;
 use tokio_test::{assert_pending, task};
 use tower_token_refresh::{
     BoxError, ErrorKind, FetchContext, FetchError, RefreshFailure, Session, Token,
@@ -562,7 +563,7 @@ async fn superseded(change: impl AsyncFnOnce(&Session)) -> (Result<String, Error
     change(&sibling).await;
     gate.open();
     let refreshed = within(refresh).await.map(|token| token.access().expose().to_owned());
-    tokio::task::yield_now().await;
+    yield_now().await;
     let discarded = discarded.lock().unwrap().clone();
     (refreshed.map_err(|error| error.kind()), ours, discarded)
 }
@@ -662,7 +663,7 @@ async fn the_first_refresh_of_a_process_is_superseded_as_any_other() {
         gate.open();
         let first = within(first).await.map(|token| token.access().expose().to_owned());
         assert_eq!(first.map_err(|error| error.kind()), expected);
-        tokio::task::yield_now().await;
+        yield_now().await;
         assert_eq!(*discarded.lock().unwrap(), ["refreshed"]);
     }
 }
@@ -715,5 +716,68 @@ async fn a_refresh_after_one_whose_save_was_not_answered_is_a_siblings_at_once_t
         one.refresh().await.unwrap();
         within(next(&mut changes)).await;
         assert_eq!(access(&other).await, "one-3", "{is_retried}");
+    }
+}
+
+/// Held calls of it answer some turns of the runtime later.
+#[derive(Clone, Default)]
+struct Turning {
+    memory: MemoryStore,
+    hold_load: Arc<Mutex<Option<Gate>>>,
+    hold_lock: Arc<Mutex<Option<Gate>>>,
+}
+
+async fn pass_and_turn(gate: &Mutex<Option<Gate>>) {
+    if gate.lock().unwrap().is_some() {
+        pass(gate).await;
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    }
+}
+
+impl TokenStore for Turning {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        let loaded = self.memory.load().await;
+        pass_and_turn(&self.hold_load).await;
+        loaded
+    }
+
+    async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
+        self.memory.save(record, fence).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        let lease = self.memory.lock().await;
+        pass_and_turn(&self.hold_lock).await;
+        lease
+    }
+}
+
+/// Its timers are at their end before it has heard of the store.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_in_a_call_of_the_store_hears_what_that_has_answered() {
+    type Held = fn(&Turning) -> Gate;
+    let cases: [(Held, bool); 2] =
+        [(|store| hold(&store.hold_load), true), (|store| hold(&store.hold_lock), false)];
+    for (held, has_sibling_refreshed) in cases {
+        let (store, authority) = (Turning::default(), ModelAuthority::new());
+        let built = || Session::builder(authority.source()).store(store.clone()).build();
+        let (ours, sibling) = (built(), built());
+        ours.login(authority.login().await.unwrap()).await.unwrap();
+        if has_sibling_refreshed {
+            sibling.refresh().await.unwrap();
+        }
+        let gate = held(&store);
+        let refreshing = tokio::spawn({
+            let ours = ours.clone();
+            async move { ours.refresh().await }
+        });
+        gate.arrived(1).await;
+        gate.open();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let token = refreshing.await.unwrap().unwrap();
+        assert!(authority.is_alive(token.access().expose()));
+        assert_eq!(authority.counts().presented_again(), 0);
     }
 }

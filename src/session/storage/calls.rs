@@ -3,11 +3,11 @@
 use std::{error::Error as StdError, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::time::timeout;
 
 use crate::{
     error::{BoxError, Error, ErrorKind, causes},
     store::{DynTokenStore, Lease, Record},
+    timer::within,
 };
 
 /// A store, and how long it may take.
@@ -30,10 +30,7 @@ impl From<Silent> for Error {
 impl Calls {
     /// `None` when nobody gives the lease up in time.
     pub(super) async fn lock(&self) -> Result<Option<Lease>, Error> {
-        match timeout(self.lease_wait, guarded(async { self.store.lock().await })).await {
-            Ok(lease) => lease.map(Some),
-            Err(_elapsed) => Ok(None),
-        }
+        within(self.lease_wait, guarded(async { self.store.lock().await })).await.transpose()
     }
 
     /// What is in the store, or how it failed.
@@ -59,7 +56,7 @@ impl Calls {
         &self,
         call: impl Future<Output = Result<T, BoxError>>,
     ) -> Result<Result<T, Error>, Silent> {
-        timeout(self.timeout, guarded(call)).await.map_err(|_elapsed| Silent)
+        within(self.timeout, guarded(call)).await.ok_or(Silent)
     }
 }
 

@@ -3,6 +3,7 @@ use std::{error::Error as StdError, fmt, future::poll_fn, io, pin::pin, sync::Ar
 use futures_util::future::{BoxFuture, Either, select};
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body::Body;
+use tokio::time::Instant;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
@@ -194,12 +195,13 @@ impl AuthorityClient {
         self.check(request.uri())?;
         reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
+        let began = Instant::now();
         let brief = limit(self.timeout.unwrap_or(BRIEFLY));
         let brief = brief.map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(async {
             brief.await;
             if spends && self.timeout.is_none() && !progress.is_unread() {
-                if let Ok(rest) = limit(FOR_WHAT_MAY_BE_SPENT - BRIEFLY) {
+                if let Ok(rest) = limit(FOR_WHAT_MAY_BE_SPENT.saturating_sub(began.elapsed())) {
                     rest.await;
                 }
             }
