@@ -3,8 +3,8 @@
 use std::{
     future::{Future, poll_fn},
     panic::catch_unwind,
-    pin::pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -32,21 +32,32 @@ pub(crate) fn timer(limit: Duration) -> Result<Sleep, Error> {
 
 /// A timer for what others do. Its last second, or half, begins when the rest is over: a process that was stopped meanwhile,
 /// or whose machine was, finds its timers at their end before it has looked at its sockets, where the answer may lie.
-pub(crate) fn limit(limit: Duration) -> Result<impl Future<Output = ()>, Error> {
+pub(crate) fn limit(limit: Duration) -> Result<Limit, Error> {
     let last = (limit / 2).min(Duration::from_secs(1));
-    let timer = timer(limit - last)?;
-    Ok(async move {
-        let mut timer = pin!(timer);
-        timer.as_mut().await;
-        timer.as_mut().reset(Instant::now() + last);
-        timer.await;
-    })
+    Ok(Limit { timer: Box::pin(timer(limit - last)?), last: Some(last) })
+}
+
+pub(crate) struct Limit {
+    timer: Pin<Box<Sleep>>,
+    /// Until it begins.
+    last: Option<Duration>,
+}
+
+impl Future for Limit {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.timer.as_mut().poll(cx));
+        if let Some(last) = self.last.take() {
+            self.timer.as_mut().reset(Instant::now() + last);
+        }
+        self.timer.as_mut().poll(cx)
+    }
 }
 
 /// What comes of work within a [`limit`] of this runtime. `None`: not in time, or there are no timers.
 pub(crate) async fn within<T>(most: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let end = pin!(OptionFuture::from(limit(most).ok()));
-    match select(pin!(work), end).await {
+    match select(pin!(work), OptionFuture::from(limit(most).ok())).await {
         Either::Left((done, _)) => Some(done),
         Either::Right(_) => None,
     }

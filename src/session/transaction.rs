@@ -5,7 +5,6 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    pin::pin,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -51,7 +50,7 @@ pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let began = Instant::now();
     let deadline = match limit(engine.limits.refresh) {
-        Ok(deadline) => pin!(deadline),
+        Ok(deadline) => deadline,
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
     };
     let mut refreshing = tokio::spawn(task(refresh(engine.clone(), flight.clone(), plan)));
