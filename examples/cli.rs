@@ -72,11 +72,11 @@ async fn acme(command: &str) -> Result<ExitCode, BoxError> {
     }
     // The next command begins with what is saved. Where the server is slow this takes up to two minutes.
     if timeout(Duration::from_secs(1), session.settle()).await.is_err() {
-        eprintln!("waiting for the login server; interrupt this, and you may have to log in again");
+        eprintln!("waiting until all is saved; interrupt this, and you may have to log in again");
     }
     tokio::select! {
         saved = session.settle() => saved?,
-        _ = ctrl_c() => {}
+        _ = ctrl_c() => return Ok(ExitCode::FAILURE),
     }
     Ok(if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::{Either, OptionFuture, select};
 use tokio::{
     runtime::{self, Handle},
-    task::JoinSet,
+    task::{JoinSet, unconstrained},
     time::{Instant, Sleep, sleep},
 };
 
@@ -47,11 +47,18 @@ impl Future for Limit {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.timer.as_mut().poll(cx));
+        ready!(self.poll_timer(cx));
         if let Some(last) = self.last.take() {
             self.timer.as_mut().reset(Instant::now() + last);
         }
-        self.timer.as_mut().poll(cx)
+        self.poll_timer(cx)
+    }
+}
+
+impl Limit {
+    /// Also where what is limited has used up the task's budget, as it may do each time.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        pin!(unconstrained(&mut self.timer)).poll(cx)
     }
 }
 
@@ -139,9 +146,21 @@ mod tests {
             tokio::time::advance((most / 2).min(SECOND)).await;
             assert_ready!(limit.poll());
         }
-        // And in small steps it is as long as it says.
+        // In small steps it is as long as it says.
         let began = Instant::now();
         limit(10 * SECOND).unwrap().await;
         assert_eq!(began.elapsed(), 10 * SECOND);
+    }
+
+    #[tokio::test]
+    async fn work_that_uses_up_the_budget_of_its_task_each_time_ends_in_time() {
+        const BRIEFLY: Duration = Duration::from_millis(20);
+        let busy = async || {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let ended = tokio::time::timeout(500 * BRIEFLY, within(BRIEFLY, busy())).await;
+        assert_eq!(ended.expect("the limit ends it"), None::<()>);
     }
 }

@@ -12,7 +12,7 @@ use futures_util::{
     FutureExt,
     future::{Either, select},
 };
-use tokio::{runtime::Handle, task::JoinError, time::Instant};
+use tokio::{runtime::Handle, task::JoinError};
 
 use super::{
     ask::{Failure, Known, Obtained, Plan},
@@ -48,7 +48,6 @@ pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan
 }
 
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
-    let began = Instant::now();
     let deadline = match limit(engine.limits.refresh) {
         Ok(deadline) => deadline,
         Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
@@ -59,7 +58,8 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
             engine.make_overdue(&flight, flight.late()).await;
-            match within(engine.limits.abandon.saturating_sub(began.elapsed()), &mut refreshing).await {
+            // In full: where the process was stopped, the authority may have been asked just now.
+            match within(engine.limits.abandon.saturating_sub(engine.limits.refresh), &mut refreshing).await {
                 Some(ended) => ended,
                 None => {
                     flight.abort();

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout;
-
 use super::{acquire::Acquire, ask::Ask, damper::Target, engine::Engine, issued::Claim};
-use crate::{classify::Verdict, source::Verification};
+use crate::{classify::Verdict, source::Verification, timer::within};
 
 /// Verifies in a task of its own. A source that panics or hangs there harms nobody.
 pub(super) fn in_background(engine: &Arc<Engine>, mut claim: Claim) {
@@ -13,7 +11,7 @@ pub(super) fn in_background(engine: &Arc<Engine>, mut claim: Claim) {
     let engine = engine.clone();
     runtime.spawn(async move {
         let asked = engine.mark().around(|| engine.source.verify(claim.issued.token()));
-        let answer = timeout(engine.limits.refresh, asked).await.unwrap_or(Verification::Unknown);
+        let answer = within(engine.limits.refresh, asked).await.unwrap_or(Verification::Unknown);
         claim.is_answered = answer != Verification::Unknown;
         if answer == Verification::Invalid {
             let (stamp, verdict) = (claim.issued.stamp(), Verdict::Reject);

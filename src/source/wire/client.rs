@@ -3,7 +3,6 @@ use std::{error::Error as StdError, fmt, future::poll_fn, io, pin::pin, sync::Ar
 use futures_util::future::{BoxFuture, Either, select};
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body::Body;
-use tokio::time::Instant;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
@@ -74,7 +73,7 @@ pub struct AuthorityClient {
 
 /// How long is waited for an answer that is worth nothing by itself, or for a request to be sent.
 const BRIEFLY: Duration = Duration::from_secs(10);
-/// How long for one that nobody gets a second time. By default the session gives up soon after that.
+/// How long for one that nobody gets a second time. By default the session gives up at about that time.
 const FOR_WHAT_MAY_BE_SPENT: Duration = Duration::from_secs(110);
 
 type Sending = dyn Fn(Request<Content>, usize) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
@@ -195,13 +194,12 @@ impl AuthorityClient {
         self.check(request.uri())?;
         reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
-        let began = Instant::now();
         let brief = limit(self.timeout.unwrap_or(BRIEFLY));
         let brief = brief.map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(async {
             brief.await;
             if spends && self.timeout.is_none() && !progress.is_unread() {
-                if let Ok(rest) = limit(FOR_WHAT_MAY_BE_SPENT.saturating_sub(began.elapsed())) {
+                if let Ok(rest) = limit(FOR_WHAT_MAY_BE_SPENT - BRIEFLY) {
                     rest.await;
                 }
             }
