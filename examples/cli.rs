@@ -7,6 +7,7 @@
 //!
 //! This starts a server, and itself as the command: each run is a process of its own.
 
+mod serve;
 mod server;
 mod show;
 

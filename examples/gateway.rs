@@ -4,23 +4,24 @@
 //! cargo run --example gateway
 //! ```
 
+mod serve;
 mod server;
 mod show;
 
-use std::{convert::Infallible, net::Ipv4Addr, path::Path};
+use std::{convert::Infallible, path::Path};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo},
+    rt::TokioExecutor,
 };
+use serve::serve;
 use server::{Server, request};
 use show::show;
-use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_token_refresh::{
     BoxError, Error, FetchError, Origin, RefreshFailure, Session, SessionMap, TokenRefreshLayer,
@@ -43,7 +44,14 @@ async fn main() -> Result<(), BoxError> {
     let counts = || upstream.authority.counts();
     let directory = tempfile::tempdir()?;
     let gateway = Gateway::new(&upstream.base, directory.path())?;
-    let address = gateway.clone().serve().await?;
+    let address = serve(service_fn({
+        let gateway = gateway.clone();
+        move |request| {
+            let gateway = gateway.clone();
+            async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+        }
+    }))
+    .await?;
 
     println!("Two users, and room for the session of one: the other's is in a file");
     // In a gateway in earnest, what follows the user's way back from a login page.
@@ -151,23 +159,6 @@ impl Gateway {
             }
         }
         self.client.clone().oneshot(forwarded.body(request.into_body())?).await
-    }
-
-    /// Runs until the example ends.
-    async fn serve(self) -> Result<String, BoxError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = format!("http://{}", listener.local_addr()?);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let gateway = self.clone();
-                let service = service_fn(move |request| {
-                    let gateway = gateway.clone();
-                    async move { Ok::<_, Infallible>(gateway.answer(request).await) }
-                });
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        Ok(address)
     }
 }
 

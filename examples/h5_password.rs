@@ -4,6 +4,7 @@
 //! cargo run --example h5_password
 //! ```
 
+mod serve;
 mod server;
 mod show;
 

@@ -7,6 +7,7 @@
 //! cargo run --example mini_program
 //! ```
 
+mod serve;
 mod server;
 mod show;
 

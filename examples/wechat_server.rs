@@ -4,12 +4,12 @@
 //! cargo run --example wechat_server
 //! ```
 
+mod serve;
 mod show;
 
 use std::{
     collections::HashMap,
     convert::Infallible,
-    net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
 
@@ -17,13 +17,13 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo},
+    rt::TokioExecutor,
 };
+use serve::serve;
 use show::show;
-use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
 use tower_token_refresh::{BoxError, Origin, ReplayBody, peek::PeekBody, preset, source::Content};
 
@@ -113,24 +113,12 @@ impl WeChat {
         format!(r#"{{"errcode":{code}}}"#)
     }
 
-    /// Runs until the example ends.
     async fn serve(self) -> Result<String, BoxError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let base = format!("http://{}", listener.local_addr()?);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let wechat = self.clone();
-                let service = service_fn(move |request| {
-                    let answer = wechat.answer(&request);
-                    let response =
-                        Response::builder().header("content-type", "application/json; encoding=utf-8");
-                    async {
-                        Ok::<_, Infallible>(response.body(Full::<Bytes>::from(answer)).expect("a response"))
-                    }
-                });
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
+        let answers = service_fn(move |request| {
+            let answer = self.answer(&request);
+            let response = Response::builder().header("content-type", "application/json; encoding=utf-8");
+            async { Ok::<_, Infallible>(response.body(Full::<Bytes>::from(answer)).expect("a response")) }
         });
-        Ok(base)
+        serve(answers).await
     }
 }

@@ -1,24 +1,22 @@
 //! Authority and API of the test kit behind one port.
 
-use std::net::Ipv4Addr;
-
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::{net::TcpListener, task::JoinSet};
+use hyper::body::Incoming;
+use hyper_util::service::TowerToHyperService;
 use tower::{Service, service_fn};
 use tower_token_refresh::{
     BoxError,
     test_util::{ModelApi, ModelAuthority},
 };
 
+use crate::serve::serve;
+
 pub(crate) struct Server {
     pub(crate) authority: ModelAuthority,
     pub(crate) api: ModelApi,
     pub(crate) base: String,
-    _running: JoinSet<()>,
 }
 
 impl Server {
@@ -32,16 +30,8 @@ impl Server {
                 _ => api.clone().call(request),
             }
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let base = format!("http://{}", listener.local_addr()?);
-        let mut running = JoinSet::new();
-        running.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = TowerToHyperService::new(site.clone());
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        Ok(Server { authority, api, base, _running: running })
+        let base = serve(TowerToHyperService::new(site)).await?;
+        Ok(Server { authority, api, base })
     }
 }
 
