@@ -43,7 +43,7 @@ pub(crate) fn endpoint(idp: &Idp) -> TokenEndpoint {
     TokenEndpoint::new(idp.clone(), "https://id.test/oauth/token".parse().unwrap())
 }
 
-fn of_model(authority: &ModelAuthority) -> TokenEndpoint {
+pub(crate) fn of_model(authority: &ModelAuthority) -> TokenEndpoint {
     TokenEndpoint::new(authority.clone(), "https://id.test/oauth/token".parse().unwrap())
 }
 

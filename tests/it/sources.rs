@@ -36,6 +36,7 @@ use tower_token_refresh::{
 
 use crate::{
     idp::{Bench, Idp, Say, UNSENDABLE, cool_down, json},
+    oauth2::{endpoint, of_model},
     script::within,
     world::{World, get, origin},
 };
@@ -405,9 +406,8 @@ async fn an_answer_is_read_up_to_a_limit_and_waited_for_up_to_another() {
     assert_eq!(began.elapsed().as_secs(), 3);
 
     // Without a limit of the user's.
-    let endpoint = |idp| TokenEndpoint::new(idp, Uri::from_static("https://id.test/oauth/token"));
-    let code = |idp| AuthorizationCodeGrant::new(endpoint(idp), "c", "http://127.0.0.1:7/");
-    let app = |idp| ClientCredentialsGrant::new(endpoint(idp));
+    let code = |idp| AuthorizationCodeGrant::new(endpoint(&idp), "c", "http://127.0.0.1:7/");
+    let app = |idp| ClientCredentialsGrant::new(endpoint(&idp));
     let takes_the_body = service_fn(|request: Request<Content>| async {
         let _body = Bytes::from(request.into_body());
         std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
@@ -436,8 +436,7 @@ async fn an_authority_that_is_slower_than_its_callers_are_patient_logs_nobody_ou
     for (seconds, is_waited_for) in [(12, true), (105, false)] {
         let authority = ModelAuthority::new();
         let gate = authority.hold(Endpoint::Refresh);
-        let endpoint = TokenEndpoint::new(authority.clone(), Uri::from_static("https://id.test/oauth/token"));
-        let session = Session::builder(RefreshTokenGrant::new(endpoint)).build();
+        let session = Session::builder(RefreshTokenGrant::new(of_model(&authority))).build();
         session.login(authority.login().await.unwrap()).await.unwrap();
         let waiting = tokio::spawn({
             let session = session.clone();
