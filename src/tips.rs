@@ -10,8 +10,8 @@
 //!
 //! A code says what the server has said of the request, and not what has become of the refresh: beside a refusal whose
 //! refresh has failed for the moment stands the code of an expired token, and a request that a logged-out session does not
-//! send gets no response at all. Whoever asks the user to log in again should ask [`Error::of`](crate::Error::of) first whether that [is
-//! required](crate::Error::is_login_required).
+//! send gets no response at all. Whoever asks the user to log in again should ask [`Error::of`](crate::Error::of) first
+//! whether that [is required](crate::Error::is_login_required).
 //!
 //! ```
 //! use tower_token_refresh::{BoxError, Tips, tips::Phase};

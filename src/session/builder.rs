@@ -184,7 +184,8 @@ impl SessionBuilder {
     }
 
     /// After how long a refresh is given up, counted from its start; 120 s by default. A value below `refresh_timeout`
-    /// counts as `refresh_timeout`. Where the process was stopped meanwhile it may take longer. Whatever the source is at is dropped then: one that asks a person needs more.
+    /// counts as `refresh_timeout`. Where the process was stopped meanwhile it may take longer. Whatever the source is at is
+    /// dropped then: one that asks a person needs more.
     ///
     /// # Errors
     ///
