@@ -14,10 +14,7 @@ use show::show;
 use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     BoxError, Origin, Session, TokenRefreshLayer, TokenSource,
-    source::{
-        Credentials, Password,
-        oauth2::{RefreshTokenGrant, TokenEndpoint},
-    },
+    source::{Credentials, Password, RefreshToken},
     store::FileStore,
     test_util::{ModelApi, ModelAuthority, ModelBody, Rotation, TestClock},
 };
@@ -63,8 +60,7 @@ async fn open(
     clock: &TestClock,
     file: &Path,
 ) -> Result<(), BoxError> {
-    let refresh =
-        RefreshTokenGrant::new(TokenEndpoint::new(authority.clone(), "https://id.test/oauth/token".parse()?));
+    let refresh = RefreshToken::new(authority.clone(), "https://id.test/refresh".parse()?);
     let login = Password::new(authority.clone(), "https://id.test/login".parse()?, || async {
         Ok(Credentials::new("alice", "wonderland"))
     });

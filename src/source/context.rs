@@ -137,6 +137,12 @@ impl FetchContext {
         Ok(())
     }
 
+    /// The refresh token, for a source that presents nothing else.
+    #[cfg(feature = "json")]
+    pub(super) fn wants_refresh_token(&self) -> Result<&Secret, FetchError> {
+        self.refresh_token().ok_or_else(|| FetchError::login_required("there is no refresh token"))
+    }
+
     /// Why the session asks.
     pub fn cause(&self) -> Cause {
         self.cause

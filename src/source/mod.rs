@@ -14,8 +14,8 @@
 //! # let _ = session;
 //! ```
 //!
-//! With the feature `json` there are sources that speak to an authority over any HTTP client: `Password` and
-//! `LoginCode` (see [`login`](login/index.html)), and the grants of OAuth 2 (see [`oauth2`](oauth2/index.html)). They are
+//! With the feature `json` there are sources that speak to an authority over any HTTP client: `Password`, `LoginCode` and
+//! `RefreshToken` (see [`login`](login/index.html)), and the grants of OAuth 2 (see [`oauth2`](oauth2/index.html)). They are
 //! chained by [`or_else`](TokenSource::or_else).
 
 #[cfg(feature = "json")]
@@ -42,7 +42,7 @@ use futures_util::future::BoxFuture;
 pub use self::{
     app::AppToken,
     credentials::Credentials,
-    login::{LoginCode, Password},
+    login::{LoginCode, Password, RefreshToken},
     wire::{AuthorityClient, AuthorityError, Content, FailedCall, JsonAnswer},
 };
 pub use self::{

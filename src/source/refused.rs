@@ -19,6 +19,8 @@ pub(super) struct Refused {
     most: usize,
     /// They are good for one attempt: whatever may have reached the authority has used them up.
     are_used_up: bool,
+    /// A change of the user's credentials may make them good again.
+    may_be_forgotten: bool,
     list: Mutex<List>,
 }
 
@@ -31,15 +33,16 @@ struct List {
 
 impl Refused {
     pub(super) fn credentials() -> Self {
-        Refused { most: CREDENTIALS, are_used_up: false, list: Mutex::default() }
+        Refused { most: CREDENTIALS, are_used_up: false, may_be_forgotten: true, list: Mutex::default() }
     }
 
     pub(super) fn codes() -> Self {
         Refused { are_used_up: true, ..Self::credentials() }
     }
 
+    /// One that was refused never comes back to life, whatever has changed.
     pub(super) fn refresh_tokens() -> Self {
-        Refused { most: REFRESH_TOKENS, ..Self::credentials() }
+        Refused { most: REFRESH_TOKENS, may_be_forgotten: false, ..Self::credentials() }
     }
 
     /// Makes an attempt with these credentials, unless they were refused before and have not changed since, as far as
@@ -54,7 +57,7 @@ impl Refused {
     ) -> Result<Token, FetchError> {
         let change = {
             let mut list = self.list();
-            if list.change < last_change {
+            if self.may_be_forgotten && list.change < last_change {
                 *list = List { change: last_change, ..List::default() };
             }
             if list.credentials.iter().any(|refused| are_same(refused, &credentials)) {

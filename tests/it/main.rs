@@ -24,6 +24,7 @@ mod readiness;
 mod recovery;
 mod reentry;
 mod refresh_expiry;
+mod refresh_token;
 mod renewal;
 mod replacement;
 mod replay;

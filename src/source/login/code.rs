@@ -121,7 +121,7 @@ impl TokenSource for LoginCode {
         if code.expose().is_empty() {
             return Err(FetchError::transient("there is no login code"));
         }
-        self.exchange.login(&cx, &[(&self.field, &code)]).await
+        self.exchange.present(&cx, &[(&self.field, &code)]).await
     }
 
     async fn verify(&self, token: &Token) -> Verification {

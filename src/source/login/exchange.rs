@@ -1,4 +1,4 @@
-//! What all JSON logins do with their credentials.
+//! What all sources of this module do with what they present.
 
 use http::Uri;
 
@@ -36,7 +36,11 @@ impl Exchange {
             reading: Reading::default(),
             verify: None,
             grant,
-            refused: if grant == Grant::LoginCode { Refused::codes() } else { Refused::credentials() },
+            refused: match grant {
+                Grant::Refresh => Refused::refresh_tokens(),
+                Grant::LoginCode => Refused::codes(),
+                _ => Refused::credentials(),
+            },
         }
     }
 
@@ -46,7 +50,7 @@ impl Exchange {
         self.constants.push((name.to_owned(), value));
     }
 
-    pub(super) async fn login(
+    pub(super) async fn present(
         &self,
         cx: &FetchContext,
         credentials: &[(&str, &Secret)],

@@ -1,9 +1,10 @@
-//! Logins of an application's own kind: credentials in a JSON object, a token in another.
+//! Logins of an application's own kind, and what they live on: credentials in a JSON object, a token in another.
 //!
 //! | source | what it presents |
 //! |---|---|
 //! | [`Password`] | an account and a password, read from a closure at each login |
 //! | [`LoginCode`] | a code that a closure gets anew for each attempt |
+//! | [`RefreshToken`] | the session's refresh token; without one the next source of a chain is asked |
 //!
 //! ```
 //! use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
@@ -41,14 +42,16 @@
 //! `invalid_grant` of a code that is too old, have [`classify_failures`](super::AuthorityClient::classify_failures) call
 //! that [`ambiguous`](super::FetchError::ambiguous).
 //!
-//! A refresh token in the answer is for a [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in front of the login.
-//! Without such a grant nobody presents the refresh token, but the session cannot know that: if its store is shared and
-//! fails, the other processes may have to wait until the store works, so that they do not spend the refresh token a second
-//! time. [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token) with a pointer to nothing leaves it out.
+//! A refresh token in the answer is for a [`RefreshToken`] or [`RefreshTokenGrant`](super::oauth2::RefreshTokenGrant) in
+//! front of the login. Without one of them nobody presents the refresh token, but the session cannot know that: if its store
+//! is shared and fails, the other processes may have to wait until the store works, so that they do not spend the refresh
+//! token a second time. [`JsonAnswer::refresh_token`](super::JsonAnswer::refresh_token) with a pointer to nothing leaves it
+//! out.
 
 mod code;
 mod exchange;
 mod password;
+mod refresh;
 mod verify;
 
-pub use self::{code::LoginCode, password::Password, verify::JsonVerify};
+pub use self::{code::LoginCode, password::Password, refresh::RefreshToken, verify::JsonVerify};

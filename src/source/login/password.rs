@@ -77,7 +77,7 @@ impl TokenSource for Password {
         cx.wants_credentials()?;
         let Credentials { account, password } = (self.credentials)().await?;
         let credentials = [(self.account.as_str(), &account), (self.password.as_str(), &password)];
-        self.exchange.login(&cx, &credentials).await.map_err(FetchError::of_a_password)
+        self.exchange.present(&cx, &credentials).await.map_err(FetchError::of_a_password)
     }
 
     async fn verify(&self, token: &Token) -> Verification {

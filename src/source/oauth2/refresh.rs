@@ -26,13 +26,10 @@ impl RefreshTokenGrant {
 
 impl TokenSource for RefreshTokenGrant {
     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
-        let Some(token) = cx.refresh_token() else {
-            return Err(FetchError::login_required("there is no refresh token"));
-        };
+        let token = cx.wants_refresh_token()?;
         let parts = [("refresh_token", token.expose())];
         let attempt = self.endpoint.present(&cx, Grant::Refresh, "refresh_token", &parts);
-        // One that was refused never comes back to life, whatever has changed.
-        self.refused.try_with(0, vec![token.clone()], attempt).await
+        self.refused.try_with(cx.last_change, vec![token.clone()], attempt).await
     }
 }
 

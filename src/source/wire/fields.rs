@@ -124,7 +124,8 @@ impl JsonAnswer {
     /// - a login code: that code is used up, and no more;
     /// - nothing but the application itself: the configuration is wrong, unless the code is a text in a 2xx;
     /// - a refresh token: it may mean anything and ends nothing. Give the codes that say that the refresh token is dead to
-    ///   [`dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes).
+    ///   [`TokenEndpoint::dead_codes`](crate::source::oauth2::TokenEndpoint::dead_codes) or
+    ///   [`RefreshToken::dead_codes`](crate::source::RefreshToken::dead_codes).
     ///
     /// # Errors
     ///

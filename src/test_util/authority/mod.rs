@@ -31,6 +31,7 @@ use crate::time::Clock;
 /// | request | answer |
 /// |---|---|
 /// | `POST /login` `{"account", "password"}` | `{"access_token", "refresh_token", "expires_in", "token_type"}` |
+/// | `POST /refresh` `{"refresh_token"}` | the same |
 /// | `POST /oauth/token` `grant_type=password`, `refresh_token` or `authorization_code`, as a form | the same |
 /// | `POST /oauth/token` `grant_type=client_credentials`, as a form | the same, without a refresh token |
 /// | `POST /code` | `{"code"}`, good for one exchange |

@@ -24,7 +24,7 @@ pub enum Endpoint {
     Exchange,
     /// `POST /token/verify`.
     Verify,
-    /// `POST /oauth/token` with `grant_type=refresh_token`.
+    /// `POST /refresh`, and `POST /oauth/token` with `grant_type=refresh_token`.
     Refresh,
 }
 

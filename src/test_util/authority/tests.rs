@@ -204,6 +204,20 @@ async fn a_client_gets_a_token_without_a_refresh_token_and_a_code_gets_both_once
 }
 
 #[tokio::test]
+async fn a_refresh_token_is_good_once_in_json_as_in_a_form() -> Result<(), BoxError> {
+    let authority = ModelAuthority::new();
+    let first = json!({ "refresh_token": authority.login().await.unwrap().refresh().unwrap().expose() });
+    let (status, answer) = post_json(&authority, "/refresh", first.clone()).await?;
+    assert_eq!((status, &answer["expires_in"]), (StatusCode::OK, &json!(7200)));
+    assert!(authority.is_alive(answer["access_token"].as_str().unwrap()));
+    let refused = (StatusCode::BAD_REQUEST, json!({ "error": "invalid_grant" }));
+    assert_eq!(post_json(&authority, "/refresh", first).await?, refused);
+    let counts = authority.counts();
+    assert_eq!((counts.refreshes, counts.presented_again(), counts.family_deaths), (2, 1, 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn verify_tells_the_living_from_the_dead() -> Result<(), BoxError> {
     let authority = ModelAuthority::new();
     let token = json!({ "token": authority.login().await.unwrap().access().expose() });
@@ -220,6 +234,7 @@ async fn a_request_out_of_shape_is_refused_and_not_counted() -> Result<(), BoxEr
     let form = "application/x-www-form-urlencoded";
     let cases = [
         ("/login", "application/json", r#"{"account":"alice"}"#, 400, "invalid_request"),
+        ("/refresh", "application/json", r#"{"refresh_token":1}"#, 400, "invalid_request"),
         ("/token", "application/json", r#"{"account":"code","type":1}"#, 400, "invalid_request"),
         ("/token/verify", "application/json", "token", 400, "invalid_request"),
         (
@@ -250,7 +265,7 @@ async fn a_request_out_of_shape_is_refused_and_not_counted() -> Result<(), BoxEr
         assert_eq!((is.as_u16(), &answer["error"]), (status, &json!(error)), "{path} {body}");
     }
     assert_eq!(authority.counts(), Counts { logins: 1, max_in_flight: 1, ..Counts::default() });
-    assert_eq!(authority.requests()[7].body, "grant_type=magic");
+    assert_eq!(authority.requests()[8].body, "grant_type=magic");
     for path in ["/login", "/oauth/token"] {
         let request = Request::get(path).header("content-type", form);
         let request = request.body(ModelBody::from("grant_type=client_credentials".to_owned()))?;

@@ -139,7 +139,7 @@ impl Ask {
 
     fn parse(head: &Parts, body: &Bytes) -> Result<Ask, Malformed> {
         let path = head.uri.path();
-        if !["/code", "/login", "/token", "/token/verify", "/oauth/token"].contains(&path) {
+        if !["/code", "/login", "/refresh", "/token", "/token/verify", "/oauth/token"].contains(&path) {
             return Err(Malformed(StatusCode::NOT_FOUND, "not_found"));
         }
         if head.method != Method::POST {
@@ -152,6 +152,7 @@ impl Ask {
             "/oauth/token" if is_of_type("application/x-www-form-urlencoded") => return Ask::oauth(body),
             _ if !is_of_type("application/json") => None,
             "/login" => Ask::login(body),
+            "/refresh" => Ask::refresh(body),
             "/token" => Ask::exchange(body),
             "/token/verify" => Ask::verify(body),
             _ => None,
@@ -162,6 +163,10 @@ impl Ask {
     fn login(body: &[u8]) -> Option<Ask> {
         let body = object(body)?;
         Some(Ask::Login { account: string(&body, "account")?, password: string(&body, "password")? })
+    }
+
+    fn refresh(body: &[u8]) -> Option<Ask> {
+        Some(Ask::Refresh { token: string(&object(body)?, "refresh_token")? })
     }
 
     fn exchange(body: &[u8]) -> Option<Ask> {

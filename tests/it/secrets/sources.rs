@@ -10,7 +10,7 @@ use tower_token_refresh::{
     event::Event,
     source::{
         AuthorityClient, AuthorityError, Content, Credentials, FailedCall, JsonAnswer, LoginCode, Password,
-        Verification,
+        RefreshToken, Verification,
         login::JsonVerify,
         oauth2::{
             AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
@@ -121,6 +121,7 @@ async fn of_kind(kind: usize, seen: &Seen, idp: &Idp) -> Option<Session> {
                 RefreshTokenGrant::new(basic).or_else(Password::new(client, url("login"), credentials));
             session(seen, chain).await
         }
+        8 => session(seen, RefreshToken::new(client, url("refresh")).text("pin", "canary-pin")).await,
         _ => return None,
     })
 }
@@ -174,7 +175,7 @@ async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
         }
     }
     seen.debug(&Credentials::new("canary-account", "canary-password"));
-    assert!(asked > 8 * 14, "{asked}");
+    assert!(asked > 9 * 14, "{asked}");
     seen.has_no_canary_among(&[
         "AuthorityClient {",
         "AuthorityError {",
@@ -193,6 +194,7 @@ async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
         "Password {",
         "PasswordGrant {",
         "RefreshFailed {",
+        "RefreshToken {",
         "RefreshTokenGrant {",
         "Sensitive",
         "Token {",
