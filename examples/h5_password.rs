@@ -62,7 +62,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("\nThe right one");
     "correct horse".clone_into(&mut *cache.lock().expect("nobody panics with it"));
-    session.credentials_changed().await;
+    session.credentials_changed();
     let response = client.clone().oneshot(request(&server.base, Method::GET, "/me", "")?).await?;
     show("GET /me → 200", response.status() == StatusCode::OK)?;
     show("one more login", counts().logins == 2)?;

@@ -391,7 +391,7 @@ where
     ) -> Poll<Step<S::Future, R>> {
         let asked = match &detour.held {
             Some(_) => Pin::new(&mut detour.acquire).poll(cx).map_ok(Some),
-            None => detour.acquire.poll_step(cx),
+            None => Poll::Ready(detour.acquire.step()),
         };
         let told = match ready!(asked) {
             // There is nothing to wait for, and so no need of a place.

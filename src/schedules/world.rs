@@ -316,7 +316,7 @@ impl World {
         let readings = std::mem::take(&mut self.ledger.book().readings);
         timeout(ANSWERED_WITHIN, readings.join_all()).await.expect("no upload is left behind");
         self.session.settle().await.expect("everything is saved");
-        assert!(!self.session.engine().slot().await.is_flying());
+        assert!(!self.session.engine().slot().is_flying());
         let stored = self.store.load().await.expect("it cannot fail").and_then(|record| record.token);
         let stored = stored.map(|token| token.access.expose().to_owned());
         assert_eq!(stored, self.current());

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use tokio::runtime::Handle;
@@ -58,9 +58,9 @@ pub(super) fn renew_what_is_due(engine: &Arc<Engine>) {
     }
 }
 
-/// Sees to it that a due token is renewed, without waiting for it. Whoever holds the slot just now sees to it as well.
-fn renew(engine: &Arc<Engine>) {
-    let _ = Acquire::new(engine.clone(), Ask::Renew).poll_step(&mut Context::from_waker(Waker::noop()));
+/// Sees to it that a due token is renewed, without waiting for it.
+pub(super) fn renew(engine: &Arc<Engine>) {
+    let _ = Acquire::new(engine.clone(), Ask::Renew).step();
 }
 
 /// After so many refreshes in a row a caller takes the current token, condemned or not.
@@ -143,21 +143,21 @@ impl Acquire {
     }
 
     /// Asks, without waiting for what the ask may start. `None`: there is a flight to wait for now.
-    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Issued>>, Denied>> {
+    pub(crate) fn step(&mut self) -> Result<Option<Arc<Issued>>, Denied> {
         let engine = &self.engine;
         // Without the slot, which a crowd would have to take one by one. Whoever comes for a first token has just looked.
         if self.changes > 0 || matches!(self.ask, Ask::Refuse { .. }) {
             if let Some(token) = engine.current().filter(|token| answers(token, self.ask, || engine.now())) {
-                return Poll::Ready(Ok(Some(token)));
+                return Ok(Some(token));
             }
         }
         if engine.mark().is_around_us() {
-            return Poll::Ready(Err(Denied::Failed(reentry::error())));
+            return Err(Denied::Failed(reentry::error()));
         }
         engine.storage.write_what_has_failed();
         let now = engine.clock.reading();
-        let mut slot = ready!(engine.poll_slot(cx));
-        Poll::Ready(match slot.ask(self.ask, now) {
+        let mut slot = engine.slot();
+        match slot.ask(self.ask, now) {
             Decision::Use(token) => Ok(Some(token)),
             Decision::Join(flight) => {
                 self.wait = Some(Wait::new(flight));
@@ -169,7 +169,7 @@ impl Acquire {
                     let missing =
                         || Error::new(ErrorKind::NoRuntime, "a refresh needs a tokio runtime to run on");
                     let error = flight.over().cloned().unwrap_or_else(missing);
-                    return Poll::Ready(Err(Denied::Failed(error)));
+                    return Err(Denied::Failed(error));
                 };
                 drop(slot);
                 if plan.cause == Cause::Refused {
@@ -183,7 +183,7 @@ impl Acquire {
             }
             Decision::Fail(error) => Err(Denied::Failed(error)),
             Decision::Damped => Err(Denied::Damped),
-        })
+        }
     }
 
     /// Goes on after the end of the flight that was waited for. The error, if there is nothing more to wait for.
@@ -261,7 +261,7 @@ impl Future for Acquire {
                     return Poll::Ready(Ok(token));
                 }
             }
-            match ready!(self.poll_step(cx)) {
+            match self.step() {
                 Ok(Some(token)) => return Poll::Ready(Ok(token)),
                 Ok(None) => {}
                 Err(Denied::Failed(error)) => return Poll::Ready(self.after(error)),

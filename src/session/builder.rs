@@ -24,7 +24,7 @@ use crate::{
     reentry::Mark,
     source::{DynTokenSource, TokenSource},
     store::{DynTokenStore, MemoryStore, SessionId, TokenStore},
-    sync::{ArcSwapOption, TryMutex},
+    sync::{ArcSwapOption, Mutex},
     time::{Clock, Timekeeper},
     token::Token,
 };
@@ -290,7 +290,7 @@ impl SessionBuilder {
             Storage::new(calls, pulse.clone(), observers.clone(), revoker.clone(), self.runtime.clone());
         Session::of(Arc::new(Engine {
             cell: ArcSwapOption::empty(),
-            slot: TryMutex::new(Slot::new(SessionId::random())),
+            slot: Mutex::new(Slot::new(SessionId::random())),
             clock: self.clock,
             placement: self.placement,
             source: self.source,

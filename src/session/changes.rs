@@ -90,7 +90,7 @@ impl Changes {
     pub async fn next(&mut self) -> Option<State> {
         loop {
             self.pulse.mark_unchanged();
-            let state = State::of(&mut *self.engine.upgrade()?.slot().await);
+            let state = State::of(&mut self.engine.upgrade()?.slot());
             if self.last.replace(state) != Some(state) {
                 return Some(state);
             }

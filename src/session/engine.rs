@@ -2,13 +2,11 @@
 
 use std::{
     fmt,
-    future::poll_fn,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -36,7 +34,7 @@ use crate::{
     secret::Secret,
     source::{DynTokenSource, FailureClass},
     store::{Record, StoredToken},
-    sync::{ArcSwapOption, Guard, TryMutex},
+    sync::{ArcSwapOption, Guard, Mutex},
     time::{Now, Timekeeper},
     timer::{self, in_time, timer},
     token::Token,
@@ -45,7 +43,7 @@ use crate::{
 pub(crate) struct Engine {
     /// The published token; written in the slot's critical section only.
     pub(super) cell: ArcSwapOption<Issued>,
-    pub(super) slot: TryMutex<Slot>,
+    pub(super) slot: Mutex<Slot>,
     pub(super) clock: Timekeeper,
     pub(super) placement: Placement,
     pub(super) source: Box<dyn DynTokenSource>,
@@ -107,12 +105,8 @@ impl Engine {
         self.cell.load_full()
     }
 
-    pub(crate) fn poll_slot(&self, cx: &mut Context<'_>) -> Poll<SlotGuard<'_>> {
-        SlotGuard::poll(&self.slot, cx)
-    }
-
-    pub(crate) async fn slot(&self) -> SlotGuard<'_> {
-        poll_fn(|cx| self.poll_slot(cx)).await
+    pub(crate) fn slot(&self) -> SlotGuard<'_> {
+        SlotGuard::take(&self.slot)
     }
 
     /// The runtime to refresh on.
@@ -141,41 +135,41 @@ impl Engine {
     }
 
     /// Puts into use what a flight has fetched. `None`: it has lost, and stays in the slot.
-    pub(crate) async fn publish_fetched(
+    pub(crate) fn publish_fetched(
         &self,
         flight: &Flight,
         fresh: Sendable,
         record: RecordHead,
     ) -> Option<Change> {
-        let mut slot = self.slot().await;
+        let mut slot = self.slot();
         let change = slot.publish(Finder::Flight(flight), fresh, record)?;
         self.cell.store(Some(change.token.clone()));
         Some(change)
     }
 
     /// Puts into use what was found, unless something has come between, and says what has changed. Whether it counts.
-    pub(crate) async fn conclude(&self, by: Finder<'_>, obtained: Obtained) -> bool {
+    pub(crate) fn conclude(&self, by: Finder<'_>, obtained: Obtained) -> bool {
         match obtained {
             Obtained::Fetched(change) => {
                 self.make_known(Some(change.event()), by.flight());
                 true
             }
             Obtained::Token { fresh, record } => {
-                self.finish(by, |slot| Some(slot.publish(by, fresh, record)?.event())).await
+                self.finish(by, |slot| Some(slot.publish(by, fresh, record)?.event()))
             }
             Obtained::Replaced { fresh, record } => {
-                self.finish(by, |slot| Some(slot.adopt(by, fresh, record)?.event())).await
+                self.finish(by, |slot| Some(slot.adopt(by, fresh, record)?.event()))
             }
             Obtained::Ended { record } => {
-                self.finish(by, |slot| slot.adopt_logout(by, record).then_some(Event::LoggedOut)).await
+                self.finish(by, |slot| slot.adopt_logout(by, record).then_some(Event::LoggedOut))
             }
-            Obtained::Nothing => self.finish(by, |_| None).await,
+            Obtained::Nothing => self.finish(by, |_| None),
         }
     }
 
-    async fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Event<'static>>) -> bool {
+    fn finish(&self, by: Finder<'_>, change: impl FnOnce(&mut Slot) -> Option<Event<'static>>) -> bool {
         let news = {
-            let mut slot = self.slot().await;
+            let mut slot = self.slot();
             let news = change(&mut slot);
             match news {
                 Some(_) => self.cell.store(slot.token().cloned()),
@@ -189,11 +183,11 @@ impl Engine {
     }
 
     /// Ends a flight that has brought nothing.
-    pub(crate) async fn fail(&self, flight: &Flight, failure: Failure) {
+    pub(crate) fn fail(&self, flight: &Flight, failure: Failure) {
         let now = self.clock.exact();
-        let failed = self.slot().await.fail(flight, &failure, now, &self.limits.cooling);
+        let failed = self.slot().fail(flight, &failure, now, &self.limits.cooling);
         let Some(Failure { class, error }) = failed else {
-            self.conclude(Finder::Flight(flight), Obtained::Nothing).await;
+            self.conclude(Finder::Flight(flight), Obtained::Nothing);
             return;
         };
         match class {
@@ -207,8 +201,8 @@ impl Engine {
     }
 
     /// Releases the waiters of a flight that takes too long.
-    pub(crate) async fn make_overdue(&self, flight: &Flight, error: Error) {
-        let on = self.slot().await.make_overdue(flight, error.clone());
+    pub(crate) fn make_overdue(&self, flight: &Flight, error: Error) {
+        let on = self.slot().make_overdue(flight, error.clone());
         if on {
             // They have waited long enough: not for an observer, too.
             flight.land(Landed::Failed(error.clone()));
@@ -223,9 +217,9 @@ impl Engine {
     }
 
     /// Another identity.
-    pub(crate) async fn login(&self, token: Sendable) -> PendingWrite {
+    pub(crate) fn login(&self, token: Sendable) -> PendingWrite {
         let (change, flight, goes_on, written) = {
-            let mut slot = self.slot().await;
+            let mut slot = self.slot();
             let (change, flight) = slot.login(token);
             // Asked here: it may have ended its fetch before anybody looks again, and has not left the slot by then.
             let goes_on = slot.is_flying();
@@ -246,14 +240,14 @@ impl Engine {
     /// A new token of the same identity, from outside.
     pub(crate) async fn replace(self: &Arc<Self>, token: Sendable) -> Result<PendingWrite, Error> {
         let (epoch, has_to_look) = {
-            let slot = self.slot().await;
+            let slot = self.slot();
             let keeps = token.token.keeps_refresh_token();
             (slot.epoch(), keeps && slot.token().is_none() && !slot.is_logged_out())
         };
         // What is in the store is the session's.
         let stored = if has_to_look { self.load_anywhere().await? } else { None };
         let (change, flight, written) = {
-            let mut slot = self.slot().await;
+            let mut slot = self.slot();
             let (change, flight, keeps) = slot.replace(epoch, token, stored)?;
             let written = self.storage.enqueue_replacement(self.publish(&change), keeps);
             (change, flight, written)
@@ -272,7 +266,7 @@ impl Engine {
     /// What a flight has brought that had lost: the next refresh token belongs to the replacement if that has kept the one
     /// that was spent. `None`: it has not. To the store it is a refresh, of what was presented, where memory may be behind;
     /// and gives way as one does.
-    pub(crate) async fn hand_down(
+    pub(crate) fn hand_down(
         &self,
         by: &Flight,
         presented: &Secret,
@@ -280,7 +274,7 @@ impl Engine {
         fence: Option<u64>,
     ) -> Option<PendingWrite> {
         let now = self.clock.exact();
-        let mut slot = self.slot().await;
+        let mut slot = self.slot();
         // The store may have either: what memory has, or with the refresh token that a sibling had saved and that was
         // presented.
         let in_memory = slot.token().map(|token| token.stored());
@@ -297,9 +291,9 @@ impl Engine {
     }
 
     /// The end of the identity.
-    pub(crate) async fn logout(&self) -> PendingWrite {
+    pub(crate) fn logout(&self) -> PendingWrite {
         let (is_news, token, flight, written) = {
-            let mut slot = self.slot().await;
+            let mut slot = self.slot();
             let is_news = !slot.is_logged_out();
             let token = self.cell.swap(None);
             let (head, flight) = slot.logout();
@@ -314,13 +308,13 @@ impl Engine {
     }
 
     /// There are other credentials: the next ask may start a fetch, whatever was said of the ones before.
-    pub(crate) async fn forgive(&self) {
+    pub(crate) fn forgive(&self) {
         // Of all sessions together, because one source may serve several.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let change = NEXT.fetch_add(1, Ordering::Relaxed);
         // First, so that no fetch starts without having heard of it.
         self.last_change.fetch_max(change, Ordering::Relaxed);
-        self.slot().await.forgive();
+        self.slot().forgive();
         self.pulse.send_replace(());
     }
 

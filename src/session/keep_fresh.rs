@@ -1,11 +1,11 @@
 //! Renewal without traffic.
 
-use std::{future::poll_fn, pin::pin, sync::Weak, time::Duration};
+use std::{pin::pin, sync::Weak, time::Duration};
 
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::{acquire::Acquire, ask::Ask, backoff::Backoff, engine::Engine, kernel::Fetch};
+use super::{acquire::renew, backoff::Backoff, engine::Engine, kernel::Fetch};
 use crate::timer::timer;
 
 /// How long to sleep at most: a machine that was suspended has not counted the time.
@@ -25,7 +25,7 @@ pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Rece
         let wait = {
             let Some(engine) = session.upgrade() else { return };
             let now = engine.now();
-            let (until_cool, is_idle, is_dead) = match engine.slot().await.fetch() {
+            let (until_cool, is_idle, is_dead) = match engine.slot().fetch() {
                 Fetch::LoggedOut => return,
                 Fetch::Cooling { until, .. } => (Some(until.left(now)), false, false),
                 fetch => (None, matches!(fetch, Fetch::Idle), matches!(fetch, Fetch::Dead(_))),
@@ -41,8 +41,7 @@ pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Rece
                 not_before = now.monotonic.saturating_add(BETWEEN_RENEWALS);
             }
             if may_renew {
-                let mut renewing = Acquire::new(engine, Ask::Renew);
-                let _ = poll_fn(|cx| renewing.poll_step(cx)).await;
+                renew(&engine);
             }
             let until_due = current.and_then(|token| token.until_due(now)).unwrap_or_default();
             match until_due.max(until_cool.unwrap_or_default()).max(too_early) {
@@ -55,7 +54,7 @@ pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Rece
             let Ok(pause) = timer(Backoff::DEFAULT.wait(in_vain, None)) else { return };
             let mut pause = pin!(pause);
             while let Either::Right(_) = select(&mut pause, pin!(pulse.changed())).await {
-                if is_over(&session).await {
+                if is_over(&session) {
                     return;
                 }
             }
@@ -68,72 +67,7 @@ pub(super) async fn renew_when_due(session: Weak<Engine>, mut pulse: watch::Rece
     }
 }
 
-async fn is_over(session: &Weak<Engine>) -> bool {
+fn is_over(session: &Weak<Engine>) -> bool {
     let Some(engine) = session.upgrade() else { return true };
-    engine.slot().await.is_logged_out()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        sync::{Arc, Mutex, mpsc},
-        thread::{self, JoinHandle},
-        time::{SystemTime, UNIX_EPOCH},
-    };
-
-    use tokio::time::sleep;
-
-    use super::*;
-    use crate::{Session, Token, source_fn, time::Clock};
-
-    /// A clock at whose third reading, that of the renewal, somebody else takes the session's slot, until the fourth.
-    #[derive(Clone, Default)]
-    struct Crowded(Arc<Mutex<Crowd>>);
-
-    #[derive(Default)]
-    struct Crowd {
-        session: Weak<Engine>,
-        readings: u32,
-        somebody: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
-    }
-
-    impl Clock for Crowded {
-        fn monotonic(&self) -> Duration {
-            let mut crowd = self.0.lock().unwrap();
-            crowd.readings += 1;
-            if let Some((held, somebody)) = crowd.somebody.take() {
-                drop(held);
-                somebody.join().unwrap();
-            }
-            if crowd.readings == 3 {
-                let engine = crowd.session.upgrade().unwrap();
-                let ((takes, taken), (held, released)) = (mpsc::channel(), mpsc::channel());
-                let somebody = thread::spawn(move || {
-                    let slot = engine.slot.try_lock();
-                    takes.send(slot.is_ok()).unwrap();
-                    let _ = released.recv();
-                });
-                assert!(taken.recv().unwrap());
-                crowd.somebody = Some((held, somebody));
-            }
-            Duration::ZERO
-        }
-
-        fn wall(&self) -> SystemTime {
-            UNIX_EPOCH
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slot_that_is_taken_for_a_moment_delays_no_renewal() {
-        let clock = Crowded::default();
-        let source = source_fn(|_| async { Ok(Token::new("token")) });
-        let session = Session::builder(source).clock(clock.clone()).build();
-        clock.0.lock().unwrap().session = Arc::downgrade(session.engine());
-        let keeper = tokio::spawn(session.keep_fresh());
-        sleep(Duration::from_secs(1)).await;
-        assert!(clock.0.lock().unwrap().readings >= 3);
-        assert!(session.engine().current().is_some());
-        keeper.abort();
-    }
+    engine.slot().is_logged_out()
 }

@@ -201,8 +201,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// The change is made by the first poll, unless another thread is changing the session just then. From that moment on
-    /// the login holds, and is saved, whether or not the future is dropped.
+    /// The change is made by the first poll. From that moment on the login holds, and is saved, whether or not the future is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -216,7 +216,7 @@ impl Session {
     pub async fn login(&self, token: Token) -> Result<(), Error> {
         let provenance = Provenance::of_login(&token);
         let token = self.engine.sendable(token, provenance)?;
-        let written = self.engine.login(token).await;
+        let written = self.engine.login(token);
         self.save(written).await
     }
 
@@ -270,8 +270,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// The change is made by the first poll, unless another thread is changing the session just then. From that moment on
-    /// the logout holds, and is saved, whether or not the future is dropped.
+    /// The change is made by the first poll. From that moment on the logout holds, and is saved, whether or not the future is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -279,7 +279,7 @@ impl Session {
     /// unless somebody has logged in elsewhere by then. The result is `Ok` if a login has superseded the logout before it
     /// was saved: the login reports its own result.
     pub async fn logout(&self) -> Result<(), Error> {
-        let written = self.engine.logout().await;
+        let written = self.engine.logout();
         self.save(written).await
     }
 
@@ -293,8 +293,8 @@ impl Session {
     ///
     /// If several sessions share a source, call this on each of them. The next fetch of any of them makes the source forget
     /// what was refused, for all of them. But a session that is over stays over until this is called on that session, too.
-    pub async fn credentials_changed(&self) {
-        self.engine.forgive().await;
+    pub fn credentials_changed(&self) {
+        self.engine.forgive();
     }
 
     /// Renews the token ahead of its expiry without any traffic, whatever the [`RenewalMode`], until the session is

@@ -30,7 +30,7 @@ async fn settle(engine: &Engine) -> Result<(), Error> {
     let mut pulse = engine.pulse.subscribe();
     loop {
         pulse.mark_unchanged();
-        let flying = engine.slot().await.is_flying();
+        let flying = engine.slot().is_flying();
         if !flying && engine.storage.check_settled() {
             return Ok(());
         }

@@ -52,8 +52,8 @@ async fn adopt_news(engine: Arc<Engine>, known: Known, provenance: Provenance) -
     // Nothing was refused, and nobody asks for a new one.
     let plan = Plan { cause: Cause::Renewal, known, refused: Vec::new() };
     let is_wanted = match take_found(&engine, &plan, Some(found), provenance) {
-        Taken::Enough(obtained) => engine.conclude(by, obtained).await,
-        Taken::Base(..) => engine.slot().await.is_wanted(by),
+        Taken::Enough(obtained) => engine.conclude(by, obtained),
+        Taken::Base(..) => engine.slot().is_wanted(by),
     };
     if is_wanted { Look::Found(revision) } else { Look::Overtaken }
 }
@@ -65,13 +65,13 @@ async fn quiet(session: &Weak<Engine>) -> Option<(Arc<Engine>, Known)> {
     loop {
         pulse.mark_unchanged();
         let engine = session.upgrade()?;
-        let is_flying = engine.slot().await.is_flying();
+        let is_flying = engine.slot().is_flying();
         if !is_flying && engine.storage.needs_a_lease() {
             // A session that is over gets none. What gives way to a later record is owed no more then.
             engine.newest().await;
         }
         let known = {
-            let mut slot = engine.slot().await;
+            let mut slot = engine.slot();
             let is_quiet = !slot.is_flying() && engine.storage.check_settled();
             is_quiet.then(|| slot.known())
         };

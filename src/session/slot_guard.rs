@@ -1,32 +1,21 @@
 //! The right to change a session's slot.
 //!
-//! The slot is only ever taken with `try_lock`, for a section without an await: a failed try wakes its task and
-//! yields. Nobody queues for it, because a queued waiter that is no longer polled would be handed the lock and stop
-//! everybody.
+//! A section is short: it has no await, which the compiler refuses, and runs no code but ours.
 
 use std::{
     ops::{Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::TryLockError,
-    task::{Context, Poll},
 };
 
 use super::kernel::Slot;
-use crate::sync::{TryMutex, TryMutexGuard};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The slot, taken. What it has forgotten meanwhile is dropped when it is free again.
-pub(crate) struct SlotGuard<'a>(Option<TryMutexGuard<'a, Slot>>);
+pub(crate) struct SlotGuard<'a>(Option<MutexGuard<'a, Slot>>);
 
 impl<'a> SlotGuard<'a> {
-    pub(super) fn poll(slot: &'a TryMutex<Slot>, cx: &mut Context<'_>) -> Poll<Self> {
-        match slot.try_lock() {
-            Ok(slot) => Poll::Ready(SlotGuard(Some(slot))),
-            Err(TryLockError::Poisoned(poisoned)) => Poll::Ready(SlotGuard(Some(poisoned.into_inner()))),
-            Err(TryLockError::WouldBlock) => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-        }
+    pub(super) fn take(slot: &'a Mutex<Slot>) -> Self {
+        SlotGuard(Some(slot.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

@@ -50,14 +50,14 @@ pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan
 async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let deadline = match limit(engine.limits.refresh) {
         Ok(deadline) => deadline,
-        Err(error) => return engine.fail(&flight, Failure::transient(error)).await,
+        Err(error) => return engine.fail(&flight, Failure::transient(error)),
     };
     let mut refreshing = tokio::spawn(task(refresh(engine.clone(), flight.clone(), plan)));
     flight.set_fetch(refreshing.abort_handle());
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
-            engine.make_overdue(&flight, flight.late()).await;
+            engine.make_overdue(&flight, flight.late());
             // In full: where the process was stopped, the authority may have been asked just now.
             match within(engine.limits.abandon.saturating_sub(engine.limits.refresh), &mut refreshing).await {
                 Some(ended) => ended,
@@ -72,7 +72,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     if let Err(ended) = ended {
         // Else it has ended with the runtime, as this task does: that is no failure, and the guard tells the waiters.
         if ended.is_panic() || flight.is_aborted() {
-            engine.fail(&flight, Failure::of_task(&ended)).await;
+            engine.fail(&flight, Failure::of_task(&ended));
         }
     }
 }
@@ -83,9 +83,9 @@ async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
     match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
         Ok(obtained) => {
-            engine.conclude(Finder::Flight(&flight), obtained).await;
+            engine.conclude(Finder::Flight(&flight), obtained);
         }
-        Err(failure) => engine.fail(&flight, failure).await,
+        Err(failure) => engine.fail(&flight, failure),
     }
 }
 
@@ -205,7 +205,7 @@ async fn put_into_use(
     let fresh = fresh.map_err(Failure::transient)?;
     // Foreign code may run then, which is not to come between a change and its announcement.
     drop(lease);
-    Ok(match engine.publish_fetched(flight, fresh, head).await {
+    Ok(match engine.publish_fetched(flight, fresh, head) {
         Some(change) => Obtained::Fetched(change),
         None => give_up(token).await,
     })
@@ -283,13 +283,13 @@ async fn give_up(
         !token.keeps_refresh_token() && !token.refresh().is_some_and(|next| next.same_as(presented))
     };
     if let Some(spent) = presented.filter(is_spent) {
-        if let Some(written) = engine.hand_down(flight, spent, &token, fence).await {
+        if let Some(written) = engine.hand_down(flight, spent, &token, fence) {
             // One that failed was reported and stays owed.
             let _ = engine.save_at_once(written).await;
             return Obtained::Nothing;
         }
     }
-    let Known { epoch, current, .. } = engine.slot().await.known();
+    let Known { epoch, current, .. } = engine.slot().known();
     let is_of_its_grant = |current: Arc<Issued>| shares_a_grant(current.token(), &token, presented);
     if !current.is_some_and(|current| epoch == plan.known.epoch || is_of_its_grant(current)) {
         engine.revoker.discard(token);
@@ -353,8 +353,7 @@ mod tests {
     fn a_runtime_that_ends_before_the_fetch_has_begun_is_no_failure() {
         let session = Session::builder(source_fn(|_| async { unreachable!("nobody is asked") })).build();
         let engine = session.engine();
-        let slot = || assert_ready!(task::spawn(engine.slot()).poll());
-        let Decision::Start(flight, plan) = slot().ask(Ask::Need, engine.clock.reading()) else {
+        let Decision::Start(flight, plan) = engine.slot().ask(Ask::Need, engine.clock.reading()) else {
             panic!("there is no token");
         };
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
@@ -362,6 +361,6 @@ mod tests {
         drop(runtime);
         let _inside = ended.enter();
         assert_ready!(task::spawn(watch_over(engine.clone(), flight, plan)).poll());
-        assert!(matches!(slot().fetch(), Fetch::Flight(_)), "it does not cool down");
+        assert!(matches!(engine.slot().fetch(), Fetch::Flight(_)), "it does not cool down");
     }
 }

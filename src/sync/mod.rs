@@ -12,7 +12,7 @@ pub(crate) mod turns;
 #[cfg(not(all(test, token_refresh_loom)))]
 pub(crate) use {
     arc_swap::{ArcSwapOption, Guard},
-    std::sync::{Arc, Mutex, Mutex as TryMutex, MutexGuard, MutexGuard as TryMutexGuard, atomic},
+    std::sync::{Arc, Mutex, MutexGuard, atomic},
     tokio::sync::oneshot,
 };
 #[cfg(all(test, token_refresh_loom))]
@@ -20,7 +20,6 @@ pub(crate) use {
     checked::{
         cell::{ArcSwapOption, Guard},
         oneshot,
-        try_mutex::{TryMutex, TryMutexGuard},
     },
     loom::sync::{Arc, Mutex, MutexGuard, atomic},
 };

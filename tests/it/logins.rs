@@ -325,7 +325,7 @@ async fn a_password_that_was_refused_is_shown_again_when_somebody_says_that_the_
                 cool_down().await;
             }
             assert_eq!(idp.asked().len(), times);
-            bench.session.credentials_changed().await;
+            bench.session.credentials_changed();
         }
         bench.session.refresh().await.unwrap();
     }
@@ -338,7 +338,7 @@ async fn changes_during_an_attempt(session: &Session, gate: &Gate) {
         async move { session.refresh().await }
     });
     gate.waiting(1).await;
-    session.credentials_changed().await;
+    session.credentials_changed();
     session.login(Token::new("by-hand")).await.unwrap();
 }
 
@@ -408,11 +408,11 @@ async fn a_source_of_several_sessions_hears_from_each_that_the_credentials_have_
         Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::new(Mutex::new("right")))));
     let [first, second] = [&login, &login].map(|login| Session::builder(login.clone()).build());
     assert!(first.refresh().await.unwrap_err().is_login_required());
-    first.credentials_changed().await;
+    first.credentials_changed();
     assert!(first.refresh().await.unwrap_err().is_login_required());
     assert!(second.refresh().await.unwrap_err().is_login_required());
     assert_eq!(idp.asked().len(), 2, "what the first was refused with is not shown by the second");
-    second.credentials_changed().await;
+    second.credentials_changed();
     second.refresh().await.unwrap();
 }
 
@@ -424,7 +424,7 @@ async fn what_one_session_is_told_is_forgotten_for_all_by_its_next_fetch_and_wak
     let [told, dead, early, late] = [&login; 4].map(|login| Session::builder(login.clone()).build());
     assert!(told.refresh().await.unwrap_err().is_login_required());
     assert!(dead.refresh().await.unwrap_err().is_login_required());
-    told.credentials_changed().await;
+    told.credentials_changed();
     assert!(early.refresh().await.unwrap_err().is_login_required());
     assert_eq!(idp.asked().len(), 1);
     told.refresh().await.unwrap();
@@ -432,7 +432,7 @@ async fn what_one_session_is_told_is_forgotten_for_all_by_its_next_fetch_and_wak
     cool_down().await;
     assert!(dead.refresh().await.unwrap_err().is_login_required());
     assert_eq!(idp.asked().len(), 3);
-    dead.credentials_changed().await;
+    dead.credentials_changed();
     dead.refresh().await.unwrap();
 }
 
@@ -441,7 +441,7 @@ async fn a_source_of_several_sessions_remembers_what_was_refused_whichever_of_th
     let idp = Idp::new([json(200, r#"{"access_token":"A"}"#), json(401, "")]);
     let login = Arc::new(Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())));
     let [first, second] = [&login, &login].map(|login| Session::builder(login.clone()).build());
-    first.credentials_changed().await;
+    first.credentials_changed();
     first.refresh().await.unwrap();
     for _ in 0..3 {
         for session in [&second, &first] {
@@ -529,7 +529,7 @@ async fn a_password_that_may_have_been_refused_waits_for_five_minutes_or_for_ano
         tokio::time::advance(SECOND).await;
         bench.session.token().await.unwrap_err();
         assert_eq!(idp.asked().len(), 2);
-        bench.session.credentials_changed().await;
+        bench.session.credentials_changed();
         bench.session.token().await.unwrap_err();
         assert_eq!(idp.asked().len(), 3, "another one is shown at once");
     }

@@ -210,7 +210,7 @@ async fn a_refresh_token_that_was_refused_stays_so_although_the_credentials_have
     let bench = Bench::logged_in(RefreshTokenGrant::new(endpoint(&idp))).await;
     for _ in 0..3 {
         assert_eq!(bench.class().await, "LoginRequired");
-        bench.session.credentials_changed().await;
+        bench.session.credentials_changed();
     }
     assert_eq!(idp.asked().len(), 1);
 }
@@ -391,7 +391,7 @@ async fn a_refresh_token_that_a_dropped_chain_was_presenting_counts_as_presented
     session.login(authority.login().await.unwrap()).await.unwrap();
     assert!(session.refresh().await.unwrap_err().is_login_required());
     gate.open();
-    session.credentials_changed().await;
+    session.credentials_changed();
     session.refresh().await.unwrap_err();
     assert_eq!(authority.counts().refreshes, 1);
 }

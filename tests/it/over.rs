@@ -259,7 +259,7 @@ async fn other_credentials_make_the_next_request_look_at_once() {
     assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded);
     session(&store).0.login(Token::new("second")).await.unwrap();
     assert_eq!(daemon.token().await.unwrap_err().kind(), ErrorKind::SessionEnded, "it has just looked");
-    daemon.credentials_changed().await;
+    daemon.credentials_changed();
     assert_eq!(access(&daemon).await, "second");
 }
 
@@ -277,7 +277,7 @@ async fn other_credentials_that_come_during_a_look_make_the_next_request_look_at
     within(gate.waiting(1)).await;
     store.set(|store| store.hold_load = None);
     elsewhere.login(Token::new("second")).await.unwrap();
-    daemon.credentials_changed().await;
+    daemon.credentials_changed();
     gate.open();
     assert_eq!(within(looks).await.unwrap_err().kind(), ErrorKind::SessionEnded, "it had looked before");
     assert_eq!(access(&daemon).await, "second");
@@ -302,7 +302,7 @@ async fn other_credentials_that_come_during_a_look_are_asked_for_at_once() {
     assert_pending!(looks.poll());
     within(gate.waiting(1)).await;
     are_good.store(true, Ordering::SeqCst);
-    daemon.credentials_changed().await;
+    daemon.credentials_changed();
     let mut next = task::spawn(daemon.token());
     assert_pending!(next.poll());
     gate.open();
@@ -337,7 +337,7 @@ async fn whoever_waits_for_a_look_when_other_credentials_come_is_not_content_wit
         assert_pending!(looks.poll());
         within(gate.waiting(1)).await;
         are_good.store(true, Ordering::SeqCst);
-        daemon.credentials_changed().await;
+        daemon.credentials_changed();
         gate.open();
         assert_eq!(within(looks).await.unwrap().access().expose(), "token-2", "forced: {is_forced}");
     }
@@ -576,7 +576,7 @@ async fn a_refused_refresh_token_is_not_presented_again_whatever_comes_before_th
     let (daemon, noted) = over(&store, false).await;
     daemon.replace(Token::new("elsewhere")).await.unwrap();
     assert!(daemon.refresh().await.unwrap_err().is_login_required());
-    daemon.credentials_changed().await;
+    daemon.credentials_changed();
     assert!(daemon.refresh().await.unwrap_err().is_login_required());
     assert_eq!(*noted.lock().unwrap(), ["bad", "nothing", "nothing"]);
     daemon.login(Token::new("second").refresh_token("bad")).await.unwrap();

@@ -234,7 +234,7 @@ async fn a_refresh_token_that_was_not_presented_is_not_taken_for_refused() {
     clock.suspend(31 * DAY);
     assert!(session.refresh().await.unwrap_err().is_login_required());
     clock.set_wall_back(31 * DAY);
-    session.credentials_changed().await;
+    session.credentials_changed();
     assert_eq!(session.refresh().await.unwrap().access().expose(), "from-a-refresh");
     assert_eq!(grants(&idp), ["login", "refresh"]);
 }
@@ -476,7 +476,7 @@ async fn a_refresh_token_that_was_refused_hurries_nobody() {
             session.settle().await.unwrap();
             assert_eq!(grants(&idp), ["refresh"], "{mode:?} {life:?}");
             // What was refused stays so whatever other credentials there are.
-            session.credentials_changed().await;
+            session.credentials_changed();
             let looks = store.loads.load(Ordering::SeqCst);
             for _ in 0..10 {
                 clock.advance(6 * SECOND);
@@ -557,7 +557,7 @@ async fn a_refresh_token_that_lives_on_after_a_login_was_required_is_used_in_tim
         // While it is dead nothing is due.
         session.token().await.unwrap();
         has_client.store(true, Ordering::SeqCst);
-        session.credentials_changed().await;
+        session.credentials_changed();
         // For so long it is remembered that nothing is due.
         clock.advance(SECOND);
         session.token().await.unwrap();

@@ -120,7 +120,7 @@ async fn without_a_refresh_token_or_with_one_that_was_refused_the_next_source_is
         assert!(session.token().await.unwrap_err().is_transient());
         cool_down().await;
         // Other credentials are not another refresh token.
-        session.credentials_changed().await;
+        session.credentials_changed();
     }
     assert_eq!(idp.bodies(), [r#"{"refresh_token":"R"}"#]);
 }

@@ -467,7 +467,7 @@ async fn the_keepers_pace_does_not_depend_on_what_changes_meanwhile() {
     let session = session.build();
     let keeper = tokio::spawn(session.keep_fresh());
     for _ in 0..100 {
-        session.credentials_changed().await;
+        session.credentials_changed();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!((18..=21).contains(&fetches.load(Ordering::SeqCst)), "{fetches:?}");

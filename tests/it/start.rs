@@ -206,7 +206,7 @@ async fn other_credentials_bring_a_dead_session_back() {
     world.authority.fail_next(Endpoint::Login, Failure::OAuth("invalid_grant"));
     assert!(world.session.start().await.unwrap_err().is_login_required());
     assert!(world.session.token().await.unwrap_err().is_login_required());
-    world.session.credentials_changed().await;
+    world.session.credentials_changed();
     assert_eq!(world.get("/").await.unwrap().status(), StatusCode::OK);
     assert_eq!(world.authority.counts().logins, 2);
 }
@@ -219,7 +219,7 @@ async fn other_credentials_count_although_those_before_are_still_being_refused()
     let mut first = task::spawn(world.session.token());
     assert_pending!(first.poll());
     within(gate.waiting(1)).await;
-    world.session.credentials_changed().await;
+    world.session.credentials_changed();
     gate.open();
     assert!(within(first).await.unwrap_err().is_login_required(), "it was of those before");
     within(world.session.token()).await.unwrap();
@@ -234,7 +234,7 @@ async fn whoever_asks_after_the_credentials_have_changed_gets_what_they_bring() 
     let mut first = task::spawn(world.session.token());
     assert_pending!(first.poll());
     within(gate.waiting(1)).await;
-    world.session.credentials_changed().await;
+    world.session.credentials_changed();
     let (mut next, mut request) = (task::spawn(world.session.refresh()), task::spawn(world.get("/")));
     assert_pending!(next.poll());
     assert_pending!(request.poll());
@@ -252,7 +252,7 @@ async fn whoever_asks_after_the_credentials_have_changed_waits_no_longer_for_tho
     let mut first = task::spawn(world.session.token());
     assert_pending!(first.poll());
     within(gate.waiting(1)).await;
-    world.session.credentials_changed().await;
+    world.session.credentials_changed();
     let mut next = task::spawn(world.session.refresh());
     assert_pending!(next.poll());
     assert_eq!(within(first).await.unwrap_err().kind(), ErrorKind::Timeout);

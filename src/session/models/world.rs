@@ -67,7 +67,7 @@ impl World {
 
     /// The first ask of a refusal, which starts the one refresh of a model.
     pub(super) fn refuse(&self, token: &Issued) -> Refresh {
-        match block_on(self.engine.slot()).ask(refusal_of(token), || self.engine.now()) {
+        match self.engine.slot().ask(refusal_of(token), || self.engine.now()) {
             Decision::Start(flight, plan) => {
                 let guard = flight.guard(self.engine.pulse.clone());
                 Refresh { flight, guard, record: plan.known.record.following() }
@@ -78,7 +78,7 @@ impl World {
 
     /// Whether an ask would start a refresh.
     pub(super) fn starts(&self, ask: Ask) -> bool {
-        matches!(block_on(self.engine.slot()).ask(ask, || self.engine.now()), Decision::Start(..))
+        matches!(self.engine.slot().ask(ask, || self.engine.now()), Decision::Start(..))
     }
 
     /// Somebody who asks, in a thread of its own. Where it would start a refresh itself it gets `NoRuntime`.
@@ -102,14 +102,14 @@ impl World {
     }
 
     pub(super) fn login(&self, token: &str) {
-        drop(block_on(self.engine.login(self.sendable(token))));
+        drop(self.engine.login(self.sendable(token)));
     }
 
     /// A login that brings this refresh token.
     pub(super) fn login_with(&self, refresh_token: &Secret) {
         let token = Token::new("other").refresh_token(refresh_token.clone());
         let token = self.engine.sendable(token, Provenance::New).expect("it can be sent");
-        drop(block_on(self.engine.login(token)));
+        drop(self.engine.login(token));
     }
 
     pub(super) fn replace(&self, token: &str) {
@@ -117,7 +117,7 @@ impl World {
     }
 
     pub(super) fn logout(&self) {
-        drop(block_on(self.engine.logout()));
+        drop(self.engine.logout());
     }
 
     /// The token in the store.
@@ -127,7 +127,7 @@ impl World {
     }
 
     pub(super) fn is_flying(&self) -> bool {
-        block_on(self.engine.slot()).is_flying()
+        self.engine.slot().is_flying()
     }
 
     fn sendable(&self, token: &str) -> Sendable {
@@ -140,7 +140,7 @@ impl Refresh {
     pub(super) fn conclude(self, world: &World, token: &str) -> Guard {
         let fresh = world.sendable(token);
         let obtained = Obtained::Token { fresh, record: self.record };
-        block_on(world.engine.conclude(Finder::Flight(&self.flight), obtained));
+        world.engine.conclude(Finder::Flight(&self.flight), obtained);
         assert!(!world.is_flying(), "published, and the slot was not cleared");
         self.guard
     }
@@ -156,13 +156,13 @@ impl Refresh {
     /// Fails it. Its task has still to end.
     pub(super) fn fail(self, world: &World) -> Guard {
         let failure = Failure { class: FailureClass::Transient, error: transient() };
-        block_on(world.engine.fail(&self.flight, failure));
+        world.engine.fail(&self.flight, failure);
         self.guard
     }
 
     /// Its time limit passes.
     pub(super) fn make_overdue(flight: &Flight, world: &World) {
-        block_on(world.engine.make_overdue(flight, Error::new(ErrorKind::Timeout, "of a model")));
+        world.engine.make_overdue(flight, Error::new(ErrorKind::Timeout, "of a model"));
     }
 
     /// Its tasks are dropped with their runtime.

@@ -2,4 +2,3 @@
 
 pub(crate) mod cell;
 pub(crate) mod oneshot;
-pub(crate) mod try_mutex;

@@ -167,7 +167,7 @@ impl World {
             Step::CredentialsChanged(at) => {
                 let process = self.at(at);
                 self.book.forgiven(process.pid);
-                process.session.credentials_changed().await;
+                process.session.credentials_changed();
             }
             Step::Next(outcome) => self.office.next(outcome),
             Step::Release(which) => self.office.holding.release(which),
