@@ -102,6 +102,7 @@
 //!   passwords, login codes, OAuth 2, applications; [`preset`](preset/index.html), what platforms expect.
 //! - `file`: [`store::FileStore`](store/struct.FileStore.html), a token in a file, for any number of processes.
 //! - `session-map`: [`SessionMap`](session_map/struct.SessionMap.html), a session for each of many identities.
+//! - `tracing`: [`event::TracingObserver`](event/struct.TracingObserver.html), a session's events in a log.
 //! - `test-util`: [`test_util`](test_util/index.html), a model authority, a model API, gates and a clock for the tests of
 //!   programs that use this crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -21,12 +21,45 @@
 //!     .build();
 //! # let _ = session;
 //! ```
+//!
+//! With the feature `tracing`, `TracingObserver` does this. How many calls of an authority there are, how long they take and
+//! what they come to is counted where they are made, around the source:
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use tower_token_refresh::{FetchContext, FetchError, Token, TokenSource, source::Verification};
+//!
+//! # fn count(_: &str, _: &[(&str, &str)]) {}
+//! # fn record(_: &str, _: f64) {}
+//! struct Counted<S>(S);
+//!
+//! impl<S: TokenSource> TokenSource for Counted<S> {
+//!     async fn fetch(&self, cx: FetchContext) -> Result<Token, FetchError> {
+//!         let began = Instant::now();
+//!         let fetched = self.0.fetch(cx).await;
+//!         let outcome = fetched.as_ref().map_or_else(|error| format!("{:?}", error.class()), |_| "Token".to_owned());
+//!         count("token_refresh_fetches_total", &[("outcome", &outcome)]);
+//!         record("token_refresh_fetch_seconds", began.elapsed().as_secs_f64());
+//!         fetched
+//!     }
+//!
+//!     async fn verify(&self, token: &Token) -> Verification {
+//!         self.0.verify(token).await
+//!     }
+//! }
+//! ```
+
+#[cfg(feature = "tracing")]
+mod tracing;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
+#[cfg(feature = "tracing")]
+pub use self::tracing::TracingObserver;
 use crate::{error::Error, generation::Generation};
 
 /// Receives a session's events.

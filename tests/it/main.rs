@@ -14,6 +14,7 @@ mod input;
 mod life;
 mod locks;
 mod logins;
+mod logs;
 mod oauth2;
 mod over;
 mod owed;

@@ -7,7 +7,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_token_refresh::{
     BoxError, Error, FetchContext, FetchError, RefreshFailure, Secret, Session, Tips, Token,
     TokenRefreshLayer, TokenSource,
-    event::Event,
+    event::{Event, TracingObserver},
     source::{
         AuthorityClient, AuthorityError, Content, Credentials, FailedCall, JsonAnswer, LoginCode, Password,
         RefreshToken, Verification,
@@ -18,10 +18,12 @@ use tower_token_refresh::{
     },
     test_util::ModelBody,
 };
+use tracing::subscriber::set_default;
 
 use super::Seen;
 use crate::{
     idp::{Idp, Say, json},
+    logs::Lines,
     script::{status, within},
     world::{get, origin},
 };
@@ -56,6 +58,7 @@ async fn session(seen: &Seen, source: impl TokenSource + fmt::Debug) -> Session 
                 told.error(*error);
             }
         });
+    let builder = builder.observer(TracingObserver::default());
     seen.debug(&builder);
     let session = builder.build();
     session.login(Token::new("canary-access").refresh_token("canary-refresh")).await.unwrap();
@@ -159,6 +162,8 @@ fn answers() -> Vec<Say> {
 #[tokio::test(start_paused = true)]
 async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
     let (seen, mut asked) = (Seen::default(), 0);
+    let log = Lines::default();
+    let _guard = set_default(log.clone());
     for say in answers() {
         for kind in 0.. {
             // A chain asks twice.
@@ -176,6 +181,7 @@ async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
     }
     seen.debug(&Credentials::new("canary-account", "canary-password"));
     assert!(asked > 9 * 14, "{asked}");
+    log.take().iter().for_each(|line| seen.display(line));
     seen.has_no_canary_among(&[
         "AuthorityClient {",
         "AuthorityError {",
@@ -199,6 +205,8 @@ async fn no_source_shows_what_it_was_given_or_what_the_authority_repeats() {
         "Sensitive",
         "Token {",
         "TokenEndpoint {",
+        "a refresh has failed",
+        "no token in the authority's answer with status 400",
     ]);
 }
 
