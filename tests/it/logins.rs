@@ -12,7 +12,8 @@ use tower::{Layer, ServiceExt};
 use tower_token_refresh::{
     ErrorKind, FetchError, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
-        AuthorityClient, Credentials, FailedCall, JsonAnswer, LoginCode, Password, Verification,
+        AuthorityClient, AuthorityError, Credentials, FailedCall, JsonAnswer, LoginCode, Password,
+        Verification,
         login::JsonVerify,
         oauth2::{PasswordGrant, RefreshTokenGrant, TokenEndpoint},
     },
@@ -66,6 +67,19 @@ async fn a_mini_program_sends_exactly_what_its_server_expects() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_server_of_a_mini_program_says_by_its_error_code_why_there_is_no_token() {
+    let refusals = [json(400, r#"{"error_code":40029}"#), json(200, r#"{"token":"T","error_code":40029}"#)];
+    let idp = Idp::new(refusals.into_iter().chain([json(200, r#"{"token":"T","error_code":0}"#)]));
+    let bench = Bench::new(mini_program(&idp));
+    for _ in 0..2 {
+        let error = bench.session.token().await.unwrap_err();
+        assert_eq!(AuthorityError::find(&error).unwrap().code(), Some("40029"));
+        cool_down().await;
+    }
+    bench.session.token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_login_sends_can_be_named_otherwise_and_each_name_stands_once() {
     let idp = Idp::new(["token", "access_token"].map(|name| json(200, format!(r#"{{"{name}":"T"}}"#))));
     let source = mini_program(&idp).field("js_code").text("app", "a").number("type", 101).text("app", "b");
@@ -111,8 +125,8 @@ async fn a_mini_program_logs_in_with_the_model_authority() {
     let source = LoginCode::mini_program(authority.clone(), TOKEN.parse().unwrap(), provide).unwrap();
     let bench = Bench::new(source);
     authority.fail_next(Endpoint::Exchange, Failure::LostAnswer);
-    assert_eq!(bench.class().await, "Unanswered");
-    cool_down().await;
+    assert_eq!(bench.class().await, "Transient");
+    tokio::time::advance(2 * SECOND).await;
     let token = bench.session.token().await.unwrap();
     assert!(authority.is_alive(token.access().expose()), "a new code was taken for the second attempt");
     assert_eq!(authority.counts().exchanges, 2);
@@ -494,6 +508,22 @@ async fn a_password_that_is_refused_by_a_code_is_presented_as_often_as_that_code
         assert_eq!(login, [0], "{code}");
         let later = grant.iter().filter(|minute| **minute >= 10).count();
         assert!((35..=70).contains(&later), "{later} times in fifty minutes: {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_is_refused_at_status_500_is_presented_as_seldom_as_one_that_nobody_understands() {
+    for (body, most) in [(r#"{"code":40001,"msg":"wrong password"}"#, 6), (r#"{"code":500}"#, 120)] {
+        let idp = Idp::new(vec![json(500, body); 200]);
+        let answer = JsonAnswer::new().business_code("/code").unwrap();
+        let login = Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())).answer(answer);
+        let bench = Bench::new(login);
+        for _ in 0..3600 {
+            bench.session.token().await.unwrap_err();
+            tokio::time::advance(SECOND).await;
+        }
+        let times = idp.asked().len();
+        assert!((most / 2..=most).contains(&times), "{times} times in an hour: {body}");
     }
 }
 

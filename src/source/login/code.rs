@@ -60,9 +60,9 @@ impl LoginCode {
         }
     }
 
-    /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`, and
-    /// a stored token is verified at the same URL with `/verify` at its end. The lifetime of the token is unknown, so it
-    /// is not renewed ahead of time, unless [`JsonAnswer::default_lifetime`] gives one.
+    /// What the server of a mini program expects: `{"account": <code>, "type": 100}` is answered with `{"token": …}`, or with
+    /// an `error_code` other than 0, and a stored token is verified at the same URL with `/verify` at its end. The lifetime of
+    /// the token is unknown, so it is not renewed ahead of time, unless [`JsonAnswer::default_lifetime`] gives one.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl LoginCode {
         Fut: Future<Output = Result<Secret, FetchError>> + Send + 'static,
     {
         let verify = JsonVerify::new(below(&url, "verify")?);
-        let answer = JsonAnswer::new().access_token("/token")?;
+        let answer = JsonAnswer::new().access_token("/token")?.business_code("/error_code")?;
         Ok(Self::new(client, url, code)
             .field("account")
             .number("type", 100)

@@ -114,10 +114,11 @@ impl AuthorityClient {
 
     /// How long one call may take, from the wait for the service's readiness to the end of the answer.
     ///
-    /// By default 10 s, and 110 s where the authority may already have used up what the request presents (a refresh token, a
-    /// code, a login of the user's): whoever does not wait for that answer has lost what it brings. Callers do not wait so
-    /// long: [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout) is theirs. What a client takes for a body
-    /// of its own counts as sent.
+    /// By default 10 s, and 110 s where the authority may already have used up, or counted, what the next call would present
+    /// again (a refresh token, a code of OAuth 2, a password; a [`LoginCode`](crate::source::LoginCode) presents another):
+    /// whoever does not wait for that answer has lost what it brings. Callers do not wait so long:
+    /// [`refresh_timeout`](crate::session::SessionBuilder::refresh_timeout) is theirs. What a client takes for a body of its
+    /// own counts as sent.
     ///
     /// A value of yours holds for all calls, so a short one brings back the risk. A connection that does not come about, or is
     /// dead, is better noticed by the client itself: by its time limit for connecting, and by HTTP/2's keep-alive. Until then

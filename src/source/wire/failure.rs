@@ -34,9 +34,9 @@ pub(in crate::source) enum Grant {
 }
 
 impl Grant {
-    /// Whether a request without an answer may have used up, or counted against, what it presented.
+    /// Whether a request without an answer may have used up, or counted against, what the next one would present.
     pub(super) fn may_be_spent(self) -> bool {
-        self != Grant::Client
+        !matches!(self, Grant::Client | Grant::LoginCode)
     }
 
     pub(super) fn is_of_a_user(self) -> bool {
@@ -125,6 +125,15 @@ fn meaning(
         _ if answer.is_of_layer && !is_named && !KNOWN.into_iter().any(is) => Meaning::OfGateway,
         status if status.is_server_error() && (!grant.may_be_spent() || is(&["temporarily_unavailable"])) => {
             Meaning::Transient
+        }
+        // Whoever speaks of codes has looked at them. One that repeats the status says no more than that.
+        status
+            if status.is_server_error()
+                && business == Some(BusinessFailure::Refused)
+                && is_presented_again
+                && said[1].as_deref().is_none_or(|code| code != status.as_str()) =>
+        {
+            Meaning::Ambiguous
         }
         status if status.is_server_error() => Meaning::Unanswered,
         // Said by a proxy on the way, which knows nothing of grants, and has passed nothing on.

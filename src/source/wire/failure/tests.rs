@@ -173,7 +173,12 @@ fn a_login_is_refused_by_whatever_does_not_ask_for_another_time() {
         (425, "", Transient),
         (429, r#"{"errcode":7}"#, Transient),
         (503, r#"{"errcode":7}"#, Transient),
-        (500, r#"{"errcode":7}"#, Unanswered),
+        (500, r#"{"errcode":7}"#, Ambiguous),
+        (500, r#"{"errcode":"40001"}"#, Ambiguous),
+        (500, r#"{"errcode":500}"#, Unanswered),
+        (500, r#"{"errcode":-1}"#, Unanswered),
+        (500, r#"{"errcode":0}"#, Unanswered),
+        (500, r#"{"error":"Internal Server Error"}"#, Unanswered),
         (302, "", Ambiguous),
     ] {
         assert_eq!(class(&reading, Grant::JsonLogin, status, body).0, expected, "{status} {body}");
@@ -210,7 +215,7 @@ fn a_refusal_of_a_login_code_ends_no_session_unless_it_speaks_of_the_user() {
         (400, r#"{"errcode":-1}"#, (Transient, false)),
         (401, r#"{"error":"temporarily_unavailable"}"#, (Transient, false)),
         (429, r#"{"errcode":7}"#, (Transient, false)),
-        (500, r#"{"errcode":7}"#, (Unanswered, false)),
+        (500, r#"{"errcode":7}"#, (Transient, false)),
     ] {
         assert_eq!(class(&reading, Grant::LoginCode, status, body), expected, "{status} {body}");
     }
