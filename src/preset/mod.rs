@@ -35,6 +35,10 @@
 //! ```
 //!
 //! Each application of a process has a session of its own.
+//!
+//! While a platform refuses an application (a wrong secret, an address that is not on its list), each process asks once a
+//! minute, as long as there are requests: some 1,440 calls a day. Where that is too much of a quota, a longer
+//! [`cooling`](SessionBuilder::cooling) makes them rarer.
 
 mod apps;
 mod json_by_default;
