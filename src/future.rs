@@ -481,7 +481,7 @@ where
         // A suspicion keeps nobody from the token: whoever tries again by himself would be refused with it again. But
         // where places are few they are for those that are sent again.
         let policy = &self.common.policy;
-        if reason.is_none() || (verdict == Verdict::Suspect && policy.max_held == usize::MAX) {
+        if reason.is_none() || (verdict == Verdict::Suspect && policy.max_held.is_none()) {
             detour.held = Held::one_more(policy);
             reason = reason.or(detour.held.is_none().then_some(NotResent::TooManyWaiting));
         }

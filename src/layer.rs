@@ -131,7 +131,7 @@ impl TokenRefreshLayer {
     /// `InvalidValue` for 0.
     pub fn max_held(mut self, requests: usize) -> Result<Self, Error> {
         Error::require(requests > 0, "at least 1 refused request must be allowed to wait")?;
-        self.policy().max_held = requests;
+        self.policy().max_held = Some(requests);
         Ok(self)
     }
 

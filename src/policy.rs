@@ -30,7 +30,8 @@ pub(crate) struct Policy {
     pub(crate) replay_limit: usize,
     pub(crate) resend: Option<Arc<ResendPredicate>>,
     pub(crate) assumed: Option<Origin>,
-    pub(crate) max_held: usize,
+    /// `None`: no limit.
+    pub(crate) max_held: Option<usize>,
     pub(crate) held: Arc<AtomicUsize>,
 }
 
@@ -45,7 +46,7 @@ impl Policy {
             replay_limit: 64 * 1024,
             resend: None,
             assumed: None,
-            max_held: usize::MAX,
+            max_held: None,
             held: Arc::default(),
         }
     }
@@ -155,7 +156,7 @@ impl Held {
     // Out of line, so that the way of what is accepted stays short.
     #[inline(never)]
     pub(crate) fn one_more(policy: &Policy) -> Option<Held> {
-        let one_more = |held| (held < policy.max_held).then(|| held + 1);
+        let one_more = |held| policy.max_held.is_none_or(|most| held < most).then(|| held + 1);
         let counted = policy.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         counted.is_ok().then(|| Held(policy.held.clone()))
     }

@@ -10,7 +10,7 @@ fn a_place_that_is_free_is_given_although_another_is_being_turned_away() {
     check_all(|| {
         let session = Session::builder(source_fn(async |_| Ok(Token::new("never")))).build();
         let mut policy = Policy::new(session, "https://api.test".parse::<Origin>().unwrap().into());
-        policy.max_held = 1;
+        policy.max_held = Some(1);
         let held = Held::one_more(&policy);
         assert!(held.is_some());
         let other = {
