@@ -85,7 +85,7 @@ use crate::{error::Error, reentry, source::TokenSource, token::Token};
 ///
 /// # Security
 ///
-/// A request loses its extensions easily: redirect followers drop them on the way to another origin, and so may any code
+/// A request loses its extensions easily: redirect followers may drop them on the way to another origin, and so may any code
 /// that builds the request anew. The request then goes out with the layer's own session. Where each request brings its
 /// session, give the layer a session whose source always fails with
 /// [`FetchError::login_required`](crate::FetchError::login_required): a request that has lost its own then fails, instead
