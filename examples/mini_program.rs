@@ -136,10 +136,10 @@ fn launch(server: &Server, storage: &MemoryStore) -> Result<Session, BoxError> {
             answer["code"].as_str().map(Secret::from).ok_or_else(none)
         }
     };
-    // The answer has a token and nothing else; it lives for two hours.
-    let answer = JsonAnswer::new().access_token("/token")?.default_lifetime(Duration::from_secs(2 * 3600));
-    let source =
-        LoginCode::mini_program(phone, format!("{}/token", server.base).parse()?, code)?.answer(answer);
+    // The answer has a token, or an error code; it does not say that the token lives for two hours.
+    let answer = JsonAnswer::new().access_token("/token")?.business_code("/error_code")?;
+    let source = LoginCode::mini_program(phone, format!("{}/token", server.base).parse()?, code)?
+        .answer(answer.default_lifetime(Duration::from_secs(2 * 3600)));
     Ok(preset::mini_program().session(source).store(storage.clone()).build())
 }
 

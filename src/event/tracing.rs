@@ -25,7 +25,7 @@ use crate::{
 /// and `session` in each, if that has a [name](Self::named).
 ///
 /// The `cause` is as much of the chain of causes as cannot hold a secret: our own errors, the status and code of an
-/// [`AuthorityError`](crate::source::AuthorityError), the kind of an `io::Error`. The texts of a client, a source or a store of
+/// [`AuthorityError`](../source/struct.AuthorityError.html), the kind of an `io::Error`. The texts of a client, a source or a store of
 /// yours are left out, because they may hold anything, a URL with a secret in its query for one: write them where you make
 /// them.
 ///

@@ -86,7 +86,7 @@ pub struct FetchError {
 }
 
 #[cfg(feature = "json")]
-const BETWEEN_PASSWORDS: Duration = Duration::from_secs(5 * 60);
+pub(super) const BETWEEN_PASSWORDS: Duration = Duration::from_secs(5 * 60);
 
 /// What a [`FetchError`] means for the session: which of its constructors made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

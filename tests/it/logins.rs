@@ -512,14 +512,20 @@ async fn a_password_that_is_refused_by_a_code_is_presented_as_often_as_that_code
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_password_that_is_refused_at_status_500_is_presented_as_seldom_as_one_that_nobody_understands() {
-    for (body, most) in [(r#"{"code":40001,"msg":"wrong password"}"#, 6), (r#"{"code":500}"#, 120)] {
+async fn a_password_that_a_500_answers_by_a_code_is_presented_every_five_minutes() {
+    for (body, most) in [
+        (r#"{"code":40001,"msg":"wrong password"}"#, 12),
+        (r#"{"code":"A0210","msg":"wrong password"}"#, 120),
+        (r#"{"code":500}"#, 120),
+        (r#"{"code":" 502 "}"#, 120),
+        (r#"{"code":0}"#, 120),
+    ] {
         let idp = Idp::new(vec![json(500, body); 200]);
         let answer = JsonAnswer::new().business_code("/code").unwrap();
         let login = Password::new(idp.clone(), LOGIN.parse().unwrap(), alice(&Arc::default())).answer(answer);
         let bench = Bench::new(login);
         for _ in 0..3600 {
-            bench.session.token().await.unwrap_err();
+            assert_eq!(bench.session.token().await.unwrap_err().kind(), ErrorKind::Transient);
             tokio::time::advance(SECOND).await;
         }
         let times = idp.asked().len();

@@ -16,9 +16,9 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt, retry::Retry};
 use tower_token_refresh::{
-    BoxError, ErrorKind, FetchError, Outcome, Session, Token, TokenRefreshLayer, TokenSource,
+    BoxError, ErrorKind, FetchError, Outcome, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
-        AppToken, AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, Password,
+        AppToken, AuthorityClient, AuthorityError, Content, Credentials, JsonAnswer, LoginCode, Password,
         oauth2::{
             AuthorizationCodeGrant, ClientCredentialsGrant, PasswordGrant, RefreshTokenGrant, TokenEndpoint,
         },
@@ -637,6 +637,15 @@ async fn what_a_retry_has_sent_before_counts_as_sent_whatever_comes_of_the_last_
         cool_down().await;
         assert_eq!(code.class().await, "LoginRequired", "{last:?}: it is used up");
         assert_eq!(idp.asked().len(), 4, "{last:?}");
+        // Another code would do, and is not to wait: this one may be spent.
+        idp.says([Say::Reset, last.clone()]);
+        let code = || std::future::ready(Ok(Secret::from("code")));
+        let code = LoginCode::new(client(), "https://id.test/exchange".parse().unwrap(), code);
+        let code = Bench::new(code);
+        assert_eq!(code.class().await, "Transient", "{last:?}");
+        cool_down().await;
+        assert_eq!(code.class().await, "LoginRequired", "{last:?}: it is used up");
+        assert_eq!(idp.asked().len(), 6, "{last:?}");
     }
 }
 

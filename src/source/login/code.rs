@@ -19,7 +19,8 @@ use crate::{
 ///
 /// A code is good for one exchange: the closure is asked for a new one at each attempt, even if the last one has brought a
 /// token, or may not have arrived. What may be presented again is for a source of your own. An empty code is not sent: that
-/// attempt fails for the moment. One that is refused ends no session: see [`login`](super).
+/// attempt fails for the moment. One that is refused ends no session: see [`login`](super). An exchange may take 10 s; a
+/// server that is slower needs a longer [`timeout`](AuthorityClient::timeout).
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,8 +34,8 @@ use crate::{
 ///     Ok(Secret::from(wx_login().await?))
 /// })?;
 /// // The answer does not say that its token lives for two hours.
-/// let answer = JsonAnswer::new().access_token("/token")?.default_lifetime(Duration::from_secs(2 * 3600));
-/// let source = source.answer(answer);
+/// let answer = JsonAnswer::new().access_token("/token")?.business_code("/error_code")?;
+/// let source = source.answer(answer.default_lifetime(Duration::from_secs(2 * 3600)));
 /// let session = Session::builder(source).build();
 /// # let _ = session;
 /// # Ok::<(), Box<dyn std::error::Error>>(())

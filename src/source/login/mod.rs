@@ -29,9 +29,11 @@
 //! these, too. A refusal that leads to no other source (the account is blocked, say) is not remembered.
 //! Nor is any by the next process: a command that keeps a wrong password presents it at each start.
 //!
-//! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, a 5xx with a business code
-//! in numbers that does not repeat the status, or `server_error` at a 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
-//! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`.
+//! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
+//! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
+//! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`. One that was answered by a 5xx is
+//! presented again after half a minute, or, if a business code in numbers other than 500 to 599 came with it, every five
+//! minutes.
 //!
 //! A login code that is refused is used up, and the next attempt gets another one. So a refusal that is not understood
 //! neither ends the session nor leads to the next source of a chain, be it a page of a proxy or an error code of the

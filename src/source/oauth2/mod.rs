@@ -44,9 +44,8 @@
 //! | 400 or another 4xx with `invalid_grant`, or a code given to [`dead_codes`](TokenEndpoint::dead_codes) | [`LoginRequired`]; the next source of a chain is asked first |
 //! | 4xx with `access_denied`, `mfa_required`, `interaction_required`, `login_required` …, or a code given to [`blocked_codes`](TokenEndpoint::blocked_codes) | [`LoginRequired`]; no other source is asked. [`AuthorityError`](super::AuthorityError) tells more |
 //! | 4xx with `invalid_client`, `invalid_scope`, `invalid_request` … | [`Configuration`] |
-//! | 408, 425, 429, 503, also if the body breaks off; `temporarily_unavailable`; nothing was sent | [`Transient`]; [`Unanswered`] if it was sent before, by a `Retry` in the client |
-//! | another 5xx with a business code in numbers that is not its status, at a login with a password or a code of OAuth 2 | [`Ambiguous`]: it may be a refusal. A password is not presented again for five minutes |
-//! | another 5xx, or no other answer that is complete | [`Unanswered`]: what was presented may be spent. [`Transient`] at a login with a code that is not of OAuth 2: the next attempt presents another |
+//! | 408, 425, 429, 503, also if the body breaks off; `temporarily_unavailable`; nothing was sent | [`Transient`]; [`Unanswered`] if it was sent before, by a `Retry` in the client, but for a code that is not of OAuth 2, which is then used up |
+//! | another 5xx, or no other answer that is complete | [`Unanswered`]: what was presented may be spent. A password that is answered by a business code in numbers, other than 500 to 599, is not presented again for five minutes. [`Transient`] at a login with a code that is not of OAuth 2: the next attempt presents another |
 //! | 3xx | [`Ambiguous`]; a password is not presented again for five minutes, and a code is used up |
 //! | 407; or, if the client contains the [`TokenRefreshLayer`](crate::TokenRefreshLayer) of another session, a response that this layer took for a refusal and whose request it did [not send again](crate::Outcome::not_resent), even if it is a 3xx or another 5xx. An OAuth 2 code, or one that was given a meaning, counts all the same; any other response may come from a gateway, not from the authority | [`Ambiguous`]; a password is not presented again for five minutes, but a code is |
 //! | another 4xx, at a refresh | [`Ambiguous`] |

@@ -14,7 +14,7 @@ use super::{
     fields::{BusinessFailure, JsonAnswer},
     retry_after::retry_after,
 };
-use crate::source::FetchError;
+use crate::source::{FetchError, error::BETWEEN_PASSWORDS};
 
 /// What was presented to the authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,7 @@ pub(super) fn of_answer(
     let [code, business_code] = said;
     let is_number = document.is_some_and(|document| fields.code_is_number(document));
     let error = AuthorityError::new(answer, code.or(business_code), is_number);
+    let least = matches!(meaning, Meaning::MaybeCounted).then_some(BETWEEN_PASSWORDS);
     let failure = match meaning {
         Meaning::Dead => FetchError::login_required(error),
         Meaning::Final => FetchError::login_required(error).without_fallback(),
@@ -77,16 +78,16 @@ pub(super) fn of_answer(
         {
             FetchError::unanswered(error)
         }
-        Meaning::Transient => FetchError::transient(error),
-        Meaning::NotProcessed => FetchError::transient(error).not_processed(),
-        Meaning::Unanswered => FetchError::unanswered(error),
+        Meaning::NotProcessed if !answer.is_repeated => FetchError::transient(error).not_processed(),
+        Meaning::Transient | Meaning::NotProcessed => FetchError::transient(error),
+        Meaning::Unanswered | Meaning::MaybeCounted => FetchError::unanswered(error),
         // Nothing of a client is spent, and nobody can log in for it: it asks again as after any other failure.
         Meaning::Ambiguous if grant == Grant::Client => FetchError::transient(error),
         Meaning::OfGateway if grant == Grant::Client => FetchError::transient(error).not_processed(),
         Meaning::Ambiguous => FetchError::ambiguous(error),
         Meaning::OfGateway => FetchError::ambiguous(error).not_processed(),
     };
-    match retry_after(&answer.headers, SystemTime::now()) {
+    match retry_after(&answer.headers, SystemTime::now()).max(least) {
         Some(wait) => failure.retry_after(wait),
         None => failure,
     }
@@ -99,8 +100,15 @@ enum Meaning {
     Transient,
     NotProcessed,
     Unanswered,
+    /// The same, and what was presented may have been counted against an account.
+    MaybeCounted,
     Ambiguous,
     OfGateway,
+}
+
+/// A code that says no more than a status of this class does.
+fn is_of_server(code: &str) -> bool {
+    code.trim().parse().is_ok_and(|code: u16| (500..600).contains(&code))
 }
 
 fn meaning(
@@ -126,16 +134,15 @@ fn meaning(
         status if status.is_server_error() && (!grant.may_be_spent() || is(&["temporarily_unavailable"])) => {
             Meaning::Transient
         }
-        // Whoever speaks of codes has looked at them. One that repeats the status says no more than that.
-        status
-            if status.is_server_error()
-                && business == Some(BusinessFailure::Refused)
-                && is_presented_again
-                && said[1].as_deref().is_none_or(|code| code != status.as_str()) =>
-        {
-            Meaning::Ambiguous
-        }
-        status if status.is_server_error() => Meaning::Unanswered,
+        status if status.is_server_error() => match business {
+            // Whoever speaks of codes may have looked at them.
+            Some(BusinessFailure::Refused)
+                if is_presented_again && !said[1].as_deref().is_some_and(|code| is_of_server(code)) =>
+            {
+                Meaning::MaybeCounted
+            }
+            _ => Meaning::Unanswered,
+        },
         // Said by a proxy on the way, which knows nothing of grants, and has passed nothing on.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => Meaning::OfGateway,
         status if !status.is_success() && !status.is_client_error() => Meaning::Ambiguous,
