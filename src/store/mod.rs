@@ -4,6 +4,8 @@
 //! default; clones of it are one store, so two sessions can share their token through it. [`FileStore`](struct.FileStore.html)
 //! (feature `file`) keeps the token in a file, which any number of processes may share.
 //!
+//! The crate `tower-token-refresh-redis`, beside this one, keeps tokens in Redis, for replicas on several machines.
+//!
 //! One store holds one identity. Many identities need a store each: a file each, say.
 
 #[cfg(feature = "file")]
@@ -223,7 +225,7 @@ pub struct Damaged(&'static str);
 
 impl Damaged {
     /// What is wrong, in words that quote nothing of what was found.
-    pub fn new(what: &'static str) -> Self {
+    pub const fn new(what: &'static str) -> Self {
         Damaged(what)
     }
 }
