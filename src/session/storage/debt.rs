@@ -16,6 +16,9 @@ pub(super) struct Debt {
     /// The revision of the first record that has been owed since the store was last known to hold ours: what is there of
     /// that revision or a later one is a sibling's.
     first: u64,
+    /// The number that memory stood at when the first of those was made, if that is a replacement, or else its own: a
+    /// refresh that is owed does not count up, so that there may be a later one of that number, too.
+    stood_at: u64,
     /// The number of the lease that a refresh was made under.
     pub(super) fence: Option<u64>,
     /// A login, replacement or logout, or the refresh of one that the store does not have yet. It counts over whatever the
@@ -64,8 +67,10 @@ enum RefreshToken {
 
 impl Debt {
     fn of(record: Record, kind: Kind) -> Self {
+        let replaces = u64::from(kind == Kind::Replacement);
         Debt {
             first: record.revision,
+            stood_at: record.revision.saturating_sub(replaces),
             record,
             fence: None,
             is_change: AtomicBool::new(true),
@@ -182,7 +187,7 @@ impl Debt {
         if tokens.is_some_and(|(own, owed)| has_same_refresh(own, owed)) {
             *self.may_be_there_as.get_mut() = owed.may_be_there_as.load(Ordering::Relaxed);
         }
-        self.first = owed.first;
+        (self.first, self.stood_at) = (owed.first, owed.stood_at);
         self.before.clone_from(&owed.before);
         self.keeps_the_lease |= owed.keeps_the_lease;
     }
@@ -302,9 +307,7 @@ impl Debt {
     pub(super) fn change_above(&self, found: Option<&Record>) -> Record {
         let mut record = above(&self.record, found);
         let is_siblings = |found: &&Record| {
-            // Of the number that memory stood at there may be a later one, too: a refresh that is owed does not count up.
-            let is_later = found.revision >= self.first.min(self.record.revision.saturating_sub(1));
-            found.session == self.record.session && is_later && !self.follows(found)
+            found.session == self.record.session && found.revision >= self.stood_at && !self.follows(found)
         };
         let siblings = found.filter(|_| self.keeps_what_is_there()).filter(is_siblings);
         let siblings = siblings.and_then(|found| found.token.as_ref());

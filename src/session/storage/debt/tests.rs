@@ -56,6 +56,9 @@ fn a_replacement_takes_the_refresh_token_that_stands_under_the_number_of_memory(
     for (revision, expected) in [(6, "7 elsewhere R3"), (5, "7 elsewhere R2")] {
         let found = with_refresh(1, revision, "second", "R3");
         assert_eq!(shown(&replacement.change_above(Some(&found))), expected);
+        // One more, before that could be written.
+        let next = Debt::of_replacement(with_refresh(1, 8, "elsewhere", "R2"), true, Some(&replacement));
+        assert_eq!(shown(&next.change_above(Some(&found))), expected.replacen('7', "8", 1));
     }
 }
 
