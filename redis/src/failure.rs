@@ -1,27 +1,25 @@
 //! What goes wrong, without the server's own words.
 
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt, io, sync::Arc};
 
 use redis::RedisError;
-use tokio::runtime::Handle;
 
 /// Some texts of a server repeat the command that it was sent, with a token in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     what: String,
     code: Option<String>,
-    io: Option<io::Error>,
+    io: Option<Arc<io::Error>>,
+    is_of_the_connection: bool,
 }
 
 impl Failure {
-    /// The client would panic.
-    pub(crate) fn without_runtime() -> Result<(), Self> {
-        let missing = |_| Failure { what: "there is no tokio runtime".to_owned(), code: None, io: None };
-        Handle::try_current().map(drop).map_err(missing)
+    pub(crate) fn new(what: &str) -> Self {
+        Failure { what: what.to_owned(), code: None, io: None, is_of_the_connection: false }
     }
 
     pub(crate) fn of(error: RedisError) -> Self {
-        let is_code = |code: &&str| code.bytes().all(|byte| byte.is_ascii_uppercase()) && code.len() <= 20;
+        let is_code = |code: &&str| code.len() <= 20 && code.bytes().all(|byte| byte.is_ascii_uppercase());
         let kind = if error.is_timeout() {
             Some(io::ErrorKind::TimedOut)
         } else if error.is_connection_refusal() {
@@ -34,8 +32,26 @@ impl Failure {
         Failure {
             what: error.category().to_owned(),
             code: error.code().filter(is_code).map(ToOwned::to_owned),
-            io: kind.map(io::Error::from),
+            io: kind.map(io::Error::from).map(Arc::new),
+            is_of_the_connection: error.code().is_none() || error.is_unrecoverable_error(),
         }
+    }
+
+    /// No answer came in time.
+    pub(crate) fn of_silence() -> Self {
+        let io = Some(Arc::new(io::ErrorKind::TimedOut.into()));
+        Failure { io, is_of_the_connection: true, ..Self::new("it does not answer") }
+    }
+
+    /// A task was dropped or has panicked.
+    pub(crate) fn of_task() -> Self {
+        let what = "the runtime has ended, or lacks I/O or timers";
+        Failure { is_of_the_connection: true, ..Self::new(what) }
+    }
+
+    /// Whether another connection would do.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        self.is_of_the_connection
     }
 }
 
@@ -48,6 +64,6 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.io.as_ref().map(|error| error as _)
+        self.io.as_deref().map(|error| error as _)
     }
 }

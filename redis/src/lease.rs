@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::Script;
+use redis::Cmd;
 use tokio::{
     runtime::Handle,
     task::AbortHandle,
@@ -10,30 +10,41 @@ use tokio::{
 };
 use tower_token_refresh::{BoxError, store::Lease};
 
-use crate::{RedisStore, failure::Failure, news};
+use crate::{RedisStore, failure::Failure, news, random_id, script};
 
-/// Its number, which is also what stands in the key, or 0 while somebody else has it.
+/// The number of the lease, or 0 while somebody else has it. Numbers count on from the time, so that none comes again where
+/// the last one was lost.
 const TAKE: &str = r"
     if redis.call('EXISTS', KEYS[2]) == 1 then
         return 0
     end
-    local number = redis.call('HINCRBY', KEYS[1], 'lease', 1)
-    redis.call('SET', KEYS[2], number, 'PX', ARGV[1])
+    local time = redis.call('TIME')
+    local number = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    local last = tonumber(redis.call('HGET', KEYS[1], 'lease') or '') or 0
+    if number <= last then
+        number = last + 1
+    end
+    redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', number))
+    redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
     return number
 ";
 
+/// Whether it is still the last one. It is given again where it has ended, as long as nobody else has had one since.
 const PROLONG: &str = r"
-    if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    local holder = redis.call('GET', KEYS[2])
+    if holder and holder ~= ARGV[1] or redis.call('HGET', KEYS[1], 'lease') ~= ARGV[3] then
         return 0
     end
-    return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+    return 1
 ";
 
 const RELEASE: &str = r"
-    if redis.call('GET', KEYS[1]) == ARGV[1] then
-        redis.call('DEL', KEYS[1])
-        redis.call('PUBLISH', ARGV[2], '')
+    if redis.call('GET', KEYS[2]) == ARGV[1] then
+        redis.call('DEL', KEYS[2])
+        redis.pcall('PUBLISH', ARGV[2], '')
     end
+    return 1
 ";
 
 /// How long to wait before the next look, at first and at most, where nobody tells that the lease is free.
@@ -41,14 +52,14 @@ const SOON: Duration = Duration::from_millis(25);
 const LATER: Duration = Duration::from_secs(1);
 
 pub(crate) async fn wait_for(store: &RedisStore) -> Result<Lease, BoxError> {
-    Failure::without_runtime()?;
+    let here = Handle::try_current().map_err(|_| Failure::new("there is no tokio runtime"))?;
     let mut news = store.server.news(&store.name);
     let mut pause = SOON;
     loop {
         news.mark_unchanged();
-        // In a task: if nobody waits for the answer any more, the lease that it brings is given back.
+        // In a task: where nobody waits for the answer any more, the lease is given back after it has come.
         let store = store.clone();
-        if let Some(lease) = tokio::spawn(async move { take(&store).await }).await?? {
+        if let Some(lease) = here.spawn(async move { take(store).await }).await?? {
             return Ok(lease);
         }
         let _ = timeout(pause, news.changed()).await;
@@ -56,62 +67,67 @@ pub(crate) async fn wait_for(store: &RedisStore) -> Result<Lease, BoxError> {
     }
 }
 
-async fn take(store: &RedisStore) -> Result<Option<Lease>, Failure> {
-    let mut connection = store.server.connection().await?;
-    let take = Script::new(TAKE);
-    let mut take = take.key(store.key());
-    take.key(lease_key(store)).arg(millis(store.lease));
-    let number: u64 = take.invoke_async(&mut connection).await.map_err(Failure::of)?;
+async fn take(store: RedisStore) -> Result<Option<Lease>, Failure> {
+    // Given back also where it was taken, and the answer was lost.
+    let mut held = Held { id: random_id(), prolonging: None, runtime: Handle::current(), store };
+    let store = &held.store;
+    let number: u64 = store.server.ask(held.script(TAKE, &[&millis(store.lease)])).await?;
     if number == 0 {
+        // It is another's, whom a release would not hurt, and need not bother.
+        held.id.clear();
         return Ok(None);
     }
-    let prolonging = tokio::spawn(prolong(store.clone(), number)).abort_handle();
-    let held = Held { store: store.clone(), number, prolonging, runtime: Handle::current() };
+    let prolonging =
+        prolong(held.store.clone(), held.script(PROLONG, &[&millis(store.lease), &number.to_string()]));
+    held.prolonging = Some(tokio::spawn(prolonging).abort_handle());
     Ok(Some(Lease::new(number, held)))
 }
 
-async fn prolong(store: RedisStore, number: u64) {
-    let prolong = Script::new(PROLONG);
+async fn prolong(store: RedisStore, command: Cmd) {
     loop {
         sleep(store.lease / 3).await;
-        let Ok(mut connection) = store.server.connection().await else { continue };
-        let mut prolong = prolong.key(lease_key(&store));
-        prolong.arg(number).arg(millis(store.lease));
-        if let Ok(false) = prolong.invoke_async(&mut connection).await {
-            // It has ended, and is somebody else's by now.
+        if let Ok(false) = store.server.ask(command.clone()).await {
+            // Somebody else has had one.
             return;
         }
     }
 }
 
-/// Ends the lease when it is dropped.
+/// Gives the lease back when it is dropped.
 struct Held {
     store: RedisStore,
-    number: u64,
-    prolonging: AbortHandle,
+    /// What stands in the key. Empty: nothing of ours.
+    id: String,
+    prolonging: Option<AbortHandle>,
     runtime: Handle,
+}
+
+impl Held {
+    fn script(&self, text: &str, arguments: &[&str]) -> Cmd {
+        let key = self.store.key();
+        let mut command = script(text, &[&key, &format!("{key}:lease")]);
+        command.arg(&self.id).arg(arguments);
+        command
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // Else one whose release fails would go on.
-        self.prolonging.abort();
-        let (store, number) = (self.store.clone(), self.number);
+        self.prolonging.iter().for_each(AbortHandle::abort);
+        if self.id.is_empty() {
+            return;
+        }
+        let release = self.script(RELEASE, &[&news::channel(&self.store.name)]);
+        let (server, under_way) = (self.store.server.clone(), self.store.server.release());
         // Where that runtime has ended, so does the lease, by itself.
         self.runtime.spawn(async move {
-            let Ok(mut connection) = store.server.connection().await else { return };
-            let release = Script::new(RELEASE);
-            let mut release = release.key(lease_key(&store));
-            release.arg(number).arg(news::channel(&store.name));
-            let _: Result<(), _> = release.invoke_async(&mut connection).await;
+            let _: Result<bool, _> = server.ask(release).await;
+            drop(under_way);
         });
     }
 }
 
-fn lease_key(store: &RedisStore) -> String {
-    format!("{}:lease", store.key())
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+fn millis(time: Duration) -> String {
+    time.as_millis().to_string()
 }

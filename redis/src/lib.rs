@@ -20,20 +20,29 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{name}` | a hash: the record, the number of the last lease, and how often it was written |
+//! | `{name}` | a hash: the record, and the number of the last lease |
 //! | `{name}:lease` | whose turn it is to refresh; ends by itself |
 //! | the channel `tower-token-refresh:{name}` | a message for each change |
 //!
 //! The braces are part of the keys: they keep both in one slot.
 //!
-//! Redis must not lose these keys while somebody is logged in: it needs persistence, and no eviction of keys without a
-//! lifetime (`noeviction`, or one of the `volatile-` policies). Where they are lost, a replica that refreshes writes its own
-//! record again; a process that starts meanwhile begins anew. A failover may lose the last writes, and with them a refresh
-//! token that was spent for the next one.
+//! Redis must not lose these keys while somebody is logged in: it needs persistence, and `maxmemory-policy noeviction`. Where
+//! they are lost, a replica that refreshes writes its own record again; a process that starts meanwhile begins anew. A
+//! failover may lose the last writes, and with them a refresh token that was spent for the next one.
 //!
-//! It needs Redis 6 (RESP3), one primary, no cluster, and for its user the commands `HELLO`, `HGET`, `HMGET`, `HGETALL`,
-//! `HSET`, `HDEL`, `HINCRBY`, `GET`, `SET`, `DEL`, `PEXPIRE`, `EXISTS`, `EVAL`, `EVALSHA`, `PUBLISH` and `PSUBSCRIBE` for
-//! these keys and channels. Without `PSUBSCRIBE` changes are found within half a minute.
+//! It needs Redis 6 (RESP3), one primary, no cluster. Its user needs these commands, `~{name}*` for each name, and
+//! `&tower-token-refresh:*`:
+//!
+//! ```text
+//! +hello +eval +hget +hmget +hgetall +hset +get +set +del +exists +time +publish +psubscribe
+//! ```
+//!
+//! Without `publish` or `psubscribe` changes are found within half a minute.
+//!
+//! # At the end of a process
+//!
+//! The lease of a refresh is given back by a task. Await [`RedisStores::settle`] after the session's own
+//! [`settle`](tower_token_refresh::Session::settle), or others may have to wait until the lease has ended by itself.
 //!
 //! # Security
 //!
@@ -48,10 +57,16 @@ mod news;
 mod record;
 mod server;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
-use redis::{ErrorKind, IntoConnectionInfo, RedisError, Script};
-use tokio::time::timeout;
+use redis::{Cmd, ErrorKind, IntoConnectionInfo, RedisError};
+use tokio::time::{sleep, timeout};
 use tower_token_refresh::{
     BoxError,
     store::{Lease, Numbers, Record, TokenStore},
@@ -61,10 +76,14 @@ use self::{failure::Failure, server::Server};
 
 /// How long a lease lasts after its holder has last been heard of.
 const LEASE: Duration = Duration::from_secs(30);
+const LEASES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 /// How often to look for a change of which no message has come.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long to wait after a look that has failed, at first.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// A server that keeps the tokens of any number of sessions, by one connection. It connects when a store is first used.
+/// A server that keeps the tokens of any number of sessions, by one connection for each tokio runtime. It connects when a
+/// store is first used.
 #[derive(Clone)]
 pub struct RedisStores {
     server: Arc<Server>,
@@ -88,14 +107,18 @@ impl RedisStores {
     ///
     /// # Errors
     ///
-    /// For less than 100 ms.
+    /// For less than 100 ms, and for more than a day.
     pub fn lease_lifetime(mut self, lifetime: Duration) -> Result<Self, RedisError> {
-        if lifetime < Duration::from_millis(100) {
-            let what = "a lease must last for 100 ms at least";
-            return Err((ErrorKind::InvalidClientConfig, what).into());
+        if !LEASES.contains(&lifetime) {
+            return Err((ErrorKind::InvalidClientConfig, "a lease lasts for 100 ms to one day").into());
         }
         self.lease = lifetime;
         Ok(self)
+    }
+
+    /// Waits until the leases that sessions have let go are given back, for as long as Redis may take to answer.
+    pub async fn settle(&self) {
+        self.server.settle().await;
     }
 
     /// The store of one identity. All sessions that use this name share their token; each user needs a name of their own.
@@ -124,51 +147,52 @@ impl RedisStore {
     }
 }
 
-/// Writes a record, if nobody has written one, or got a lease, since the numbers in the arguments were read. So a write
-/// that was given up, and comes late, never takes the place of the next one.
+/// Writes a record, if nobody has written one, or got a lease, since what the arguments say was read. So a write that was
+/// given up, and comes late, never takes the place of the next one.
 const WRITE: &str = r"
-    local found = redis.call('HMGET', KEYS[1], 'writes', 'lease')
+    local found = redis.call('HMGET', KEYS[1], 'write', 'lease')
     if (found[1] or '') ~= ARGV[1] or (found[2] or '') ~= ARGV[2] then
         return 0
     end
-    redis.call('HDEL', KEYS[1], 'access', 'refresh', 'expires_at', 'refresh_expires_at', 'refresh_received_at', 'kind')
     redis.call('HSET', KEYS[1], unpack(ARGV, 4))
-    redis.call('HINCRBY', KEYS[1], 'writes', 1)
-    redis.call('PUBLISH', ARGV[3], '')
+    redis.pcall('PUBLISH', ARGV[3], '')
     return 1
 ";
 
+fn script(text: &str, keys: &[&str]) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(text).arg(keys.len()).arg(keys);
+    command
+}
+
+/// One that nobody else has.
+fn random_id() -> String {
+    let number = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", number(), number())
+}
+
 impl TokenStore for RedisStore {
     async fn load(&self) -> Result<Option<Record>, BoxError> {
-        let mut connection = self.server.connection().await?;
-        let hash = redis::cmd("HGETALL").arg(self.key()).query_async(&mut connection).await;
-        Ok(record::decode(hash.map_err(Failure::of)?)?)
+        let mut look = redis::cmd("HGETALL");
+        look.arg(self.key());
+        Ok(record::decode(self.server.ask(look).await?)?)
     }
 
     async fn save(&self, record: &Record, fence: Option<u64>) -> Result<(), BoxError> {
-        let mut connection = self.server.connection().await?;
         let key = self.key();
-        let write = Script::new(WRITE);
         loop {
             let mut look = redis::cmd("HMGET");
-            look.arg(&key).arg(&["writes", "lease", "revision"]);
-            let [writes, lease, revision]: [Option<String>; 3] =
-                look.query_async(&mut connection).await.map_err(Failure::of)?;
+            look.arg(&key).arg(&["write", "lease", "revision"]);
+            let [write, lease, revision]: [Option<String>; 3] = self.server.ask(look).await?;
             // What is no number is no record: whatever is saved takes its place.
             let number =
                 |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok()).unwrap_or(0);
             let last = Numbers { lease: number(&lease), revision: number(&revision) };
             let record = record.admit(fence, last)?;
-            let written: bool = write
-                .key(&key)
-                .arg(writes.unwrap_or_default())
-                .arg(lease.unwrap_or_default())
-                .arg(news::channel(&self.name))
-                .arg(record::encode(&record))
-                .invoke_async(&mut connection)
-                .await
-                .map_err(Failure::of)?;
-            if written {
+            let mut save = script(WRITE, &[&key]);
+            save.arg(write.unwrap_or_default()).arg(lease.unwrap_or_default()).arg(news::channel(&self.name));
+            save.arg("write").arg(random_id()).arg(record::encode(&record));
+            if self.server.ask(save).await? {
                 return Ok(());
             }
         }
@@ -180,12 +204,20 @@ impl TokenStore for RedisStore {
 
     async fn changed(&self, known: u64) {
         let mut news = self.server.news(&self.name);
+        let mut pause = AFTER_FAILURE;
         loop {
             news.mark_unchanged();
-            if self.revision().await.is_ok_and(|revision| revision != known) {
-                return;
+            match self.revision().await {
+                Ok(revision) if revision != known => return,
+                Ok(_) => {
+                    pause = AFTER_FAILURE;
+                    let _ = timeout(LOOK_AGAIN, news.changed()).await;
+                }
+                Err(_) => {
+                    sleep(pause).await;
+                    pause = (2 * pause).min(LOOK_AGAIN);
+                }
             }
-            let _ = timeout(LOOK_AGAIN, news.changed()).await;
         }
     }
 }
@@ -193,9 +225,9 @@ impl TokenStore for RedisStore {
 impl RedisStore {
     /// That of the record; 0 if there is none.
     async fn revision(&self) -> Result<u64, Failure> {
-        let mut connection = self.server.connection().await?;
-        let found = redis::cmd("HGET").arg(self.key()).arg("revision").query_async(&mut connection).await;
-        found.map(|revision: Option<u64>| revision.unwrap_or(0)).map_err(Failure::of)
+        let mut look = redis::cmd("HGET");
+        look.arg(self.key()).arg("revision");
+        Ok(self.server.ask::<Option<u64>>(look).await?.unwrap_or(0))
     }
 }
 

@@ -32,8 +32,7 @@ impl News {
         waiting.entry(channel(name)).or_default().subscribe()
     }
 
-    /// A message wakes those whose channel it names; anything else, such as a connection that has broken or a subscription
-    /// that begins, wakes all, because a message may have been missed.
+    /// A message wakes those whose channel it names; anything else, such as the end of a connection, wakes all.
     pub(crate) fn tell(&self, message: &PushInfo) {
         let waiting = self.waiting();
         match (&message.kind, message.data.get(1)) {

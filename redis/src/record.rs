@@ -1,4 +1,5 @@
-//! A record as the fields of a hash. Moments are microseconds since 1970.
+//! A record as the fields of a hash. Moments are microseconds since 1970; what is not there is an empty text, so that one
+//! command writes all of them.
 
 use std::{
     collections::HashMap,
@@ -12,56 +13,60 @@ use tower_token_refresh::{
 
 /// Names and values, in turns.
 pub(crate) fn encode(record: &Record) -> Vec<String> {
-    let mut fields = Vec::new();
-    let mut field = |name: &str, value: String| fields.extend([name.to_owned(), value]);
-    field("session", format!("{:032x}", record.session.0));
-    field("revision", record.revision.to_string());
-    if let Some(token) = &record.token {
-        field("access", token.access.expose().to_owned());
-        let moments = [
-            ("expires_at", token.expires_at),
-            ("refresh_expires_at", token.refresh_expires_at),
-            ("refresh_received_at", token.refresh_received_at),
-        ];
-        for (name, moment) in moments {
-            if let Some(moment) = moment {
-                field(name, micros(moment).to_string());
-            }
-        }
-        if let Some(refresh) = &token.refresh {
-            field("refresh", refresh.expose().to_owned());
-        }
-        if let Some(kind) = &token.kind {
-            field("kind", kind.clone());
-        }
-    }
-    fields
+    let token = record.token.as_ref();
+    let text = |secret: Option<&Secret>| secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
+    let moment = |of: fn(&StoredToken) -> Option<SystemTime>| {
+        token.and_then(of).map(|moment| micros(moment).to_string()).unwrap_or_default()
+    };
+    let fields = [
+        ("session", format!("{:032x}", record.session.0)),
+        ("revision", record.revision.to_string()),
+        ("state", if token.is_some() { "in" } else { "out" }.to_owned()),
+        ("access", text(token.map(|token| &token.access))),
+        ("refresh", text(token.and_then(|token| token.refresh.as_ref()))),
+        ("expires_at", moment(|token| token.expires_at)),
+        ("refresh_expires_at", moment(|token| token.refresh_expires_at)),
+        ("refresh_received_at", moment(|token| token.refresh_received_at)),
+        ("kind", token.and_then(|token| token.kind.clone()).unwrap_or_default()),
+    ];
+    fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
 /// `None` where nothing but a lease was ever written.
-pub(crate) fn decode(mut fields: HashMap<String, Vec<u8>>) -> Result<Option<Record>, Damaged> {
-    let mut text = |name: &str| fields.remove(name).map(String::from_utf8).transpose().map_err(|_| DAMAGED);
-    let Some(session) = text("session")? else { return Ok(None) };
-    let session = SessionId(u128::from_str_radix(&session, 16).map_err(|_| DAMAGED)?);
-    let revision = text("revision")?.and_then(|revision| revision.parse().ok()).ok_or(DAMAGED)?;
-    let Some(access) = text("access")? else { return Ok(Some(Record::new(session, revision, None))) };
-    let moment = |text: Option<String>| text.map(|text| moment(&text).ok_or(DAMAGED)).transpose();
-    let mut token = StoredToken::new(access);
-    token.expires_at = moment(text("expires_at")?)?;
-    token.refresh_expires_at = moment(text("refresh_expires_at")?)?;
-    token.refresh_received_at = moment(text("refresh_received_at")?)?;
-    token.refresh = text("refresh")?.map(Secret::from);
-    token.kind = text("kind")?;
-    Ok(Some(Record::new(session, revision, token)))
+pub(crate) fn decode(fields: HashMap<String, Vec<u8>>) -> Result<Option<Record>, Damaged> {
+    if !fields.contains_key("session") {
+        return Ok(None);
+    }
+    record(fields).map(Some).ok_or(Damaged::new("the record in Redis is damaged"))
 }
 
-const DAMAGED: Damaged = Damaged::new("the record in Redis is damaged");
+fn record(mut fields: HashMap<String, Vec<u8>>) -> Option<Record> {
+    let mut text = |name: &str| String::from_utf8(fields.remove(name)?).ok();
+    let session = SessionId(u128::from_str_radix(&text("session")?, 16).ok()?);
+    let revision = text("revision")?.parse().ok()?;
+    match text("state")?.as_str() {
+        "in" => {}
+        "out" => return Some(Record::new(session, revision, None)),
+        _ => return None,
+    }
+    let mut token = StoredToken::new(text("access")?);
+    token.refresh = Some(text("refresh")?).filter(|refresh| !refresh.is_empty()).map(Secret::from);
+    token.expires_at = moment(&text("expires_at")?)?;
+    token.refresh_expires_at = moment(&text("refresh_expires_at")?)?;
+    token.refresh_received_at = moment(&text("refresh_received_at")?)?;
+    token.kind = Some(text("kind")?).filter(|kind| !kind.is_empty());
+    Some(Record::new(session, revision, token))
+}
 
 fn micros(moment: SystemTime) -> u64 {
     let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn moment(text: &str) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(Duration::from_micros(text.parse().ok()?))
+/// The outer `None` is for what is no moment.
+fn moment(text: &str) -> Option<Option<SystemTime>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    UNIX_EPOCH.checked_add(Duration::from_micros(text.parse().ok()?)).map(Some)
 }

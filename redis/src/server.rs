@@ -1,18 +1,43 @@
-//! The one connection.
+//! The connections: one for each runtime, because what drives one ends with its runtime.
 
-use redis::{
-    Client, IntoConnectionInfo, ProtocolVersion, RedisError,
-    aio::{ConnectionManager, ConnectionManagerConfig, SendError},
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::{OnceCell, watch};
+
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, PushKind, RedisError,
+    aio::{MultiplexedConnection, SendError},
+};
+use tokio::{
+    runtime::{Handle, Id},
+    sync::watch,
+    time::timeout,
+};
 
 use crate::{failure::Failure, news::News};
 
+/// How long for a connection, and for an answer. A connection that swallows what is sent is given up then.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Of how many runtimes connections are kept. Nobody tells which of them have ended.
+const RUNTIMES: usize = 64;
+
 pub(crate) struct Server {
     client: Client,
-    connection: OnceCell<ConnectionManager>,
+    connections: Arc<Connections>,
     news: News,
+    /// How many leases are being given back.
+    releases: watch::Sender<usize>,
 }
+
+/// All who need one at the same time share an attempt.
+type Attempt = Shared<BoxFuture<'static, Result<MultiplexedConnection, Failure>>>;
+
+#[derive(Default)]
+struct Connections(Mutex<HashMap<Id, Attempt>>);
 
 impl Server {
     pub(crate) fn new(server: impl IntoConnectionInfo) -> Result<Self, RedisError> {
@@ -20,31 +45,118 @@ impl Server {
         // Messages come by the same connection as answers.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))?;
-        Ok(Server { client, connection: OnceCell::new(), news: News::default() })
+        Ok(Server {
+            client,
+            connections: Arc::default(),
+            news: News::default(),
+            releases: watch::Sender::default(),
+        })
     }
 
-    /// A handle on the connection, which is made by the first one, and again where it breaks.
-    pub(crate) async fn connection(&self) -> Result<ConnectionManager, Failure> {
-        Failure::without_runtime()?;
-        let connect = || async {
-            let news = self.news.clone();
-            let config = ConnectionManagerConfig::new()
-                .set_number_of_retries(1)
-                .set_push_sender(move |message| {
-                    news.tell(&message);
-                    Ok::<_, SendError>(())
-                })
-                .set_automatic_resubscription();
-            let mut connection = ConnectionManager::new_with_config(self.client.clone(), config).await?;
-            // Where this is not allowed, changes are looked for.
-            let _ = connection.psubscribe(News::PATTERN).await;
-            Ok(connection)
-        };
-        self.connection.get_or_try_init(connect).await.cloned().map_err(Failure::of)
+    /// Sends a command and waits for its answer. It is sent, and the answer counts for the connection, whether or not
+    /// somebody still waits for it.
+    pub(crate) async fn ask<T>(&self, command: Cmd) -> Result<T, Failure>
+    where
+        T: FromRedisValue + Send + 'static,
+    {
+        let here = Handle::try_current().map_err(|_| Failure::new("there is no tokio runtime"))?;
+        let (runtime, connections) = (here.id(), self.connections.clone());
+        let attempt = connections.attempt(runtime, || {
+            let connecting = connect(self.client.clone(), runtime, &connections, self.news.clone());
+            let connecting = here.spawn(connecting);
+            async move { connecting.await.unwrap_or_else(|_| Err(Failure::of_task())) }.boxed().shared()
+        });
+        // In a task: it panics where the runtime lacks I/O or timers.
+        let asking = here.spawn(async move {
+            let answer = async {
+                let mut connection = attempt.clone().await?;
+                let answer = timeout(PATIENCE, command.query_async(&mut connection)).await;
+                answer.map_err(|_elapsed| Failure::of_silence())?.map_err(Failure::of)
+            };
+            let answer = answer.await;
+            if answer.as_ref().is_err_and(Failure::is_of_the_connection) {
+                connections.forget(runtime, &attempt);
+            }
+            answer
+        });
+        asking.await.unwrap_or_else(|_| Err(Failure::of_task()))
+    }
+
+    /// Until the guard is dropped a lease is being given back.
+    pub(crate) fn release(self: &Arc<Self>) -> Release {
+        self.releases.send_modify(|releases| *releases += 1);
+        Release(self.clone())
+    }
+
+    /// Waits until all leases have been given back.
+    pub(crate) async fn settle(&self) {
+        // The sender is ours, so this ends with a number.
+        let _ = self.releases.subscribe().wait_for(|releases| *releases == 0).await;
     }
 
     /// Changes when a message has come for this name, or may have been missed.
     pub(crate) fn news(&self, name: &str) -> watch::Receiver<()> {
         self.news.of(name)
+    }
+}
+
+impl Connections {
+    fn attempt(&self, runtime: Id, begin: impl FnOnce() -> Attempt) -> Attempt {
+        let mut attempts = self.attempts();
+        if attempts.len() >= RUNTIMES && !attempts.contains_key(&runtime) {
+            attempts.clear();
+        }
+        attempts.entry(runtime).or_insert_with(begin).clone()
+    }
+
+    fn forget(&self, runtime: Id, attempt: &Attempt) {
+        let mut attempts = self.attempts();
+        if attempts.get(&runtime).is_some_and(|current| current.ptr_eq(attempt)) {
+            attempts.remove(&runtime);
+        }
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<Id, Attempt>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connect(
+    client: Client,
+    runtime: Id,
+    connections: &Arc<Connections>,
+    news: News,
+) -> impl Future<Output = Result<MultiplexedConnection, Failure>> + use<> {
+    let connections = Arc::downgrade(connections);
+    let on_push = move |message: PushInfo| {
+        if message.kind == PushKind::Disconnection {
+            let connections = connections.upgrade();
+            connections.into_iter().for_each(|connections| drop(connections.attempts().remove(&runtime)));
+        }
+        news.tell(&message);
+        Ok::<_, SendError>(())
+    };
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(None)
+        .set_push_sender(on_push);
+    async move {
+        let mut connection =
+            client.get_multiplexed_async_connection_with_config(&config).await.map_err(Failure::of)?;
+        let subscribed = timeout(PATIENCE, connection.psubscribe(News::PATTERN)).await;
+        match subscribed.map_err(|_elapsed| Failure::of_silence())? {
+            // Where this is not allowed, changes are looked for.
+            Err(error) if !matches!(error.kind(), ErrorKind::Server(_)) => return Err(Failure::of(error)),
+            _ => {}
+        }
+        Ok(connection)
+    }
+}
+
+pub(crate) struct Release(Arc<Server>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.releases.send_modify(|releases| *releases -= 1);
     }
 }

@@ -1,6 +1,12 @@
 //! A line to the server that can be cut, and can hold scripts back.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
@@ -16,6 +22,7 @@ pub(crate) struct Line {
     is_up: watch::Sender<bool>,
     lets_scripts_pass: watch::Sender<bool>,
     held: Arc<Notify>,
+    swallows: Arc<AtomicBool>,
 }
 
 impl Line {
@@ -23,13 +30,15 @@ impl Line {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (is_up, lets_scripts_pass) = (watch::Sender::new(true), watch::Sender::new(true));
-        let line = Line { port, is_up, lets_scripts_pass, held: Arc::default() };
+        let line = Line { port, is_up, lets_scripts_pass, held: Arc::default(), swallows: Arc::default() };
+        let swallows = line.swallows.clone();
         let (up, passes, held) = (line.is_up.clone(), line.lets_scripts_pass.clone(), line.held.clone());
         let server = server.port();
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let (mut up, passes, held) = (up.subscribe(), passes.subscribe(), held.clone());
+                let (mut up, passes) = (up.subscribe(), passes.subscribe());
+                let (held, swallows) = (held.clone(), swallows.clone());
                 tokio::spawn(async move {
                     up.wait_for(|up| *up).await.unwrap();
                     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await.unwrap();
@@ -37,7 +46,7 @@ impl Line {
                     let (mut from_server, to_server) = server.into_split();
                     tokio::select! {
                         _ = copy(&mut from_server, &mut to_client) => {}
-                        () = pass(from_client, to_server, passes, held) => {}
+                        () = pass(from_client, to_server, passes, held, swallows) => {}
                         _ = up.wait_for(|up| !up) => {}
                     }
                 });
@@ -59,6 +68,11 @@ impl Line {
         self.is_up.send_replace(true);
     }
 
+    /// What is sent arrives nowhere.
+    pub(crate) fn swallow(&self, swallows: bool) {
+        self.swallows.store(swallows, Ordering::Relaxed);
+    }
+
     pub(crate) fn hold_scripts(&self) {
         self.lets_scripts_pass.send_replace(false);
     }
@@ -78,10 +92,14 @@ async fn pass(
     mut server: OwnedWriteHalf,
     mut passes: watch::Receiver<bool>,
     held: Arc<Notify>,
+    swallows: Arc<AtomicBool>,
 ) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = client.read(&mut bytes).await {
-        let is_script = bytes[..length].windows(7).any(|part| part == b"EVALSHA");
+        if swallows.load(Ordering::Relaxed) {
+            continue;
+        }
+        let is_script = bytes[..length].windows(4).any(|part| part == b"EVAL");
         if is_script && !*passes.borrow() {
             held.notify_one();
             passes.wait_for(|passes| *passes).await.unwrap();

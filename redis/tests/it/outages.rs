@@ -46,3 +46,55 @@ async fn a_change_is_told_at_once_although_the_connection_has_broken_meanwhile()
     other.save(&record(6, "three"), None).await.unwrap();
     timeout(Duration::from_secs(15), changed).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_connection_that_swallows_what_is_sent_is_given_up() {
+    let server = Server::start();
+    let line = Line::to(&server).await;
+    let store = line.store();
+    store.save(&record(1, "one"), None).await.unwrap();
+    line.swallow(true);
+    assert!(timeout(Duration::from_secs(10), store.load()).await.unwrap().is_err());
+    line.swallow(false);
+    assert_eq!(access(&store).await.as_deref(), Some("one"));
+}
+
+#[test]
+fn one_runtime_after_another_is_served_and_told() {
+    let mut server = Server::start();
+    let stores = server.stores();
+    let (store, other) = (stores.store("acme:token"), server.store());
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for round in 0..4 {
+        runtime().block_on(async {
+            timeout(Duration::from_secs(10), store.load()).await.unwrap().unwrap();
+            let revision = store.load().await.unwrap().map_or(0, |record| record.revision);
+            let mut changed = pin!(store.changed(revision));
+            assert!(timeout(Duration::from_millis(400), &mut changed).await.is_err());
+            other.save(&record(1, "next"), None).await.unwrap();
+            timeout(Duration::from_secs(10), changed).await.expect("by a message");
+        });
+        if round == 1 {
+            // Its connection breaks, and the runtime ends before it has another.
+            let brief = runtime();
+            brief.block_on(store.load()).unwrap();
+            server.stop();
+            assert!(brief.block_on(store.load()).is_err());
+            drop(brief);
+            server.start_again();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_told_soon_after_a_long_outage() {
+    let mut server = Server::start();
+    let store = server.store();
+    let mut changed = pin!(store.changed(0));
+    assert!(timeout(Duration::from_millis(400), &mut changed).await.is_err());
+    server.stop();
+    assert!(timeout(Duration::from_secs(3), &mut changed).await.is_err());
+    server.start_again();
+    server.store().save(&record(1, "one"), None).await.unwrap();
+    timeout(Duration::from_secs(10), changed).await.unwrap();
+}

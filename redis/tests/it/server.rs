@@ -45,6 +45,11 @@ impl Server {
         self.stores().store("acme:token")
     }
 
+    /// A connection past the store.
+    pub(crate) async fn raw(&self) -> redis::aio::MultiplexedConnection {
+        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    }
+
     pub(crate) fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
