@@ -6,10 +6,11 @@ use ::tracing::{debug, error, info, warn};
 
 use super::{Event, Observer};
 #[cfg(feature = "json")]
-use crate::source::AuthorityError;
+use crate::source::{AuthorityError, OwnWords};
 use crate::{
     error::{Error, causes},
     generation::Generation,
+    store::Damaged,
 };
 
 /// Writes a session's events to [`tracing`](https://docs.rs/tracing), under the target `tower_token_refresh`.
@@ -24,8 +25,9 @@ use crate::{
 ///
 /// and `session` in each, if that has a [name](Self::named).
 ///
-/// The `cause` is as much of the chain of causes as cannot hold a secret: our own errors, the status and code of an
-/// [`AuthorityError`](../source/struct.AuthorityError.html), the kind of an `io::Error`. The texts of a client, a source or a store of
+/// The `cause` is as much of the chain of causes as cannot hold a secret: this crate's own words, the status and code of an
+/// [`AuthorityError`](../source/struct.AuthorityError.html), the kind of an `io::Error`, what a store says of
+/// [`Damaged`](crate::store::Damaged) data. The texts of a client, a source or a store of
 /// yours are left out, because they may hold anything, a URL with a secret in its query for one: write them where you make
 /// them.
 ///
@@ -88,9 +90,16 @@ fn harmless(link: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = link.downcast_ref::<Error>() {
         return shown(error);
     }
+    if let Some(damaged) = link.downcast_ref::<Damaged>() {
+        return shown(damaged);
+    }
     #[cfg(feature = "json")]
     if let Some(answer) = link.downcast_ref::<AuthorityError>() {
         return shown(answer);
+    }
+    #[cfg(feature = "json")]
+    if let Some(words) = link.downcast_ref::<OwnWords>() {
+        return shown(words);
     }
     shown(&link.downcast_ref::<io::Error>()?.kind())
 }

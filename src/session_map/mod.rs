@@ -225,8 +225,8 @@ pub struct SessionMapBuilder<K> {
 impl<K: Hash + Eq + Clone> SessionMapBuilder<K> {
     /// How many sessions the map keeps alive; 1000 by default.
     ///
-    /// Choose more than the number of users active at a time: an evicted session forgets its cooling and asks the
-    /// authority at once when it comes back. With the default store it loses its tokens, too: see [`SessionMap`].
+    /// Choose more than the number of users active at a time: an evicted session forgets its cooling, and which
+    /// passwords were refused, unless its source is kept elsewhere: it asks the authority at once when it comes back. With the default store it loses its tokens, too: see [`SessionMap`].
     ///
     /// # Errors
     ///

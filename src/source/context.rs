@@ -6,7 +6,7 @@ use std::sync::{
 use http::Request;
 
 #[cfg(feature = "json")]
-use super::FetchError;
+use super::{FetchError, OwnWords};
 use crate::{
     reentry::Mark,
     secret::Secret,
@@ -132,7 +132,9 @@ impl FetchContext {
     #[cfg(feature = "json")]
     pub(crate) fn wants_credentials(&self) -> Result<(), FetchError> {
         if self.has_asked {
-            return Err(FetchError::login_required("no other credentials were wanted").not_processed());
+            return Err(
+                FetchError::login_required(OwnWords("no other credentials were wanted")).not_processed()
+            );
         }
         Ok(())
     }
@@ -140,7 +142,7 @@ impl FetchContext {
     /// The refresh token, for a source that presents nothing else.
     #[cfg(feature = "json")]
     pub(super) fn wants_refresh_token(&self) -> Result<&Secret, FetchError> {
-        self.refresh_token().ok_or_else(|| FetchError::login_required("there is no refresh token"))
+        self.refresh_token().ok_or_else(|| FetchError::login_required(OwnWords("there is no refresh token")))
     }
 
     /// Why the session asks.

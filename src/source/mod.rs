@@ -30,6 +30,8 @@ pub mod login;
 #[cfg(feature = "json")]
 pub mod oauth2;
 #[cfg(feature = "json")]
+mod own_words;
+#[cfg(feature = "json")]
 mod refused;
 #[cfg(feature = "json")]
 mod wire;
@@ -38,6 +40,8 @@ use std::{fmt, future::Future, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
+#[cfg(feature = "json")]
+pub(crate) use self::own_words::OwnWords;
 #[cfg(feature = "json")]
 pub use self::{
     app::AppToken,

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::FetchError;
+use super::{FetchError, OwnWords};
 use crate::{secret::Secret, token::Token};
 
 /// A person who mistypes a password does so a few times.
@@ -36,8 +36,9 @@ impl Refused {
         Refused { most: CREDENTIALS, are_used_up: false, may_be_forgotten: true, list: Mutex::default() }
     }
 
+    /// A code that is used up stays so, whatever has changed.
     pub(super) fn codes() -> Self {
-        Refused { are_used_up: true, ..Self::credentials() }
+        Refused { are_used_up: true, may_be_forgotten: false, ..Self::credentials() }
     }
 
     /// One that was refused never comes back to life, whatever has changed.
@@ -61,19 +62,32 @@ impl Refused {
                 *list = List { change: last_change, ..List::default() };
             }
             if list.credentials.iter().any(|refused| are_same(refused, &credentials)) {
-                return Err(FetchError::login_required("these credentials were presented before, in vain"));
+                return Err(FetchError::login_required(OwnWords(
+                    "these credentials were presented before, in vain",
+                )));
+            }
+            // An attempt that is dropped may have arrived.
+            if self.are_used_up {
+                self.add(&mut list, credentials.clone());
             }
             list.change
         };
         let outcome = attempt.await;
-        if outcome.as_ref().is_err_and(|failure| self.is_refusal(failure)) {
+        let is_refused = outcome.as_ref().is_err_and(|failure| self.is_refusal(failure));
+        if is_refused != self.are_used_up {
             let mut list = self.list();
-            if list.change == change {
-                list.credentials.truncate(self.most - 1);
-                list.credentials.push_front(credentials);
+            if !is_refused {
+                list.credentials.retain(|noted| !are_same(noted, &credentials));
+            } else if list.change == change {
+                self.add(&mut list, credentials);
             }
         }
         outcome
+    }
+
+    fn add(&self, list: &mut List, credentials: Vec<Secret>) {
+        list.credentials.truncate(self.most - 1);
+        list.credentials.push_front(credentials);
     }
 
     /// One that allows no fallback speaks of the account or of its owner, who may have come round by the next time.

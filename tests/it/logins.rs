@@ -688,6 +688,27 @@ async fn an_exchange_that_is_refused_uses_up_one_code_and_ends_no_session() {
 
 /// As a mini program does whose server refuses every code.
 #[tokio::test(start_paused = true)]
+async fn a_code_whose_exchange_was_given_up_is_used_up_whatever_changes_then() {
+    let idp = Idp::new([Say::Hang]);
+    let code = || std::future::ready(Ok(Secret::from("code")));
+    let source = Arc::new(LoginCode::mini_program(idp.clone(), TOKEN.parse().unwrap(), code).unwrap());
+    let bench = Bench::new(source.clone());
+    let waiting = tokio::spawn({
+        let session = bench.session.clone();
+        async move { session.refresh().await }
+    });
+    while idp.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    bench.session.replace(Token::new("from-elsewhere").refresh_token("of-its-own")).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(bench.class().await, "LoginRequired");
+    bench.session.credentials_changed();
+    assert_eq!(bench.class().await, "LoginRequired");
+    assert_eq!(idp.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn exchanges_that_are_refused_again_and_again_become_rare() {
     let idp = Idp::new(vec![Say::Answer(403, "text/html", "<title>WAF</title>".into()); 100]);
     let bench = Bench::new(mini_program(&idp));

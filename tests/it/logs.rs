@@ -6,13 +6,21 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tower_token_refresh::{FetchError, Session, Token, event::TracingObserver, source_fn, store::FileStore};
+use tower_token_refresh::{
+    FetchError, Session, Token,
+    event::TracingObserver,
+    source::oauth2::{RefreshTokenGrant, TokenEndpoint},
+    source_fn,
+    store::FileStore,
+};
 use tracing::{
     Metadata, Subscriber,
     field::{Field, Visit},
     span,
     subscriber::set_default,
 };
+
+use crate::idp::Idp;
 
 /// A subscriber that keeps each event as a line.
 #[derive(Clone, Default)]
@@ -104,4 +112,29 @@ async fn a_store_that_fails_is_told_by_the_kind_of_its_error() {
     let lines = lines.take();
     let told = r#"ERROR message=the token store has failed error=the token store failed kind=Store cause="entity not found""#;
     assert!(lines.iter().any(|line| line == told), "{lines:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cause_in_our_own_words_is_told() {
+    let lines = Lines::default();
+    let _guard = set_default(lines.clone());
+    let endpoint = TokenEndpoint::new(Idp::default(), "https://id.test/token".parse().unwrap());
+    let observer = TracingObserver::default();
+    let session = Session::builder(RefreshTokenGrant::new(endpoint)).observer(observer).build();
+    session.token().await.unwrap_err();
+    let told = lines.take();
+    assert!(told[0].ends_with(r#"kind=LoginRequired cause="there is no refresh token""#), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_token_file_is_told_as_such() {
+    let lines = Lines::default();
+    let _guard = set_default(lines.clone());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "canary").unwrap();
+    let source = source_fn(|_| async { Ok(Token::new("access")) });
+    let session = Session::builder(source).store(FileStore::new(file.path()));
+    session.observer(TracingObserver::default()).build().token().await.unwrap();
+    let told = lines.take();
+    assert!(told[0].ends_with(r#"kind=Store cause="the token file is damaged""#), "{told:?}");
 }

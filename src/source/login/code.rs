@@ -8,7 +8,7 @@ use crate::{
     query::with_path_and_query,
     secret::Secret,
     source::{
-        AuthorityClient, FetchContext, FetchError, JsonAnswer, TokenSource, Verification,
+        AuthorityClient, FetchContext, FetchError, JsonAnswer, OwnWords, TokenSource, Verification,
         credentials::{Provider, provider},
         wire::{Grant, json::Scalar},
     },
@@ -120,7 +120,7 @@ impl TokenSource for LoginCode {
         cx.wants_credentials()?;
         let code = (self.code)().await?;
         if code.expose().is_empty() {
-            return Err(FetchError::transient("there is no login code"));
+            return Err(FetchError::transient(OwnWords("there is no login code")));
         }
         self.exchange.present(&cx, &[(&self.field, &code)]).await
     }

@@ -31,7 +31,7 @@
 //!
 //! An answer that may have been a refusal (a success without a token or a code, a redirect, a 407, or `server_error` at a
 //! 2xx or at a 4xx other than 401 and 403) ends nothing. A password that was answered so is presented again after five
-//! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`. One that was answered by a 5xx is
+//! minutes, twice, and every 15 minutes from then on; at once after `credentials_changed`. One that was answered by a 5xx other than 503 is
 //! presented again after half a minute, or, if a business code in numbers other than 500 to 599 came with it, every five
 //! minutes.
 //!

@@ -45,7 +45,7 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Only `invalid_grant` and the [`dead_codes`](Self::dead_codes) say that the refresh token has ended. No answer without such
+/// Only an error `invalid_grant` and the [`dead_codes`](Self::dead_codes) say that the refresh token has ended. No answer without such
 /// a code does, be it a 401, which may be a gateway's: the [table of OAuth 2](crate::source::oauth2) has its meaning at a
 /// refresh. If your server refuses by the status alone, decide that for its client:
 ///

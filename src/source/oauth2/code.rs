@@ -6,7 +6,7 @@ use std::{
 use super::TokenEndpoint;
 use crate::{
     secret::Secret,
-    source::{FetchContext, FetchError, TokenSource, wire::Grant},
+    source::{FetchContext, FetchError, OwnWords, TokenSource, wire::Grant},
     token::Token,
 };
 
@@ -49,7 +49,7 @@ impl TokenSource for AuthorizationCodeGrant {
         cx.wants_credentials()?;
         // Taken before it is sent, so that a fetch which is dropped halfway has used it.
         let Some(code) = self.code().take() else {
-            return Err(FetchError::login_required("the authorization code has been used"));
+            return Err(FetchError::login_required(OwnWords("the authorization code has been used")));
         };
         let mut parts = vec![("code", code.expose()), ("redirect_uri", &self.redirect_uri)];
         parts.extend(self.verifier.as_ref().map(|verifier| ("code_verifier", verifier.expose())));

@@ -19,7 +19,7 @@ use crate::{
     error::{BoxError, Error, causes},
     query, reentry,
     scope::is_in_the_clear,
-    source::{FetchContext, FetchError},
+    source::{FetchContext, FetchError, OwnWords},
     timer::limit,
     token::Token,
 };
@@ -212,7 +212,7 @@ impl AuthorityClient {
         let cause = match outcome {
             Either::Left((Ok(answer), _)) => return Ok(Answer { is_repeated, ..answer }),
             Either::Left((Err(cause), _)) => cause,
-            Either::Right(_) => "the authority did not answer in time".into(),
+            Either::Right(_) => OwnWords("the authority did not answer in time").into(),
         };
         // The grant is in the body. Whoever has taken it for a body of their own may not have been connected; what is polled
         // is sent, by whatever name the system calls the end of that connection.
@@ -241,7 +241,7 @@ impl AuthorityClient {
         } else {
             return Ok(());
         };
-        Err(FetchError::configuration(unfit).not_processed())
+        Err(FetchError::configuration(OwnWords(unfit)).not_processed())
     }
 
     /// What the user says of a failure, or else that.
@@ -297,7 +297,7 @@ pub(in crate::source) fn get<'a>(
 ) -> Result<Request<Content>, FetchError> {
     let unfit = |_| {
         let why = "the URL of the authority has a host and no scheme, or is too long with the parameters";
-        FetchError::configuration(why).not_processed()
+        FetchError::configuration(OwnWords(why)).not_processed()
     };
     let uri = query::with(uri, &form::encode(pairs)).map_err(unfit)?;
     Ok(request(uri, Zeroizing::default()))
