@@ -33,7 +33,10 @@ impl Failure {
             what: error.category().to_owned(),
             code: error.code().filter(is_code).map(ToOwned::to_owned),
             io: kind.map(io::Error::from).map(Arc::new),
-            is_of_the_connection: error.code().is_none() || error.is_unrecoverable_error(),
+            // One to a server that is the primary no more is of no use.
+            is_of_the_connection: error.is_io_error()
+                || error.is_unrecoverable_error()
+                || error.code() == Some("READONLY"),
         }
     }
 

@@ -24,15 +24,14 @@ const TAKE: &str = r"
     if number <= last then
         number = last + 1
     end
-    redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', number))
+    redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', number), 'holder', ARGV[1])
     redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
     return number
 ";
 
-/// Whether it is still the last one. It is given again where it has ended, as long as nobody else has had one since.
+/// Whether it has not been given back and nobody else has had one since. It is given again where it has ended.
 const PROLONG: &str = r"
-    local holder = redis.call('GET', KEYS[2])
-    if holder and holder ~= ARGV[1] or redis.call('HGET', KEYS[1], 'lease') ~= ARGV[3] then
+    if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then
         return 0
     end
     redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
@@ -40,7 +39,8 @@ const PROLONG: &str = r"
 ";
 
 const RELEASE: &str = r"
-    if redis.call('GET', KEYS[2]) == ARGV[1] then
+    if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then
+        redis.call('HDEL', KEYS[1], 'holder')
         redis.call('DEL', KEYS[2])
         redis.pcall('PUBLISH', ARGV[2], '')
     end
@@ -68,6 +68,8 @@ pub(crate) async fn wait_for(store: &RedisStore) -> Result<Lease, BoxError> {
 }
 
 async fn take(store: RedisStore) -> Result<Option<Lease>, Failure> {
+    // What this comes to may be given back at once.
+    let _under_way = store.server.release();
     // Given back also where it was taken, and the answer was lost.
     let mut held = Held { id: random_id(), prolonging: None, runtime: Handle::current(), store };
     let store = &held.store;
@@ -77,19 +79,22 @@ async fn take(store: RedisStore) -> Result<Option<Lease>, Failure> {
         held.id.clear();
         return Ok(None);
     }
-    let prolonging =
-        prolong(held.store.clone(), held.script(PROLONG, &[&millis(store.lease), &number.to_string()]));
+    let prolonging = prolong(held.store.clone(), held.script(PROLONG, &[&millis(store.lease)]));
     held.prolonging = Some(tokio::spawn(prolonging).abort_handle());
     Ok(Some(Lease::new(number, held)))
 }
 
 async fn prolong(store: RedisStore, command: Cmd) {
+    let mut pause = store.lease / 3;
     loop {
-        sleep(store.lease / 3).await;
-        if let Ok(false) = store.server.ask(command.clone()).await {
+        sleep(pause).await;
+        pause = match store.server.ask(command.clone()).await {
             // Somebody else has had one.
-            return;
-        }
+            Ok(false) => return,
+            Ok(true) => store.lease / 3,
+            // There may be a connection again soon.
+            Err(_) => (store.lease / 3).min(SOON),
+        };
     }
 }
 
@@ -120,8 +125,8 @@ impl Drop for Held {
         }
         let release = self.script(RELEASE, &[&news::channel(&self.store.name)]);
         let (server, under_way) = (self.store.server.clone(), self.store.server.release());
-        // Where that runtime has ended, so does the lease, by itself.
-        self.runtime.spawn(async move {
+        // That on which it was taken may be one that nobody drives any more. Where there is none, the lease ends by itself.
+        Handle::try_current().as_ref().unwrap_or(&self.runtime).spawn(async move {
             let _: Result<bool, _> = server.ask(release).await;
             drop(under_way);
         });

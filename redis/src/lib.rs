@@ -22,7 +22,7 @@
 //! |---|---|
 //! | `{name}` | a hash: the record, and the number of the last lease |
 //! | `{name}:lease` | whose turn it is to refresh; ends by itself |
-//! | the channel `tower-token-refresh:{name}` | a message for each change |
+//! | the channel `tower-token-refresh:{name}` | a message for each change, and for each lease that is given back |
 //!
 //! The braces are part of the keys: they keep both in one slot.
 //!
@@ -34,10 +34,10 @@
 //! `&tower-token-refresh:*`:
 //!
 //! ```text
-//! +hello +eval +hget +hmget +hgetall +hset +get +set +del +exists +time +publish +psubscribe
+//! +hello +eval +hget +hmget +hgetall +hset +hdel +set +del +exists +time +publish +psubscribe
 //! ```
 //!
-//! Without `publish` or `psubscribe` changes are found within half a minute.
+//! (and `+select` where the URL names a database). Without `publish` or `psubscribe` changes are found within half a minute.
 //!
 //! # At the end of a process
 //!
@@ -76,9 +76,9 @@ use self::{failure::Failure, server::Server};
 
 /// How long a lease lasts after its holder has last been heard of.
 const LEASE: Duration = Duration::from_secs(30);
-const LEASES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 /// How often to look for a change of which no message has come.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// How long to wait after a look that has failed, at first.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -101,16 +101,17 @@ impl RedisStores {
     }
 
     /// How long others wait for a replica that has died while it refreshed; 30 s by default. The lease of one that lives is
-    /// prolonged for as long as the refresh takes. A replica that stands still for longer than this (a machine that is
+    /// prolonged for as long as the refresh takes; where its connection breaks or swallows what is sent, only if this is
+    /// longer than 15 s. A replica that stands still for longer than this (a machine that is
     /// suspended, a runtime that is blocked) loses its turn, and another one presents the refresh token that it is
     /// presenting: an authority that detects reuse may end the session then.
     ///
     /// # Errors
     ///
-    /// For less than 100 ms, and for more than a day.
+    /// For less than a second, and for more than a day.
     pub fn lease_lifetime(mut self, lifetime: Duration) -> Result<Self, RedisError> {
         if !LEASES.contains(&lifetime) {
-            return Err((ErrorKind::InvalidClientConfig, "a lease lasts for 100 ms to one day").into());
+            return Err((ErrorKind::InvalidClientConfig, "a lease lasts for one second to one day").into());
         }
         self.lease = lifetime;
         Ok(self)
@@ -183,11 +184,8 @@ impl TokenStore for RedisStore {
         loop {
             let mut look = redis::cmd("HMGET");
             look.arg(&key).arg(&["write", "lease", "revision"]);
-            let [write, lease, revision]: [Option<String>; 3] = self.server.ask(look).await?;
-            // What is no number is no record: whatever is saved takes its place.
-            let number =
-                |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok()).unwrap_or(0);
-            let last = Numbers { lease: number(&lease), revision: number(&revision) };
+            let [write, lease, revision]: [Option<Vec<u8>>; 3] = self.server.ask(look).await?;
+            let last = Numbers { lease: record::number(&lease), revision: record::number(&revision) };
             let record = record.admit(fence, last)?;
             let mut save = script(WRITE, &[&key]);
             save.arg(write.unwrap_or_default()).arg(lease.unwrap_or_default()).arg(news::channel(&self.name));
@@ -214,7 +212,8 @@ impl TokenStore for RedisStore {
                     let _ = timeout(LOOK_AGAIN, news.changed()).await;
                 }
                 Err(_) => {
-                    sleep(pause).await;
+                    sleep(AFTER_FAILURE).await;
+                    let _ = timeout(pause, news.changed()).await;
                     pause = (2 * pause).min(LOOK_AGAIN);
                 }
             }
@@ -227,7 +226,7 @@ impl RedisStore {
     async fn revision(&self) -> Result<u64, Failure> {
         let mut look = redis::cmd("HGET");
         look.arg(self.key()).arg("revision");
-        Ok(self.server.ask::<Option<u64>>(look).await?.unwrap_or(0))
+        Ok(record::number(&self.server.ask(look).await?))
     }
 }
 

@@ -44,6 +44,11 @@ impl News {
         }
     }
 
+    /// A message may have been missed.
+    pub(crate) fn tell_all(&self) {
+        self.waiting().values().for_each(|waiting| waiting.send_replace(()));
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

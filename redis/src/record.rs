@@ -33,15 +33,15 @@ pub(crate) fn encode(record: &Record) -> Vec<String> {
 }
 
 /// `None` where nothing but a lease was ever written.
-pub(crate) fn decode(fields: HashMap<String, Vec<u8>>) -> Result<Option<Record>, Damaged> {
-    if !fields.contains_key("session") {
+pub(crate) fn decode(fields: HashMap<Vec<u8>, Vec<u8>>) -> Result<Option<Record>, Damaged> {
+    if !fields.contains_key(&b"session"[..]) {
         return Ok(None);
     }
     record(fields).map(Some).ok_or(Damaged::new("the record in Redis is damaged"))
 }
 
-fn record(mut fields: HashMap<String, Vec<u8>>) -> Option<Record> {
-    let mut text = |name: &str| String::from_utf8(fields.remove(name)?).ok();
+fn record(mut fields: HashMap<Vec<u8>, Vec<u8>>) -> Option<Record> {
+    let mut text = |name: &str| String::from_utf8(fields.remove(name.as_bytes())?).ok();
     let session = SessionId(u128::from_str_radix(&text("session")?, 16).ok()?);
     let revision = text("revision")?.parse().ok()?;
     match text("state")?.as_str() {
@@ -69,4 +69,10 @@ fn moment(text: &str) -> Option<Option<SystemTime>> {
         return Some(None);
     }
     UNIX_EPOCH.checked_add(Duration::from_micros(text.parse().ok()?)).map(Some)
+}
+
+/// What is no number is no record: whatever is saved takes its place.
+pub(crate) fn number(field: &Option<Vec<u8>>) -> u64 {
+    let text = field.as_deref().and_then(|field| str::from_utf8(field).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }

@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisError,
+    PushInfo, RedisError,
     aio::{MultiplexedConnection, SendError},
 };
 use tokio::{
@@ -21,14 +21,13 @@ use tokio::{
 use crate::{failure::Failure, news::News};
 
 /// How long for a connection, and for an answer. A connection that swallows what is sent is given up then.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Of how many runtimes connections are kept. Nobody tells which of them have ended.
 const RUNTIMES: usize = 64;
 
 pub(crate) struct Server {
     client: Client,
     connections: Arc<Connections>,
-    news: News,
     /// How many leases are being given back.
     releases: watch::Sender<usize>,
 }
@@ -37,7 +36,10 @@ pub(crate) struct Server {
 type Attempt = Shared<BoxFuture<'static, Result<MultiplexedConnection, Failure>>>;
 
 #[derive(Default)]
-struct Connections(Mutex<HashMap<Id, Attempt>>);
+struct Connections {
+    attempts: Mutex<HashMap<Id, Attempt>>,
+    news: News,
+}
 
 impl Server {
     pub(crate) fn new(server: impl IntoConnectionInfo) -> Result<Self, RedisError> {
@@ -45,12 +47,7 @@ impl Server {
         // Messages come by the same connection as answers.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))?;
-        Ok(Server {
-            client,
-            connections: Arc::default(),
-            news: News::default(),
-            releases: watch::Sender::default(),
-        })
+        Ok(Server { client, connections: Arc::default(), releases: watch::Sender::default() })
     }
 
     /// Sends a command and waits for its answer. It is sent, and the answer counts for the connection, whether or not
@@ -62,18 +59,19 @@ impl Server {
         let here = Handle::try_current().map_err(|_| Failure::new("there is no tokio runtime"))?;
         let (runtime, connections) = (here.id(), self.connections.clone());
         let attempt = connections.attempt(runtime, || {
-            let connecting = connect(self.client.clone(), runtime, &connections, self.news.clone());
+            let connecting = connect(self.client.clone(), &connections);
             let connecting = here.spawn(connecting);
             async move { connecting.await.unwrap_or_else(|_| Err(Failure::of_task())) }.boxed().shared()
         });
         // In a task: it panics where the runtime lacks I/O or timers.
         let asking = here.spawn(async move {
-            let answer = async {
-                let mut connection = attempt.clone().await?;
-                let answer = timeout(PATIENCE, command.query_async(&mut connection)).await;
-                answer.map_err(|_elapsed| Failure::of_silence())?.map_err(Failure::of)
-            };
-            let answer = answer.await;
+            let connected = attempt.clone().await;
+            // What is said of the attempt may be otherwise the next time.
+            let mut connection = connected.inspect_err(|_| connections.forget(runtime, &attempt))?;
+            let answer = timeout(PATIENCE, command.query_async(&mut connection)).await;
+            let answer = answer
+                .map_err(|_elapsed| Failure::of_silence())
+                .and_then(|answer| answer.map_err(Failure::of));
             if answer.as_ref().is_err_and(Failure::is_of_the_connection) {
                 connections.forget(runtime, &attempt);
             }
@@ -90,13 +88,13 @@ impl Server {
 
     /// Waits until all leases have been given back.
     pub(crate) async fn settle(&self) {
-        // The sender is ours, so this ends with a number.
-        let _ = self.releases.subscribe().wait_for(|releases| *releases == 0).await;
+        // A release whose runtime nobody drives has to end by itself.
+        let _ = timeout(2 * PATIENCE, self.releases.subscribe().wait_for(|releases| *releases == 0)).await;
     }
 
     /// Changes when a message has come for this name, or may have been missed.
     pub(crate) fn news(&self, name: &str) -> watch::Receiver<()> {
-        self.news.of(name)
+        self.connections.news.of(name)
     }
 }
 
@@ -113,27 +111,24 @@ impl Connections {
         let mut attempts = self.attempts();
         if attempts.get(&runtime).is_some_and(|current| current.ptr_eq(attempt)) {
             attempts.remove(&runtime);
+            // Whoever waits for messages waits for those of another connection now, which a look begins.
+            self.news.tell_all();
         }
     }
 
     fn attempts(&self) -> MutexGuard<'_, HashMap<Id, Attempt>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn connect(
     client: Client,
-    runtime: Id,
     connections: &Arc<Connections>,
-    news: News,
 ) -> impl Future<Output = Result<MultiplexedConnection, Failure>> + use<> {
-    let connections = Arc::downgrade(connections);
+    let news = connections.news.clone();
+    let told = news.clone();
     let on_push = move |message: PushInfo| {
-        if message.kind == PushKind::Disconnection {
-            let connections = connections.upgrade();
-            connections.into_iter().for_each(|connections| drop(connections.attempts().remove(&runtime)));
-        }
-        news.tell(&message);
+        told.tell(&message);
         Ok::<_, SendError>(())
     };
     let config = AsyncConnectionConfig::new()
@@ -149,6 +144,8 @@ fn connect(
             Err(error) if !matches!(error.kind(), ErrorKind::Server(_)) => return Err(Failure::of(error)),
             _ => {}
         }
+        // What was said before, nobody has heard.
+        news.tell_all();
         Ok(connection)
     }
 }

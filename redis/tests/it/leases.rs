@@ -11,7 +11,7 @@ use tokio::{runtime::Builder, time::timeout};
 use tower_token_refresh::store::{LeaseLost, TokenStore};
 use tower_token_refresh_redis::RedisStore;
 
-use crate::{records::record, server::Server};
+use crate::{line::Line, records::record, server::Server};
 
 const MOMENT: Duration = Duration::from_millis(400);
 const LONG: Duration = Duration::from_secs(10);
@@ -40,16 +40,16 @@ async fn one_has_the_lease_until_it_is_dropped() {
 #[tokio::test]
 async fn a_lease_lasts_for_as_long_as_it_is_held() {
     let server = Server::start();
-    let brief = store(&server, Duration::from_millis(300));
+    let brief = store(&server, Duration::from_secs(1));
     let lease = brief.lock().await.unwrap();
-    assert!(timeout(Duration::from_secs(2), server.store().lock()).await.is_err());
+    assert!(timeout(Duration::from_secs(3), server.store().lock()).await.is_err());
     brief.save(&record(1, "one"), Some(lease.fence())).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_lease_of_a_process_that_has_died_ends_by_itself() {
     let server = Server::start();
-    let dying = store(&server, Duration::from_millis(500));
+    let dying = store(&server, Duration::from_secs(1));
     let of_dead = tokio::task::spawn_blocking(move || {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let lease = runtime.block_on(dying.lock()).unwrap();
@@ -97,7 +97,7 @@ async fn a_lease_whose_answer_takes_long_is_not_lost() {
 async fn a_holder_takes_its_lease_again_where_that_was_lost_and_nobody_else_has_had_one() {
     let server = Server::start();
     let mut raw = server.raw().await;
-    let _lease = store(&server, Duration::from_millis(300)).lock().await.unwrap();
+    let _lease = store(&server, Duration::from_secs(1)).lock().await.unwrap();
     let key = "{acme:token}:lease";
     assert!(redis::cmd("DEL").arg(key).query_async::<bool>(&mut raw).await.unwrap());
     let is_there = redis::cmd("EXISTS").arg(key).to_owned();
@@ -149,4 +149,25 @@ async fn a_holder_does_not_take_its_lease_again_where_somebody_else_has_had_one(
         }
     };
     assert!(timeout(3 * MOMENT, comes_back).await.is_err(), "it would have been prolonged by now");
+}
+
+#[tokio::test]
+async fn what_is_prolonged_late_does_not_come_back() {
+    let server = Server::start();
+    let line = Line::to(&server).await;
+    let stores = line.stores().lease_lifetime(Duration::from_secs(1)).unwrap();
+    let lease = stores.store("acme:token").lock().await.unwrap();
+    line.hold_scripts();
+    line.has_one().await;
+    // By another connection, as after one that has stalled.
+    let mut raw = server.raw().await;
+    let holder = redis::cmd("HGET").arg("{acme:token}").arg("holder").to_owned();
+    let id: String = holder.query_async(&mut raw).await.unwrap();
+    assert_eq!(id.len(), 32);
+    redis::cmd("HDEL").arg("{acme:token}").arg("holder").query_async::<()>(&mut raw).await.unwrap();
+    redis::cmd("DEL").arg("{acme:token}:lease").query_async::<()>(&mut raw).await.unwrap();
+    drop(lease);
+    line.let_scripts_pass();
+    stores.settle().await;
+    let _next = timeout(MOMENT, server.store().lock()).await.unwrap().unwrap();
 }

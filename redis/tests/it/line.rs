@@ -57,7 +57,11 @@ impl Line {
 
     /// A store at the other end.
     pub(crate) fn store(&self) -> RedisStore {
-        RedisStores::new(format!("redis://127.0.0.1:{}/", self.port)).unwrap().store("acme:token")
+        self.stores().store("acme:token")
+    }
+
+    pub(crate) fn stores(&self) -> RedisStores {
+        RedisStores::new(format!("redis://127.0.0.1:{}/", self.port)).unwrap()
     }
 
     pub(crate) fn cut(&self) {

@@ -5,6 +5,8 @@ use std::{pin::pin, time::Duration};
 use tokio::time::timeout;
 use tower_token_refresh::{Session, store::TokenStore, test_util::ModelAuthority};
 
+use tower_token_refresh_redis::RedisStores;
+
 use crate::{
     line::Line,
     records::{access, record},
@@ -97,4 +99,43 @@ async fn a_change_is_told_soon_after_a_long_outage() {
     server.start_again();
     server.store().save(&record(1, "one"), None).await.unwrap();
     timeout(Duration::from_secs(10), changed).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_refused_while_connecting_is_tried_again() {
+    let server = Server::start();
+    let mut raw = server.raw().await;
+    let mut takes = async |password: &str| {
+        let set = redis::cmd("ACL").arg(&["SETUSER", "default", "resetpass", password]).to_owned();
+        set.query_async::<()>(&mut raw).await.unwrap();
+    };
+    takes(">another").await;
+    let url = format!("redis://:pw@127.0.0.1:{}/", server.port());
+    let store = RedisStores::new(url).unwrap().store("acme:token");
+    store.load().await.unwrap_err();
+    takes(">pw").await;
+    store.load().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_the_primary_no_more_is_left() {
+    let server = Server::start();
+    let store = server.store();
+    store.save(&record(1, "one"), None).await.unwrap();
+    let mut raw = server.raw().await;
+    let replica_of = |host: &str, port: &str| redis::cmd("REPLICAOF").arg(host).arg(port).to_owned();
+    replica_of("127.0.0.1", "1").query_async::<()>(&mut raw).await.unwrap();
+    let connections = || async {
+        let list: String =
+            redis::cmd("CLIENT").arg("LIST").query_async(&mut server.raw().await).await.unwrap();
+        list.lines().filter_map(|line| line.split(' ').next()).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let before = connections().await;
+    assert!(store.save(&record(1, "two"), None).await.is_err());
+    store.load().await.unwrap();
+    let after = connections().await;
+    assert!(
+        before.iter().filter(|connection| !after.contains(connection)).count() >= 2,
+        "{before:?} {after:?}"
+    );
 }
