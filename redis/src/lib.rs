@@ -37,7 +37,8 @@
 //! +hello +eval +hget +hmget +hgetall +hset +hdel +set +del +exists +time +publish +psubscribe
 //! ```
 //!
-//! (and `+select` where the URL names a database). Without `publish` or `psubscribe` changes are found within half a minute.
+//! Where the URL names a database, it needs `+select` as well. Without `publish` or `psubscribe` changes are found within half
+//! a minute.
 //!
 //! # At the end of a process
 //!

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{failure::Failure, news::News};
 
 /// How long for a connection, and for an answer. A connection that swallows what is sent is given up then.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Of how many runtimes connections are kept. Nobody tells which of them have ended.
 const RUNTIMES: usize = 64;
 
@@ -74,6 +74,8 @@ impl Server {
                 .and_then(|answer| answer.map_err(Failure::of));
             if answer.as_ref().is_err_and(Failure::is_of_the_connection) {
                 connections.forget(runtime, &attempt);
+                // Their messages come by another one now, which a look begins.
+                connections.news.tell_all();
             }
             answer
         });
@@ -111,8 +113,6 @@ impl Connections {
         let mut attempts = self.attempts();
         if attempts.get(&runtime).is_some_and(|current| current.ptr_eq(attempt)) {
             attempts.remove(&runtime);
-            // Whoever waits for messages waits for those of another connection now, which a look begins.
-            self.news.tell_all();
         }
     }
 
