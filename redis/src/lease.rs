@@ -93,7 +93,7 @@ async fn prolong(store: RedisStore, command: Cmd) {
             Ok(false) => return,
             Ok(true) => store.lease / 3,
             // There may be a connection again soon.
-            Err(_) => (store.lease / 3).min(SOON),
+            Err(_) => SOON,
         };
     }
 }

@@ -103,9 +103,9 @@ impl RedisStores {
 
     /// How long others wait for a replica that has died while it refreshed; 30 s by default. The lease of one that lives is
     /// prolonged for as long as the refresh takes; where its connection breaks or swallows what is sent, only if this is
-    /// longer than 15 s. A replica that stands still for longer than this (a machine that is
-    /// suspended, a runtime that is blocked) loses its turn, and another one presents the refresh token that it is
-    /// presenting: an authority that detects reuse may end the session then.
+    /// longer than 15 s. A replica that stands still for longer than this (a machine that is suspended, a runtime that is
+    /// blocked) loses its turn, and another one presents the refresh token that it is presenting: an authority that detects
+    /// reuse may end the session then.
     ///
     /// # Errors
     ///

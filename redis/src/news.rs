@@ -34,13 +34,13 @@ impl News {
 
     /// A message wakes those whose channel it names; anything else, such as the end of a connection, wakes all.
     pub(crate) fn tell(&self, message: &PushInfo) {
-        let waiting = self.waiting();
         match (&message.kind, message.data.get(1)) {
             (PushKind::PMessage, Some(Value::BulkString(channel))) => {
+                let waiting = self.waiting();
                 let waiting = str::from_utf8(channel).ok().and_then(|channel| waiting.get(channel));
                 waiting.into_iter().for_each(|waiting| waiting.send_replace(()));
             }
-            _ => waiting.values().for_each(|waiting| waiting.send_replace(())),
+            _ => self.tell_all(),
         }
     }
 

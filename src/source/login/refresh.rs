@@ -94,8 +94,8 @@ impl RefreshToken {
     }
 
     /// Codes that say that the refresh token has ended, as an [error](JsonAnswer::error) or in the place of the [business
-    /// code](JsonAnswer::business_code): texts or integers. Unlike those, a text counts only as it is written, and a number
-    /// in quotes is the same as without. They count in a 2xx, too, but in no 3xx and no 5xx, nor in a 407, 408, 425 or 429.
+    /// code](JsonAnswer::business_code): texts, or integers, which count in quotes, too. They count in a 2xx, too, but in no
+    /// 3xx and no 5xx, nor in a 407, 408, 425 or 429.
     pub fn dead_codes<C: ToString>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
         self.exchange.reading.codes.dead.extend(codes.into_iter().map(|code| code.to_string()));
         self
