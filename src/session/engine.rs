@@ -287,7 +287,7 @@ impl Engine {
         let token = slot.hand_down(by, answer, now, record)?;
         self.cell.store(Some(token.clone()));
         let record = record.record(Some(token.stored()));
-        Some(self.storage.enqueue_refreshed(record, refreshed, fence, None))
+        self.storage.enqueue_refreshed(record, refreshed, fence, None)
     }
 
     /// The end of the identity.

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, ErrorKind},
     generation::Epoch,
     source::{Cause, FailureClass},
-    store::{Record, SessionId},
+    store::{Record, SessionId, StoredToken},
     time::{Moment, Now},
     token::Token,
 };
@@ -332,7 +332,11 @@ impl Slot {
             (current, _) => (self.record, current.as_ref().map(|current| current.stored())),
         };
         let token = match before {
-            Some(before) if keeps => token.keeping_refresh_of(before),
+            Some(before) if keeps => {
+                // If only the store had one, it is that which is being spent.
+                let refresh = before.refresh.or_else(|| flight.as_ref()?.spent().pop());
+                token.keeping_refresh_of(StoredToken { refresh, ..before })
+            }
             _ => token,
         };
         self.note_spending(flight.as_ref().filter(|_| !keeps), &token.token);

@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, task::JoinError};
 use super::{
     ask::{Failure, Known, Obtained, Plan},
     engine::Engine,
-    flight::Flight,
+    flight::{Flight, Guard},
     issued::{Issued, Provenance},
     kernel::Finder,
     lease::HeldLease,
@@ -39,20 +39,18 @@ use crate::{
 /// Starts the flight's tasks.
 pub(crate) fn launch(engine: Arc<Engine>, runtime: &Handle, flight: Flight, plan: Plan) {
     // First: a panic from now on leaves no flight in the slot for ever.
-    let guard = flight.guard(engine.pulse.clone());
+    let guard = Arc::new(flight.guard(engine.pulse.clone()));
     siblings::follow(&engine, runtime);
-    runtime.spawn(task(async move {
-        let _guard = guard;
-        watch_over(engine, flight, plan).await;
-    }));
+    runtime.spawn(task(watch_over(guard, engine, flight, plan)));
 }
 
-async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
+async fn watch_over(guard: Arc<Guard>, engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let deadline = match limit(engine.limits.refresh) {
         Ok(deadline) => deadline,
         Err(error) => return engine.fail(&flight, Failure::transient(error)),
     };
-    let mut refreshing = tokio::spawn(task(refresh(engine.clone(), flight.clone(), plan)));
+    // Where a source blocks its thread this task may be dropped before that one: it is there until both are gone.
+    let mut refreshing = tokio::spawn(task(refresh(guard.clone(), engine.clone(), flight.clone(), plan)));
     flight.set_fetch(refreshing.abort_handle());
     let ended = match select(&mut refreshing, deadline).await {
         Either::Left((ended, _)) => ended,
@@ -79,7 +77,7 @@ async fn watch_over(engine: Arc<Engine>, flight: Flight, plan: Plan) {
 
 /// Obtains a token and puts it into use. The observers, which are told of that, or of a panic, may block as a source
 /// may.
-async fn refresh(engine: Arc<Engine>, flight: Flight, plan: Plan) {
+async fn refresh(_guard: Arc<Guard>, engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
     match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
         Ok(obtained) => {
@@ -185,8 +183,11 @@ async fn put_into_use(
     let head = engine.storage.following(base, before.as_ref());
     let mut superseded_by = None;
     if let Some(to_save) = to_save {
-        let written =
-            engine.storage.enqueue_refreshed(head.record(Some(to_save)), before, fence, Some(flight.clone()));
+        let record = head.record(Some(to_save));
+        let Some(written) = engine.storage.enqueue_refreshed(record, before, fence, Some(flight.clone()))
+        else {
+            return Ok(give_up(token).await);
+        };
         // One that failed was reported and stays owed; the token is used all the same, unless somebody who shares the store
         // has logged in or out since.
         let saved = engine.save_at_once(written).await;
@@ -360,7 +361,8 @@ mod tests {
         let ended = runtime.handle().clone();
         drop(runtime);
         let _inside = ended.enter();
-        assert_ready!(task::spawn(watch_over(engine.clone(), flight, plan)).poll());
+        let guard = Arc::new(flight.guard(engine.pulse.clone()));
+        assert_ready!(task::spawn(watch_over(guard.clone(), engine.clone(), flight, plan)).poll());
         assert!(matches!(engine.slot().fetch(), Fetch::Flight(_)), "it does not cool down");
     }
 }

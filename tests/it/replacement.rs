@@ -223,6 +223,38 @@ async fn a_siblings_replacement_gets_the_refresh_token_that_is_handed_down_altho
     goes_on(&sibling, &authority).await;
 }
 
+/// And where memory has none, while it is presented or while what it has brought is being saved.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_gets_the_next_refresh_token_although_only_the_store_had_the_one_that_is_presented() {
+    for is_answered in [false, true] {
+        let (authority, store, gate) = (ModelAuthority::new(), Watched::default(), Gate::new());
+        let ours = with_slow_answers(&authority, &store, &gate);
+        let sibling = Session::builder(authority.source()).store(store.clone()).build();
+        ours.login(Token::new("without-one")).await.unwrap();
+        within(sibling.token()).await.unwrap();
+        sibling.replace(authority.login().await.unwrap()).await.unwrap();
+        ours.replace(Token::new("elsewhere")).await.unwrap();
+        assert!(within(ours.token()).await.unwrap().refresh().is_none());
+
+        let saved = Gate::new();
+        if is_answered {
+            gate.open();
+            store.set(|store| store.hold_save = Some(saved.clone()));
+        }
+        assert_pending!(task::spawn(ours.refresh()).poll());
+        within(if is_answered { &saved } else { &gate }.waiting(1)).await;
+        let replaced = tokio::spawn(async move { (ours.replace(Token::new("elsewhere-again")).await, ours) });
+        orphans_end().await;
+        saved.open();
+        gate.open();
+        let (replaced, ours) = replaced.await.unwrap();
+        replaced.unwrap();
+        orphans_end().await;
+        assert_eq!(store.access().await.as_deref(), Some("elsewhere-again"));
+        goes_on(&ours, &authority).await;
+    }
+}
+
 /// Memory's refresh token was spent by the sibling that has saved the one which is presented. Whoever says it again has
 /// to get the next one all the same.
 #[tokio::test(start_paused = true)]

@@ -3,15 +3,16 @@
 use std::{
     cell::Cell,
     fmt::Debug,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     pin::pin,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::StatusCode;
@@ -29,7 +30,8 @@ use tower_token_refresh::{
     session::{RenewalMode, SessionBuilder},
     source_fn,
     store::{Lease, MemoryStore, Record, TokenStore},
-    test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority, TestClock},
+    test_util::{Endpoint, Failure, Gate, ModelApi, ModelAuthority, Rotation, TestClock},
+    time::Clock,
 };
 
 use crate::{
@@ -106,6 +108,87 @@ fn a_runtime_that_ends_during_the_save_loses_no_token_to_a_store_that_fails() {
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(world.authority.counts().presented_again(), 0);
     assert_eq!(world.authority.counts().family_deaths, 0);
+}
+
+/// The store is busy with another replacement then.
+#[test]
+fn a_runtime_that_ends_loses_nothing_that_came_in_the_moment_of_a_replacement() {
+    let (store, gate) = HeldStore::at(Call::Save);
+    let authority = ModelAuthority::new().rotation(Rotation::ReuseKillsFamily);
+    let (clock, own) = (TurningClock::default(), Arc::new(OnceLock::<Session>::new()));
+    let (source, turn, session) = (Arc::new(authority.source()), clock.replaces.clone(), own.clone());
+    let source = source_fn(move |context: FetchContext| {
+        let (source, turn, session) = (source.clone(), turn.clone(), session.clone());
+        async move {
+            let answer = source.fetch(context).await;
+            *turn.lock().unwrap() = session.get().cloned();
+            answer
+        }
+    });
+    let session = Session::builder(source).store(store).clock(clock).build();
+    let (first, second) = (runtime(), runtime());
+    gate.let_through(1);
+    first.block_on(session.token()).unwrap();
+    second.block_on(async {
+        assert_pending!(task::spawn(session.replace(Token::new("elsewhere"))).poll());
+        gate.waiting(1).await;
+    });
+    own.set(session.clone()).unwrap();
+    first.block_on(async {
+        assert_pending!(task::spawn(session.refresh()).poll());
+        idle().await;
+    });
+    assert_eq!(authority.counts().refreshes, 1);
+    drop(first);
+
+    gate.open();
+    second.block_on(async { within(session.refresh()).await.unwrap() });
+    assert_eq!(authority.counts().presented_again(), 0);
+}
+
+/// A source that blocks its thread is asked on while its runtime ends, here over a store whose leases keep nobody out. Its
+/// answer counts.
+#[test]
+fn no_fetch_runs_beside_one_that_its_runtime_cannot_drop() {
+    let (begun, has_begun) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (fetches, released) = (Arc::new(AtomicUsize::new(0)), Mutex::new(released));
+    let counted = fetches.clone();
+    let source = source_fn(move |_: FetchContext| {
+        if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            begun.send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+        }
+        async { Ok::<_, FetchError>(Token::new("blocked")) }
+    });
+    let session = Session::builder(source).store(Unleased(MemoryStore::new())).build();
+    let ending = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let of_the_ending = session.clone();
+    ending.spawn(async move { of_the_ending.token().await });
+    has_begun.recv().unwrap();
+    // Younger tasks, which are dropped after those of the refresh.
+    let (others, gone) = mpsc::channel::<()>();
+    for _ in 0..100 {
+        let other = others.clone();
+        ending.spawn(async move {
+            let _other = other;
+            pending::<()>().await;
+        });
+    }
+    drop(others);
+    ending.shutdown_background();
+    gone.recv().unwrap_err();
+
+    // In real time: the other runtime is not idle.
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let mut waiter = task::spawn(session.token());
+        assert_pending!(waiter.poll());
+        idle().await;
+        assert_eq!(fetches.load(Ordering::Relaxed), 1);
+        release.send(()).unwrap();
+        assert_eq!(within(waiter).await.unwrap().access().expose(), "blocked");
+    });
+    assert_eq!(fetches.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -258,9 +341,7 @@ fn watched(source: impl TokenSource + Clone) -> (impl TokenSource, Weak<()>) {
 }
 
 async fn gone(alive: &Weak<()>) {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
+    idle().await;
     assert!(alive.upgrade().is_none(), "the source is still held");
 }
 
@@ -479,6 +560,50 @@ fn requests_on_two_runtimes_at_once_share_one_refresh() {
 // Tools.
 
 /// A store in memory, one of whose calls is held at a gate and can be made to fail behind it.
+/// A clock at whose reading somebody replaces the token.
+#[derive(Default)]
+struct TurningClock {
+    clock: TestClock,
+    replaces: Arc<Mutex<Option<Session>>>,
+}
+
+impl Clock for TurningClock {
+    fn monotonic(&self) -> Duration {
+        let session = self.replaces.lock().unwrap().take();
+        if let Some(session) = session {
+            assert_pending!(task::spawn(session.replace(Token::new("at-that-moment"))).poll());
+        }
+        self.clock.monotonic()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.wall()
+    }
+}
+
+/// A store whose leases keep nobody out.
+struct Unleased(MemoryStore);
+
+impl TokenStore for Unleased {
+    async fn load(&self) -> Result<Option<Record>, BoxError> {
+        self.0.load().await
+    }
+
+    async fn save(&self, record: &Record, _fence: Option<u64>) -> Result<(), BoxError> {
+        self.0.save(record, None).await
+    }
+
+    async fn lock(&self) -> Result<Lease, BoxError> {
+        Ok(Lease::new(0, ()))
+    }
+}
+
+async fn idle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
 struct HeldStore {
     inner: MemoryStore,
     call: Call,

@@ -258,18 +258,22 @@ impl Storage {
     }
 
     /// Enqueues what a refresh has brought; `refreshed` is the token that it was of, or those of which it was one. With the
-    /// flight it is left out as soon as that has lost.
+    /// flight it is left out as soon as that has lost. `None`: it has by now.
     pub(crate) fn enqueue_refreshed(
         &self,
         record: Record,
         refreshed: impl IntoIterator<Item = StoredToken>,
         fence: Option<u64>,
         flight: Option<Flight>,
-    ) -> PendingWrite {
+    ) -> Option<PendingWrite> {
         let mut queue = self.queue();
+        // What the change owes that it has lost to stays owed then.
+        if flight.as_ref().is_some_and(Flight::is_lost) {
+            return None;
+        }
         let debt = Arc::new(Debt::of_refresh(record, refreshed, fence, queue.owed.as_deref()));
         queue.retry_lease = None;
-        self.push(&mut queue, debt, fence, flight)
+        Some(self.push(&mut queue, debt, fence, flight))
     }
 
     /// Puts a write at the end of the queue; [`drain`](Self::drain) must follow.
@@ -284,10 +288,7 @@ impl Storage {
         // Whatever was under way on top of it is this, or has lost to this.
         queue.given_way = None;
         queue.replaces_what_is_spent |= queue.owes_what_is_spent();
-        // A flight that has lost by now is left out, and what the change owes that it has lost to stays owed.
-        if !flight.as_ref().is_some_and(Flight::is_lost) {
-            queue.owed = Some(debt.clone());
-        }
+        queue.owed = Some(debt.clone());
         let runtime = Handle::try_current().ok();
         queue.writes.push_back(Write { debt, fence, flight, runtime, done });
         // No longer, whatever is ahead: a queue that does not get on must not cost a refresh all of its time.

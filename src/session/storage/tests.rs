@@ -49,6 +49,7 @@ async fn a_write_that_is_left_out_pays_nothing() {
     let storage = Arc::new(storage(MemoryStore::new()));
     let flight = Flight::new();
     let written = storage.enqueue_refreshed(record(1), None, None, Some(flight.clone()));
+    let written = written.expect("it has not lost yet");
     flight.disown();
     storage.drain_at_once();
     written.end().await.expect("it ends").expect("nothing was to be written");
