@@ -120,6 +120,7 @@ mod head;
 mod json;
 mod layer;
 mod media_type;
+mod panics;
 pub mod peek;
 pub mod placement;
 mod policy;

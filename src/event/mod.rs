@@ -53,14 +53,11 @@
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 #[cfg(feature = "tracing")]
 pub use self::tracing::TracingObserver;
-use crate::{error::Error, generation::Generation};
+use crate::{error::Error, generation::Generation, panics::isolated};
 
 /// Receives a session's events.
 ///
@@ -124,7 +121,7 @@ impl Observers {
     /// Tells them all; a panic in one of them is its own affair.
     pub(crate) fn announce(&self, event: &Event<'_>) {
         for observer in &self.0 {
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(event)));
+            isolated(|| observer.observe(event));
         }
     }
 }

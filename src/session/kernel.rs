@@ -321,6 +321,9 @@ impl Slot {
         let own = self.token.as_ref().and_then(|own| own.token().refresh());
         let keeps = self.presented.is_kept(own, &token.token);
         let flight = self.flight().cloned();
+        // What this keeps if only the store had one. A flight that has lost before has handed on what it was to.
+        let spending =
+            flight.as_ref().filter(|flight| !flight.is_lost()).and_then(|flight| flight.spent().pop());
         match &flight {
             // Here already, and not when its waiters are released: an observer may take its time before that.
             Some(flight) => flight.disown(),
@@ -333,8 +336,7 @@ impl Slot {
         };
         let token = match before {
             Some(before) if keeps => {
-                // If only the store had one, it is that which is being spent.
-                let refresh = before.refresh.or_else(|| flight.as_ref()?.spent().pop());
+                let refresh = before.refresh.or(spending);
                 token.keeping_refresh_of(StoredToken { refresh, ..before })
             }
             _ => token,

@@ -3,15 +3,11 @@
 //! Waiting is what most requests do while a token is fetched, so a waiter costs a place in a list and nothing else. A flight
 //! that has lost releases its waiters and goes on: those who come later wait in the next round.
 
-use std::{
-    mem,
-    panic::{AssertUnwindSafe, catch_unwind},
-    task::Waker,
-};
+use std::{mem, task::Waker};
 
 use slab::Slab;
 
-use crate::error::Error;
+use crate::{error::Error, panics::isolated};
 
 /// How a wait ended.
 #[derive(Clone, Debug)]
@@ -59,7 +55,7 @@ impl Released {
     pub(super) fn wake(self) {
         for (_, waker) in self.wakers {
             // A panic in one is its own affair: the others are to go on.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            isolated(|| waker.wake());
         }
     }
 }

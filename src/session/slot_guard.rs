@@ -2,13 +2,13 @@
 //!
 //! A section is short: it has no await, which the compiler refuses, and runs no code but ours.
 
-use std::{
-    ops::{Deref, DerefMut},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::ops::{Deref, DerefMut};
 
 use super::kernel::Slot;
-use crate::sync::{Mutex, MutexGuard, PoisonError};
+use crate::{
+    panics::isolated,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// The slot, taken. What it has forgotten meanwhile is dropped when it is free again.
 pub(crate) struct SlotGuard<'a>(Option<MutexGuard<'a, Slot>>);
@@ -43,7 +43,7 @@ impl Drop for SlotGuard<'_> {
         self.0 = None;
         for fetch in left_behind {
             // A panic in it is its own affair: what was decided here must be carried out.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(fetch)));
+            isolated(|| drop(fetch));
         }
     }
 }

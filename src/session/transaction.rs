@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
+    panics::discard,
     secret::Secret,
     source::{FailureClass, FetchContext, FetchError},
     store::{StoredToken, Superseded},
@@ -79,7 +80,11 @@ async fn watch_over(guard: Arc<Guard>, engine: Arc<Engine>, flight: Flight, plan
 /// may.
 async fn refresh(_guard: Arc<Guard>, engine: Arc<Engine>, flight: Flight, plan: Plan) {
     let obtaining = AssertUnwindSafe(obtain(engine.clone(), flight.clone(), plan));
-    match obtaining.catch_unwind().await.unwrap_or_else(|_panic| Err(Failure::of_panic())) {
+    let obtained = obtaining.catch_unwind().await.unwrap_or_else(|thrown| {
+        discard(thrown);
+        Err(Failure::of_panic())
+    });
+    match obtained {
         Ok(obtained) => {
             engine.conclude(Finder::Flight(&flight), obtained);
         }

@@ -14,14 +14,7 @@ mod memory;
 mod record;
 mod rules;
 
-use std::{
-    any::Any,
-    fmt,
-    future::Future,
-    mem,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{any::Any, fmt, future::Future, mem, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
@@ -32,7 +25,7 @@ pub use self::{
     record::{Record, SessionId, StoredToken},
     rules::Numbers,
 };
-use crate::error::BoxError;
+use crate::{error::BoxError, panics::isolated};
 
 /// Keeps one session's [`Record`]. An `Arc` of a store is itself a store: sessions that share it have one login, as
 /// processes that share a file have. Each user needs a store of their own.
@@ -208,7 +201,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let guard = mem::replace(&mut self.guard, Box::new(()));
         // A panic in it is its own affair: it is dropped in the midst of refreshes, saves and logouts, which must go on.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(guard)));
+        isolated(|| drop(guard));
     }
 }
 

@@ -38,7 +38,10 @@ use tower_token_refresh::{
     test_util::{Endpoint, Failure, ModelApi, ModelAuthority, ModelBody},
 };
 
-use crate::world::{API, World, get, origin};
+use crate::{
+    watched::throw_a_bomb,
+    world::{API, World, get, origin},
+};
 
 type Client = BoxCloneSyncService<Request<ModelBody>, Response<ModelBody>, BoxError>;
 
@@ -441,11 +444,12 @@ async fn two_sessions_that_fetch_through_each_other_end_by_the_refresh_timeout()
 #[tokio::test(start_paused = true)]
 async fn a_source_that_failed_once_leaves_nothing_behind() {
     type Fault = fn() -> Result<(), FetchError>;
-    let faults: [(Fault, ErrorKind); 4] = [
+    let faults: [(Fault, ErrorKind); 5] = [
         (|| Err(FetchError::transient("no route")), ErrorKind::Transient),
         (|| Err(FetchError::configuration("no such client")), ErrorKind::Configuration),
         (|| panic!("a bug in the source"), ErrorKind::Panic),
         (|| std::panic::panic_any(7_u8), ErrorKind::Panic),
+        (|| throw_a_bomb(), ErrorKind::Panic),
     ];
     for (fault, expected) in faults {
         for is_in_closure in [false, true] {
@@ -508,6 +512,11 @@ async fn a_refresh_that_fails_leaves_no_refused_request_hanging() {
 
 #[tokio::test(start_paused = true)]
 async fn an_observer_that_panics_is_ignored() {
+    an_observer_is_ignored_that(|| panic!("a bug in the observer")).await;
+    an_observer_is_ignored_that(|| throw_a_bomb()).await;
+}
+
+async fn an_observer_is_ignored_that(panics: fn()) {
     let seen = Arc::new(AtomicUsize::new(0));
     let count = {
         let seen = seen.clone();
@@ -517,7 +526,7 @@ async fn an_observer_that_panics_is_ignored() {
     };
     let world = World::with(
         ModelAuthority::new(),
-        |builder| builder.observer(|_: &Event<'_>| panic!("a bug in the observer")).observer(count),
+        |builder| builder.observer(move |_: &Event<'_>| panics()).observer(count),
         |layer| layer,
     );
     assert_eq!(soon(world.get("/me")).await.unwrap().status(), StatusCode::OK);

@@ -255,6 +255,22 @@ async fn a_replacement_gets_the_next_refresh_token_although_only_the_store_had_t
     }
 }
 
+/// The refresh that was presenting it has not left the slot by then.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_was_given_up_does_not_come_back_with_the_next_replacement() {
+    let (authority, store) = (ModelAuthority::new(), Watched::default());
+    let session = Session::builder(authority.source()).store(store.clone()).build();
+    let _gate = refresh_is_held(&session, &authority).await;
+    let mut given_up = task::spawn(session.replace(Token::new("first").without_refresh_token()));
+    assert_pending!(given_up.poll());
+    let mut next = task::spawn(session.replace(Token::new("second")));
+    assert_pending!(next.poll());
+    within(given_up).await.unwrap();
+    within(next).await.unwrap();
+    assert!(within(session.token()).await.unwrap().refresh().is_none());
+    assert!(store.memory.load().await.unwrap().unwrap().token.unwrap().refresh.is_none());
+}
+
 /// Memory's refresh token was spent by the sibling that has saved the one which is presented. Whoever says it again has
 /// to get the next one all the same.
 #[tokio::test(start_paused = true)]

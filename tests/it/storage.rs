@@ -26,7 +26,7 @@ use tower_token_refresh::{
 use crate::{
     runtimes::runtime,
     script::{numbered, status, within},
-    watched::{Fault, Watched, failures, siblings, world},
+    watched::{Fault, Watched, failures, siblings, throw_a_bomb, world},
     world::{World, get, origin},
 };
 
@@ -68,7 +68,7 @@ impl TokenStore for Brittle {
 
         impl Drop for Panics {
             fn drop(&mut self) {
-                std::panic::resume_unwind(Box::new("nowhere to say that the lease has ended"));
+                throw_a_bomb();
             }
         }
 
@@ -94,7 +94,7 @@ async fn a_lease_that_panics_when_it_ends_stops_neither_a_refresh_nor_a_logout()
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_in_whatever_way_stops_no_request() {
-    for fault in [Fault::Error, Fault::Hang, Fault::Panic] {
+    for fault in [Fault::Error, Fault::Hang, Fault::Panic, Fault::Bomb] {
         let store = Watched::default();
         let (observer, told) = failures();
         let world = World::with(

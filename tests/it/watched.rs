@@ -4,6 +4,7 @@ use std::{
     error::Error,
     fmt,
     future::pending,
+    panic::resume_unwind,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -55,6 +56,21 @@ pub(crate) enum Fault {
     Error,
     Hang,
     Panic,
+    /// With what panics itself when it is dropped.
+    Bomb,
+}
+
+/// Panics when it is dropped, and throws another one.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        throw_a_bomb();
+    }
+}
+
+pub(crate) fn throw_a_bomb() -> ! {
+    resume_unwind(Box::new(Bomb))
 }
 
 impl Fault {
@@ -64,6 +80,7 @@ impl Fault {
             Fault::Error => Err("the disk is full".into()),
             Fault::Hang => pending().await,
             Fault::Panic => panic!("a store that panics"),
+            Fault::Bomb => throw_a_bomb(),
         }
     }
 }

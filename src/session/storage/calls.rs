@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 
 use crate::{
     error::{BoxError, Error, ErrorKind, causes},
+    panics::discard,
     store::{DynTokenStore, Lease, Record},
     timer::within,
 };
@@ -63,7 +64,10 @@ impl Calls {
 async fn guarded<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T, Error> {
     match AssertUnwindSafe(call).catch_unwind().await {
         Ok(answer) => answer.map_err(failed_by),
-        Err(_panic) => Err(failed("the token store panicked")),
+        Err(thrown) => {
+            discard(thrown);
+            Err(failed("the token store panicked"))
+        }
     }
 }
 
