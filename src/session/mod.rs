@@ -298,7 +298,8 @@ impl Session {
     }
 
     /// Renews the token ahead of its expiry without any traffic, whatever the [`RenewalMode`], until the session is
-    /// logged out or gone; twice a second at most, however short tokens live. Without a tokio runtime with time it ends at
+    /// logged out or gone; twice a second at most, however short tokens live, and after a failure as soon as that has
+    /// [cooled down](SessionBuilder::cooling). Without a tokio runtime with time it ends at
     /// once. Fetches the first token as well. After a logout and another login it has to be called anew. Give it a task of
     /// its own, which may be aborted at any time:
     ///

@@ -96,7 +96,7 @@ const BETWEEN_SAVES: Duration = Duration::from_secs(5);
 /// Give each session a [store](crate::session::SessionBuilder::store) of its key's own. The default store is in memory
 /// and ends with the session, so an eviction (by [`capacity`](SessionMapBuilder::capacity) or
 /// [`idle_after`](SessionMapBuilder::idle_after)) loses its tokens: a user who has logged in has to do so again, unless
-/// the source logs in by itself.
+/// the source logs in by itself. Where it does, an eviction also undoes a logout: [`remove`](Self::remove) says more.
 ///
 /// `Hash`, `Eq`, `Clone` and `Drop` of the keys run under the map's lock: one of them that asks the map for anything waits
 /// for ever, and one that blocks holds everybody up.
@@ -154,6 +154,9 @@ impl<K: Hash + Eq + Clone> SessionMap<K> {
     /// sessions.remove(&user);
     /// # Ok(()) }
     /// ```
+    ///
+    /// A session that [`get`](Self::get) makes later begins anew. If its source can log in by itself (with a password, or an
+    /// application's own credentials), ask for no user who has logged out, or leave that to a source that only refreshes.
     pub fn remove(&self, key: &K) -> Option<Session> {
         self.shelf().remove(key)
     }

@@ -33,6 +33,8 @@ pub(crate) enum Say {
     Truncated,
     /// The same, with these headers and this status.
     BreaksOff(HeaderMap, u16),
+    /// The same, and it does not even break off.
+    Stalls(HeaderMap, u16),
     /// The connection breaks when the request has been read.
     Reset,
     /// There is no connection.
@@ -138,6 +140,11 @@ impl Service<Request<Content>> for Idp {
                 Say::Truncated => (broken_off(), 200),
                 Say::BreaksOff(headers, status) => {
                     let mut response = broken_off();
+                    *response.headers_mut() = headers;
+                    (response, status)
+                }
+                Say::Stalls(headers, status) => {
+                    let mut response = Response::new(BodyExt::boxed(StreamBody::new(stream::pending())));
                     *response.headers_mut() = headers;
                     (response, status)
                 }

@@ -26,7 +26,7 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_token_refresh::{
     Error, ErrorKind, FetchContext, FetchError, Secret, Session, Token, TokenRefreshLayer,
     source::{
-        AppToken, AuthorityClient, AuthorityError, Cause, Content, FailedCall, LoginCode,
+        AppToken, AuthorityClient, AuthorityError, Cause, Content, FailedCall, LoginCode, RefreshToken,
         oauth2::{AuthorizationCodeGrant, ClientCredentialsGrant, RefreshTokenGrant, TokenEndpoint},
     },
     source_fn,
@@ -193,6 +193,7 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
         json(200, body)
     };
     let form = "access_token=a&refresh_token=r&x=1&x=2";
+    let line = "access_token=a&refresh_token=r\r\n";
     for answer in [
         // As JavaScript writes a text that was cut in the middle of an emoji.
         members(br#""nick":"cut \ud83d","expires_in":3599.5"#),
@@ -202,6 +203,7 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
         members(b"\"name\":\"\xa6\xa8\xa5\x5c\""),
         members(b"\"message\":\"two\nlines\tand a tab\""),
         Say::Answer(200, "application/x-www-form-urlencoded", form.into()),
+        Say::Answer(200, "application/x-www-form-urlencoded", line.into()),
         // JSON that is said to be a form.
         Say::Answer(
             200,
@@ -222,6 +224,15 @@ async fn what_is_odd_elsewhere_in_an_answer_harms_no_token() {
 
 #[tokio::test(start_paused = true)]
 async fn a_status_that_asks_for_another_time_counts_although_its_body_breaks_off() {
+    a_status_that_asks_for_another_time_counts(Say::BreaksOff).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_asks_for_another_time_counts_although_its_body_stalls() {
+    a_status_that_asks_for_another_time_counts(Say::Stalls).await;
+}
+
+async fn a_status_that_asks_for_another_time_counts(broken: fn(HeaderMap, u16) -> Say) {
     let wait = Duration::from_secs(90);
     let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "90".parse().unwrap())]);
     for (status, expected) in [408, 425, 429, 503]
@@ -229,7 +240,7 @@ async fn a_status_that_asks_for_another_time_counts_although_its_body_breaks_off
         .into_iter()
         .chain([400, 401, 500, 502].map(|status| (status, ("Unanswered", None))))
     {
-        let broken = Say::BreaksOff(headers.clone(), status);
+        let broken = broken(headers.clone(), status);
         let bench = Bench::logged_in(grant(Idp::new([broken.clone()]))).await;
         let (class, error) = bench.failure().await;
         assert_eq!((class.as_str(), error.retry_after()), expected, "{status}");
@@ -241,6 +252,38 @@ async fn a_status_that_asks_for_another_time_counts_although_its_body_breaks_off
         cool_down().await;
         let is_presented_again = code.session.refresh().await.is_ok();
         assert_eq!((is_presented_again, idp.asked().len() == 2), (expected.1.is_some(), is_presented_again));
+    }
+}
+
+/// The one before is spent.
+#[tokio::test(start_paused = true)]
+async fn a_new_refresh_token_is_the_next_one_presented_although_the_access_token_beside_it_is_of_no_use() {
+    let of_no_use: [&[u8]; 8] = [
+        br#""access_token":"a\nb""#,
+        br#""access_token":"""#,
+        br#""access_token":null"#,
+        br#""expires_in":3600"#,
+        br#""access_token":12"#,
+        b"\"access_token\":\"a\xe9\"",
+        br#""access_token":"a","token_type":1"#,
+        br#""access_token":"a","access_token":"b""#,
+    ];
+    for of_no_use in of_no_use {
+        let answer = [br#"{"refresh_token":"next","#, of_no_use, b"}"].concat();
+        let says = || Idp::new([json(200, answer.clone()), json(200, r#"{"access_token":"good"}"#)]);
+        let (oauth, plain) = (says(), says());
+        let url = "https://id.test/refresh".parse().unwrap();
+        let benches = [
+            Bench::logged_in(grant(oauth.clone())).await,
+            Bench::logged_in(RefreshToken::new(plain.clone(), url)).await,
+        ];
+        for (bench, idp) in benches.into_iter().zip([oauth, plain]) {
+            bench.session.refresh().await.unwrap_err();
+            assert_eq!(bench.stored().await, Some(("old-access".into(), Some("next".into()))));
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert_eq!(bench.session.refresh().await.unwrap().access().expose(), "good");
+            assert!(idp.bodies()[1].contains("next"), "{}", String::from_utf8_lossy(of_no_use));
+        }
     }
 }
 

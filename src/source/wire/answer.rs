@@ -1,4 +1,4 @@
-use std::{future::poll_fn, pin::pin, sync::Arc};
+use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Buf;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -11,7 +11,11 @@ use crate::{
     extension::{Outcome, RefreshFailure},
     json,
     media_type::media_type,
+    timer::within,
 };
+
+/// How long the body is waited for of an answer whose status says it all.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// An answer that has come as far as it counts.
 pub(in crate::source) struct Answer {
@@ -55,9 +59,11 @@ impl Answer {
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = response.into_parts();
-        let body = match bytes_of(body, limit).await {
-            Err(_) if asks_for_another_time(head.status) => Zeroizing::default(),
-            body => body?,
+        let body = if asks_for_another_time(head.status) {
+            // Whatever becomes of it, also if nothing does.
+            within(BRIEFLY, bytes_of(body, limit)).await.and_then(Result::ok).unwrap_or_default()
+        } else {
+            bytes_of(body, limit).await?
         };
         let failure_of_layer = head.extensions.remove().map(|RefreshFailure(error)| error);
         // A second refusal is none of that session's token, which was new.

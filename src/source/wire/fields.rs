@@ -184,24 +184,10 @@ impl JsonAnswer {
 
     /// The token of a success. `None` if it is none: nothing with a part of the wrong type is, lifetimes aside.
     pub(super) fn token(&self, document: &Json) -> Option<Token> {
-        // Empty if it is missing; none if it was damaged on the way.
-        let part = |pointer: &Pointer| match document.at(pointer) {
-            None => Some(""),
-            Some(Json::Text(text)) => {
-                Some(text.as_str()).filter(|text| !text.contains(char::REPLACEMENT_CHARACTER))
-            }
-            Some(_) => None,
-        };
+        let part = |pointer| part(document, pointer);
         let (access, refresh, kind) =
             (part(&self.access_token)?, part(&self.refresh_token)?, part(&self.token_type)?);
-        let has_error = match document.at(&self.error) {
-            // Some authorities say that there is none.
-            None | Some(Json::Bool(false)) => false,
-            Some(Json::Number(code)) => *code != 0.0,
-            Some(Json::Text(code)) => !code.is_empty(),
-            Some(_) => true,
-        };
-        if access.is_empty() || has_error || self.bad_business_code(document).is_some() {
+        if access.is_empty() || self.is_failure(document) {
             return None;
         }
         let refresh_lifetime = self.refresh_expires_in.iter().find_map(|pointer| document.at(pointer));
@@ -210,6 +196,23 @@ impl JsonAnswer {
             .expires_in(document.at(&self.expires_in).and_then(duration).or(self.default_lifetime))
             .refresh_expires_in(refresh_lifetime.and_then(duration));
         Some(if kind.is_empty() { token } else { token.token_type(kind) })
+    }
+
+    /// What is left of a success without an access token of use: its refresh token.
+    pub(super) fn refresh_token_alone(&self, document: &Json) -> Option<Token> {
+        let refresh = part(document, &self.refresh_token)?;
+        (!refresh.is_empty() && !self.is_failure(document)).then(|| Token::from_refresh_token(refresh))
+    }
+
+    fn is_failure(&self, document: &Json) -> bool {
+        let has_error = match document.at(&self.error) {
+            // Some authorities say that there is none.
+            None | Some(Json::Bool(false)) => false,
+            Some(Json::Number(code)) => *code != 0.0,
+            Some(Json::Text(code)) => !code.is_empty(),
+            Some(_) => true,
+        };
+        has_error || self.bad_business_code(document).is_some()
     }
 
     /// What is in place of the business code, unless that is a sign of success: a blank text, or what the user has named, or
@@ -234,6 +237,17 @@ impl Default for JsonAnswer {
 impl fmt::Debug for JsonAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JsonAnswer").finish_non_exhaustive()
+    }
+}
+
+/// A text of the answer: empty if it is missing; none if it was damaged on the way, or is something else.
+fn part<'a>(document: &'a Json, pointer: &Pointer) -> Option<&'a str> {
+    match document.at(pointer) {
+        None => Some(""),
+        Some(Json::Text(text)) => {
+            Some(text.as_str()).filter(|text| !text.contains(char::REPLACEMENT_CHARACTER))
+        }
+        Some(_) => None,
     }
 }
 

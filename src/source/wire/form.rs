@@ -38,10 +38,11 @@ pub(in crate::source) fn push(text: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// A form as an object of texts. As in JSON, what is not UTF-8 is replaced, so that it harms nothing beside it.
+/// A form as an object of texts. As in JSON, what is not UTF-8 is replaced, so that it harms nothing beside it. A line break
+/// at the end is not the last value's.
 pub(super) fn decode(form: &[u8]) -> Json {
     let mut members = Vec::new();
-    for pair in form.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
+    for pair in form.trim_ascii().split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
         let (name, value) = (&pair[..at], pair.get(at + 1..).unwrap_or_default());
         members.push((decoded(name), Json::Text(Zeroizing::new(decoded(value)))));

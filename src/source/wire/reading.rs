@@ -15,7 +15,12 @@ pub(in crate::source) struct Reading {
 impl Reading {
     /// The token, or what its absence means.
     pub(super) fn token(&self, grant: Grant, answer: &Answer) -> Result<Token, FetchError> {
-        let Some(token) = answer.success().and_then(|document| self.fields.token(document)) else {
+        let token = answer.success().and_then(|document| match self.fields.token(document) {
+            // The one that was presented is spent: the session keeps what came in its place.
+            None if grant == Grant::Refresh => self.fields.refresh_token_alone(document),
+            token => token,
+        });
+        let Some(token) = token else {
             return Err(failure::of_answer(&self.fields, &self.codes, grant, answer));
         };
         Ok(match grant {

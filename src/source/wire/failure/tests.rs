@@ -74,7 +74,7 @@ fn only_a_parsed_refusal_of_the_grant_ends_a_session() {
         (307, "", Ambiguous),
         (200, r#"{"error":"invalid_grant"}"#, LoginRequired),
         (200, r#"{"error":"busy","access_token":"a"}"#, Transient),
-        (200, r#"{"access_token":"","refresh_token":"r"}"#, Unanswered),
+        (200, r#"{"access_token":"","expires_in":1}"#, Unanswered),
         (200, r#"{"access_token":"a","refresh_tok"#, Unanswered),
         (200, r#"{"error":{"code":"busy"}}"#, Unanswered),
         (200, "{}", Unanswered),
@@ -83,6 +83,32 @@ fn only_a_parsed_refusal_of_the_grant_ends_a_session() {
     ] {
         let found = class(&reading, Grant::Refresh, status, body);
         assert_eq!(found, (expected, expected == LoginRequired), "{status} {body}");
+    }
+}
+
+#[test]
+fn a_refresh_token_without_an_access_token_of_use_comes_of_a_refresh_that_has_not_failed() {
+    let fields = JsonAnswer::new().business_code("/errcode").unwrap();
+    let reading = Reading { fields, codes: GivenCodes::default() };
+    let read = |grant, status, body: &str| {
+        let status = StatusCode::from_u16(status).unwrap();
+        let answer = Answer::new(status, HeaderMap::new(), body.as_bytes().to_vec().into());
+        let token = reading.token(grant, &answer).ok()?;
+        Some((token.access().expose().to_owned(), token.refresh()?.expose().to_owned()))
+    };
+    const ALONE: &str = r#"{"access_token":"","refresh_token":"r"}"#;
+    assert_eq!(read(Grant::Refresh, 200, ALONE), Some((String::new(), "r".to_owned())));
+    for grant in [Grant::Client, Grant::OAuthLogin, Grant::JsonLogin, Grant::LoginCode] {
+        assert_eq!(read(grant, 200, ALONE), None, "{grant:?}");
+    }
+    for (status, body) in [
+        (400, ALONE),
+        (200, r#"{"error":"busy","refresh_token":"r"}"#),
+        (200, r#"{"errcode":7,"refresh_token":"r"}"#),
+        (200, r#"{"access_token":"","refresh_token":""}"#),
+        (200, r#"{"access_token":"","refresh_token":7}"#),
+    ] {
+        assert_eq!(read(Grant::Refresh, status, body), None, "{body}");
     }
 }
 
@@ -98,7 +124,7 @@ fn a_refresh_token_may_be_spent_by_an_answer_that_cannot_be_used_but_not_by_a_pa
         assert_eq!(class(content_type, cut), Unanswered, "{content_type}");
     }
     assert_eq!(class("text/plain", r#"{"access_token":""}"#), Unanswered, "it is JSON all the same");
-    assert_eq!(class("application/x-www-form-urlencoded", "access_token=&refresh_token=r"), Unanswered);
+    assert_eq!(class("application/x-www-form-urlencoded", "access_token=&x=1"), Unanswered);
     assert_eq!(class("application/x-www-form-urlencoded", "access_token=a&access_token=b"), Unanswered);
     for content_type in ["text/html", "text/plain", "", "application/jsonp"] {
         assert_eq!(class(content_type, cut), Transient, "{content_type}");
