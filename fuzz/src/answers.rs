@@ -46,7 +46,7 @@ const CODES: [&str; 7] = [
 /// line names.
 ///
 /// 1. A token comes of a success only, and of one that another reading finds a token in; then it is what is stored.
-/// 2. Nothing else changes what is stored. Only a refusal that another reading understands ends the session.
+/// 2. Nothing else changes what is stored, but the refresh token of a refresh whose access token is of no use. Only a refusal that another reading understands ends the session.
 /// 3. The errors show nothing of the refresh token.
 /// 4. The session that has not ended gets its token later; one that has does not ask.
 /// 5. What is written in the plainest way is a token exactly if the documentation says so; with an access token that stands twice it
@@ -172,9 +172,13 @@ async fn refresh(
             assert_eq!(stored, (access.to_owned(), refresh.map(str::to_owned)));
         }
         Err(error) if error.kind() == ErrorKind::InvalidValue => {
-            let (access, refresh) = self::token(document.as_ref().unwrap()).unwrap();
-            assert!(message.status.is_success() && !is_sendable(access));
-            let refresh = refresh.filter(|_| grant != Grant::Client).unwrap_or(OLD.1);
+            let document = document.as_ref().unwrap();
+            let unsendable = self::token(document).filter(|(access, _)| !is_sendable(access));
+            // An access token that stands twice is none, too.
+            let alone = refresh_token(document).filter(|_| grant == Grant::Refresh);
+            assert!(message.status.is_success() && (unsendable.is_some() || alone.is_some()));
+            let refresh = unsendable.and_then(|(_, refresh)| refresh).filter(|_| grant != Grant::Client);
+            let refresh = refresh.or(alone).unwrap_or(OLD.1);
             assert_eq!(stored, (OLD.0.to_owned(), Some(refresh.to_owned())));
         }
         Err(error) => {
@@ -304,7 +308,7 @@ fn document(message: &Message<'_>, body: &Steps) -> Option<Map<String, Value>> {
     let text = without_mark(&text);
     let is_json = text.trim_ascii_start().starts_with(b"{");
     if essence.as_deref() == Some("application/x-www-form-urlencoded") && !is_json {
-        let pairs = form_urlencoded::parse(text);
+        let pairs = form_urlencoded::parse(text.trim_ascii());
         return Some(
             pairs.map(|(name, value)| (name.into_owned(), Value::from(value.into_owned()))).collect(),
         );
@@ -385,16 +389,26 @@ fn without_a_half_pair(text: &str) -> Option<String> {
 
 /// Access and refresh token of RFC 6749 §5.1, of a document that says nothing against itself and came undamaged.
 fn token(document: &Map<String, Value>) -> Option<(&str, Option<&str>)> {
-    let part = |name: &str| match document.get(name) {
+    let (access, refresh) = (part(document, "access_token")?, part(document, "refresh_token")?);
+    let is_token = !access.is_empty() && part(document, "token_type").is_some() && says_no_error(document);
+    is_token.then_some((access, Some(refresh).filter(|refresh| !refresh.is_empty())))
+}
+
+/// The refresh token of such a document, whatever stands beside it.
+fn refresh_token(document: &Map<String, Value>) -> Option<&str> {
+    part(document, "refresh_token").filter(|refresh| !refresh.is_empty() && says_no_error(document))
+}
+
+fn part<'a>(document: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    match document.get(name) {
         None | Some(Value::Null) => Some(""),
         Some(value) => value.as_str().filter(|text| !text.contains(char::REPLACEMENT_CHARACTER)),
-    };
-    let (access, refresh) = (part("access_token")?, part("refresh_token")?);
-    let says_no_error =
-        document.get("error").is_some_and(|error| *error == false || error.as_f64() == Some(0.0));
-    let is_token =
-        !access.is_empty() && part("token_type").is_some() && (says_no_error || part("error")?.is_empty());
-    is_token.then_some((access, Some(refresh).filter(|refresh| !refresh.is_empty())))
+    }
+}
+
+fn says_no_error(document: &Map<String, Value>) -> bool {
+    let says_so = document.get("error").is_some_and(|error| *error == false || error.as_f64() == Some(0.0));
+    says_so || part(document, "error").is_some_and(str::is_empty)
 }
 
 async fn stored(store: &MemoryStore) -> (String, Option<String>) {
