@@ -27,9 +27,9 @@ pub struct SkipRefresh;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoToken;
 
-/// Response extension: what the layer did, or else one below it. Absent on a first answer that was accepted, and wherever the layer does not look
-/// at the answer: for a request that is marked [`SkipRefresh`] or [`NoToken`], goes outside of the scope, or brings a
-/// credential of its own.
+/// Response extension: what the layer did, or else one below it. Absent on a first answer that was accepted, and wherever
+/// the layer does not look at the answer: for a request that is marked [`SkipRefresh`] or [`NoToken`], goes outside of the
+/// scope, or brings a credential of its own.
 ///
 /// ```
 /// use http::Response;
