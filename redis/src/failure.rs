@@ -14,7 +14,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(what: &str) -> Self {
+    fn new(what: &str) -> Self {
         Failure { what: what.to_owned(), code: None, io: None, is_of_the_connection: false }
     }
 
@@ -33,10 +33,11 @@ impl Failure {
             what: error.category().to_owned(),
             code: error.code().filter(is_code).map(ToOwned::to_owned),
             io: kind.map(io::Error::from).map(Arc::new),
-            // One to a server that is the primary no more is of no use.
+            // One to a server that is the primary no more is of no use. Redis 6 says so of a script in the text only.
             is_of_the_connection: error.is_io_error()
                 || error.is_unrecoverable_error()
-                || error.code() == Some("READONLY"),
+                || error.code() == Some("READONLY")
+                || error.detail().is_some_and(|detail| detail.contains("READONLY")),
         }
     }
 
@@ -46,10 +47,9 @@ impl Failure {
         Failure { io, is_of_the_connection: true, ..Self::new("it does not answer") }
     }
 
-    /// A task was dropped or has panicked.
+    /// A task has panicked.
     pub(crate) fn of_task() -> Self {
-        let what = "the runtime has ended, or lacks I/O or timers";
-        Failure { is_of_the_connection: true, ..Self::new(what) }
+        Self::new("a task of its client has panicked")
     }
 
     /// Whether another connection would do.
@@ -68,5 +68,25 @@ impl fmt::Display for Failure {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.io.as_deref().map(|error| error as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_primary_does_is_left_to_another_connection_also_where_a_script_was_refused() {
+        let failure = |line: &str| {
+            let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+            Failure::of(answer.extract_error().unwrap_err())
+        };
+        let refused = "READONLY You can't write against a read only replica.";
+        // So says Redis 6.
+        let in_script =
+            format!("ERR Error running script (call to f_1): @user_script:7: @user_script: 7: -{refused}");
+        assert!(failure(refused).is_of_the_connection() && failure(&in_script).is_of_the_connection());
+        assert!(!failure("ERR Error running script (call to f_1): something else").is_of_the_connection());
+        assert_eq!(failure(&in_script).to_string(), "Redis has failed: response error (ERR)");
     }
 }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use redis::Cmd;
 use tokio::{
-    runtime::Handle,
     task::AbortHandle,
     time::{sleep, timeout},
 };
-use tower_token_refresh::{BoxError, store::Lease};
+use tower_token_refresh::store::Lease;
 
 use crate::{RedisStore, failure::Failure, news, random_id, script};
 
@@ -47,19 +46,20 @@ const RELEASE: &str = r"
     return 1
 ";
 
-/// How long to wait before the next look, at first and at most, where nobody tells that the lease is free.
+/// How long to wait before the next look, at first and at most, where nobody tells that the lease is free. So also before
+/// it is prolonged, where that has failed.
 const SOON: Duration = Duration::from_millis(25);
 const LATER: Duration = Duration::from_secs(1);
 
-pub(crate) async fn wait_for(store: &RedisStore) -> Result<Lease, BoxError> {
-    let here = Handle::try_current().map_err(|_| Failure::new("there is no tokio runtime"))?;
+/// Runs on the thread of the connection.
+pub(crate) async fn wait_for(store: RedisStore) -> Result<Lease, Failure> {
     let mut news = store.server.news(&store.name);
     let mut pause = SOON;
     loop {
         news.mark_unchanged();
         // In a task: where nobody waits for the answer any more, the lease is given back after it has come.
-        let store = store.clone();
-        if let Some(lease) = here.spawn(async move { take(store).await }).await?? {
+        let taking = tokio::spawn(take(store.clone()));
+        if let Some(lease) = taking.await.map_err(|_| Failure::of_task())?? {
             return Ok(lease);
         }
         let _ = timeout(pause, news.changed()).await;
@@ -71,7 +71,7 @@ async fn take(store: RedisStore) -> Result<Option<Lease>, Failure> {
     // What this comes to may be given back at once.
     let _under_way = store.server.release();
     // Given back also where it was taken, and the answer was lost.
-    let mut held = Held { id: random_id(), prolonging: None, runtime: Handle::current(), store };
+    let mut held = Held { id: random_id(), prolonging: None, store };
     let store = &held.store;
     let number: u64 = store.server.ask(held.script(TAKE, &[&millis(store.lease)])).await?;
     if number == 0 {
@@ -85,15 +85,16 @@ async fn take(store: RedisStore) -> Result<Option<Lease>, Failure> {
 }
 
 async fn prolong(store: RedisStore, command: Cmd) {
-    let mut pause = store.lease / 3;
+    let third = store.lease / 3;
+    let (mut pause, mut after_failure) = (third, SOON);
     loop {
         sleep(pause).await;
-        pause = match store.server.ask(command.clone()).await {
+        (pause, after_failure) = match store.server.ask(command.clone()).await {
             // Somebody else has had one.
             Ok(false) => return,
-            Ok(true) => store.lease / 3,
+            Ok(true) => (third, SOON),
             // There may be a connection again soon.
-            Err(_) => SOON,
+            Err(_) => (after_failure, (2 * after_failure).min(LATER).min(third)),
         };
     }
 }
@@ -104,7 +105,6 @@ struct Held {
     /// What stands in the key. Empty: nothing of ours.
     id: String,
     prolonging: Option<AbortHandle>,
-    runtime: Handle,
 }
 
 impl Held {
@@ -125,8 +125,7 @@ impl Drop for Held {
         }
         let release = self.script(RELEASE, &[&news::channel(&self.store.name)]);
         let (server, under_way) = (self.store.server.clone(), self.store.server.release());
-        // That on which it was taken may be one that nobody drives any more. Where there is none, the lease ends by itself.
-        Handle::try_current().as_ref().unwrap_or(&self.runtime).spawn(async move {
+        self.store.server.thread().spawn(async move {
             let _: Result<bool, _> = server.ask(release).await;
             drop(under_way);
         });

@@ -42,7 +42,7 @@
 //!
 //! # At the end of a process
 //!
-//! The lease of a refresh is given back by a task. Await [`RedisStores::settle`] after the session's own
+//! The lease of a refresh is given back behind the scenes. Await [`RedisStores::settle`] after the session's own
 //! [`settle`](tower_token_refresh::Session::settle), or others may have to wait until the lease has ended by itself.
 //!
 //! # Security
@@ -52,11 +52,13 @@
 
 #![forbid(unsafe_code)]
 
+mod connection;
 mod failure;
 mod lease;
 mod news;
 mod record;
 mod server;
+mod thread;
 
 use std::{
     fmt,
@@ -83,8 +85,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// How long to wait after a look that has failed, at first.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// A server that keeps the tokens of any number of sessions, by one connection for each tokio runtime. It connects when a
-/// store is first used.
+/// A server that keeps the tokens of any number of sessions, by one connection, which a thread of its own drives: no runtime
+/// has to last for it, or to be there. It connects when a store is first used; the connection and the thread end after the
+/// last store and lease have been dropped.
 #[derive(Clone)]
 pub struct RedisStores {
     server: Arc<Server>,
@@ -96,16 +99,16 @@ impl RedisStores {
     ///
     /// # Errors
     ///
-    /// For what is no address of a Redis server.
+    /// For what is no address of a Redis server, and where no thread is to be had.
     pub fn new(server: impl IntoConnectionInfo) -> Result<Self, RedisError> {
         Ok(RedisStores { server: Arc::new(Server::new(server)?), lease: LEASE })
     }
 
     /// How long others wait for a replica that has died while it refreshed; 30 s by default. The lease of one that lives is
     /// prolonged for as long as the refresh takes; where its connection breaks or swallows what is sent, only if this is
-    /// longer than 15 s. A replica that stands still for longer than this (a machine that is suspended, a runtime that is
-    /// blocked) loses its turn, and another one presents the refresh token that it is presenting: an authority that detects
-    /// reuse may end the session then.
+    /// longer than 15 s. A replica that stands still for longer than this (a machine or a process that is suspended)
+    /// loses its turn, and another one presents the refresh token that it is presenting: an authority that detects reuse may
+    /// end the session then. One whose runtime is blocked keeps its turn.
     ///
     /// # Errors
     ///
@@ -198,10 +201,17 @@ impl TokenStore for RedisStore {
     }
 
     async fn lock(&self) -> Result<Lease, BoxError> {
-        lease::wait_for(self).await
+        Ok(self.server.thread().run(lease::wait_for(self.clone())).await??)
     }
 
     async fn changed(&self, known: u64) {
+        let _ = self.server.thread().run(self.clone().differs(known)).await;
+    }
+}
+
+impl RedisStore {
+    /// Waits for another revision. Runs on the thread of the connection.
+    async fn differs(self, known: u64) {
         let mut news = self.server.news(&self.name);
         let mut pause = AFTER_FAILURE;
         loop {
@@ -220,9 +230,7 @@ impl TokenStore for RedisStore {
             }
         }
     }
-}
 
-impl RedisStore {
     /// That of the record; 0 if there is none.
     async fn revision(&self) -> Result<u64, Failure> {
         let mut look = redis::cmd("HGET");

@@ -1,7 +1,6 @@
 //! Whose turn it is.
 
 use std::{
-    mem,
     pin::pin,
     task::{Context, Waker},
     time::Duration,
@@ -49,20 +48,15 @@ async fn a_lease_lasts_for_as_long_as_it_is_held() {
 #[tokio::test]
 async fn the_lease_of_a_process_that_has_died_ends_by_itself() {
     let server = Server::start();
-    let dying = store(&server, Duration::from_secs(1));
-    let of_dead = tokio::task::spawn_blocking(move || {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let lease = runtime.block_on(dying.lock()).unwrap();
-        let fence = lease.fence();
-        mem::forget(lease);
-        runtime.shutdown_timeout(LONG);
-        fence
-    });
-    let of_dead = of_dead.await.unwrap();
+    let line = Line::to(&server).await;
+    let dying = line.stores().lease_lifetime(Duration::from_secs(1)).unwrap();
+    let of_dead = dying.store("acme:token").lock().await.unwrap();
+    // Nothing comes from it any more.
+    line.cut();
     let survivor = server.store();
     let lease = timeout(LONG, survivor.lock()).await.unwrap().unwrap();
-    assert!(lease.fence() > of_dead);
-    assert!(survivor.save(&record(9, "late"), Some(of_dead)).await.unwrap_err().is::<LeaseLost>());
+    assert!(lease.fence() > of_dead.fence());
+    assert!(survivor.save(&record(9, "late"), Some(of_dead.fence())).await.unwrap_err().is::<LeaseLost>());
 }
 
 #[tokio::test]

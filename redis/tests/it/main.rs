@@ -4,5 +4,7 @@ mod leases;
 mod line;
 mod outages;
 mod records;
+mod runtimes;
 mod server;
 mod sessions;
+mod storms;

@@ -64,8 +64,7 @@ async fn a_connection_that_swallows_what_is_sent_is_given_up() {
 #[test]
 fn one_runtime_after_another_is_served_and_told() {
     let mut server = Server::start();
-    let stores = server.stores();
-    let (store, other) = (stores.store("acme:token"), server.store());
+    let store = server.store();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for round in 0..4 {
         runtime().block_on(async {
@@ -73,11 +72,11 @@ fn one_runtime_after_another_is_served_and_told() {
             let revision = store.load().await.unwrap().map_or(0, |record| record.revision);
             let mut changed = pin!(store.changed(revision));
             assert!(timeout(Duration::from_millis(400), &mut changed).await.is_err());
-            other.save(&record(1, "next"), None).await.unwrap();
+            server.store().save(&record(1, "next"), None).await.unwrap();
             timeout(Duration::from_secs(10), changed).await.expect("by a message");
         });
         if round == 1 {
-            // Its connection breaks, and the runtime ends before it has another.
+            // The connection breaks, and the runtime ends before there is another.
             let brief = runtime();
             brief.block_on(store.load()).unwrap();
             server.stop();

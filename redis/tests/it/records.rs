@@ -3,7 +3,6 @@
 use std::{
     error::Error,
     pin::pin,
-    task::{Context, Poll, Waker},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -168,19 +167,6 @@ async fn a_server_that_is_not_there_is_told_by_the_kind_of_failure() {
     server.stop();
     let error = timeout(Duration::from_secs(10), server.store().load()).await.unwrap().unwrap_err();
     assert!(texts(&*error).contains("connection refused"), "{}", texts(&*error));
-}
-
-#[test]
-fn without_a_runtime_every_call_fails() {
-    let store = RedisStores::new("redis://127.0.0.1/").unwrap().store("acme:token");
-    let cx = &mut Context::from_waker(Waker::noop());
-    let failed = |outcome: Poll<Result<(), _>>| {
-        let Poll::Ready(Err(error)) = outcome else { panic!("it has to fail") };
-        assert!(format!("{error}").contains("there is no tokio runtime"));
-    };
-    failed(pin!(store.load()).poll(cx).map_ok(drop));
-    failed(pin!(store.save(&record(1, "one"), None)).poll(cx));
-    failed(pin!(store.lock()).poll(cx).map_ok(drop));
 }
 
 #[test]
