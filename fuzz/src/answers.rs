@@ -46,7 +46,8 @@ const CODES: [&str; 7] = [
 /// line names.
 ///
 /// 1. A token comes of a success only, and of one that another reading finds a token in; then it is what is stored.
-/// 2. Nothing else changes what is stored, but the refresh token of a refresh whose access token is of no use. Only a refusal that another reading understands ends the session.
+/// 2. Nothing else changes what is stored, but the refresh token of a refresh whose access token is of no use. Only a
+///    refusal that another reading understands ends the session.
 /// 3. The errors show nothing of the refresh token.
 /// 4. The session that has not ended gets its token later; one that has does not ask.
 /// 5. What is written in the plainest way is a token exactly if the documentation says so; with an access token that stands twice it
