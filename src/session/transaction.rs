@@ -129,10 +129,18 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     };
     match answer {
         Ok((token, provenance)) => {
-            let fetched = Fetched { token, provenance, presented, base, before };
+            let fetched = Fetched { token, provenance, failure: None, presented, base, before };
             put_into_use(&engine, &flight, &plan, lease, fetched).await
         }
-        Err(error) if error.class() != FailureClass::LoginRequired => Err(Failure::of(error)),
+        Err(mut error) if error.class() != FailureClass::LoginRequired => match error.refresh_token.take() {
+            Some(next) => {
+                let (token, failure) = (Token::from_refresh_token(next), Some(Failure::of(error)));
+                let provenance = Provenance::New;
+                let fetched = Fetched { token, provenance, failure, presented, base, before };
+                put_into_use(&engine, &flight, &plan, lease, fetched).await
+            }
+            None => Err(Failure::of(error)),
+        },
         // No sibling can have spent what was not presented.
         Err(error) if presented.is_none() => Err(match blind {
             Some(why) => {
@@ -152,6 +160,8 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
 struct Fetched {
     token: Token,
     provenance: Provenance,
+    /// What the source says of a token that is nothing but the next refresh token.
+    failure: Option<Failure>,
     presented: Option<Secret>,
     base: RecordHead,
     before: Option<StoredToken>,
@@ -163,7 +173,7 @@ async fn put_into_use(
     flight: &Flight,
     plan: &Plan,
     lease: Option<HeldLease>,
-    Fetched { token, provenance, presented, base, before }: Fetched,
+    Fetched { token, provenance, failure, presented, base, before }: Fetched,
 ) -> Result<Obtained, Failure> {
     let fence = lease.as_ref().map(HeldLease::fence);
     let give_up = |token| give_up(engine, flight, plan, presented.as_ref(), token, fence);
@@ -208,7 +218,7 @@ async fn put_into_use(
         engine.revoker.discard(token);
         return Ok(later);
     }
-    let fresh = fresh.map_err(Failure::transient)?;
+    let fresh = fresh.map_err(|unusable| failure.unwrap_or_else(|| Failure::transient(unusable)))?;
     // Foreign code may run then, which is not to come between a change and its announcement.
     drop(lease);
     Ok(match engine.publish_fetched(flight, fresh, head) {
@@ -305,7 +315,8 @@ async fn give_up(
 
 /// Whether what was fetched, or presented for it, is a part of this token, too.
 fn shares_a_grant(current: &Token, fetched: &Token, presented: Option<&Secret>) -> bool {
-    let current = [Some(current.access()), current.refresh()];
+    let is_there = |access: &&Secret| !access.expose().is_empty();
+    let current = [Some(current.access()).filter(is_there), current.refresh()];
     let ours = [Some(fetched.access()), fetched.refresh(), presented];
     ours.into_iter().flatten().any(|ours| current.into_iter().flatten().any(|own| own.same_as(ours)))
 }

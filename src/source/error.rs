@@ -2,7 +2,10 @@ use std::{fmt, time::Duration};
 
 #[cfg(feature = "json")]
 use super::AuthorityError;
-use crate::error::{BoxError, Error, ErrorKind};
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    secret::Secret,
+};
 
 /// Why a fetch brought no token.
 ///
@@ -83,6 +86,8 @@ pub struct FetchError {
     is_final: bool,
     /// The authority has not looked at what was presented: nothing was sent, or it said so.
     pub(crate) was_not_processed: bool,
+    /// A refresh token that has come all the same: the one that was presented is spent.
+    pub(crate) refresh_token: Option<Secret>,
 }
 
 #[cfg(feature = "json")]
@@ -115,6 +120,7 @@ impl FetchError {
             retry_after: None,
             is_final: false,
             was_not_processed: false,
+            refresh_token: None,
         }
     }
 
@@ -185,6 +191,12 @@ impl FetchError {
         self
     }
 
+    #[cfg(feature = "json")]
+    pub(super) fn with_refresh_token(mut self, refresh_token: Option<Secret>) -> Self {
+        self.refresh_token = refresh_token;
+        self
+    }
+
     /// What the user makes of it. What the authority has said and done does not depend on that.
     #[cfg(feature = "json")]
     pub(super) fn reclassified_as(self, other: FetchError) -> Self {
@@ -196,6 +208,7 @@ impl FetchError {
             cause,
             retry_after: other.retry_after.or(self.retry_after),
             was_not_processed: self.was_not_processed,
+            refresh_token: self.refresh_token,
             ..other
         }
     }

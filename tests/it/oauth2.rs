@@ -409,7 +409,7 @@ async fn an_error_tells_a_code_that_repeats_no_credential_or_why_there_is_none()
         (json(400, r#"{"error":"canary"}"#), "400"),
         (json(200, "{}"), "200"),
         (json(200, "<!doctype html>"), "200: its body is not JSON"),
-        (json(502, ""), "502: its body is empty, or longer than is read"),
+        (json(502, ""), "502: its body is empty, has not come, or is longer than is read"),
         (json(301, ""), "301: redirects are not followed"),
         (Say::With(encoded, 200, "packed"), "200: its body has a content encoding"),
     ] {

@@ -24,14 +24,14 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_token_refresh::{
-    Error, ErrorKind, FetchContext, FetchError, Secret, Session, Token, TokenRefreshLayer,
+    Error, ErrorKind, FetchContext, FetchError, Secret, Session, Token, TokenRefreshLayer, TokenSource,
     source::{
         AppToken, AuthorityClient, AuthorityError, Cause, Content, FailedCall, LoginCode, RefreshToken,
         oauth2::{AuthorizationCodeGrant, ClientCredentialsGrant, RefreshTokenGrant, TokenEndpoint},
     },
     source_fn,
     store::{MemoryStore, TokenStore},
-    test_util::{Endpoint, ModelAuthority, Phase},
+    test_util::{Endpoint, Gate, ModelAuthority, Phase},
 };
 
 use crate::{
@@ -230,6 +230,10 @@ async fn a_status_that_asks_for_another_time_counts_although_its_body_breaks_off
 #[tokio::test(start_paused = true)]
 async fn a_status_that_asks_for_another_time_counts_although_its_body_stalls() {
     a_status_that_asks_for_another_time_counts(Say::Stalls).await;
+
+    let idp = Idp::new([Say::Stalls(HeaderMap::new(), 503)]);
+    let briefly = AuthorityClient::new(idp).timeout(Duration::from_millis(200)).unwrap();
+    assert_eq!(Bench::logged_in(grant(briefly)).await.class().await, "Transient");
 }
 
 async fn a_status_that_asks_for_another_time_counts(broken: fn(HeaderMap, u16) -> Say) {
@@ -271,20 +275,74 @@ async fn a_new_refresh_token_is_the_next_one_presented_although_the_access_token
     for of_no_use in of_no_use {
         let answer = [br#"{"refresh_token":"next","#, of_no_use, b"}"].concat();
         let says = || Idp::new([json(200, answer.clone()), json(200, r#"{"access_token":"good"}"#)]);
-        let (oauth, plain) = (says(), says());
+        let idps = [(); 3].map(|()| says());
+        let [oauth, plain, named] = idps.clone();
         let url = "https://id.test/refresh".parse().unwrap();
+        let named = AuthorityClient::new(named).classify_failures(|_| Some(FetchError::transient("odd")));
         let benches = [
-            Bench::logged_in(grant(oauth.clone())).await,
-            Bench::logged_in(RefreshToken::new(plain.clone(), url)).await,
+            Bench::logged_in(grant(oauth)).await,
+            Bench::logged_in(RefreshToken::new(plain, url)).await,
+            Bench::logged_in(grant(named)).await,
         ];
-        for (bench, idp) in benches.into_iter().zip([oauth, plain]) {
+        for (bench, idp) in benches.into_iter().zip(idps) {
             bench.session.refresh().await.unwrap_err();
             assert_eq!(bench.stored().await, Some(("old-access".into(), Some("next".into()))));
-            tokio::time::advance(Duration::from_secs(2)).await;
+            cool_down().await;
             assert_eq!(bench.session.refresh().await.unwrap().access().expose(), "good");
             assert!(idp.bodies()[1].contains("next"), "{}", String::from_utf8_lossy(of_no_use));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_brings_no_more_than_a_refresh_token_is_a_failure_like_others() {
+    let headers = HeaderMap::from_iter([(header::RETRY_AFTER, "90".parse().unwrap())]);
+    for (next, answer) in
+        [("next", r#"{"refresh_token":"next"}"#), ("old-refresh", r#"{"refresh_token":"old-refresh"}"#)]
+    {
+        let says = Say::With(headers.clone(), 200, answer);
+        let bench = Bench::logged_in(grant(Idp::new([says.clone()]))).await;
+        let (class, error) = bench.failure().await;
+        assert_eq!((class.as_str(), error.retry_after()), ("Unanswered", Some(Duration::from_secs(90))));
+        assert_eq!(AuthorityError::find(&error).unwrap().status(), 200);
+        assert_eq!(bench.stored().await, Some(("old-access".into(), Some(next.into()))));
+
+        let told = AuthorityClient::new(Idp::new([says]))
+            .classify_failures(|_| Some(FetchError::login_required("the user has left")));
+        let bench = Bench::logged_in(grant(told)).await;
+        assert!(bench.session.refresh().await.unwrap_err().is_login_required());
+    }
+}
+
+/// Neither has an access token.
+#[tokio::test(start_paused = true)]
+async fn the_next_refresh_token_of_whoever_was_there_before_is_not_of_the_grant_of_a_login_by_refresh_token()
+{
+    let gate = Gate::new();
+    let (source, held) =
+        (Arc::new(grant(Idp::new([json(200, r#"{"refresh_token":"late"}"#)]))), gate.clone());
+    let source = source_fn(move |cx: FetchContext| {
+        let (source, held) = (source.clone(), held.clone());
+        async move {
+            let answer = source.fetch(cx).await;
+            held.pass().await;
+            answer
+        }
+    });
+    let revoked = Arc::new(Mutex::new(Vec::new()));
+    let noted = revoked.clone();
+    let session = Session::builder(source).revoke_with(move |token: Token| {
+        noted.lock().unwrap().extend(token.refresh().map(|refresh| refresh.expose().to_owned()));
+        std::future::ready(())
+    });
+    let session = session.build();
+    session.login(Token::from_refresh_token("of-alice")).await.unwrap();
+    assert_pending!(task::spawn(session.refresh()).poll());
+    within(gate.waiting(1)).await;
+    session.login(Token::from_refresh_token("of-bob")).await.unwrap();
+    gate.open();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(revoked.lock().unwrap().contains(&"late".to_owned()), "{:?}", revoked.lock().unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,8 +57,7 @@
 //! | 4xx or 2xx with `server_error`, at a login | [`LoginRequired`] at 401 and 403, else [`Ambiguous`] |
 //! | 2xx with neither token nor code, a page for people included, at a login | [`Ambiguous`]: it may have been a refusal. A password is not presented again for five minutes |
 //! | 2xx with `invalid_grant`, at a refresh | [`LoginRequired`] |
-//! | 2xx with a new refresh token, and no access token of use, at a refresh | no failure of the source: a token that is nothing but that refresh token. The session keeps it, and says `InvalidValue` |
-//! | 2xx with JSON or a form and neither token nor code, at a refresh | [`Unanswered`]: the refresh token may be spent |
+//! | 2xx with JSON or a form and neither token nor code, at a refresh | [`Unanswered`]: the refresh token may be spent. Another one that comes without an access token of use is presented next |
 //! | another 2xx without a token | [`Transient`] |
 //!
 //! For [`ClientCredentialsGrant`], any error code of a 4xx other than 407, 408, 425 and 429 is [`Configuration`], except

@@ -14,14 +14,11 @@ use crate::{
     timer::within,
 };
 
-/// How long the body is waited for of an answer whose status says it all.
-const BRIEFLY: Duration = Duration::from_secs(2);
-
 /// An answer that has come as far as it counts.
 pub(in crate::source) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Empty if it was longer than the limit, or broke off below a status that says it all.
+    /// Empty if it was longer than the limit, or broke off, or stalled, below a status that says it all.
     pub(super) body: Zeroizing<Vec<u8>>,
     /// The body, if it is JSON or (by its content type) a form.
     pub(super) document: Option<Arc<Json>>,
@@ -52,8 +49,13 @@ impl Answer {
         }
     }
 
-    /// Reads at most `limit` bytes of the body, beyond which it counts for nothing.
-    pub(super) async fn read<B>(response: Response<B>, limit: usize) -> Result<Self, BoxError>
+    /// Reads at most `limit` bytes of the body, beyond which it counts for nothing. Where the status says it all it is not
+    /// waited for for longer than `patience`.
+    pub(super) async fn read<B>(
+        response: Response<B>,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Self, BoxError>
     where
         B: Body,
         B::Error: Into<BoxError>,
@@ -61,7 +63,7 @@ impl Answer {
         let (mut head, body) = response.into_parts();
         let body = if asks_for_another_time(head.status) {
             // Whatever becomes of it, also if nothing does.
-            within(BRIEFLY, bytes_of(body, limit)).await.and_then(Result::ok).unwrap_or_default()
+            within(patience, bytes_of(body, limit)).await.and_then(Result::ok).unwrap_or_default()
         } else {
             bytes_of(body, limit).await?
         };
@@ -83,7 +85,7 @@ impl Answer {
         let encoding = self.headers.get(header::CONTENT_ENCODING);
         match &self.document {
             _ if self.status.is_redirection() => Some("redirects are not followed"),
-            _ if self.body.is_empty() => Some("its body is empty, or longer than is read"),
+            _ if self.body.is_empty() => Some("its body is empty, has not come, or is longer than is read"),
             Some(_) => None,
             None if encoding.is_some_and(|encoding| encoding != "identity") => {
                 Some("its body has a content encoding")

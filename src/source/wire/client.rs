@@ -76,7 +76,9 @@ const BRIEFLY: Duration = Duration::from_secs(10);
 /// How long for one that nobody gets a second time. By default the session gives up at about that time.
 const FOR_WHAT_MAY_BE_SPENT: Duration = Duration::from_secs(110);
 
-type Sending = dyn Fn(Request<Content>, usize) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
+/// With how much of the body is read, and how long it is waited for where the head says it all.
+type Sending =
+    dyn Fn(Request<Content>, usize, Duration) -> BoxFuture<'static, Result<Answer, BoxError>> + Send + Sync;
 
 type Classify = dyn Fn(&FailedCall<'_>) -> Option<FetchError> + Send + Sync;
 
@@ -92,7 +94,9 @@ impl AuthorityClient {
         B::Error: Into<BoxError>,
     {
         AuthorityClient {
-            send: Arc::new(move |request, limit| Box::pin(send(service.clone(), request, limit))),
+            send: Arc::new(move |request, limit, patience| {
+                Box::pin(send(service.clone(), request, limit, patience))
+            }),
             timeout: None,
             response_limit: 64 * 1024,
             classify: None,
@@ -195,7 +199,9 @@ impl AuthorityClient {
         self.check(request.uri())?;
         reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
-        let brief = limit(self.timeout.unwrap_or(BRIEFLY));
+        let brief = self.timeout.unwrap_or(BRIEFLY);
+        let patience = brief / 2;
+        let brief = limit(brief);
         let brief = brief.map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(async {
             brief.await;
@@ -205,7 +211,7 @@ impl AuthorityClient {
                 }
             }
         });
-        let outcome = select((self.send)(request, self.response_limit), late).await;
+        let outcome = select((self.send)(request, self.response_limit, patience), late).await;
         // An attempt that lies in a queue is not sent any more, whatever has come of another.
         let step = progress.end();
         let is_repeated = progress.is_repeated();
@@ -319,7 +325,12 @@ fn request(uri: Uri, body: Zeroizing<Vec<u8>>) -> Request<Content> {
     request
 }
 
-async fn send<S, B>(mut service: S, request: Request<Content>, limit: usize) -> Result<Answer, BoxError>
+async fn send<S, B>(
+    mut service: S,
+    request: Request<Content>,
+    limit: usize,
+    patience: Duration,
+) -> Result<Answer, BoxError>
 where
     S: Service<Request<Content>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -328,7 +339,7 @@ where
 {
     poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
     let response = service.call(request).await.map_err(Into::into)?;
-    Answer::read(response, limit).await
+    Answer::read(response, limit, patience).await
 }
 
 /// Whether no connection came about. Other errors of connecting are told of connections that broke, too: Linux says

@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use zeroize::Zeroizing;
 
 use super::json::{Json, Pointer};
-use crate::{error::Error, json, token::Token};
+use crate::{error::Error, json, secret::Secret, token::Token};
 
 /// Where the parts of an answer are, as JSON pointers (RFC 6901).
 ///
@@ -199,9 +199,9 @@ impl JsonAnswer {
     }
 
     /// What is left of a success without an access token of use: its refresh token.
-    pub(super) fn refresh_token_alone(&self, document: &Json) -> Option<Token> {
+    pub(super) fn refresh_token_alone(&self, document: &Json) -> Option<Secret> {
         let refresh = part(document, &self.refresh_token)?;
-        (!refresh.is_empty() && !self.is_failure(document)).then(|| Token::from_refresh_token(refresh))
+        (!refresh.is_empty() && !self.is_failure(document)).then(|| refresh.into())
     }
 
     fn is_failure(&self, document: &Json) -> bool {

@@ -15,13 +15,11 @@ pub(in crate::source) struct Reading {
 impl Reading {
     /// The token, or what its absence means.
     pub(super) fn token(&self, grant: Grant, answer: &Answer) -> Result<Token, FetchError> {
-        let token = answer.success().and_then(|document| match self.fields.token(document) {
-            // The one that was presented is spent: the session keeps what came in its place.
-            None if grant == Grant::Refresh => self.fields.refresh_token_alone(document),
-            token => token,
-        });
-        let Some(token) = token else {
-            return Err(failure::of_answer(&self.fields, &self.codes, grant, answer));
+        let Some(token) = answer.success().and_then(|document| self.fields.token(document)) else {
+            let of_a_refresh = answer.success().filter(|_| grant == Grant::Refresh);
+            let refresh_token = of_a_refresh.and_then(|document| self.fields.refresh_token_alone(document));
+            let failure = failure::of_answer(&self.fields, &self.codes, grant, answer);
+            return Err(failure.with_refresh_token(refresh_token));
         };
         Ok(match grant {
             // Nobody presents one that an application is handed all the same (RFC 6749 §4.4.3): it would be taken for
