@@ -127,33 +127,29 @@ async fn obtain(engine: Arc<Engine>, flight: Flight, plan: Plan) -> Result<Obtai
     let Some(Asked { presented, answer }) = fetch(&engine, &flight, &plan, stored, is_dead).await else {
         return Ok(Obtained::Nothing);
     };
-    match answer {
-        Ok((token, provenance)) => {
-            let fetched = Fetched { token, provenance, failure: None, presented, base, before };
-            put_into_use(&engine, &flight, &plan, lease, fetched).await
-        }
+    let (token, provenance, failure) = match answer {
+        Ok((token, provenance)) => (token, provenance, None),
         Err(mut error) if error.class() != FailureClass::LoginRequired => match error.refresh_token.take() {
-            Some(next) => {
-                let (token, failure) = (Token::from_refresh_token(next), Some(Failure::of(error)));
-                let provenance = Provenance::New;
-                let fetched = Fetched { token, provenance, failure, presented, base, before };
-                put_into_use(&engine, &flight, &plan, lease, fetched).await
-            }
-            None => Err(Failure::of(error)),
+            Some(next) => (Token::from_refresh_token(next), Provenance::New, Some(Failure::of(error))),
+            None => return Err(Failure::of(error)),
         },
         // No sibling can have spent what was not presented.
-        Err(error) if presented.is_none() => Err(match blind {
-            Some(why) => {
-                let unread = "the stored token could not be read, and the source has no other way";
-                Failure::transient(Error::with_cause(ErrorKind::Store, unread, why))
-            }
-            None => Failure::of(error),
-        }),
+        Err(error) if presented.is_none() => {
+            return Err(match blind {
+                Some(why) => {
+                    let unread = "the stored token could not be read, and the source has no other way";
+                    Failure::transient(Error::with_cause(ErrorKind::Store, unread, why))
+                }
+                None => Failure::of(error),
+            });
+        }
         Err(error) => {
             let sibling = look_for_a_sibling(&engine, &flight, &plan, base).await;
-            sibling.ok_or_else(|| Failure::of(error))
+            return sibling.ok_or_else(|| Failure::of(error));
         }
-    }
+    };
+    let fetched = Fetched { token, provenance, failure, presented, base, before };
+    put_into_use(&engine, &flight, &plan, lease, fetched).await
 }
 
 /// What the authority has answered, what was presented to it, and what that refresh was of.

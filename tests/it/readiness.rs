@@ -23,6 +23,7 @@ use tower_token_refresh::{
 
 use crate::{
     identity::promised,
+    script::idle,
     stacks::{Answer, Parts, SECOND, Sent, kind, reserve, send, soon},
     world::{get, origin},
 };
@@ -302,13 +303,6 @@ async fn resending(
     assert_pending!(call.poll());
     assert_pending!(handle.poll_request());
     call
-}
-
-/// Gives every other task its turn, several times over.
-async fn idle() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

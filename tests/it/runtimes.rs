@@ -35,7 +35,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
-    script::within,
+    script::{idle, within},
     world::{World, get, origin, post},
 };
 
@@ -559,7 +559,6 @@ fn requests_on_two_runtimes_at_once_share_one_refresh() {
 
 // Tools.
 
-/// A store in memory, one of whose calls is held at a gate and can be made to fail behind it.
 /// A clock at whose reading somebody replaces the token.
 #[derive(Default)]
 struct TurningClock {
@@ -598,12 +597,7 @@ impl TokenStore for Unleased {
     }
 }
 
-async fn idle() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
-}
-
+/// A store in memory, one of whose calls is held at a gate and can be made to fail behind it.
 struct HeldStore {
     inner: MemoryStore,
     call: Call,

@@ -182,6 +182,13 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
     panic!("it never happens");
 }
 
+/// Gives every other task its turn, many times over.
+pub(crate) async fn idle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// An answer with this status and nothing else.
 pub(crate) fn status(code: u16) -> Answer {
     let mut response = Response::new(ModelBody::default());

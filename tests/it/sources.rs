@@ -35,6 +35,7 @@ use tower_token_refresh::{
 };
 
 use crate::{
+    identity::orphans_end,
     idp::{Bench, Idp, Say, UNSENDABLE, cool_down, json},
     oauth2::{endpoint, of_model},
     script::within,
@@ -331,17 +332,18 @@ async fn the_next_refresh_token_of_whoever_was_there_before_is_not_of_the_grant_
     });
     let revoked = Arc::new(Mutex::new(Vec::new()));
     let noted = revoked.clone();
-    let session = Session::builder(source).revoke_with(move |token: Token| {
-        noted.lock().unwrap().extend(token.refresh().map(|refresh| refresh.expose().to_owned()));
-        std::future::ready(())
-    });
-    let session = session.build();
+    let session = Session::builder(source)
+        .revoke_with(move |token: Token| {
+            noted.lock().unwrap().extend(token.refresh().map(|refresh| refresh.expose().to_owned()));
+            std::future::ready(())
+        })
+        .build();
     session.login(Token::from_refresh_token("of-alice")).await.unwrap();
     assert_pending!(task::spawn(session.refresh()).poll());
     within(gate.waiting(1)).await;
     session.login(Token::from_refresh_token("of-bob")).await.unwrap();
     gate.open();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    orphans_end().await;
     assert!(revoked.lock().unwrap().contains(&"late".to_owned()), "{:?}", revoked.lock().unwrap());
 }
 

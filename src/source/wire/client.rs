@@ -199,10 +199,8 @@ impl AuthorityClient {
         self.check(request.uri())?;
         reentry::mark(request.extensions_mut());
         let progress = request.body().progress();
-        let brief = self.timeout.unwrap_or(BRIEFLY);
-        let patience = brief / 2;
-        let brief = limit(brief);
-        let brief = brief.map_err(|error| FetchError::from(error).not_processed())?;
+        let most = self.timeout.unwrap_or(BRIEFLY);
+        let brief = limit(most).map_err(|error| FetchError::from(error).not_processed())?;
         let late = pin!(async {
             brief.await;
             if spends && self.timeout.is_none() && !progress.is_unread() {
@@ -211,7 +209,7 @@ impl AuthorityClient {
                 }
             }
         });
-        let outcome = select((self.send)(request, self.response_limit, patience), late).await;
+        let outcome = select((self.send)(request, self.response_limit, most / 2), late).await;
         // An attempt that lies in a queue is not sent any more, whatever has come of another.
         let step = progress.end();
         let is_repeated = progress.is_repeated();
